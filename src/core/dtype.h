@@ -1,0 +1,52 @@
+// Element types of tensors.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace scfa {
+
+enum class DType : uint8_t { kF32, kBF16, kI32, kU16 };
+
+constexpr size_t size_of(DType type) {
+  switch (type) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+    case DType::kU16:
+      return 2;
+  }
+  return 0;
+}
+
+constexpr const char* name_of(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return "f32";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kI32:
+      return "i32";
+    case DType::kU16:
+      return "u16";
+  }
+  return "?";
+}
+
+// Maps a C++ type to its DType. bf16 has no host type here: bf16 tensors live on the GPU only.
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<uint16_t> {
+  static constexpr DType value = DType::kU16;
+};
+
+}  // namespace scfa

@@ -1,0 +1,32 @@
+// The one exception type. Its text names the op, file, key or value at fault, the rule, and what was seen.
+#pragma once
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace scfa {
+
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
+// Throws Error with the parts put together. Parts are streamed, so any mix of text and numbers will do.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw Error(concat(parts...));
+}
+
+template <class... Parts>
+void require(bool ok, const Parts&... parts) {
+  if (!ok) fail(parts...);
+}
+
+}  // namespace scfa

@@ -1,0 +1,150 @@
+// Views of memory owned elsewhere: a pointer, a shape, strides, a dtype and a device. Trivially copyable; never allocate.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <type_traits>
+
+#include "core/dtype.h"
+#include "core/error.h"
+
+namespace scfa {
+
+enum class Device : uint8_t { kCpu, kGpu };
+
+constexpr const char* name_of(Device device) { return device == Device::kCpu ? "cpu" : "gpu"; }
+
+constexpr int kMaxDims = 5;
+
+// Void is void (Tensor, writable) or const void (ConstTensor). Sizes and strides count elements, outermost first.
+template <class Void>
+struct TensorView {
+  Void* data = nullptr;
+  int ndim = 0;
+  DType dtype = DType::kF32;
+  Device device = Device::kCpu;
+  std::array<int64_t, kMaxDims> shape{};
+  std::array<int64_t, kMaxDims> stride{};
+
+  TensorView() = default;
+  TensorView(Void* pointer, DType type, Device where, std::initializer_list<int64_t> sizes)
+      : data(pointer), ndim(static_cast<int>(sizes.size())), dtype(type), device(where) {
+    set_shape(sizes);
+  }
+  // A writable view is a read-only view too.
+  template <class Other>
+    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+  TensorView(const TensorView<Other>& other)  // NOLINT(google-explicit-constructor): the point of it
+      : data(other.data),
+        ndim(other.ndim),
+        dtype(other.dtype),
+        device(other.device),
+        shape(other.shape),
+        stride(other.stride) {}
+
+  explicit operator bool() const { return data != nullptr; }
+
+  // Size of dimension i; negative i counts from the last.
+  int64_t size(int i) const { return shape.at(static_cast<size_t>(i < 0 ? i + ndim : i)); }
+
+  int64_t numel() const {
+    int64_t count = 1;
+    for (int i = 0; i < ndim; ++i) count *= shape[static_cast<size_t>(i)];
+    return count;
+  }
+  // Elements up to the last dimension: the N of an (N, C) reading of the tensor.
+  int64_t rows() const { return size(-1) == 0 ? 0 : numel() / size(-1); }
+  int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype)); }
+
+  bool contiguous() const {
+    int64_t expected = 1;
+    for (int i = ndim - 1; i >= 0; --i) {
+      const auto d = static_cast<size_t>(i);
+      if (shape[d] != 1 && stride[d] != expected) return false;
+      expected *= shape[d];
+    }
+    return true;
+  }
+
+  bool has_shape(std::initializer_list<int64_t> sizes) const {
+    if (static_cast<int>(sizes.size()) != ndim) return false;
+    size_t i = 0;
+    for (int64_t s : sizes)
+      if (shape[i++] != s) return false;
+    return true;
+  }
+
+  template <class T>
+  auto* as() const {
+    require(dtype == DTypeOf<T>::value, "tensor of ", name_of(dtype), " read as ", name_of(DTypeOf<T>::value));
+    using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
+    return static_cast<Element*>(data);
+  }
+
+  // The same elements in another shape; the tensor must be contiguous.
+  TensorView reshape(std::initializer_list<int64_t> sizes) const {
+    require(contiguous(), "reshape of a view that is not contiguous: ", describe());
+    TensorView view(data, dtype, device, sizes);
+    require(view.numel() == numel(), "reshape of ", describe(), " to ", view.describe());
+    return view;
+  }
+
+  // Rows [begin, begin + count) of the first dimension.
+  TensorView slice(int64_t begin, int64_t count) const {
+    require(ndim > 0 && begin >= 0 && count >= 0 && begin + count <= shape[0], "slice [", begin, ", ", begin + count,
+            ") of ", describe());
+    TensorView view = *this;
+    view.data = offset(begin * stride[0]);
+    view.shape[0] = count;
+    return view;
+  }
+
+  // Entry i of the first dimension, that dimension removed.
+  TensorView select(int64_t i) const {
+    TensorView view = slice(i, 1);
+    for (int d = 1; d < ndim; ++d) {
+      view.shape[static_cast<size_t>(d - 1)] = shape[static_cast<size_t>(d)];
+      view.stride[static_cast<size_t>(d - 1)] = stride[static_cast<size_t>(d)];
+    }
+    --view.ndim;
+    return view;
+  }
+
+  Void* offset(int64_t elements) const {
+    using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
+    return static_cast<Byte*>(data) + elements * static_cast<int64_t>(size_of(dtype));
+  }
+
+  std::string describe() const {
+    std::string text = concat(name_of(dtype), "[");
+    for (int i = 0; i < ndim; ++i) text += concat(i ? ", " : "", shape[static_cast<size_t>(i)]);
+    return text + "] on " + name_of(device);
+  }
+
+ private:
+  void set_shape(std::initializer_list<int64_t> sizes) {
+    require(sizes.size() <= kMaxDims, "a tensor has at most ", kMaxDims, " dimensions");
+    size_t i = 0;
+    for (int64_t s : sizes) shape[i++] = s;
+    int64_t step = 1;
+    for (int d = ndim - 1; d >= 0; --d) {
+      stride[static_cast<size_t>(d)] = step;
+      step *= shape[static_cast<size_t>(d)];
+    }
+  }
+};
+
+using Tensor = TensorView<void>;
+using ConstTensor = TensorView<const void>;
+
+// Checks shared by the ops: each names the op and the argument.
+inline void require_tensor(const ConstTensor& t, const char* op, const char* argument, DType dtype,
+                           std::initializer_list<int64_t> sizes) {
+  if (t.data != nullptr && t.dtype == dtype && t.has_shape(sizes)) return;
+  std::string want = concat(name_of(dtype), "[");
+  for (size_t i = 0; i < sizes.size(); ++i) want += concat(i ? ", " : "", sizes.begin()[i]);
+  fail(op, ": ", argument, " must be ", want, "], not ", t.data == nullptr ? "empty" : t.describe());
+}
+
+}  // namespace scfa
