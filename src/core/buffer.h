@@ -10,7 +10,8 @@ namespace scfa {
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(size_t bytes, Device device);  // contents undefined; throws Error naming the size if there is not enough memory
+  Buffer(size_t bytes,
+         Device device);  // contents undefined; throws Error naming the size if there is not enough memory
   ~Buffer();
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {

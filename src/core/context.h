@@ -25,9 +25,7 @@ class Context {
   void synchronize() const;
 
   // For ops whose GPU form does not exist yet.
-  void require_cpu(const char* op) const {
-    require(!on_gpu(), op, ": has no GPU form yet; set \"device\": \"cpu\"");
-  }
+  void require_cpu(const char* op) const { require(!on_gpu(), op, ": has no GPU form yet; set \"device\": \"cpu\""); }
 
  private:
   Device device_;

@@ -44,7 +44,9 @@ void* allocate(size_t bytes) {
   return data;
 }
 
-void release(void* data) noexcept { cudaFree(data); }
+void release(void* data) noexcept {
+  cudaFree(data);
+}
 
 void copy_to_device(void* device, const void* host, size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream), "copy to the GPU");
@@ -61,9 +63,13 @@ Stream create_stream() {
   return stream;
 }
 
-void destroy_stream(Stream stream) noexcept { cudaStreamDestroy(stream); }
+void destroy_stream(Stream stream) noexcept {
+  cudaStreamDestroy(stream);
+}
 
-void synchronize(Stream stream, const char* what) { check(cudaStreamSynchronize(stream), what); }
+void synchronize(Stream stream, const char* what) {
+  check(cudaStreamSynchronize(stream), what);
+}
 
 void check_launch(const char* op, Stream stream) {
   static const bool sync = [] {

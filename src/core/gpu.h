@@ -12,7 +12,7 @@ using Stream = CUstream_st*;
 
 namespace gpu {
 
-bool available();         // a usable GPU, found by asking the driver once
+bool available();           // a usable GPU, found by asking the driver once
 std::string description();  // name and memory of the GPU, or why there is none
 void* allocate(size_t bytes);
 void release(void* data) noexcept;

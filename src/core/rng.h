@@ -1,6 +1,6 @@
 // Counter-based random numbers, the same on CPU and GPU: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers:
-// as easy as 1, 2, 3"). A number is a pure function of (seed, purpose, step, layer, head, sample, index), so any step can
-// be recomputed alone and no state needs saving.
+// as easy as 1, 2, 3"). A number is a pure function of (seed, purpose, step, layer, head, sample, index), so any step
+// can be recomputed alone and no state needs saving.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -39,12 +39,14 @@ inline constexpr uint32_t kEvaluationStep = 0xFFFFFFFFu;
 // Four numbers. Limits: layer, head < 65536; sample < 2^24.
 SCFA_HOST_DEVICE inline Random4 random4(uint64_t seed, Purpose purpose, uint32_t step, uint32_t layer, uint32_t head,
                                         uint32_t sample, uint32_t index) {
-  return philox4x32(
-      seed, {{index, layer << 16 | (head & 0xFFFFu), step, static_cast<uint32_t>(purpose) << 24 | (sample & 0xFFFFFFu)}});
+  return philox4x32(seed, {{index, layer << 16 | (head & 0xFFFFu), step,
+                            static_cast<uint32_t>(purpose) << 24 | (sample & 0xFFFFFFu)}});
 }
 
 // 24 random bits as a float in [0, 1).
-SCFA_HOST_DEVICE inline float uniform(uint32_t bits) { return static_cast<float>(bits >> 8) * (1.0f / 16777216.0f); }
+SCFA_HOST_DEVICE inline float uniform(uint32_t bits) {
+  return static_cast<float>(bits >> 8) * (1.0f / 16777216.0f);
+}
 
 // Box-Muller: two bit patterns give two independent standard normals.
 SCFA_HOST_DEVICE inline void normal2(uint32_t a, uint32_t b, float& x, float& y) {

@@ -1,4 +1,5 @@
-// Views of memory owned elsewhere: a pointer, a shape, strides, a dtype and a device. Trivially copyable; never allocate.
+// Views of memory owned elsewhere: a pointer, a shape, strides, a dtype and a device. Trivially copyable; never
+// allocate.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -13,7 +14,9 @@ namespace scfa {
 
 enum class Device : uint8_t { kCpu, kGpu };
 
-constexpr const char* name_of(Device device) { return device == Device::kCpu ? "cpu" : "gpu"; }
+constexpr const char* name_of(Device device) {
+  return device == Device::kCpu ? "cpu" : "gpu";
+}
 
 constexpr int kMaxDims = 5;
 
@@ -34,8 +37,8 @@ struct TensorView {
   }
   // A writable view is a read-only view too.
   template <class Other>
-    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
-  TensorView(const TensorView<Other>& other)  // NOLINT(google-explicit-constructor): the point of it
+  requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+      TensorView(const TensorView<Other>& other)  // NOLINT(google-explicit-constructor): the point of it
       : data(other.data),
         ndim(other.ndim),
         dtype(other.dtype),

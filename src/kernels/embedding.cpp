@@ -24,8 +24,9 @@ void embedding_backward(Context& ctx, Tensor dwte, Tensor dwpe, ConstTensor dx, 
   constexpr const char* kOp = "embedding_backward";
   require(ids.ndim == 2 && dwte.ndim == 2, kOp, ": ids must be (B, T) and dwte (V, C)");
   require_tensor(dx, kOp, "dx", dx.dtype, {ids.size(0), ids.size(1), dwte.size(1)});
-  if (dwpe) require(dwpe.ndim == 2 && dwpe.size(1) == dwte.size(1) && dwpe.size(0) >= ids.size(1), kOp,
-                    ": dwpe is ", dwpe.describe());
+  if (dwpe)
+    require(dwpe.ndim == 2 && dwpe.size(1) == dwte.size(1) && dwpe.size(0) >= ids.size(1), kOp, ": dwpe is ",
+            dwpe.describe());
   ctx.require_cpu(kOp);
   cpu::embedding_backward(ctx, dwte, dwpe, dx, ids);
 }

@@ -17,7 +17,7 @@ void require_rows(const ConstTensor& t, const char* op, const char* argument, co
 }
 
 void require_gpu_width(const Context& ctx, const char* op, int64_t C) {
-  require(!ctx.on_gpu() || (C % 8 == 0 && C <= 8192), op, ": on the GPU the width must be a multiple of 8 up to 8192, ",
+  require(!ctx.on_gpu() || (C % 8 == 0 && C <= 4096), op, ": on the GPU the width must be a multiple of 8 up to 4096, ",
           "not ", C);
 }
 

@@ -1,6 +1,6 @@
 // Layer normalisation fused with the residual addition, on the GPU.        Ba et al. 2016, arXiv:1607.06450
-// Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, and stays in registers between the two
-// sums and the output. One warp owns a row, so there is no shared memory and no block barrier in the row's path.
+// Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, and stays in registers between the
+// two sums and the output. One warp owns a row, so there is no shared memory and no block barrier in the row's path.
 #include <cuda_bf16.h>
 
 #include "kernels/layernorm.h"
@@ -9,9 +9,9 @@ namespace scfa::gpu {
 
 namespace {
 
-constexpr int kWarps = 4;            // rows in flight a block; small blocks keep the tail short
-constexpr int kPack = 8;             // elements a thread moves at once: 16 bytes of bf16
-constexpr int kMaxPacks = 8192 / (32 * kPack);  // packs a lane holds for the widest row
+constexpr int kWarps = 4;                       // rows in flight a block; small blocks keep the tail short
+constexpr int kPack = 8;                        // elements a thread moves at once: 16 bytes of bf16
+constexpr int kMaxPacks = 4096 / (32 * kPack);  // packs a lane holds for the widest row: 128 registers
 
 // kPack elements between memory and f32 registers.
 __device__ inline void load(float (&v)[kPack], const float* p) {
@@ -38,8 +38,12 @@ __device__ inline void store(__nv_bfloat16* p, const float (&v)[kPack]) {
   *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(pairs);
 }
 // What a later read of the stored element gives back: statistics are taken of the rounded sum.
-__device__ inline float rounded(float x, const float*) { return x; }
-__device__ inline float rounded(float x, const __nv_bfloat16*) { return __bfloat162float(__float2bfloat16_rn(x)); }
+__device__ inline float rounded(float x, const float*) {
+  return x;
+}
+__device__ inline float rounded(float x, const __nv_bfloat16*) {
+  return __bfloat162float(__float2bfloat16_rn(x));
+}
 
 __device__ inline float warp_sum(float x) {
 #pragma unroll
@@ -137,9 +141,8 @@ __global__ void __launch_bounds__(32 * kWarps)
 
 // Partial dw and db: block k sums a contiguous range of rows, a thread owns columns. partial is (2, gridDim.x, C).
 template <class T>
-__global__ void __launch_bounds__(256)
-    backward_columns_kernel(float* partial, const T* dy, const T* r, const float* mean, const float* rstd, int64_t N,
-                            int C) {
+__global__ void __launch_bounds__(256) backward_columns_kernel(float* partial, const T* dy, const T* r,
+                                                               const float* mean, const float* rstd, int64_t N, int C) {
   const int64_t begin = N * blockIdx.x / gridDim.x, end = N * (blockIdx.x + 1) / gridDim.x;
   for (int c = threadIdx.x; c < C; c += blockDim.x) {
     float dw = 0.0f, db = 0.0f;
@@ -154,7 +157,8 @@ __global__ void __launch_bounds__(256)
 }
 
 // Adds the partial sums in block order. A thread owns a column.
-__global__ void __launch_bounds__(256) add_partials_kernel(float* dw, float* db, const float* partial, int blocks, int C) {
+__global__ void __launch_bounds__(256)
+    add_partials_kernel(float* dw, float* db, const float* partial, int blocks, int C) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= C) return;
   float sum = 0.0f, sum_b = 0.0f;
@@ -176,10 +180,10 @@ void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTe
   const unsigned blocks = static_cast<unsigned>((N + kWarps - 1) / kWarps);
   const int packs = (C + 32 * kPack - 1) / (32 * kPack);
   const auto launch = [&](auto kernel) {
-    kernel<<<blocks, 32 * kWarps, 0, ctx.stream()>>>(
-        static_cast<T*>(y.data), static_cast<T*>(r.data), mean.as<float>(), rstd.as<float>(),
-        static_cast<const T*>(x.data), static_cast<const T*>(skip.data), static_cast<const T*>(w.data),
-        static_cast<const T*>(b.data), N, C, eps);
+    kernel<<<blocks, 32 * kWarps, 0, ctx.stream()>>>(static_cast<T*>(y.data), static_cast<T*>(r.data), mean.as<float>(),
+                                                     rstd.as<float>(), static_cast<const T*>(x.data),
+                                                     static_cast<const T*>(skip.data), static_cast<const T*>(w.data),
+                                                     static_cast<const T*>(b.data), N, C, eps);
   };
   if (packs <= 1)
     launch(forward_kernel<T, 1>);
@@ -187,8 +191,6 @@ void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTe
     launch(forward_kernel<T, 3>);
   else if (packs <= 8)
     launch(forward_kernel<T, 8>);
-  else if (packs <= 16)
-    launch(forward_kernel<T, 16>);
   else
     launch(forward_kernel<T, kMaxPacks>);
   check_launch("layernorm_forward", ctx.stream());
@@ -204,14 +206,13 @@ void backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, Con
       static_cast<T*>(dr.data), static_cast<const T*>(dy.data), static_cast<const T*>(r.data),
       static_cast<const T*>(w.data), mean.as<float>(), rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());
-  const int blocks = static_cast<int>(scratch.numel() / (2 * static_cast<int64_t>(C)));
-  const int used = blocks < 264 ? blocks : 264;
-  backward_columns_kernel<T><<<static_cast<unsigned>(used), 256, 0, ctx.stream()>>>(
+  const int blocks = static_cast<int>(layernorm_backward_scratch(ctx, N, C) / (2 * static_cast<int64_t>(C)));
+  backward_columns_kernel<T><<<static_cast<unsigned>(blocks), 256, 0, ctx.stream()>>>(
       scratch.as<float>(), static_cast<const T*>(dy.data), static_cast<const T*>(r.data), mean.as<float>(),
       rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());
   add_partials_kernel<<<static_cast<unsigned>((C + 255) / 256), 256, 0, ctx.stream()>>>(
-      dw.as<float>(), db ? db.as<float>() : nullptr, scratch.as<float>(), used, C);
+      dw.as<float>(), db ? db.as<float>() : nullptr, scratch.as<float>(), blocks, C);
   check_launch("layernorm_backward", ctx.stream());
 }
 

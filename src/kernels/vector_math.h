@@ -7,7 +7,8 @@
 
 namespace scfa::cpu {
 
-// 2^x. Below -126 the result is 2^-126, not zero; above 127 it is infinite, as it should be for overflow; NaN stays NaN.
+// 2^x. Below -126 the result is 2^-126, not zero; above 127 it is infinite, as it should be for overflow; NaN stays
+// NaN.
 inline float vexp2(float x) {
   const float clamped = x < -126.0f ? -126.0f : x;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits

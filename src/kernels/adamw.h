@@ -1,0 +1,25 @@
+// AdamW with the clipping of the global gradient norm folded in.        Loshchilov & Hutter 2017, arXiv:1711.05101
+#pragma once
+#include "core/context.h"
+
+namespace scfa {
+
+// norm[0] = sqrt(sum g^2), summed in double (CPU) over fixed blocks, so the result does not depend on the thread count.
+//   norm  out (1) f32      g  in (n) f32
+void gradient_norm(Context& ctx, Tensor norm, ConstTensor g);
+
+struct AdamW {
+  float lr, beta1, beta2, eps, weight_decay;
+  int64_t step;        // 1 for the first update
+  float max_norm = 0;  // gradients are scaled by min(1, max_norm / (norm + 1e-6)); 0 leaves them alone
+};
+
+// One update of n parameters, decoupled weight decay first, as PyTorch does it.
+//   p, m, v  in/out (n) f32      g  in (n) f32      norm  in (1) f32, from gradient_norm; read if max_norm > 0
+void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, ConstTensor g, ConstTensor norm, const AdamW& settings);
+
+namespace cpu {
+decltype(scfa::gradient_norm) gradient_norm;
+decltype(scfa::adamw) adamw;
+}  // namespace cpu
+}  // namespace scfa

@@ -1,0 +1,36 @@
+// Causal softmax attention over segments: one forward and one backward for every pattern.
+// FlashAttention (Dao et al. 2022, arXiv:2205.14135) on index lists (Pagliardini et al. 2023, arXiv:2306.01160).
+#pragma once
+#include "core/context.h"
+#include "kernels/attention/segments.h"
+
+namespace scfa {
+
+// Query i sees the first k_limit[i] keys of its segment: p = softmax(scale * q . k) over them, out = p v.
+//   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
+//   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
+//   q, k, v  in  (B, T, H, D)  f32 on CPU; D contiguous, other strides free, so that they can be read where the product
+//                              that made them left them
+//   scratch  f32 (attention_scratch(ctx, T, D)), contents undefined
+// Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.
+void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
+                       const Segments& segments, float scale, Tensor scratch);
+
+// Gradients, overwritten: zero for rows in no segment and for keys that no query sees.
+//   dq, dk, dv  out (B, T, H, D), strides free      dout, out, lse, q, k, v  in, as in forward
+void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
+                        ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
+                        Tensor scratch);
+
+int64_t attention_scratch(const Context& ctx, int64_t T, int64_t D);
+
+// One query against a list of keys and values, for generation: out = softmax(scale * q . keys) values, zero for n = 0.
+//   out, q  (D)      keys, values  (n, D) contiguous
+void attention_decode(Context& ctx, Tensor out, ConstTensor q, ConstTensor keys, ConstTensor values, float scale);
+
+namespace cpu {
+decltype(scfa::attention_forward) attention_forward;
+decltype(scfa::attention_backward) attention_backward;
+decltype(scfa::attention_decode) attention_decode;
+}  // namespace cpu
+}  // namespace scfa

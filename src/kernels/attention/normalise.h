@@ -1,0 +1,21 @@
+// Keys that are the queries, scaled to length one in every head (shared_qk).        arXiv:2306.01160, section 3.3
+#pragma once
+#include "core/context.h"
+
+namespace scfa {
+
+// k = q / max(|q|, 1e-12) over D.
+//   k  out (B, T, H, D) contiguous      inverse_norm  out (B, T, H) f32, kept for backward
+//   q  in  (B, T, H, D), D contiguous, other strides free
+void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q);
+
+// dq += (dk - k (k . dk)) * inverse_norm.
+//   dq  out (B, T, H, D), D contiguous, added to      dk, k  in (B, T, H, D) contiguous
+// Both q and k may have been rotated by their positions since: rotation commutes with normalising.
+void normalise_keys_backward(Context& ctx, Tensor dq, ConstTensor dk, ConstTensor k, ConstTensor inverse_norm);
+
+namespace cpu {
+decltype(scfa::normalise_keys) normalise_keys;
+decltype(scfa::normalise_keys_backward) normalise_keys_backward;
+}  // namespace cpu
+}  // namespace scfa

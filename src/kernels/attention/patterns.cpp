@@ -1,0 +1,176 @@
+#include "kernels/attention/patterns.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/rng.h"
+
+namespace scfa {
+
+namespace {
+
+// ---- one function a pattern, for the CPU ----------------------------------------------------------------------------
+
+void assign_dense(Tensor q_segment, Tensor k_segment, const AttentionPattern&, const PatternInput&) {
+  std::fill_n(q_segment.as<uint16_t>(), q_segment.numel(), uint16_t{0});
+  std::fill_n(k_segment.as<uint16_t>(), k_segment.numel(), uint16_t{0});
+}
+
+// bucket = index of the largest of [y, -y], y = x R: that is, of the largest |y|, plus half where y is negative.
+void hash_rows(Tensor segment, const ConstTensor& x, const ConstTensor& projections) {
+  const int64_t B = x.size(0), T = x.size(1), H = x.size(2), D = x.size(3), half = projections.size(1);
+  const float *in = x.as<float>(), *directions = projections.as<float>();
+  uint16_t* out = segment.as<uint16_t>();
+#pragma omp parallel for collapse(2)
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t h = 0; h < H; ++h)
+      for (int64_t t = 0; t < T; ++t) {
+        const float* row = in + b * x.stride[0] + t * x.stride[1] + h * x.stride[2];
+        float best = -1.0f;
+        int64_t bucket = 0;
+        for (int64_t c = 0; c < half; ++c) {
+          const float* direction = directions + (h * half + c) * D;
+          float y = 0.0f;
+#pragma omp simd reduction(+ : y)
+          for (int64_t d = 0; d < D; ++d) y += row[d] * direction[d];
+          if (std::fabs(y) > best) {
+            best = std::fabs(y);
+            bucket = y < 0.0f ? c + half : c;
+          }
+        }
+        out[(b * H + h) * T + t] = static_cast<uint16_t>(bucket);
+      }
+}
+
+void assign_hash(Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern, const PatternInput& input) {
+  if (pattern.buckets == 1) return assign_dense(q_segment, k_segment, pattern, input);
+  hash_rows(q_segment, input.q, input.projections);
+  if (input.k)
+    hash_rows(k_segment, input.k, input.projections);
+  else
+    std::copy_n(q_segment.as<uint16_t>(), q_segment.numel(), k_segment.as<uint16_t>());
+}
+
+void drop_rows(Tensor segment, Purpose purpose, double rate, const PatternInput& input) {
+  const int64_t B = segment.size(0), H = segment.size(1), T = segment.size(2);
+  uint16_t* out = segment.as<uint16_t>();
+  const auto threshold = static_cast<float>(rate);
+#pragma omp parallel for collapse(2)
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t h = 0; h < H; ++h)
+      for (int64_t t = 0; t < T; ++t) {
+        const int64_t position = input.first_position + t;
+        const Random4 bits = random4(input.seed, purpose, input.step, input.layer, static_cast<uint32_t>(h),
+                                     input.samples[b], static_cast<uint32_t>(position / 4));
+        out[(b * H + h) * T + t] = uniform(bits.v[position % 4]) < threshold ? kNoSegment : uint16_t{0};
+      }
+}
+
+void assign_drop(Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern, const PatternInput& input) {
+  drop_rows(q_segment, Purpose::kDropQuery, pattern.drop_rate, input);
+  drop_rows(k_segment, Purpose::kDropKey, pattern.drop_rate, input);
+}
+
+// ---- the table of names ---------------------------------------------------------------------------------------------
+
+struct Entry {
+  const char* name;
+  bool attend_self;  // unless the config says otherwise
+  bool hashes;       // one segment a bucket, and needs random projections
+  void (*assign)(Tensor, Tensor, const AttentionPattern&, const PatternInput&);
+};
+
+constexpr Entry kPatterns[] = {
+    {"dense", true, false, assign_dense},
+    {"hash", false, true, assign_hash},
+    {"drop", true, false, assign_drop},
+};
+
+const Entry& find(const AttentionPattern& pattern) {
+  for (const Entry& entry : kPatterns)
+    if (pattern.pattern == entry.name) return entry;
+  std::string known;
+  for (const Entry& entry : kPatterns) known += concat(known.empty() ? "" : ", ", entry.name);
+  fail("attention.pattern: \"", pattern.pattern, "\" is not known; it must be one of ", known);
+}
+
+}  // namespace
+
+std::vector<std::string> pattern_names() {
+  std::vector<std::string> names;
+  for (const Entry& entry : kPatterns) names.emplace_back(entry.name);
+  return names;
+}
+
+bool attends_self(const AttentionPattern& pattern) {
+  return pattern.attend_self.value_or(find(pattern).attend_self);
+}
+
+int64_t segment_count(const AttentionPattern& pattern) {
+  return find(pattern).hashes ? pattern.buckets : 1;
+}
+
+bool needs_projections(const AttentionPattern& pattern) {
+  return find(pattern).hashes && pattern.buckets > 1;
+}
+
+void validate(const AttentionPattern& pattern) {
+  const Entry& entry = find(pattern);
+  require(!entry.hashes || pattern.buckets == 1 ||
+              (pattern.buckets >= 2 && pattern.buckets <= 64 && pattern.buckets % 2 == 0),
+          "attention.buckets: must be 1 or an even number up to 64, not ", pattern.buckets);
+  require(pattern.drop_rate >= 0 && pattern.drop_rate <= 1, "attention.drop_rate: must be 0 to 1, not ",
+          pattern.drop_rate);
+}
+
+void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer) {
+  require(projections.data && projections.ndim == 3 && projections.contiguous(),
+          "draw_projections: projections must be ", "(H, buckets/2, D), not ", projections.describe());
+  ctx.require_cpu("draw_projections");
+  cpu::draw_projections(ctx, projections, seed, step, layer);
+}
+
+void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
+                     const PatternInput& input) {
+  constexpr const char* kOp = "assign_segments";
+  require(input.q.data && input.q.ndim == 4 && input.q.stride[3] == 1, kOp, ": q must be (B, T, H, D), not ",
+          input.q.describe());
+  const int64_t B = input.q.size(0), T = input.q.size(1), H = input.q.size(2), D = input.q.size(3);
+  require_tensor(q_segment, kOp, "q_segment", DType::kU16, {B, H, T});
+  require_tensor(k_segment, kOp, "k_segment", DType::kU16, {B, H, T});
+  if (input.k) require(input.k.shape == input.q.shape && input.k.stride[3] == 1, kOp, ": k must be like q");
+  if (needs_projections(pattern))
+    require_tensor(input.projections, kOp, "projections", DType::kF32, {H, pattern.buckets / 2, D});
+  ctx.require_cpu(kOp);
+  cpu::assign_segments(ctx, q_segment, k_segment, pattern, input);
+}
+
+namespace cpu {
+
+void draw_projections(Context& /*ctx*/, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer) {
+  const int64_t H = projections.size(0), columns = projections.size(1), D = projections.size(2);
+  for (int64_t h = 0; h < H; ++h)
+    for (int64_t c = 0; c < columns; ++c) {
+      float* direction = projections.as<float>() + (h * columns + c) * D;
+      double square = 0.0;
+      for (int64_t d = 0; d < D; ++d) {
+        const int64_t pair = (c * D + d) / 2, half = (c * D + d) % 2;
+        const Random4 bits =
+            random4(seed, Purpose::kProjection, step, layer, static_cast<uint32_t>(h), 0, static_cast<uint32_t>(pair));
+        float x, y;
+        normal2(bits.v[0], bits.v[1], x, y);
+        direction[d] = half == 0 ? x : y;
+        square += static_cast<double>(direction[d]) * static_cast<double>(direction[d]);
+      }
+      const auto scale = static_cast<float>(1.0 / std::sqrt(square));
+      for (int64_t d = 0; d < D; ++d) direction[d] *= scale;
+    }
+}
+
+void assign_segments(Context& /*ctx*/, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
+                     const PatternInput& input) {
+  find(pattern).assign(q_segment, k_segment, pattern, input);
+}
+
+}  // namespace cpu
+}  // namespace scfa

@@ -1,0 +1,93 @@
+#include "kernels/attention/segments.h"
+
+#include <algorithm>
+#include <array>
+
+namespace scfa {
+
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count) {
+  require(count >= 1 && count <= kMaxSegments, "segments: their number must be 1 to ", kMaxSegments, ", not ", count);
+  constexpr const char* kName = "segments";
+  Segments s;
+  s.q_segment = arena.take(kName, DType::kU16, {B, H, T});
+  s.k_segment = arena.take(kName, DType::kU16, {B, H, T});
+  s.q_begin = arena.take(kName, DType::kI32, {B, H, count + 1});
+  s.k_begin = arena.take(kName, DType::kI32, {B, H, count + 1});
+  s.q_index = arena.take(kName, DType::kI32, {B, H, T});
+  s.k_index = arena.take(kName, DType::kI32, {B, H, T});
+  s.k_limit = arena.take(kName, DType::kI32, {B, H, T});
+  s.q_first = arena.take(kName, DType::kI32, {B, H, T});
+  return s;
+}
+
+void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
+  constexpr const char* kOp = "build_segments";
+  require(segments.q_segment.ndim == 3, kOp, ": q_segment must be (B, H, T)");
+  const int64_t B = segments.q_segment.size(0), H = segments.q_segment.size(1), T = segments.q_segment.size(2);
+  require(T <= INT32_MAX, kOp, ": sequences of ", T, " are too long");
+  require_tensor(segments.q_segment, kOp, "q_segment", DType::kU16, {B, H, T});
+  require_tensor(segments.k_segment, kOp, "k_segment", DType::kU16, {B, H, T});
+  require(segments.count() <= kMaxSegments, kOp, ": more than ", kMaxSegments, " segments");
+  ctx.require_cpu(kOp);
+  cpu::build_segments(ctx, segments, attend_self);
+}
+
+namespace cpu {
+
+namespace {
+
+using Counts = std::array<int32_t, kMaxSegments>;
+
+// begin[s] = rows of segments before s; begin[count] = rows in any segment.
+void count_rows(const uint16_t* segment, int64_t T, int64_t count, int32_t* begin) {
+  std::fill(begin, begin + count + 1, 0);
+  for (int64_t t = 0; t < T; ++t)
+    if (segment[t] != kNoSegment) ++begin[segment[t] + 1];
+  for (int64_t s = 0; s < count; ++s) begin[s + 1] += begin[s];
+}
+
+}  // namespace
+
+void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self) {
+  const int64_t heads = segments.q_segment.size(0) * segments.q_segment.size(1), T = segments.q_segment.size(2);
+  const int64_t S = segments.count();
+  const auto *q_all = segments.q_segment.as<uint16_t>(), *k_all = segments.k_segment.as<uint16_t>();
+  for (int64_t i = 0; i < heads * T; ++i)
+    for (const uint16_t id : {q_all[i], k_all[i]})
+      require(id < S || id == kNoSegment, "build_segments: segment ", id, " where there are ", S);
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t head = 0; head < heads; ++head) {
+    const uint16_t *q = q_all + head * T, *k = k_all + head * T;
+    int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
+    int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
+    int32_t *q_index = segments.q_index.as<int32_t>() + head * T, *k_index = segments.k_index.as<int32_t>() + head * T;
+    int32_t *k_limit = segments.k_limit.as<int32_t>() + head * T, *q_first = segments.q_first.as<int32_t>() + head * T;
+    count_rows(q, T, S, q_begin);
+    count_rows(k, T, S, k_begin);
+    Counts q_seen{}, k_seen{};  // rows of each segment met so far; 32 KB of stack
+    for (int64_t t = 0; t < T; ++t) {
+      const auto add_key = [&] {
+        if (k[t] == kNoSegment) return;
+        const int32_t entry = k_begin[k[t]] + k_seen[k[t]]++;
+        k_index[entry] = static_cast<int32_t>(t);
+        q_first[entry] = q_seen[k[t]];  // the next query of this segment is the first to see it
+      };
+      const auto add_query = [&] {
+        if (q[t] == kNoSegment) return;
+        const int32_t entry = q_begin[q[t]] + q_seen[q[t]]++;
+        q_index[entry] = static_cast<int32_t>(t);
+        k_limit[entry] = k_seen[q[t]];
+      };
+      if (attend_self) {
+        add_key();
+        add_query();
+      } else {
+        add_query();
+        add_key();
+      }
+    }
+  }
+}
+
+}  // namespace cpu
+}  // namespace scfa

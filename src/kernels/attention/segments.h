@@ -1,0 +1,35 @@
+// Who may see whom. Every query and every key of a head belongs to one segment or to none; a query sees the keys of its
+// own segment that are not later than itself. Within a segment, queries and keys are listed in position order, so the
+// keys that a query sees are always a prefix of the segment's key list. Patterns only choose segments; everything
+// behind this header is shared by all of them.
+#pragma once
+#include "core/arena.h"
+#include "core/context.h"
+
+namespace scfa {
+
+inline constexpr uint16_t kNoSegment = 0xFFFF;  // a dropped row: a query that sees nothing, a key that nobody sees
+inline constexpr int64_t kMaxSegments = 4096;
+
+// B sequences, H heads, T positions, S segments. "Sorted" arrays list rows by segment, then position; segment s of
+// sequence b and head h owns entries [begin[b, h, s], begin[b, h, s + 1]); entries past begin[b, h, S] are undefined.
+struct Segments {
+  Tensor q_segment, k_segment;  // (B, H, T) u16, the segment of each row or kNoSegment; chosen by a pattern
+  Tensor q_begin, k_begin;      // (B, H, S + 1) i32
+  Tensor q_index, k_index;      // (B, H, T) i32, sorted: the position of the row
+  Tensor k_limit;               // (B, H, T) i32, sorted queries: how many keys of its segment the query sees
+  Tensor q_first;               // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
+  int64_t count() const { return q_begin.size(2) - 1; }
+};
+
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count);
+
+// Fills everything but q_segment and k_segment from those two by one stable counting sort.
+// attend_self: whether a query sees a key at its own position. Deterministic. Throws Error if a segment id is neither
+// below count() nor kNoSegment (CPU).
+void build_segments(Context& ctx, const Segments& segments, bool attend_self);
+
+namespace cpu {
+decltype(scfa::build_segments) build_segments;
+}
+}  // namespace scfa
