@@ -1,0 +1,137 @@
+#include "data/token_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "core/error.h"
+
+namespace scfa {
+
+namespace {
+
+constexpr char kMagic[8] = {'s', 'c', 'f', 'a', '-', 't', 'o', 'k'};
+constexpr uint32_t kVersion = 1;
+
+// Widens tokens and tells the largest: one pass that vectorises, so that checking costs nothing.
+template <class Token>
+uint32_t widen(const uint8_t* from, int64_t count, int32_t* out) {
+  const auto* tokens = reinterpret_cast<const Token*>(from);
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t token = tokens[i];
+    largest = std::max(largest, token);
+    out[i] = static_cast<int32_t>(token);
+  }
+  return largest;
+}
+
+void check_header(const std::string& path, const MappedFile& file, const Manifest& manifest, const ShardInfo& info) {
+  ShardHeader header;
+  constexpr auto kHeader = static_cast<int64_t>(sizeof(header));
+  require(file.size() > 0, path, ": the file is empty; prepare the set again");
+  require(file.size() >= kHeader, path, ": truncated: ", file.size(), " bytes, a header alone takes ", kHeader);
+  std::memcpy(&header, file.data(), sizeof(header));
+  require(
+      std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0, path,
+      ": not a token shard of this program (no 'scfa-tok' at its start); prepare_data --input reads those of nanoGPT "
+      "and llm.c");
+  require(header.version == kVersion, path, ": version ", header.version, " of the shard format, not ", kVersion);
+  const ShardHeader expected = make_shard_header(manifest, info.tokens);
+  require(header.token_bytes == expected.token_bytes, path, ": mixed set: tokens of ", header.token_bytes,
+          " bytes, the manifest says ", name_of(manifest.dtype));
+  require(std::memcmp(header.tokenizer, expected.tokenizer, sizeof(header.tokenizer)) == 0 &&
+              header.vocab_size == expected.vocab_size && header.end_of_text == expected.end_of_text,
+          path, ": mixed set: made by tokenizer '", std::string(header.tokenizer, strnlen(header.tokenizer, 16)),
+          "' with ", header.vocab_size, " entries, the manifest says '", manifest.tokenizer, "' with ",
+          manifest.vocab_size);
+  require(header.tokens == expected.tokens, path, ": holds ", header.tokens, " tokens, the manifest says ",
+          info.tokens);
+  const int64_t bytes = kHeader + info.tokens * size_of(manifest.dtype);
+  require(file.size() == bytes, path, ": ", file.size() < bytes ? "truncated: " : "too long: ", file.size(), " bytes, ",
+          info.tokens, " tokens take ", bytes);
+}
+
+}  // namespace
+
+ShardHeader make_shard_header(const Manifest& manifest, int64_t tokens) {
+  ShardHeader header{};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kVersion;
+  header.token_bytes = static_cast<uint32_t>(manifest.dtype);
+  header.tokens = static_cast<uint64_t>(tokens);
+  header.vocab_size = manifest.vocab_size;
+  header.end_of_text = manifest.end_of_text;
+  manifest.tokenizer.copy(header.tokenizer, sizeof(header.tokenizer));
+  return header;
+}
+
+MappedFile::MappedFile(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  require(fd >= 0, path, ": cannot be opened: ", std::strerror(errno));
+  struct stat status {};
+  void* data = nullptr;
+  if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0)
+    data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
+  const int error = errno;
+  ::close(fd);
+  require(data != MAP_FAILED, path, ": cannot be mapped: ", std::strerror(error));
+  data_ = static_cast<const uint8_t*>(data);
+  size_ = data == nullptr ? 0 : status.st_size;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_));
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+TokenSet::TokenSet(const std::string& directory, Split split)
+    : directory_(directory), split_(split), manifest_(read_manifest(directory)) {
+  for (const ShardInfo& info : manifest_.split(split).shards) {
+    const std::string path = (std::filesystem::path(directory) / info.file).string();
+    MappedFile file(path);
+    check_header(path, file, manifest_, info);
+    shards_.push_back({path, std::move(file), tokens_, info.tokens});
+    tokens_ += info.tokens;
+  }
+  require(tokens_ > 0, directory, ": the ", name_of(split), " split is empty",
+          split == Split::kVal ? "; prepare it again with a larger --val-fraction" : "");
+}
+
+void TokenSet::read(int64_t offset, int64_t count, int32_t* out) const {
+  require(offset >= 0 && count >= 0 && count <= tokens_ - offset, directory_, ": tokens [", offset, ", ",
+          offset + count, ") of the ", name_of(split_), " split, which has ", tokens_);
+  auto shard = std::upper_bound(shards_.begin(), shards_.end(), offset,
+                                [](int64_t at, const Shard& candidate) { return at < candidate.begin; });
+  for (--shard; count > 0; ++shard) {
+    const int64_t within = offset - shard->begin;
+    const int64_t part = std::min(count, shard->tokens - within);
+    read_shard(*shard, within, part, out);
+    offset += part;
+    out += part;
+    count -= part;
+  }
+}
+
+void TokenSet::read_shard(const Shard& shard, int64_t offset, int64_t count, int32_t* out) const {
+  const int64_t width = size_of(manifest_.dtype);
+  const uint8_t* from = shard.file.data() + static_cast<int64_t>(sizeof(ShardHeader)) + offset * width;
+  const uint32_t largest =
+      manifest_.dtype == TokenType::kU16 ? widen<uint16_t>(from, count, out) : widen<uint32_t>(from, count, out);
+  if (largest < manifest_.vocab_size) return;
+  const auto* bad = std::find_if(out, out + count,
+                                 [&](int32_t token) { return static_cast<uint32_t>(token) >= manifest_.vocab_size; });
+  fail(shard.path, ": token ", offset + (bad - out), " is ", static_cast<uint32_t>(*bad), ", not below vocab_size ",
+       manifest_.vocab_size, ": the file is corrupt (prepare_data verify checks a whole set)");
+}
+
+}  // namespace scfa
