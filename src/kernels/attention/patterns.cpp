@@ -77,13 +77,14 @@ struct Entry {
   const char* name;
   bool attend_self;  // unless the config says otherwise
   bool hashes;       // one segment a bucket, and needs random projections
+  double (*share)(const AttentionPattern&);
   void (*assign)(Tensor, Tensor, const AttentionPattern&, const PatternInput&);
 };
 
 constexpr Entry kPatterns[] = {
-    {"dense", true, false, assign_dense},
-    {"hash", false, true, assign_hash},
-    {"drop", true, false, assign_drop},
+    {"dense", true, false, [](const AttentionPattern&) { return 1.0; }, assign_dense},
+    {"hash", false, true, [](const AttentionPattern& p) { return 1.0 / static_cast<double>(p.buckets); }, assign_hash},
+    {"drop", true, false, [](const AttentionPattern& p) { return (1 - p.drop_rate) * (1 - p.drop_rate); }, assign_drop},
 };
 
 const Entry& find(const AttentionPattern& pattern) {
@@ -109,6 +110,8 @@ bool attends_self(const AttentionPattern& pattern) {
 int64_t segment_count(const AttentionPattern& pattern) {
   return find(pattern).hashes ? pattern.buckets : 1;
 }
+
+double share_of_pairs(const AttentionPattern& pattern) { return find(pattern).share(pattern); }
 
 bool needs_projections(const AttentionPattern& pattern) {
   return find(pattern).hashes && pattern.buckets > 1;

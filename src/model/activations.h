@@ -1,0 +1,50 @@
+// What forward keeps for backward, and the scratch both need: planned once, by name, from one arena.
+#pragma once
+#include <vector>
+
+#include "core/arena.h"
+#include "model/config.h"
+
+namespace scfa {
+
+// B sequences of T tokens, width C, H heads of D; gradients carry a d. Each tensor is written once a forward pass.
+struct BlockActivations {
+  Tensor residual_in;                 // (B, T, C) the residual stream that enters the block
+  Tensor ln_1, ln_1_mean, ln_1_rstd;  // (B, T, C), (B, T), (B, T)
+  Tensor qkv;                         // (B, T, 2 or 3, H, D): q, k unless shared, v
+  Tensor shared_keys, inverse_norm;   // (B, T, H, D), (B, T, H): where keys are normalised queries
+  Tensor projections;                 // (H, buckets/2, D): hash only
+  Segments segments;
+  Tensor attention, lse;  // (B, T, C), (B, H, T)
+  Tensor residual_mid;    // (B, T, C) after attention
+  Tensor ln_2, ln_2_mean, ln_2_rstd;
+  Tensor fc, gelu;  // (B, T, 4C) before and after the activation
+};
+
+struct Activations {
+  std::vector<BlockActivations> blocks;
+  Tensor residual_out;                  // (B, T, C) after the last block
+  Tensor hidden, ln_f_mean, ln_f_rstd;  // (B, T, C) what the head reads
+  Tensor logits;                        // (chunk, padded vocab): tokens go through the head a chunk at a time
+  Tensor losses, hits;                  // (B * T)
+  // Scratch shared by all layers.
+  Tensor branch;  // (B, T, C) output of attention or MLP before it joins the residual stream
+  Tensor attention_scratch;
+  // Training only.
+  Tensor dresidual, dbranch;       // (B, T, C) gradient of the residual stream; of a branch's input or output
+  Tensor dqkv, dshared_keys, dfc;  // like qkv, shared_keys, fc
+  Tensor layernorm_scratch;
+};
+
+Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,
+                             bool training);
+
+// Part i of qkv as (B, T, H, D), read where it lies.
+Tensor qkv_part(const Tensor& qkv, int64_t part);
+
+// A (B, T, C) tensor as (B, T, H, D).
+inline Tensor as_heads(const Tensor& x, int64_t H) {
+  return x.reshape({x.size(0), x.size(1), H, x.size(2) / H});
+}
+
+}  // namespace scfa

@@ -1,0 +1,99 @@
+#include "model/block.h"
+
+#include <cstring>
+
+#include "kernels/attention/attention.h"
+#include "kernels/attention/normalise.h"
+#include "kernels/gelu.h"
+#include "kernels/layernorm.h"
+#include "kernels/matmul.h"
+#include "kernels/rotary.h"
+
+namespace scfa {
+
+namespace {
+
+Gelu gelu_kind(const GptConfig& c) {
+  return c.gelu == "erf" ? Gelu::kErf : Gelu::kTanh;
+}
+
+void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActivations& a, const Heads& heads,
+                     const AttentionDraw& draw) {
+  const Segments& s = a.segments;
+  if (draw.q_segment) {
+    std::memcpy(s.q_segment.data, draw.q_segment.data, static_cast<size_t>(draw.q_segment.bytes()));
+    std::memcpy(s.k_segment.data, draw.k_segment.data, static_cast<size_t>(draw.k_segment.bytes()));
+    return;
+  }
+  const PatternInput input{.q = heads.q,
+                           .k = c.shared_qk ? Tensor() : heads.k,
+                           .projections = a.projections,
+                           .samples = draw.samples,
+                           .seed = draw.seed,
+                           .step = draw.step,
+                           .layer = static_cast<uint32_t>(layer),
+                           .first_position = draw.first_position};
+  assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input);
+}
+
+}  // namespace
+
+void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
+                            ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
+  layernorm_forward(ctx, a.ln_1, a.residual_in, a.ln_1_mean, a.ln_1_rstd, x, skip, p.ln_1_weight, p.ln_1_bias,
+                    static_cast<float>(c.norm_eps));
+  const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
+  matmul_forward(ctx, a.qkv.reshape({B, T, c.qkv_parts() * c.n_embd}), a.ln_1, p.attn_weight, p.attn_bias);
+  const Heads heads(a.qkv, a.shared_keys);
+  if (c.shared_qk) normalise_keys(ctx, heads.k, a.inverse_norm, heads.q);
+  // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
+  choose_segments(ctx, c, layer, a, heads, draw);
+  if (c.rotary())
+    for (const Tensor& rows : {heads.q, heads.k}) rotary(ctx, rows, draw.first_position, c.rotary_theta, 1);
+}
+
+void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
+                           Activations& shared) {
+  matmul_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
+  layernorm_forward(ctx, a.ln_2, a.residual_mid, a.ln_2_mean, a.ln_2_rstd, a.residual_in, shared.branch, p.ln_2_weight,
+                    p.ln_2_bias, static_cast<float>(c.norm_eps));
+  matmul_forward(ctx, a.fc, a.ln_2, p.fc_weight, p.fc_bias);
+  gelu_forward(ctx, a.gelu, a.fc, gelu_kind(c));
+  matmul_forward(ctx, shared.branch, a.gelu, p.mlp_proj_weight, p.mlp_proj_bias);
+}
+
+void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
+                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
+  if (a.projections) draw_projections(ctx, a.projections, draw.seed, draw.step, static_cast<uint32_t>(layer));
+  block_before_attention(ctx, c, layer, p, a, x, skip, draw);
+  build_segments(ctx, a.segments, attends_self(c.pattern(layer)));
+  const Heads heads(a.qkv, a.shared_keys);
+  attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments,
+                    c.softmax_scale(), shared.attention_scratch);
+  block_after_attention(ctx, c, p, a, shared);
+}
+
+void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, const BlockParams& d, BlockActivations& a,
+                    Activations& shared) {
+  const Tensor &dresidual = shared.dresidual, &dbranch = shared.dbranch;
+  matmul_backward(ctx, shared.dfc, d.mlp_proj_weight, d.mlp_proj_bias, dresidual, a.gelu, p.mlp_proj_weight);
+  gelu_backward(ctx, shared.dfc, shared.dfc, a.fc, gelu_kind(c));
+  matmul_backward(ctx, dbranch, d.fc_weight, d.fc_bias, shared.dfc, a.ln_2, p.fc_weight);
+  layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, dbranch, a.residual_mid, p.ln_2_weight, a.ln_2_mean,
+                     a.ln_2_rstd, shared.layernorm_scratch);
+  matmul_backward(ctx, dbranch, d.attn_proj_weight, d.attn_proj_bias, dresidual, a.attention, p.attn_proj_weight);
+  const Heads heads(a.qkv, a.shared_keys), dheads(shared.dqkv, shared.dshared_keys);
+  attention_backward(ctx, dheads.q, dheads.k, dheads.v, as_heads(dbranch, c.n_head), heads.q, heads.k, heads.v,
+                     as_heads(a.attention, c.n_head), a.lse, a.segments, c.softmax_scale(), shared.attention_scratch);
+  if (c.shared_qk) normalise_keys_backward(ctx, dheads.q, dheads.k, heads.k, a.inverse_norm);
+  if (c.rotary()) {
+    rotary(ctx, dheads.q, 0, c.rotary_theta, -1);
+    if (!c.shared_qk) rotary(ctx, dheads.k, 0, c.rotary_theta, -1);
+  }
+  const Tensor dqkv = shared.dqkv.reshape({dbranch.size(0), dbranch.size(1), c.qkv_parts() * c.n_embd});
+  matmul_backward(ctx, dbranch, d.attn_weight, d.attn_bias, dqkv, a.ln_1, p.attn_weight);
+  layernorm_backward(ctx, dresidual, d.ln_1_weight, d.ln_1_bias, dbranch, a.residual_in, p.ln_1_weight, a.ln_1_mean,
+                     a.ln_1_rstd, shared.layernorm_scratch);
+}
+
+}  // namespace scfa

@@ -1,0 +1,42 @@
+// One transformer block (pre-norm, as GPT-2): free functions over structs of views. Backward lists forward's calls in
+// reverse; parameter gradients accumulate, activation gradients overwrite, the residual stream's gradient accumulates.
+#pragma once
+#include "model/activations.h"
+#include "model/params.h"
+
+namespace scfa {
+
+// What attention draws its random numbers from, and segments given from outside instead of drawn.
+struct AttentionDraw {
+  uint64_t seed = 0;
+  uint32_t step = 0;
+  const uint32_t* samples = nullptr;  // (B), on the host
+  int64_t first_position = 0;
+  ConstTensor q_segment, k_segment;  // (B, H, T) u16, or empty: the pattern chooses
+};
+
+// x: the residual stream (B, T, C) entering; skip: the previous block's branch, to be added to it first, or empty.
+// Leaves the sum in a.residual_mid and this block's last branch in shared.branch.
+void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
+                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw);
+
+// shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return.
+void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,
+                    BlockActivations& a, Activations& shared);
+
+// The parts of block_forward around attention, for callers that bring their own (generation with a cache).
+// Everything up to the rows that attention reads, and the segment of each.
+void block_before_attention(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p,
+                            BlockActivations& a, ConstTensor x, ConstTensor skip, const AttentionDraw& draw);
+// From a.attention to the block's last branch.
+void block_after_attention(Context& ctx, const GptConfig& config, const BlockParams& p, BlockActivations& a,
+                           Activations& shared);
+
+// (B, T, H, D) views of a qkv tensor, with keys wherever they are kept.
+struct Heads {
+  Tensor q, k, v;
+  Heads(const Tensor& qkv, const Tensor& shared_keys)
+      : q(qkv_part(qkv, 0)), k(shared_keys ? shared_keys : qkv_part(qkv, 1)), v(qkv_part(qkv, qkv.size(2) - 1)) {}
+};
+
+}  // namespace scfa

@@ -1,0 +1,27 @@
+#include "model/config.h"
+
+namespace scfa {
+
+void validate(const GptConfig& c) {
+  require(c.vocab_size > 0, "model.vocab_size: must be at least 1, not ", c.vocab_size);
+  require(c.n_embd % c.n_head == 0, "model.n_embd: must be a multiple of model.n_head = ", c.n_head, ", not ",
+          c.n_embd);
+  require(!c.rotary() || c.head_dim() % 2 == 0,
+          "model.n_embd: rotary positions need an even head dim, n_embd / n_head, not ", c.head_dim());
+  const auto patterns = static_cast<int64_t>(c.attention.size());
+  require(patterns == 1 || patterns == c.n_layer,
+          "attention: must be one pattern or a list of model.n_layer = ", c.n_layer, ", not of ", patterns);
+  for (const AttentionPattern& pattern : c.attention) validate(pattern);
+}
+
+double model_flops_per_token(const GptConfig& c) {
+  const double C = static_cast<double>(c.n_embd), L = static_cast<double>(c.n_layer);
+  const double block = C * C * (static_cast<double>(c.qkv_parts()) + 1 + 8);
+  const double weights = L * block + C * static_cast<double>(c.padded_vocab());
+  double keys = 0;  // a token sees on average, over all layers
+  for (int64_t l = 0; l < c.n_layer; ++l)
+    keys += share_of_pairs(c.pattern(l)) * static_cast<double>(c.sequence_length + 1) / 2;
+  return 6 * weights + 12 * C * keys;
+}
+
+}  // namespace scfa

@@ -1,0 +1,74 @@
+// The shape of a GPT, in the field's names.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+#include "kernels/attention/patterns.h"
+
+namespace scfa {
+
+struct GptConfig {
+  int64_t n_layer = 12;
+  int64_t n_head = 12;
+  int64_t n_embd = 768;
+  int64_t sequence_length = 1024;
+  int64_t vocab_size = 0;  // set from the data before a model is made
+  int64_t vocab_padding = 128;
+  bool bias = true;
+  std::string gelu = "tanh";
+  std::string positions = "learned";
+  double rotary_theta = 10000;
+  bool tied_embedding = true;
+  bool shared_qk = false;
+  double norm_eps = 1e-5;
+  std::vector<AttentionPattern> attention{
+      1};  // one pattern for all layers, or one a layer; a key of its own in configs
+
+  int64_t head_dim() const { return n_embd / n_head; }
+  float softmax_scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim())); }
+  int64_t padded_vocab() const { return (vocab_size + vocab_padding - 1) / vocab_padding * vocab_padding; }
+  bool rotary() const { return positions == "rotary"; }
+  int64_t qkv_parts() const { return shared_qk ? 2 : 3; }  // q, v or q, k, v
+  const AttentionPattern& pattern(int64_t layer) const {
+    return attention.size() == 1 ? attention[0] : attention.at(static_cast<size_t>(layer));
+  }
+};
+
+template <class Config, class Visit>
+void visit_fields_of_model(Config& c, Visit&& visit) {
+  visit("n_layer", c.n_layer, "transformer blocks", between(1, 65535));
+  visit("n_head", c.n_head, "attention heads a block", between(1, 65535));
+  visit("n_embd", c.n_embd, "width of the residual stream; a multiple of n_head", at_least(1));
+  visit("sequence_length", c.sequence_length, "tokens a sequence", between(1, 1 << 20));
+  visit("vocab_size", c.vocab_size, "entries of the vocabulary; 0 takes the tokenizer's", at_least(0));
+  visit("vocab_padding", c.vocab_padding,
+        "embedding rows are rounded up to a multiple of this; padding is never predicted", at_least(1));
+  visit("bias", c.bias, "biases in linear layers and layer norms", FieldRule{});
+  visit("gelu", c.gelu, "GELU form: exact (erf), or GPT-2's approximation (tanh)", one_of({"erf", "tanh"}));
+  visit("positions", c.positions, "position encoding", one_of({"learned", "rotary"}));
+  visit("rotary_theta", c.rotary_theta, "base of the rotary frequencies", at_least(1));
+  visit("tied_embedding", c.tied_embedding, "the output head is the token embedding", FieldRule{});
+  visit("shared_qk", c.shared_qk, "keys are the queries, normalised per head", FieldRule{});
+  visit("norm_eps", c.norm_eps, "epsilon of the layer norms", at_least(0));
+}
+
+template <class Pattern, class Visit>
+void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
+  visit("pattern", p.pattern, "which tokens see each other", one_of(pattern_names()));
+  visit("buckets", p.buckets, "hash: buckets a head; 1 or even", between(1, 64));
+  visit("drop_rate", p.drop_rate, "drop: share of queries and of keys left out, drawn a head", between(0, 1));
+  visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
+        FieldRule{});
+}
+
+// Checks what single fields cannot: throws Error naming the keys. vocab_size must be set.
+void validate(const GptConfig& config);
+
+// Matrix products and attention of forward and backward, counting 2 a multiply-add and attention by the pairs that the
+// patterns leave on average.
+double model_flops_per_token(const GptConfig& config);
+
+}  // namespace scfa

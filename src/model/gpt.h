@@ -1,0 +1,78 @@
+// A GPT: owns parameters, gradients and activations; forward and backward over one micro-batch at a time.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "model/activations.h"
+#include "model/block.h"
+#include "model/params.h"
+
+namespace scfa {
+
+// One micro-batch. ids and targets lie on the device of the model.
+struct Batch {
+  ConstTensor ids;                     // (B, T) i32
+  ConstTensor targets;                 // (B, T) i32
+  const uint32_t* samples = nullptr;   // (B), on the host: number of each sequence within its step
+  uint32_t step = 0;                   // kEvaluationStep for evaluation: fixed projections and drops
+  float gradient_scale = 1.0f;         // 1 / tokens of the whole step
+  ConstTensor q_segments, k_segments;  // (L, B, H, T) u16, optional: instead of what the patterns would choose
+};
+
+struct LossSums {
+  double loss = 0;  // nats, summed over tokens
+  double hits = 0;  // tokens whose most likely continuation was right
+  int64_t tokens = 0;
+  LossSums& operator+=(const LossSums& other);
+};
+
+class Gpt {
+ public:
+  enum class Mode { kTraining, kEvaluation };
+
+  // Throws Error if config is invalid or memory does not suffice. batch: sequences of a micro-batch. seed: of the
+  // random numbers of attention. Parameters are undefined until init() or a checkpoint fills them.
+  Gpt(Context& ctx, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode);
+
+  // Bytes by name, without allocating anything.
+  static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode);
+
+  void init(uint64_t seed);
+
+  // Loss of the micro-batch. With gradients, the head's backward pass runs here too (logits are kept a chunk at a
+  // time), and backward() must follow; gradients add to what is there.
+  LossSums forward(const Batch& batch, bool gradients);
+  void backward(const Batch& batch);
+  void zero_gradients();
+
+  // After forward: logits (n, padded vocab) of tokens [begin, begin + n) of the micro-batch.
+  void logits(Tensor out, int64_t begin);
+
+  // The first tensor, in the order of computation, that holds a value that is not finite; empty if there is none.
+  std::string first_non_finite() const;
+
+  const GptConfig& config() const { return config_; }
+  const ParameterTable& table() const { return table_; }
+  uint64_t seed() const { return seed_; }
+  Context& context() { return ctx_; }
+  Tensor values() const { return values_; }        // flat, laid out by table()
+  Tensor gradients() const { return gradients_; }  // flat; empty in evaluation mode
+  const GptParams& params() const { return params_; }
+  const Activations& activations() const { return acts_; }
+
+ private:
+  LossSums head(const Batch& batch, bool gradients);
+  AttentionDraw draw(const Batch& batch, int64_t layer) const;
+
+  Context& ctx_;
+  GptConfig config_;
+  ParameterTable table_;
+  int64_t batch_;
+  uint64_t seed_;
+  std::unique_ptr<Arena> arena_;
+  Tensor values_, gradients_;
+  GptParams params_, grads_;
+  Activations acts_;
+};
+
+}  // namespace scfa

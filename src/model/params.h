@@ -1,0 +1,58 @@
+// The parameters of a GPT: one table (name, shape, initial values, decay group, place in a flat buffer) that
+// allocation, initialisation, the optimizer, checkpoints and counts all walk, and structs of views for the layers.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+
+namespace scfa {
+
+struct BlockParams {
+  Tensor ln_1_weight, ln_1_bias;            // (C)
+  Tensor attn_weight, attn_bias;            // (2C or 3C, C): queries, keys unless shared, values
+  Tensor attn_proj_weight, attn_proj_bias;  // (C, C)
+  Tensor ln_2_weight, ln_2_bias;            // (C)
+  Tensor fc_weight, fc_bias;                // (4C, C)
+  Tensor mlp_proj_weight, mlp_proj_bias;    // (C, 4C)
+};
+
+// Views are empty where the config has no such parameter.
+struct GptParams {
+  Tensor wte;  // (padded vocab, C)
+  Tensor wpe;  // (sequence_length, C)
+  std::vector<BlockParams> blocks;
+  Tensor ln_f_weight, ln_f_bias;
+  Tensor lm_head;  // (padded vocab, C); empty where it is wte
+
+  const Tensor& head() const { return lm_head ? lm_head : wte; }
+};
+
+enum class Init { kNormal, kResidualNormal, kOnes, kZeros };  // normal 0.02; normal 0.02 / sqrt(2 n_layer)
+enum class DecayGroup { kMatrix, kEmbedding, kVector };
+
+struct ParameterEntry {
+  std::string name;
+  std::vector<int64_t> shape;
+  Init init;
+  DecayGroup group;
+  int64_t offset;  // in elements, a multiple of 64; what lies between tensors stays zero
+  int64_t size;
+};
+
+struct ParameterTable {
+  std::vector<ParameterEntry> entries;
+  int64_t length = 0;  // elements of a flat buffer
+  int64_t count = 0;   // parameters
+
+  explicit ParameterTable(const GptConfig& config);
+  const ParameterEntry& at(const std::string& name) const;
+};
+
+// Views of a flat f32 buffer laid out by the table: values, gradients, moments.
+GptParams view_parameters(const GptConfig& config, Tensor flat);
+
+// Fills flat with initial values, a function of (seed, name) alone.
+void init_parameters(const ParameterTable& table, Tensor flat, int64_t n_layer, uint64_t seed);
+
+}  // namespace scfa
