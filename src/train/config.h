@@ -1,0 +1,122 @@
+// Everything a run is made of. Reading files, command-line overrides, checks, help, docs/configuration.md and the
+// header of a run all come from visit_fields below (see config_io.h).
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "model/config.h"
+
+namespace scfa {
+
+struct DataConfig {
+  std::string directory;
+  std::string order = "epoch";
+};
+
+struct TrainConfig {
+  int64_t steps = 1000;
+  int64_t batch_size = 8;
+  int64_t micro_batch_size = 8;
+};
+
+struct OptimizerConfig {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  bool decay_embeddings = false;
+  double clip = 0;
+};
+
+struct ScheduleConfig {
+  std::string schedule = "onecycle";
+  double lr = 1e-3;
+  double warmup = 0.02;
+  double initial_ratio = 0.01;
+  double final_ratio = 0.2;
+  double decay = 0.2;
+};
+
+struct EvalConfig {
+  int64_t every = 100;
+  int64_t windows = 24;
+};
+
+struct CheckpointConfig {
+  int64_t every = 1000;
+  int64_t keep = 2;
+};
+
+struct LogConfig {
+  int64_t every = 10;
+};
+
+struct Config {
+  std::string name;  // of the run; by default the config file's, without .json
+  std::string runs = "runs";
+  std::string device = "auto";
+  int64_t seed = 1337;
+  DataConfig data;
+  GptConfig model;  // with the attention patterns, which have a section of their own
+  TrainConfig train;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+
+  int64_t accumulation(int64_t world = 1) const { return train.batch_size / (train.micro_batch_size * world); }
+};
+
+// visit(section, key, value, meaning, rule) for every field but those of attention, whose section is an object or a
+// list.
+template <class ConfigT, class Visit>
+void visit_fields(ConfigT& c, Visit&& visit) {
+  const FieldRule any;
+  visit("", "name", c.name, "name of the run; by default the config file's", any);
+  visit("", "runs", c.runs, "folder that holds the runs", any);
+  visit("", "device", c.device, "where to compute; auto takes what this build supports", one_of({"auto", "cpu"}));
+  visit("", "seed", c.seed, "of initial values, data order, projections and drops", at_least(0));
+  visit("data", "directory", c.data.directory, "folder made by prepare_data", any);
+  visit("data", "order", c.data.order, "every window once an epoch in permuted order, or windows at random offsets",
+        one_of({"epoch", "random"}));
+  visit_fields_of_model(c.model, [&](const char* key, auto& value, const char* meaning, const FieldRule& rule) {
+    visit("model", key, value, meaning, rule);
+  });
+  visit("train", "steps", c.train.steps, "optimizer steps", at_least(1));
+  visit("train", "batch_size", c.train.batch_size, "sequences a step, over all micro-batches and processes",
+        at_least(1));
+  visit("train", "micro_batch_size", c.train.micro_batch_size, "sequences computed at a time; must divide batch_size",
+        at_least(1));
+  visit("optimizer", "beta1", c.optimizer.beta1, "AdamW: decay of the first moment", between(0, 0.999999));
+  visit("optimizer", "beta2", c.optimizer.beta2, "AdamW: decay of the second moment", between(0, 0.999999));
+  visit("optimizer", "eps", c.optimizer.eps, "AdamW: added to the root of the second moment", at_least(0));
+  visit("optimizer", "weight_decay", c.optimizer.weight_decay, "AdamW: decay of matrices; norms and biases have none",
+        at_least(0));
+  visit("optimizer", "decay_embeddings", c.optimizer.decay_embeddings, "weight decay on embeddings too", any);
+  visit("optimizer", "clip", c.optimizer.clip, "largest global gradient norm; 0 does not clip", at_least(0));
+  visit("schedule", "schedule", c.schedule.schedule,
+        "course of the learning rate: the paper's one-cycle cosine, warm-up and cosine, linear, constant, or "
+        "warm-up-stable-decay",
+        one_of({"onecycle", "cosine", "linear", "constant", "wsd"}));
+  visit("schedule", "lr", c.schedule.lr, "peak learning rate", at_least(0));
+  visit("schedule", "warmup", c.schedule.warmup, "share of the steps spent warming up", between(0, 1));
+  visit("schedule", "initial_ratio", c.schedule.initial_ratio, "onecycle: first learning rate over lr", between(0, 1));
+  visit("schedule", "final_ratio", c.schedule.final_ratio, "last learning rate over lr (not for constant)",
+        between(0, 1));
+  visit("schedule", "decay", c.schedule.decay, "wsd: share of the steps spent decaying", between(0, 1));
+  visit("eval", "every", c.eval.every, "steps between evaluations; 0 evaluates at the end only", at_least(0));
+  visit("eval", "windows", c.eval.windows, "validation windows of sequence_length tokens, always the same",
+        at_least(1));
+  visit("checkpoint", "every", c.checkpoint.every, "steps between checkpoints; 0 saves at the end only", at_least(0));
+  visit("checkpoint", "keep", c.checkpoint.keep, "newest checkpoints to keep; 0 keeps all", at_least(0));
+  visit("log", "every", c.log.every, "steps between lines on the console", at_least(1));
+}
+
+// Checks what single fields cannot: throws Error naming the keys. The model is checked once its vocabulary is known.
+void validate(const Config& config);
+
+// The learning rate of a step, 0 <= step < steps.
+double learning_rate(const ScheduleConfig& schedule, int64_t step, int64_t steps);
+
+}  // namespace scfa

@@ -1,0 +1,35 @@
+// Configs to and from JSON, text and documentation, all from the declaration in config.h.
+#pragma once
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "train/config.h"
+
+namespace scfa {
+
+// Reads a config file. Throws Error naming the file and the key: bad JSON, a key given twice, an unknown key (with the
+// nearest known one), a wrong type, a value out of range.
+Config read_config(const std::string& path);
+
+// Sets one key ("train.steps", "attention.buckets" for every layer, "attention" to a JSON object or list) from text.
+void override_config(Config& config, const std::string& key, const std::string& text);
+
+nlohmann::ordered_json to_json(const Config& config);
+Config config_from_json(const nlohmann::ordered_json& json, const std::string& origin);
+
+// One row a key, for --help and docs/configuration.md.
+struct FieldDoc {
+  std::string key, type, default_text, meaning;
+};
+std::vector<FieldDoc> config_docs();
+std::string config_markdown();
+
+// Keys whose values differ: (key, value in a, value in b) as JSON text.
+struct Difference {
+  std::string key, a, b;
+};
+std::vector<Difference> differences(const Config& a, const Config& b);
+
+}  // namespace scfa

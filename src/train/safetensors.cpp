@@ -1,0 +1,88 @@
+#include "train/safetensors.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace scfa {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kMaxHeader = 100'000'000;  // as the format's own reader has it
+
+size_t bytes_of(const NamedTensor& tensor) {
+  size_t bytes = sizeof(float);
+  for (const int64_t n : tensor.shape) bytes *= static_cast<size_t>(n);
+  return bytes;
+}
+
+Json entry_of(const NamedTensor& tensor, size_t offset) {
+  return {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes_of(tensor)}}};
+}
+
+// The header of a file and where its data starts.
+Json read_header(std::ifstream& file, const std::string& path, uint64_t* data_start) {
+  uint64_t length = 0;
+  file.read(reinterpret_cast<char*>(&length), sizeof length);
+  require(file.gcount() == sizeof length && length <= kMaxHeader, path, ": is not a safetensors file");
+  std::string text(length, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(length));
+  require(file.gcount() == static_cast<std::streamsize>(length), path, ": ends within its header");
+  Json header = Json::parse(text, nullptr, false);
+  require(header.is_object(), path, ": its header is not JSON");
+  *data_start = sizeof length + length;
+  return header;
+}
+
+}  // namespace
+
+uint64_t write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                           const TensorMetadata& metadata, int64_t* bytes) {
+  Json header;
+  header["__metadata__"] = metadata;
+  size_t offset = 0;
+  for (const NamedTensor& tensor : tensors) {
+    header[tensor.name] = entry_of(tensor, offset);
+    offset += bytes_of(tensor);
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const uint64_t length = text.size();
+  DurableFile file(path);
+  file.write(&length, sizeof length);
+  file.write(text.data(), text.size());
+  for (const NamedTensor& tensor : tensors) file.write(tensor.data, bytes_of(tensor));
+  file.close();
+  *bytes = file.bytes();
+  return file.checksum();
+}
+
+void read_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors) {
+  std::ifstream file(path, std::ios::binary);
+  require(file.good(), path, ": cannot be read");
+  uint64_t start = 0;
+  const Json header = read_header(file, path, &start);
+  for (const NamedTensor& tensor : tensors) {
+    require(header.contains(tensor.name), path, ": has no tensor \"", tensor.name, "\"");
+    const Json& entry = header[tensor.name];
+    const Json want = entry_of(tensor, 0);
+    require(entry.contains("dtype") && entry["dtype"] == want["dtype"] && entry.contains("shape") &&
+                entry["shape"] == want["shape"],
+            path, ": tensor \"", tensor.name, "\" must be F32 ", want["shape"].dump(), ", not ", entry.dump());
+  }
+  for (const auto& [name, entry] : header.items()) {
+    bool known = name == "__metadata__";
+    for (const NamedTensor& tensor : tensors) known = known || tensor.name == name;
+    require(known, path, ": has a tensor \"", name, "\" that this model does not have");
+  }
+  for (const NamedTensor& tensor : tensors) {
+    const uint64_t offset = header[tensor.name]["data_offsets"].at(0).get<uint64_t>();
+    file.seekg(static_cast<std::streamoff>(start + offset));
+    file.read(reinterpret_cast<char*>(tensor.data), static_cast<std::streamsize>(bytes_of(tensor)));
+    require(file.gcount() == static_cast<std::streamsize>(bytes_of(tensor)), path, ": ends within tensor \"",
+            tensor.name, "\"");
+  }
+}
+
+}  // namespace scfa
