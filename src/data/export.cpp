@@ -1,0 +1,77 @@
+#include "data/export.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/error.h"
+#include "data/output_file.h"
+#include "data/token_file.h"
+
+namespace scfa {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int32_t kLlmCMagic = 20240520, kLlmCVersion = 1;
+constexpr int64_t kLlmCTokens = 100'000'000;  // a file, as llm.c's own scripts do
+constexpr int64_t kBlock = 1 << 18;
+
+void write_tokens(const TokenSet& set, int64_t begin, int64_t end, OutputFile& out) {
+  std::vector<int32_t> tokens(kBlock);
+  std::vector<uint16_t> packed(kBlock);
+  for (int64_t at = begin; at < end;) {
+    const int64_t count = std::min(kBlock, end - at);
+    set.read(at, count, tokens.data());
+    std::copy(tokens.begin(), tokens.begin() + count, packed.begin());
+    out.append(packed.data(), static_cast<size_t>(count) * sizeof(uint16_t));
+    at += count;
+  }
+}
+
+std::string llmc_name(Split split, int64_t index) {
+  char number[24];
+  std::snprintf(number, sizeof(number), "_%06d.bin", static_cast<int>(index));
+  return name_of(split) + std::string(number);
+}
+
+}  // namespace
+
+ExportForm parse_export_form(std::string_view name) {
+  if (name == "nanogpt") return ExportForm::kNanoGpt;
+  if (name == "llmc") return ExportForm::kLlmC;
+  fail("no export form is called '", name, "'; there are nanogpt and llmc");
+}
+
+std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output) {
+  const Manifest manifest = read_manifest(directory);
+  require(manifest.vocab_size <= 65536, directory, ": ", manifest.vocab_size,
+          " entries in the vocabulary; the forms of nanoGPT and llm.c hold tokens of 16 bits");
+  require(!fs::exists(output) || (fs::is_directory(output) && fs::is_empty(output)), output,
+          ": exists; export into a new folder");
+  StagedFolder staged(output);
+  std::vector<std::string> names;
+  for (const Split split : {Split::kTrain, Split::kVal}) {
+    if (manifest.split(split).tokens() == 0) continue;
+    const TokenSet set(directory, split);
+    const int64_t per_file = form == ExportForm::kLlmC ? kLlmCTokens : set.tokens();
+    for (int64_t begin = 0; begin < set.tokens(); begin += per_file) {
+      const int64_t end = std::min(set.tokens(), begin + per_file);
+      names.push_back(form == ExportForm::kLlmC ? llmc_name(split, begin / per_file)
+                                                : name_of(split) + std::string(".bin"));
+      OutputFile out(staged.file(names.back()));
+      if (form == ExportForm::kLlmC) {
+        const std::array<int32_t, 256> header{kLlmCMagic, kLlmCVersion, static_cast<int32_t>(end - begin)};
+        out.append(header.data(), sizeof(header));
+      }
+      write_tokens(set, begin, end, out);
+      out.close();
+    }
+  }
+  staged.commit();
+  return names;
+}
+
+}  // namespace scfa

@@ -1,0 +1,22 @@
+// Writing a prepared set in the forms that other trainers read.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace scfa {
+
+enum class ExportForm : uint8_t {
+  kNanoGpt,  // train.bin and val.bin: bare uint16 tokens
+  kLlmC,     // train_000000.bin, ... and val_000000.bin: a header of 256 int32, then uint16 tokens
+};
+
+// "nanogpt" or "llmc". Throws Error naming both.
+ExportForm parse_export_form(std::string_view name);
+
+// Writes both splits of the set in `directory` into the folder `output`, which must not exist or be empty, and returns
+// the names of the files. Throws Error if a token does not fit into 16 bits.
+std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output);
+
+}  // namespace scfa

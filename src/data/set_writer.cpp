@@ -1,0 +1,179 @@
+#include "data/set_writer.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/error.h"
+#include "data/token_file.h"
+
+namespace scfa {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr size_t kFlushBytes = size_t{1} << 20;
+
+template <class Stored>
+void pack(std::span<const uint32_t> tokens, std::vector<char>& out) {
+  const size_t before = out.size();
+  out.resize(before + tokens.size() * sizeof(Stored));
+  auto* to = reinterpret_cast<Stored*>(out.data() + before);
+  for (size_t i = 0; i < tokens.size(); ++i) to[i] = static_cast<Stored>(tokens[i]);
+}
+
+template <class Stored>
+void unpack(const MappedFile& shard, int64_t offset, int64_t count, std::vector<uint32_t>& out) {
+  const auto* from = reinterpret_cast<const Stored*>(shard.data() + sizeof(ShardHeader)) + offset;
+  out.assign(from, from + count);
+}
+
+// Refuses a target that holds anything but, if it may be replaced, a prepared set.
+const SetOptions& checked(const SetOptions& options) {
+  require(!options.directory.empty(), "no output folder: name one with --output");
+  require(options.shard_tokens > 0, "--shard-tokens must be positive, not ", options.shard_tokens);
+  require(options.val_fraction >= 0 && options.val_fraction < 1, "--val-fraction must be at least 0 and below 1, not ",
+          options.val_fraction);
+  const fs::path target = options.directory;
+  if (!fs::exists(fs::symlink_status(target)) || (fs::is_directory(target) && fs::is_empty(target))) return options;
+  const bool set = fs::is_directory(target) && fs::exists(target / kManifestFile);
+  require(set, options.directory, ": exists and is not a prepared set; choose another --output");
+  require(options.overwrite, options.directory, ": there is a prepared set already; --overwrite replaces it");
+  return options;
+}
+
+}  // namespace
+
+std::string shard_name(Split split, size_t index) {
+  char number[24];
+  std::snprintf(number, sizeof(number), "-%05zu.bin", index);
+  return name_of(split) + std::string(number);
+}
+
+struct SplitWriter::OpenShard : ShardInfo {
+  OpenShard(const std::string& folder, const std::string& name) : out(folder + "/" + name) {
+    file = name;
+    XXH3_64bits_reset(hash.get());
+  }
+  OutputFile out;
+  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash{XXH3_createState(), &XXH3_freeState};
+};
+
+SplitWriter::SplitWriter(const Manifest& manifest, const TokenLengths& lengths, std::string folder, Split split,
+                         int64_t shard_tokens)
+    : manifest_(manifest), lengths_(lengths), folder_(std::move(folder)), split_(split), shard_tokens_(shard_tokens) {}
+
+SplitWriter::~SplitWriter() = default;
+
+void SplitWriter::append(std::span<const uint32_t> tokens, int64_t bytes) {
+  while (!tokens.empty()) {
+    if (open_ == nullptr || open_->tokens == shard_tokens_) {
+      end_shard();
+      begin_shard();
+    }
+    const auto room = static_cast<size_t>(shard_tokens_ - open_->tokens);
+    const std::span<const uint32_t> part = tokens.first(std::min(room, tokens.size()));
+    const int64_t part_bytes = part.size() == tokens.size() ? bytes : lengths_.bytes(part);
+    append_to_shard(part, part_bytes);
+    tokens = tokens.subspan(part.size());
+    bytes -= part_bytes;
+  }
+}
+
+void SplitWriter::begin_shard() {
+  open_ = std::make_unique<OpenShard>(folder_, shard_name(split_, info_.shards.size()));
+  const ShardHeader unfinished{};  // no magic: it opens only once it is complete
+  open_->out.append(&unfinished, sizeof(unfinished));
+}
+
+void SplitWriter::append_to_shard(std::span<const uint32_t> tokens, int64_t bytes) {
+  manifest_.dtype == TokenType::kU16 ? pack<uint16_t>(tokens, packed_) : pack<uint32_t>(tokens, packed_);
+  if (packed_.size() >= kFlushBytes) flush();
+  open_->tokens += static_cast<int64_t>(tokens.size());
+  open_->documents += std::count(tokens.begin(), tokens.end(), manifest_.end_of_text);
+  open_->bytes += bytes;
+  tokens_ += static_cast<int64_t>(tokens.size());
+}
+
+void SplitWriter::flush() {
+  open_->out.append(packed_.data(), packed_.size());
+  XXH3_64bits_update(open_->hash.get(), packed_.data(), packed_.size());
+  packed_.clear();
+}
+
+void SplitWriter::end_shard() {
+  if (open_ == nullptr) return;
+  flush();
+  const ShardHeader header = make_shard_header(manifest_, open_->tokens);
+  open_->out.write_at_start(&header, sizeof(header));
+  open_->out.close();
+  open_->xxh3 = XXH3_64bits_digest(open_->hash.get());
+  info_.shards.push_back(*open_);
+  open_ = nullptr;
+}
+
+SplitInfo SplitWriter::finish() {
+  end_shard();
+  return std::move(info_);
+}
+
+SetWriter::SetWriter(const SetOptions& options, const Tokenizer& tokenizer)
+    : options_(checked(options)), lengths_(tokenizer), staged_(options.directory) {
+  manifest_.tokenizer = tokenizer.name();
+  manifest_.vocab_size = tokenizer.vocab_size();
+  manifest_.end_of_text = tokenizer.end_of_text();
+  manifest_.dtype = tokenizer.vocab_size() <= 65536 ? TokenType::kU16 : TokenType::kU32;
+  manifest_.val_fraction = options.val_fraction;
+  manifest_.seed = options.seed;
+  train_ = std::make_unique<SplitWriter>(manifest_, lengths_, folder(), Split::kTrain, options.shard_tokens);
+  val_ = std::make_unique<SplitWriter>(manifest_, lengths_, folder(), Split::kVal, options.shard_tokens);
+}
+
+const Manifest& SetWriter::finish() {
+  manifest_.train = train_->finish();
+  manifest_.val = val_->finish();
+  require(manifest_.train.tokens() + manifest_.val.tokens() > 0, "the input has no text: nothing to write");
+  if (options_.val_fraction > 0 && manifest_.val.shards.empty())
+    hold_out_tail(manifest_.train);
+  else if (manifest_.train.shards.empty())
+    hold_out_tail(manifest_.val);
+  write_file(staged_.file(kManifestFile), to_json(manifest_));
+  return manifest_;
+}
+
+// Too few documents to choose from, one perhaps: all tokens are written again, the last ones as validation. Only small
+// sets come here, unless a large text is a single document.
+void SetWriter::hold_out_tail(SplitInfo all) {
+  const int64_t total = all.tokens();
+  const auto wanted = static_cast<int64_t>(std::llround(static_cast<double>(total) * options_.val_fraction));
+  const int64_t cut = total - std::clamp<int64_t>(wanted, 1, std::max<int64_t>(total - 1, 1));
+  manifest_.val_is_tail = true;
+  SplitWriter train(manifest_, lengths_, folder(), Split::kTrain, options_.shard_tokens);
+  SplitWriter val(manifest_, lengths_, folder(), Split::kVal, options_.shard_tokens);
+  for (ShardInfo& shard : all.shards) {
+    const std::string old = staged_.file("all-" + shard.file);
+    fs::rename(staged_.file(shard.file), old);
+    shard.file = old;
+  }
+  constexpr int64_t kBlock = 1 << 16;
+  std::vector<uint32_t> block;
+  for (const ShardInfo& shard : all.shards) {
+    const MappedFile file(shard.file);
+    for (int64_t at = 0; at < shard.tokens; at += static_cast<int64_t>(block.size())) {
+      const int64_t before_cut = cut - train.tokens();
+      const int64_t count = std::min({kBlock, shard.tokens - at, before_cut > 0 ? before_cut : kBlock});
+      manifest_.dtype == TokenType::kU16 ? unpack<uint16_t>(file, at, count, block)
+                                         : unpack<uint32_t>(file, at, count, block);
+      (before_cut > 0 ? train : val).append(block, lengths_.bytes(block));
+    }
+    fs::remove(shard.file);
+  }
+  manifest_.train = train.finish();
+  manifest_.val = val.finish();
+}
+
+}  // namespace scfa

@@ -1,0 +1,85 @@
+// Writing a prepared set: shards, checksums, manifest; nothing that looks like a set until all of it is on disk.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/manifest.h"
+#include "data/output_file.h"
+#include "data/piece_encoder.h"
+
+struct XXH3_state_s;
+
+namespace scfa {
+
+// The shards of one split, in a folder.
+class SplitWriter {
+ public:
+  // `manifest` says how tokens are stored. Both references must outlive the writer.
+  SplitWriter(const Manifest& manifest, const TokenLengths& lengths, std::string folder, Split split,
+              int64_t shard_tokens);
+  ~SplitWriter();
+
+  // Adds tokens behind which `bytes` of text stand; new shards are begun as they fill.
+  void append(std::span<const uint32_t> tokens, int64_t bytes);
+
+  int64_t tokens() const { return tokens_; }
+  // Closes the last shard.
+  SplitInfo finish();
+
+ private:
+  struct OpenShard;
+  void begin_shard();
+  void end_shard();
+  void flush();
+  void append_to_shard(std::span<const uint32_t> tokens, int64_t bytes);
+
+  const Manifest& manifest_;
+  const TokenLengths& lengths_;
+  std::string folder_;
+  Split split_;
+  int64_t shard_tokens_;
+  int64_t tokens_ = 0;
+  std::unique_ptr<OpenShard> open_;
+  std::vector<char> packed_;  // on its way to the open shard
+  SplitInfo info_;
+};
+
+struct SetOptions {
+  std::string directory;
+  bool overwrite = false;  // replace a prepared set that is there
+  int64_t shard_tokens = 100'000'000;
+  double val_fraction = 0.0005;
+  uint64_t seed = 0;
+};
+
+class SetWriter {
+ public:
+  // Throws Error if the directory is taken.
+  SetWriter(const SetOptions& options, const Tokenizer& tokenizer);
+
+  SplitWriter& split(Split which) { return which == Split::kTrain ? *train_ : *val_; }
+
+  // If both splits are wanted and one is empty, holds out the tail of the other; then writes the manifest. The set is
+  // complete on disk but not in place yet: more files may be added in folder().
+  const Manifest& finish();
+  const std::string& folder() const { return staged_.path(); }
+  // Puts the set in place.
+  void commit() { staged_.commit(); }
+
+ private:
+  void hold_out_tail(SplitInfo all);
+
+  SetOptions options_;
+  Manifest manifest_;
+  TokenLengths lengths_;
+  StagedFolder staged_;
+  std::unique_ptr<SplitWriter> train_, val_;
+};
+
+// The name of a shard: train-00000.bin.
+std::string shard_name(Split split, size_t index);
+
+}  // namespace scfa

@@ -1,0 +1,62 @@
+#include "data/verify.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "core/error.h"
+#include "data/piece_encoder.h"
+#include "data/token_file.h"
+
+namespace scfa {
+
+namespace {
+
+constexpr int64_t kBlock = 1 << 18;
+
+void verify_checksum(const std::string& path, const ShardInfo& info, const Manifest& manifest) {
+  const MappedFile file(path);
+  const uint64_t hash =
+      XXH3_64bits(file.data() + sizeof(ShardHeader), static_cast<size_t>(info.tokens * size_of(manifest.dtype)));
+  require(hash == info.xxh3, path, ": corrupt: its checksum is not the one in ", kManifestFile);
+}
+
+// Counts what the manifest says of one shard; reading checks the range of the tokens.
+void verify_counts(const TokenSet& set, int64_t begin, const ShardInfo& info, const TokenLengths& lengths) {
+  int64_t documents = 0, bytes = 0;
+  std::vector<uint32_t> tokens;
+  for (int64_t at = 0; at < info.tokens; at += static_cast<int64_t>(tokens.size())) {
+    tokens.resize(static_cast<size_t>(std::min(kBlock, info.tokens - at)));
+    set.read(begin + at, static_cast<int64_t>(tokens.size()), reinterpret_cast<int32_t*>(tokens.data()));
+    documents += std::count(tokens.begin(), tokens.end(), set.manifest().end_of_text);
+    bytes += lengths.bytes(tokens);
+  }
+  const std::string where = set.directory() + ": " + info.file;
+  require(documents == info.documents, where, " has ", documents, " documents, the manifest says ", info.documents);
+  require(bytes == info.bytes, where, " has ", bytes, " bytes of text, the manifest says ", info.bytes);
+}
+
+}  // namespace
+
+Manifest verify_set(const std::string& directory) {
+  const Manifest manifest = read_manifest(directory);
+  const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(manifest.tokenizer);
+  const TokenLengths lengths(*tokenizer);
+  require(tokenizer->vocab_size() == manifest.vocab_size, directory, ": ", manifest.vocab_size,
+          " entries in the vocabulary; the tokenizer '", manifest.tokenizer, "' has ", tokenizer->vocab_size());
+  for (const Split split : {Split::kTrain, Split::kVal}) {
+    if (manifest.split(split).tokens() == 0) continue;
+    const TokenSet set(directory, split);
+    int64_t begin = 0;
+    for (const ShardInfo& info : manifest.split(split).shards) {
+      verify_checksum((std::filesystem::path(directory) / info.file).string(), info, manifest);
+      verify_counts(set, begin, info, lengths);
+      begin += info.tokens;
+    }
+  }
+  return manifest;
+}
+
+}  // namespace scfa
