@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Sets up, then runs every test; --all adds what continuous integration checks.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/common.sh
+
+usage() {
+  cat <<'END'
+Usage: scripts/test.sh [--all] [CTEST OPTION...]
+  Sets up (scripts/setup.sh), then runs the tests; options such as -R NAME go to ctest.
+  --all   also: warnings as errors, GPU code for sm_80 and sm_90a without register spills (if nvcc is there), all
+          tests under the address and undefined-behaviour sanitizers, formatting, includes, clang-tidy, generated docs
+END
+}
+
+all=''
+case ${1-} in
+  --all) all=1; shift ;;
+  -h | --help) usage; exit 0 ;;
+esac
+
+# Test cases run side by side, each with two threads: parallel code stays parallel, and the cores are not fought over.
+export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=2
+run_ctest() {
+  local preset=$1
+  shift
+  ctest --preset "$preset" -j "$(nproc)" --no-tests=error "$@"
+}
+
+if [[ -z $all ]]; then
+  scripts/setup.sh
+  preset=$(readlink train | cut -d/ -f2)
+  run_ctest "$preset" "$@"
+  exit
+fi
+
+start=$SECONDS failed=()
+
+# step NAME COMMAND...: runs one check and goes on after a failure, so that one run shows all that is wrong.
+step() {
+  local name=$1 begun=$SECONDS
+  shift
+  printf '\n==== %s\n' "$name"
+  if "$@"; then
+    say "$name: ok ($(minutes_since "$begun"))"
+  else
+    say "$name: FAILED ($(minutes_since "$begun"))"
+    failed+=("$name")
+  fi
+}
+
+finish() {
+  if ((${#failed[@]})); then
+    printf '\n'
+    say "FAILED after $(minutes_since "$start"): $(printf '%s; ' "${failed[@]}")"
+    exit 1
+  fi
+  say "everything passed in $(minutes_since "$start")"
+}
+
+check_gpu_code() {
+  if ! find_nvcc >/dev/null; then
+    say "no nvcc: the GPU code was not compiled"
+  elif [[ -z $(find src -name '*.cu') ]]; then
+    say "there is no GPU code"
+  else
+    scripts/ptxas_summary.py build/ci.log
+  fi
+}
+
+check_docs() {
+  ./train --print-config-docs | diff -u docs/configuration.md - ||
+    { say "out of date: ./train --print-config-docs > docs/configuration.md"; return 1; }
+}
+
+# Only files of this build: which of two files stands for a missing GPU is CMake's choice.
+check_tidy() {
+  local database=build/ci files
+  mapfile -t files < <(find src -name '*.cpp' | sort | while read -r file; do
+    ! grep -q "/$file\"" "$database/compile_commands.json" || printf '%s\n' "$file"
+  done)
+  printf '%s\n' "${files[@]}" |
+    xargs -P "$(build_jobs)" -n 1 clang-tidy -p "$database" --quiet 2>build/tidy.log ||
+    { grep -v 'warnings generated\|Suppressed\|Use -header-filter' build/tidy.log | head -n 40 || true; return 1; }
+  say "${#files[@]} files are clean"
+}
+
+run_sanitized() {
+  (build asan) || return 1
+  # Quiet on success: the last test run is the one to read.
+  UBSAN_OPTIONS=print_stacktrace=1 logged build/asan-tests.log run_ctest asan || return 1
+  tail -n 5 build/asan-tests.log | grep 'tests passed'
+}
+
+printf '==== packages and build\n'
+scripts/setup.sh --checks --packages-only
+# ptxas reports only when it runs; with ccache this costs seconds.
+[[ ! -d build/ci ]] || find build/ci -name '*.cu.o' -delete
+if ! scripts/setup.sh --checks --preset ci; then
+  failed+=("build with warnings as errors")
+  finish
+fi
+step "GPU code" check_gpu_code
+step "formatting" scripts/check_format.sh
+step "includes" scripts/check_includes.py --self-test
+step "generated docs" check_docs
+step "clang-tidy" check_tidy
+step "tests under address and undefined-behaviour sanitizers" run_sanitized
+step "tests" run_ctest ci "$@"
+finish
