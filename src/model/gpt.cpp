@@ -127,11 +127,11 @@ LossSums Gpt::head(const Batch& batch, bool gradients) {
       matmul_backward(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), dhead, {}, logits, rows, params_.head());
   }
   LossSums sums;
-  for (int64_t i = 0; i < N; ++i) {
+  sums.tokens = batch.rows > 0 ? batch.rows * config_.sequence_length : N;
+  for (int64_t i = 0; i < sums.tokens; ++i) {
     sums.loss += static_cast<double>(acts_.losses.as<float>()[i]);
     sums.hits += static_cast<double>(acts_.hits.as<float>()[i]);
   }
-  sums.tokens = N;
   return sums;
 }
 

@@ -13,6 +13,7 @@ namespace scfa {
 struct Batch {
   ConstTensor ids;                     // (B, T) i32
   ConstTensor targets;                 // (B, T) i32
+  int64_t rows = 0;                    // sequences that count in the loss, the first ones; 0: all
   const uint32_t* samples = nullptr;   // (B), on the host: number of each sequence within its step
   uint32_t step = 0;                   // kEvaluationStep for evaluation: fixed projections and drops
   float gradient_scale = 1.0f;         // 1 / tokens of the whole step

@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kFormat = 1;
 constexpr const char* kPrefix = "checkpoint-";
 constexpr const char* kTemporary = ".tmp-checkpoint";
+constexpr const char* kReplaced = ".old-checkpoint";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
@@ -112,9 +113,12 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
   write_text(folder / kStateFile, json.dump(2) + "\n");
   sync_directory(folder);
   const fs::path final_path = fs::path(run) / name_of_step(state.step);
-  if (fs::exists(final_path)) fs::remove_all(final_path);
+  const fs::path replaced = fs::path(run) / kReplaced;
+  fs::remove_all(replaced);
+  if (fs::exists(final_path)) fs::rename(final_path, replaced);
   fs::rename(folder, final_path);
   sync_directory(run);
+  fs::remove_all(replaced);
   remove_old(run, state.config.checkpoint.keep);
   return final_path;
 }

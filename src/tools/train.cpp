@@ -1,0 +1,66 @@
+// ./train --config FILE [--KEY VALUE ...]: trains a GPT.
+#include <cxxopts.hpp>
+#include <iostream>
+
+#include "tools/tool_main.h"
+#include "train/config_io.h"
+#include "train/nearest.h"
+#include "train/trainer.h"
+
+namespace scfa {
+namespace {
+
+void print_help() {
+  std::cout << "Trains a GPT from a config file; every key of the config can be overridden.\n\n"
+               "  ./train --config FILE [--KEY VALUE ...]\n\n"
+               "  --config FILE         what to train; configs/ holds examples\n"
+               "  --resume              go on from the newest whole checkpoint of the run\n"
+               "  --overwrite           replace what an earlier run of this name left\n"
+               "  --dry-run             check config, data and memory; allocate and write nothing\n"
+               "  --print-config-docs   print docs/configuration.md\n"
+               "  --help                this text\n\nKeys (type, default):\n";
+  for (const FieldDoc& doc : config_docs())
+    std::cout << "  --" << doc.key << "  (" << doc.type << ", " << doc.default_text << ")\n      " << doc.meaning
+              << "\n";
+  std::cout << "  --attention  (JSON)\n      one pattern for all layers, or a list with one a layer\n";
+}
+
+int run(int argc, char** argv) {
+  cxxopts::Options options("train");
+  auto add = options.add_options();
+  for (const char* flag : {"resume", "overwrite", "dry-run", "print-config-docs", "help"}) add(flag, "");
+  std::vector<std::string> keys{"attention"};
+  for (const FieldDoc& doc : config_docs()) keys.push_back(doc.key);
+  for (const std::string& key : keys) add(key, "", cxxopts::value<std::string>());
+  add("config", "", cxxopts::value<std::string>());
+  options.allow_unrecognised_options();
+  const cxxopts::ParseResult arguments = options.parse(argc, argv);
+  if (!arguments.unmatched().empty()) {
+    const std::string& word = arguments.unmatched().front();
+    const std::string key = word.substr(std::min(word.size(), word.find_first_not_of('-')));
+    fail(word, ": is not an option", did_you_mean(key.substr(0, key.find('=')), keys), " --help lists all");
+  }
+  if (arguments.count("help")) return print_help(), 0;
+  if (arguments.count("print-config-docs")) return std::cout << config_markdown(), 0;
+  require(arguments.count("config") == 1,
+          "say what to train: ./train --config configs/quickstart.json (--help lists all)");
+  Config config = read_config(arguments["config"].as<std::string>());
+  for (const auto& argument : arguments.arguments())  // in the order given
+    if (std::find(keys.begin(), keys.end(), argument.key()) != keys.end())
+      override_config(config, argument.key(), argument.value());
+  install_signal_handlers();
+  Console console;
+  const TrainResult result = train(config,
+                                   {.resume = arguments.count("resume") > 0,
+                                    .overwrite = arguments.count("overwrite") > 0,
+                                    .dry_run = arguments.count("dry-run") > 0},
+                                   console);
+  return result.signal == 0 ? 0 : 128 + result.signal;
+}
+
+}  // namespace
+}  // namespace scfa
+
+int main(int argc, char** argv) {
+  return scfa::tool_main("train", [&] { return scfa::run(argc, argv); });
+}

@@ -1,0 +1,27 @@
+// Loss on a fixed set of validation windows, spread evenly over the split.
+#pragma once
+#include <functional>
+
+#include "data/loader.h"
+#include "model/gpt.h"
+
+namespace scfa {
+
+class Evaluator {
+ public:
+  // batch: sequences of the model's micro-batch. windows: how many to use; fewer if the split has fewer.
+  Evaluator(const TokenSet& set, int64_t windows, int64_t sequence_length, int64_t batch);
+
+  // Sums over all windows; progress(share) is called between batches and may throw to stop.
+  LossSums run(Gpt& model, const std::function<void(double)>& progress);
+
+  int64_t windows() const { return windows_; }
+
+ private:
+  const TokenSet& set_;
+  int64_t windows_, available_, length_, batch_;
+  std::vector<int32_t> inputs_, targets_;
+  std::vector<uint32_t> samples_;
+};
+
+}  // namespace scfa

@@ -1,0 +1,53 @@
+#include "train/machine.h"
+
+#include <omp.h>
+#include <sys/resource.h>
+
+#include <fstream>
+
+namespace scfa {
+
+namespace {
+
+// The value of "key : value" or "key: value" in a file of such lines.
+std::string look_up(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with(key)) continue;
+    const size_t colon = line.find(':');
+    const size_t begin = line.find_first_not_of(" \t", colon + 1);
+    if (colon != std::string::npos && begin != std::string::npos) return line.substr(begin);
+  }
+  return {};
+}
+
+int64_t memory_line(const std::string& key) {
+  const std::string value = look_up("/proc/meminfo", key);
+  return value.empty() ? 0 : std::stoll(value) * 1024;
+}
+
+}  // namespace
+
+Machine this_machine() {
+  const std::string cpu = look_up("/proc/cpuinfo", "model name");
+  return {cpu.empty() ? "unknown CPU" : cpu, omp_get_max_threads(), memory_line("MemTotal")};
+}
+
+std::string git_commit() {
+  return *SCFA_COMMIT ? SCFA_COMMIT : "unknown";
+}
+std::string version() {
+  return SCFA_VERSION;
+}
+
+int64_t available_memory() {
+  return memory_line("MemAvailable");
+}
+
+int64_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * int64_t{1024};
+}
+
+}  // namespace scfa

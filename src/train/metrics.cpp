@@ -1,0 +1,81 @@
+#include "train/metrics.h"
+
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "train/config_io.h"
+#include "train/machine.h"
+
+namespace scfa {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+Json header(const char* type, const Config& config, const Gpt& model) {
+  const Machine machine = this_machine();
+  return {{"type", type},
+          {"time", utc_now()},
+          {"version", version()},
+          {"commit", git_commit()},
+          {"machine", {{"cpu", machine.cpu}, {"threads", machine.threads}, {"memory_bytes", machine.memory}}},
+          {"parameters", model.table().count},
+          {"vocab_size", model.config().vocab_size},
+          {"model_flops_per_token", model_flops_per_token(model.config())},
+          {"config", to_json(config)}};
+}
+
+}  // namespace
+
+Metrics::Metrics(const std::string& path, const Config& config, const Gpt& model, int64_t resume_step)
+    : path_(path), file_(path, resume_step > 0 ? std::ios::app : std::ios::trunc) {
+  require(file_.good(), path_, ": cannot be written");
+  Json first = header(resume_step > 0 ? "resume" : "header", config, model);
+  if (resume_step > 0) first["step"] = resume_step;
+  write(first.dump());
+}
+
+void Metrics::write(const std::string& line) {
+  file_ << line << '\n' << std::flush;
+  require(file_.good(), path_, ": cannot be written; is the disk full?");
+}
+
+void Metrics::step(const StepRecord& r) {
+  const Json record = {{"type", "step"},
+                       {"step", r.step},
+                       {"loss", r.loss},
+                       {"lr", r.lr},
+                       {"grad_norm", r.grad_norm},
+                       {"tokens", r.tokens},
+                       {"seconds", r.seconds},
+                       {"waited", r.waited},
+                       {"tokens_per_s", r.tokens_per_second},
+                       {"flops_per_s", r.flops_per_second}};
+  write(record.dump());
+}
+
+void Metrics::eval(int64_t step, const LossSums& sums, double seconds) {
+  const auto tokens = static_cast<double>(sums.tokens);
+  const Json record = {{"type", "eval"},
+                       {"step", step},
+                       {"loss", sums.loss / tokens},
+                       {"perplexity", std::exp(sums.loss / tokens)},
+                       {"accuracy", sums.hits / tokens},
+                       {"tokens", sums.tokens},
+                       {"seconds", seconds}};
+  write(record.dump());
+}
+
+}  // namespace scfa

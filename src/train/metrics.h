@@ -1,0 +1,38 @@
+// runs/NAME/metrics.jsonl: one JSON object a line. The first is a header (config, commit, machine); then a "step" a
+// step and an "eval" an evaluation; "resume" where a run was taken up again: what follows replaces later steps before
+// it.
+#pragma once
+#include <fstream>
+#include <string>
+
+#include "model/gpt.h"
+#include "train/config.h"
+
+namespace scfa {
+
+struct StepRecord {
+  int64_t step;  // updates done, this one included
+  double loss, lr, grad_norm;
+  int64_t tokens;  // of the whole run so far
+  double seconds;  // of this step
+  double waited;   // of these, for data
+  double tokens_per_second = 0, flops_per_second = 0;
+};
+
+class Metrics {
+ public:
+  // Creates the file with its header, or appends a resume record to what is there.
+  Metrics(const std::string& path, const Config& config, const Gpt& model, int64_t resume_step);
+
+  void step(const StepRecord& record);
+  void eval(int64_t step, const LossSums& sums, double seconds);
+
+  const std::string& path() const { return path_; }
+
+ private:
+  void write(const std::string& line);
+  std::string path_;
+  std::ofstream file_;
+};
+
+}  // namespace scfa

@@ -1,0 +1,347 @@
+#include "train/trainer.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+
+#include "data/tokenizer.h"
+#include "train/config_io.h"
+#include "train/evaluate.h"
+#include "train/machine.h"
+
+namespace scfa {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+volatile std::sig_atomic_t stop_signal = 0;
+
+extern "C" void on_signal(int signal) {
+  if (stop_signal != 0) std::_Exit(128 + signal);
+  stop_signal = signal;
+}
+
+struct Stopped {};  // thrown out of an evaluation when a signal came
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+bool due(int64_t step, int64_t every) {
+  return every > 0 && step % every == 0;
+}
+
+TokenSet open_split(const std::string& directory, Split split) {
+  require(fs::exists(directory), "data.directory: ", directory,
+          " is not there; make it with ./prepare_data --input FILES ", "--tokenizer gpt2 --output ", directory,
+          " (docs/data.md says where to get text)");
+  return {directory, split};
+}
+
+// The config with what the data decides filled in, and everything checked.
+Config complete(Config config, const TokenSet& set) {
+  validate(config);
+  const int64_t entries = set.manifest().vocab_size;
+  require(config.model.vocab_size == 0 || config.model.vocab_size >= entries,
+          "model.vocab_size: ", config.model.vocab_size, " is less than the ", entries, " entries of tokenizer ",
+          set.manifest().tokenizer, " that made ", set.directory(), "; set it to 0 to follow the data");
+  if (config.model.vocab_size == 0) config.model.vocab_size = entries;
+  validate(config.model);
+  return config;
+}
+
+// Keys that may change between a checkpoint and its resumption without the run becoming another one.
+bool harmless(const std::string& key) {
+  for (const char* prefix :
+       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "train.micro_batch_size"})
+    if (key.starts_with(prefix)) return true;
+  return false;
+}
+
+class Trainer {
+ public:
+  Trainer(const Config& config, const TrainOptions& options, Console& console)
+      : console_(console),
+        options_(options),
+        train_set_(open_split(config.data.directory, Split::kTrain)),
+        val_set_(open_split(config.data.directory, Split::kVal)),
+        config_(complete(config, train_set_)),
+        evaluator_(val_set_, config_.eval.windows, config_.model.sequence_length, config_.train.micro_batch_size),
+        loader_(train_set_, loader_options()),
+        run_((fs::path(config_.runs) / config_.name).string()),
+        tokens_a_step_(config_.train.batch_size * config_.model.sequence_length),
+        flops_a_token_(model_flops_per_token(config_.model)) {}
+
+  TrainResult run() {
+    describe();
+    check_memory();
+    if (options_.dry_run) {
+      console_.line("dry run: everything is in order; nothing was allocated or written");
+      return {};
+    }
+    start();
+    for (; step_ < config_.train.steps && stop_signal == 0; ++step_) {
+      if (due(step_, config_.eval.every) && !evaluate()) break;
+      const double began = now(), waited = loader_.waited_seconds();
+      const double loss = accumulate_gradients();
+      const double lr = learning_rate(config_.schedule, step_, config_.train.steps);
+      const double norm = checked_norm(loss);
+      optimizer_->update(*model_, lr, step_ + 1);
+      report({.step = step_ + 1,
+              .loss = loss,
+              .lr = lr,
+              .grad_norm = norm,
+              .tokens = (step_ + 1) * tokens_a_step_,
+              .seconds = now() - began,
+              .waited = loader_.waited_seconds() - waited});
+      if (due(step_ + 1, config_.checkpoint.every) && step_ + 1 < config_.train.steps) save(step_ + 1);
+    }
+    return finish();
+  }
+
+ private:
+  LoaderOptions loader_options() const {
+    return {.order = parse_sample_order(config_.data.order),
+            .seed = static_cast<uint64_t>(config_.seed),
+            .sequence_length = config_.model.sequence_length,
+            .batch = config_.train.micro_batch_size,
+            .micro_steps = config_.accumulation()};
+  }
+
+  void describe() {
+    const Machine machine = this_machine();
+    const ParameterTable table(config_.model);
+    console_.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
+    if (kCudaBuild && config_.device == "auto") console_.line("device: cpu (training on the GPU is not there yet)");
+    console_.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
+                              format_count(static_cast<double>(table.count)), config_.model.n_layer,
+                              config_.model.n_head, config_.model.n_embd, config_.model.sequence_length,
+                              attention_text(config_)));
+    console_.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config_.data.directory,
+                              format_count(static_cast<double>(train_set_.tokens())), train_set_.manifest().tokenizer,
+                              evaluator_.windows(), count_windows(val_set_, config_.model.sequence_length)));
+    console_.line(fmt::format("run: {} steps of {} tokens in {} micro-batches, {:.2f} epochs", config_.train.steps,
+                              format_count(static_cast<double>(tokens_a_step_)), config_.accumulation(),
+                              loader_.epoch(config_.train.steps)));
+  }
+
+  static int64_t total(const std::vector<Arena::Item>& items) {
+    int64_t bytes = 0;
+    for (const Arena::Item& item : items) bytes += item.bytes;
+    return bytes;
+  }
+
+  std::vector<Arena::Item> memory_plan(int64_t micro_batch) const {
+    std::vector<Arena::Item> items = Gpt::memory_plan(Context(), config_.model, micro_batch, Gpt::Mode::kTraining);
+    items.push_back({"optimizer state", Optimizer::memory(ParameterTable(config_.model))});
+    return items;
+  }
+
+  void check_memory() {
+    const std::vector<Arena::Item> items = memory_plan(config_.train.micro_batch_size);
+    std::string text = "memory: " + format_bytes(total(items)) + " (";
+    for (size_t i = 0; i < items.size(); ++i)
+      text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
+    console_.line(text + ")");
+    const int64_t available = available_memory();
+    if (available == 0 || total(items) <= available) return;
+    int64_t fits = config_.train.micro_batch_size - 1;
+    while (fits > 0 && (config_.train.batch_size % fits != 0 || total(memory_plan(fits)) > available)) --fits;
+    fail("memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available; ",
+         fits > 0 ? concat("train.micro_batch_size ", fits, " would fit")
+                  : "no micro-batch fits: make the model smaller");
+  }
+
+  // Makes the run folder, the model and the optimizer, and takes up the newest checkpoint if asked to.
+  void start() {
+    std::string checkpoint;
+    if (options_.resume) {
+      std::vector<std::string> rejected;
+      checkpoint = newest_checkpoint(run_, &rejected);
+      for (const std::string& why : rejected) console_.warning(why);
+      require(!checkpoint.empty() || rejected.empty(), run_,
+              ": none of its checkpoints can be used; --overwrite starts anew");
+      if (checkpoint.empty()) console_.line(run_ + ": has no checkpoint yet, starting from the beginning");
+    } else if (fs::exists(fs::path(run_) / "metrics.jsonl")) {
+      require(options_.overwrite, run_, ": holds a run already; --resume goes on with it, --overwrite replaces it, ",
+              "--name NAME starts another");
+      remove_run();
+    }
+    if (!checkpoint.empty()) state_ = checked_state(checkpoint);
+    model_ = std::make_unique<Gpt>(ctx_, config_.model, config_.train.micro_batch_size,
+                                   static_cast<uint64_t>(config_.seed), Gpt::Mode::kTraining);
+    optimizer_ = std::make_unique<Optimizer>(ctx_, model_->table(), config_.optimizer);
+    if (checkpoint.empty()) {
+      model_->init(static_cast<uint64_t>(config_.seed));
+    } else {
+      load_checkpoint(checkpoint, *model_, optimizer_.get());
+      step_ = state_.step;
+      console_.line(fmt::format("resumed from {} after step {}", checkpoint, step_));
+    }
+    fs::create_directories(run_);
+    metrics_ = std::make_unique<Metrics>((fs::path(run_) / "metrics.jsonl").string(), config_, *model_, step_);
+    first_step_ = step_;
+  }
+
+  void remove_run() {  // what a run writes, and nothing else
+    for (const fs::directory_entry& entry : fs::directory_iterator(run_)) {
+      const std::string name = entry.path().filename();
+      if (name == "metrics.jsonl" || name.starts_with("checkpoint-") || name.starts_with(".tmp-checkpoint"))
+        fs::remove_all(entry.path());
+    }
+  }
+
+  CheckpointState checked_state(const std::string& checkpoint) {
+    CheckpointState state = read_checkpoint_state(checkpoint);
+    require(state.tokenizer == train_set_.manifest().tokenizer, checkpoint, ": was trained on tokens of ",
+            state.tokenizer, ", but ", config_.data.directory, " holds tokens of ", train_set_.manifest().tokenizer);
+    for (const Difference& d : differences(state.config, config_)) {
+      require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), checkpoint, ": was trained with ", d.key,
+              " = ", d.a, ", not ", d.b);
+      if (!harmless(d.key))
+        console_.warning(concat(d.key, " was ", d.a, " and is now ", d.b,
+                                ": the run will not be what it would have been without the stop"));
+    }
+    return state;
+  }
+
+  double accumulate_gradients() {
+    LossSums sums;
+    model_->zero_gradients();
+    for (int64_t micro = 0; micro < config_.accumulation(); ++micro) {
+      const Batch batch = next_batch(micro);
+      sums += model_->forward(batch, true);
+      model_->backward(batch);
+    }
+    return sums.loss / static_cast<double>(sums.tokens);
+  }
+
+  Batch next_batch(int64_t micro) {
+    const TokenBatch& tokens = loader_.batch(step_, micro);
+    const int64_t B = config_.train.micro_batch_size, T = config_.model.sequence_length;
+    Batch batch;
+    batch.ids = ConstTensor(tokens.inputs.data(), DType::kI32, Device::kCpu, {B, T});
+    batch.targets = ConstTensor(tokens.targets.data(), DType::kI32, Device::kCpu, {B, T});
+    batch.samples = tokens.samples.data();
+    batch.step = static_cast<uint32_t>(step_);
+    batch.gradient_scale = 1.0f / static_cast<float>(tokens_a_step_);
+    return batch;
+  }
+
+  double checked_norm(double loss) {
+    const double norm = static_cast<double>(optimizer_->norm(*model_));
+    if (std::isfinite(loss) && std::isfinite(norm)) return norm;
+    const std::string tensor = model_->first_non_finite();
+    fail("step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient norm" : "loss", " is not finite (",
+         std::isfinite(loss) ? norm : loss,
+         "); first bad tensor: ", tensor.empty() ? "none; the sum itself overflowed" : tensor,
+         ". The step was not applied and no checkpoint was touched");
+  }
+
+  void report(StepRecord record) {
+    record.tokens_per_second = static_cast<double>(tokens_a_step_) / record.seconds;
+    record.flops_per_second = record.tokens_per_second * flops_a_token_;
+    metrics_->step(record);
+    trained_seconds_ += record.seconds;
+    interval_seconds_ += record.seconds;
+    interval_waited_ += record.waited;
+    ++interval_steps_;
+    const int64_t total = config_.train.steps;
+    const std::string left = format_duration(seconds_left(record.step));
+    if (due(record.step, config_.log.every) || record.step == total || record.step == first_step_ + 1) {
+      const double rate = static_cast<double>(interval_steps_ * tokens_a_step_) / interval_seconds_;
+      console_.line(fmt::format(
+          "step {:>{}}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {} tok/s  {}FLOP/s  wait {:.1f}%  mem {}  {} left",
+          record.step, std::to_string(total).size(), total, record.loss, record.lr, record.grad_norm,
+          format_count(rate), format_count(rate * flops_a_token_), 100 * interval_waited_ / interval_seconds_,
+          format_bytes(peak_memory()), left));
+      interval_seconds_ = interval_waited_ = 0;
+      interval_steps_ = 0;
+    }
+    console_.progress(static_cast<double>(record.step) / static_cast<double>(total),
+                      fmt::format("step {}/{}  loss {:.3f}  {} left", record.step, total, record.loss, left));
+  }
+
+  double seconds_left(int64_t done) const {
+    const int64_t steps = config_.train.steps - done;
+    const double a_step = trained_seconds_ / static_cast<double>(done - first_step_);
+    const int64_t evaluations = 1 + (config_.eval.every > 0 ? steps / config_.eval.every : 0);
+    return static_cast<double>(steps) * a_step + static_cast<double>(evaluations) * eval_seconds_;
+  }
+
+  // False if a signal came meanwhile.
+  bool evaluate() {
+    const double began = now();
+    try {
+      validation_ = evaluator_.run(*model_, [&](double share) {
+        if (stop_signal != 0) throw Stopped();
+        console_.progress(share, "evaluating");
+      });
+    } catch (const Stopped&) {
+      return false;
+    }
+    eval_seconds_ = now() - began;
+    metrics_->eval(step_, validation_, eval_seconds_);
+    const double loss = validation_.loss / static_cast<double>(validation_.tokens);
+    console_.line(fmt::format("step {:>{}}/{}  validation loss {:.4f}  perplexity {:.3f}  accuracy {:.2f}%  {}", step_,
+                              std::to_string(config_.train.steps).size(), config_.train.steps, loss, std::exp(loss),
+                              100 * validation_.hits / static_cast<double>(validation_.tokens),
+                              format_duration(eval_seconds_)));
+    return true;
+  }
+
+  void save(int64_t step) {
+    state_.step = step;
+    state_.config = config_;
+    state_.tokenizer = train_set_.manifest().tokenizer;
+    state_.seconds += trained_seconds_ - saved_seconds_;
+    saved_seconds_ = trained_seconds_;
+    checkpoint_ = save_checkpoint(run_, state_, *model_, *optimizer_);
+    console_.line("saved " + checkpoint_);
+  }
+
+  TrainResult finish() {
+    if (step_ > first_step_) save(step_);
+    const bool whole = stop_signal == 0 && evaluate();
+    const int signal = stop_signal;
+    if (!whole)
+      console_.line(fmt::format("stopped by signal {} after step {}; --resume goes on from there", signal, step_));
+    return {.step = step_, .validation = validation_, .checkpoint = checkpoint_, .signal = whole ? 0 : signal};
+  }
+
+  Console& console_;
+  TrainOptions options_;
+  TokenSet train_set_, val_set_;
+  Config config_;
+  Context ctx_;
+  Evaluator evaluator_;
+  Loader loader_;
+  std::string run_, checkpoint_;
+  int64_t tokens_a_step_;
+  double flops_a_token_;
+  std::unique_ptr<Gpt> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Metrics> metrics_;
+  CheckpointState state_;
+  LossSums validation_;
+  int64_t step_ = 0, first_step_ = 0, interval_steps_ = 0;
+  double trained_seconds_ = 0, saved_seconds_ = 0, interval_seconds_ = 0, interval_waited_ = 0, eval_seconds_ = 0;
+};
+
+}  // namespace
+
+TrainResult train(const Config& config, const TrainOptions& options, Console& console) {
+  return Trainer(config, options, console).run();
+}
+
+void install_signal_handlers() {
+  stop_signal = 0;
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+}
+
+}  // namespace scfa
