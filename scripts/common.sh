@@ -54,7 +54,7 @@ logged() {
   elif "$@" >"$log" 2>&1; then
     return 0
   fi
-  { printf '%s\n' "---- end of $log"; tail -n 60 "$log"; printf '%s\n' "---- failed: $*"; } >&2
+  { printf '%s\n' "---- end of $log"; tail -n 150 "$log"; printf '%s\n' "---- failed: $*"; } >&2
   return 1
 }
 

@@ -26,8 +26,8 @@ def read_run(path):
             sys.exit(f"{file}:{number}: this line is not JSON")
         kind, step = record.get("type"), record.get("step")
         if kind == "resume":
-            train = {s: loss for s, loss in train.items() if s < step}
-            val = {s: loss for s, loss in val.items() if s < step}
+            train = {s: loss for s, loss in train.items() if s <= step}
+            val = {s: loss for s, loss in val.items() if s <= step}
         elif kind == "step":
             train[step], tokens[step] = record["loss"], record["tokens"]
         elif kind == "eval":
@@ -45,7 +45,7 @@ def read_run(path):
     def points(losses):
         return [(step, tokens_at(step), loss) for step, loss in sorted(losses.items()) if loss is not None]
 
-    return file.parent.name, points(train), points(val)
+    return file.resolve().parent.name, points(train), points(val)
 
 
 def smooth(values, weight):

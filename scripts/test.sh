@@ -52,7 +52,8 @@ step() {
 finish() {
   if ((${#failed[@]})); then
     printf '\n'
-    say "FAILED after $(minutes_since "$start"): $(printf '%s; ' "${failed[@]}")"
+    say "FAILED after $(minutes_since "$start"):"
+    printf '  %s\n' "${failed[@]}"
     exit 1
   fi
   say "everything passed in $(minutes_since "$start")"
@@ -88,7 +89,7 @@ check_tidy() {
 run_sanitized() {
   (build asan) || return 1
   # Quiet on success: the last test run is the one to read.
-  UBSAN_OPTIONS=print_stacktrace=1 logged build/asan-tests.log run_ctest asan || return 1
+  ASAN_OPTIONS=print_legend=0 UBSAN_OPTIONS=print_stacktrace=1 logged build/asan-tests.log run_ctest asan || return 1
   tail -n 5 build/asan-tests.log | grep 'tests passed'
 }
 
