@@ -1,0 +1,70 @@
+#include "model/decoder.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/rng.h"
+#include "support/small_model.h"
+
+namespace scfa {
+namespace {
+
+class DecoderEqualsForward : public testing::TestWithParam<std::tuple<const char*, bool, const char*>> {};
+
+TEST_P(DecoderEqualsForward, OnEveryPosition) {
+  const auto [pattern, shared, positions] = GetParam();
+  GptConfig c = test::small_config(pattern);
+  c.shared_qk = shared;
+  c.positions = positions;
+  Context ctx;
+  Gpt model(ctx, c, 1, 9, Gpt::Mode::kEvaluation);
+  model.init(3);
+  test::fill_large(model);
+  const test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
+  model.forward(owned.batch, false);
+  std::vector<float> all(static_cast<size_t>(c.sequence_length * c.padded_vocab()));
+  model.logits(Tensor(all.data(), DType::kF32, Device::kCpu, {c.sequence_length, c.padded_vocab()}), 0);
+  Decoder decoder(model);
+  for (int round = 0; round < 2; ++round) {
+    for (int64_t t = 0; t < c.sequence_length; ++t) {
+      const ConstTensor logits = decoder.feed(owned.ids[static_cast<size_t>(t)]);
+      ASSERT_EQ(logits.numel(), c.vocab_size);
+      for (int64_t v = 0; v < c.vocab_size; ++v)
+        ASSERT_NEAR(logits.as<float>()[v], all[static_cast<size_t>(t * c.padded_vocab() + v)], 3e-5) << t << " " << v;
+    }
+    EXPECT_THROW(decoder.feed(0), Error);  // the context is full
+    decoder.reset();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Decoder, DecoderEqualsForward,
+                         testing::Combine(testing::Values("dense", "hash", "drop"), testing::Bool(),
+                                          testing::Values("learned", "rotary")),
+                         [](const auto& row) {
+                           return std::string(std::get<0>(row.param)) +
+                                  (std::get<1>(row.param) ? "_shared_" : "_separate_") + std::get<2>(row.param);
+                         });
+
+std::vector<int64_t> histogram(const std::vector<float>& logits, const SamplingOptions& options, int draws) {
+  std::vector<int64_t> counts(logits.size(), 0);
+  const ConstTensor view(logits.data(), DType::kF32, Device::kCpu, {static_cast<int64_t>(logits.size())});
+  for (int i = 0; i < draws; ++i) ++counts[static_cast<size_t>(sample_token(view, options, (i + 0.5) / draws))];
+  return counts;
+}
+
+TEST(SampleToken, FollowsTheProbabilities) {
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.6f), std::log(0.05f), std::log(0.25f)};
+  EXPECT_EQ(histogram(logits, {}, 1000), (std::vector<int64_t>{100, 600, 50, 250}));
+  EXPECT_EQ(histogram(logits, {.temperature = 0}, 10), (std::vector<int64_t>{0, 10, 0, 0}));
+  EXPECT_EQ(histogram(logits, {.top_k = 2}, 850), (std::vector<int64_t>{0, 600, 0, 250}));
+  EXPECT_EQ(histogram(logits, {.top_p = 0.9}, 950), (std::vector<int64_t>{100, 600, 0, 250}));
+  EXPECT_EQ(histogram(logits, {.top_p = 0.01}, 10), (std::vector<int64_t>{0, 10, 0, 0}));
+  const std::vector<int64_t> flat = histogram(logits, {.temperature = 1e6}, 1000);
+  for (const int64_t count : flat) EXPECT_NEAR(static_cast<double>(count), 250.0, 3.0);
+  EXPECT_THROW(histogram(logits, {.temperature = -1}, 1), Error);
+  EXPECT_THROW(histogram(logits, {.top_p = 0}, 1), Error);
+}
+
+}  // namespace
+}  // namespace scfa

@@ -1,0 +1,260 @@
+#include "model/gpt.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/rng.h"
+#include "support/small_model.h"
+
+namespace scfa {
+namespace {
+
+using test::OwnedBatch;
+using test::small_config;
+
+struct Variant {
+  const char* name;
+  const char* pattern;
+  bool shared, rotary, tied, bias;
+};
+
+class Variants : public testing::TestWithParam<Variant> {
+ protected:
+  static GptConfig config() {
+    GptConfig c = small_config(GetParam().pattern);
+    c.shared_qk = GetParam().shared;
+    c.positions = GetParam().rotary ? "rotary" : "learned";
+    c.tied_embedding = GetParam().tied;
+    c.bias = GetParam().bias;
+    return c;
+  }
+};
+
+// Along random directions of all parameters at once, the loss changes as the gradient says. Segments are taken from the
+// first forward pass and held, since buckets jump.
+TEST_P(Variants, GradientEqualsFiniteDifferences) {
+  Context ctx;
+  const GptConfig c = config();
+  const int64_t B = 2;
+  Gpt model(ctx, c, B, 7, Gpt::Mode::kTraining);
+  model.init(3);
+  test::fill_large(model);
+  OwnedBatch owned(c, B, 11, 5);
+  model.forward(owned.batch, false);
+  std::vector<uint16_t> q, k;
+  for (const BlockActivations& a : model.activations().blocks) {
+    const int64_t n = a.segments.q_segment.numel();
+    q.insert(q.end(), a.segments.q_segment.as<uint16_t>(), a.segments.q_segment.as<uint16_t>() + n);
+    k.insert(k.end(), a.segments.k_segment.as<uint16_t>(), a.segments.k_segment.as<uint16_t>() + n);
+  }
+  owned.batch.q_segments = Tensor(q.data(), DType::kU16, Device::kCpu, {c.n_layer, B, c.n_head, c.sequence_length});
+  owned.batch.k_segments = Tensor(k.data(), DType::kU16, Device::kCpu, {c.n_layer, B, c.n_head, c.sequence_length});
+  model.forward(owned.batch, true);
+  model.backward(owned.batch);
+  float *values = model.values().as<float>(), *gradients = model.gradients().as<float>();
+  const std::vector<float> start(values, values + model.table().length);
+  const auto loss = [&](const ParameterEntry& entry, const std::vector<float>& direction, double h) {
+    std::copy(start.begin(), start.end(), values);
+    for (int64_t i = 0; i < entry.size; ++i)
+      values[entry.offset + i] += static_cast<float>(h) * direction[static_cast<size_t>(i)];
+    const LossSums sums = model.forward(owned.batch, false);
+    return sums.loss / static_cast<double>(sums.tokens);
+  };
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  double total = 0;
+  for (int64_t i = 0; i < model.table().length; ++i)
+    total += static_cast<double>(gradients[i]) * static_cast<double>(gradients[i]);
+  for (const ParameterEntry& entry : model.table().entries) {
+    // Towards the gradient of this tensor, so that the difference stands out of the rounding of the loss.
+    std::vector<float> direction(gradients + entry.offset, gradients + entry.offset + entry.size);
+    double square = 0;
+    for (const float d : direction) square += static_cast<double>(d) * static_cast<double>(d);
+    if (std::sqrt(square) < 1e-4 * std::sqrt(total)) continue;  // key biases: zero but for rounding
+    for (float& d : direction)
+      d = d / static_cast<float>(std::sqrt(square)) + 0.1f * normal(random) / std::sqrt(static_cast<float>(entry.size));
+    double want = 0;
+    for (int64_t i = 0; i < entry.size; ++i)
+      want += static_cast<double>(gradients[entry.offset + i]) * static_cast<double>(direction[static_cast<size_t>(i)]);
+    const double h = 4e-3;
+    const double got = (8 * (loss(entry, direction, h) - loss(entry, direction, -h)) -
+                        (loss(entry, direction, 2 * h) - loss(entry, direction, -2 * h))) /
+                       (12 * h);
+    EXPECT_NEAR(got, want, 4e-3 * std::abs(want) + 4e-4) << entry.name;
+  }
+}
+
+TEST_P(Variants, GradientsAddUpOverMicroBatches) {
+  Context ctx;
+  const GptConfig c = config();
+  OwnedBatch whole(c, 2, 11);
+  Gpt once(ctx, c, 2, 7, Gpt::Mode::kTraining), twice(ctx, c, 1, 7, Gpt::Mode::kTraining);
+  once.init(3);
+  twice.init(3);
+  double loss = once.forward(whole.batch, true).loss, sum = 0;
+  once.backward(whole.batch);
+  for (int64_t b = 0; b < 2; ++b) {
+    Batch part = whole.batch;
+    part.ids = whole.batch.ids.slice(b, 1);
+    part.targets = whole.batch.targets.slice(b, 1);
+    part.samples = whole.batch.samples + b;
+    sum += twice.forward(part, true).loss;
+    twice.backward(part);
+  }
+  EXPECT_NEAR(loss, sum, 1e-3);
+  for (int64_t i = 0; i < once.table().length; ++i)
+    ASSERT_NEAR(once.gradients().as<float>()[i], twice.gradients().as<float>()[i], 2e-6) << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpt, Variants,
+                         testing::Values(Variant{"dense_gpt2", "dense", false, false, true, true},
+                                         Variant{"dense_shared", "dense", true, false, true, false},
+                                         Variant{"hash_shared", "hash", true, false, true, false},
+                                         Variant{"hash_separate", "hash", false, false, true, true},
+                                         Variant{"hash_rotary", "hash", true, true, false, false},
+                                         Variant{"drop_shared", "drop", true, false, true, false},
+                                         Variant{"drop_separate_rotary", "drop", false, true, true, true}),
+                         [](const auto& row) { return std::string(row.param.name); });
+
+TEST(Gpt, InitialLossIsThatOfAUniformGuess) {
+  Context ctx;
+  const GptConfig c = small_config();
+  Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+  model.init(1);
+  const OwnedBatch owned(c, 2, 1);
+  const LossSums sums = model.forward(owned.batch, false);
+  EXPECT_EQ(sums.tokens, 2 * c.sequence_length);
+  EXPECT_NEAR(sums.loss / static_cast<double>(sums.tokens), std::log(50.0), 0.05);  // 50 entries, not the padded 64
+}
+
+TEST(Gpt, RowsLimitsWhatCounts) {
+  Context ctx;
+  const GptConfig c = small_config("hash");
+  Gpt two(ctx, c, 2, 1, Gpt::Mode::kTraining), one(ctx, c, 1, 1, Gpt::Mode::kTraining);
+  two.init(1);
+  one.init(1);
+  OwnedBatch owned(c, 2, 1);
+  owned.batch.rows = 1;
+  const LossSums first = two.forward(owned.batch, false);
+  Batch single = owned.batch;
+  single.ids = owned.batch.ids.slice(0, 1);
+  single.targets = owned.batch.targets.slice(0, 1);
+  const LossSums alone = one.forward(single, false);
+  EXPECT_EQ(first.tokens, c.sequence_length);
+  EXPECT_NEAR(first.loss, alone.loss, 1e-4);
+}
+
+TEST(Gpt, OneBucketAndNothingDroppedEqualDense) {
+  Context ctx;
+  GptConfig dense = small_config("dense"), hash = small_config("hash"), drop = small_config("drop");
+  hash.attention[0].buckets = 1;
+  hash.attention[0].attend_self = true;
+  drop.attention[0].drop_rate = 0;
+  std::vector<float> reference;
+  for (const GptConfig& c : {dense, hash, drop}) {
+    Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+    model.init(1);
+    test::fill_large(model);
+    const OwnedBatch owned(c, 2, 1);
+    model.forward(owned.batch, true);
+    model.backward(owned.batch);
+    const std::vector<float> gradients(model.gradients().as<float>(),
+                                       model.gradients().as<float>() + model.table().length);
+    if (reference.empty()) reference = gradients;
+    EXPECT_EQ(gradients, reference) << c.attention[0].pattern;
+  }
+}
+
+TEST(Gpt, EveryStepDrawsAnewAndEvaluationDoesNot) {
+  Context ctx;
+  for (const char* pattern : {"hash", "drop"}) {
+    const GptConfig c = small_config(pattern);
+    Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+    model.init(1);
+    test::fill_large(model);
+    const auto loss_at = [&](uint32_t step) {
+      const OwnedBatch owned(c, 2, 1, step);
+      return model.forward(owned.batch, false).loss;
+    };
+    EXPECT_NE(loss_at(0), loss_at(1)) << pattern;
+    EXPECT_EQ(loss_at(1), loss_at(1)) << pattern;
+    EXPECT_EQ(loss_at(kEvaluationStep), loss_at(kEvaluationStep)) << pattern;
+  }
+}
+
+TEST(Gpt, APatternForEachLayer) {
+  Context ctx;
+  GptConfig c = small_config();
+  c.attention = {small_config("dense").attention[0], small_config("hash").attention[0]};
+  Gpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
+  model.init(1);
+  const OwnedBatch owned(c, 1, 1);
+  model.forward(owned.batch, true);
+  EXPECT_EQ(model.activations().blocks[0].segments.count(), 1);
+  EXPECT_EQ(model.activations().blocks[1].segments.count(), 4);
+  c.attention.push_back(c.attention[0]);
+  EXPECT_THROW(validate(c), Error);
+}
+
+TEST(Gpt, MemoryPlanIsWhatIsAllocated) {
+  const Context ctx;
+  const GptConfig c = small_config("hash");
+  int64_t bytes = 0;
+  for (const Arena::Item& item : Gpt::memory_plan(ctx, c, 2, Gpt::Mode::kTraining)) bytes += item.bytes;
+  int64_t larger = 0;
+  for (const Arena::Item& item : Gpt::memory_plan(ctx, c, 4, Gpt::Mode::kTraining)) larger += item.bytes;
+  EXPECT_GT(bytes, ParameterTable(c).length * 8);
+  EXPECT_GT(larger, bytes);
+}
+
+TEST(Gpt, FirstNonFiniteNamesTheTensor) {
+  Context ctx;
+  const GptConfig c = small_config();
+  Gpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
+  model.init(1);
+  const OwnedBatch owned(c, 1, 1);
+  model.forward(owned.batch, true);
+  model.backward(owned.batch);
+  EXPECT_EQ(model.first_non_finite(), "");
+  model.gradients().as<float>()[model.table().at("h.1.mlp.c_fc.weight").offset + 5] = NAN;
+  model.gradients().as<float>()[model.table().at("h.0.mlp.c_fc.weight").offset] = NAN;
+  EXPECT_EQ(model.first_non_finite(), "gradient of h.1.mlp.c_fc.weight");
+  float& weight = model.values().as<float>()[model.table().at("h.1.attn.c_attn.weight").offset];
+  weight = 3e38f;
+  model.forward(owned.batch, false);
+  EXPECT_EQ(model.first_non_finite().substr(0, 4), "h.1 ");
+  weight = INFINITY;
+  EXPECT_EQ(model.first_non_finite(), "parameter h.1.attn.c_attn.weight");
+}
+
+TEST(Params, CountsOfGpt2) {
+  GptConfig c;
+  c.vocab_size = 50257;
+  EXPECT_EQ(c.padded_vocab(), 50304);
+  EXPECT_EQ(ParameterTable(c).count, 124475904);  // 124,439,808 with the vocabulary not padded
+  c.shared_qk = true;
+  c.bias = false;
+  EXPECT_EQ(ParameterTable(c).count - 1024 * 768, 116509440);  // the paper's 116.5 M without positions
+}
+
+TEST(Params, InitialValuesDependOnNameAndSeedOnly) {
+  const GptConfig a = small_config();
+  GptConfig b = a;
+  b.n_layer = 2;
+  b.positions = "rotary";  // moves everything behind wpe
+  Context ctx;
+  Gpt first(ctx, a, 1, 1, Gpt::Mode::kTraining), second(ctx, b, 1, 1, Gpt::Mode::kTraining);
+  first.init(5);
+  second.init(5);
+  const auto at = [](const Gpt& m, const char* name) { return m.values().as<float>() + m.table().at(name).offset; };
+  for (int64_t i = 0; i < 16 * 16; ++i)
+    ASSERT_EQ(at(first, "h.1.attn.c_proj.weight")[i], at(second, "h.1.attn.c_proj.weight")[i]);
+  double square = 0;
+  const ParameterEntry& entry = first.table().at("h.0.mlp.c_fc.weight");
+  for (int64_t i = 0; i < entry.size; ++i) square += std::pow(first.values().as<float>()[entry.offset + i], 2);
+  EXPECT_NEAR(std::sqrt(square / static_cast<double>(entry.size)), 0.02, 0.002);
+}
+
+}  // namespace
+}  // namespace scfa

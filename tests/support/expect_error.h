@@ -1,0 +1,24 @@
+// Runs a body that must throw Error, and checks that its text names what it should.
+#pragma once
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+#include <string>
+
+#include "core/error.h"
+
+namespace scfa::test {
+
+template <class Body>
+void expect_error(const Body& body, std::initializer_list<const char*> parts) {
+  try {
+    body();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    for (const char* part : parts)
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what() << "\nlacks " << part;
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << "more than a line: " << error.what();
+  }
+}
+
+}  // namespace scfa::test

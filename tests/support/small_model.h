@@ -1,0 +1,53 @@
+// Small models and batches for tests of the model and of training.
+#pragma once
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "model/gpt.h"
+
+namespace scfa::test {
+
+inline GptConfig small_config(const std::string& pattern = "dense") {
+  GptConfig c;
+  c.n_layer = 2;
+  c.n_head = 2;
+  c.n_embd = 16;
+  c.sequence_length = 33;
+  c.vocab_size = 50;
+  c.vocab_padding = 16;
+  c.attention[0].pattern = pattern;
+  c.attention[0].buckets = 4;
+  return c;
+}
+
+// A batch and what it points to.
+struct OwnedBatch {
+  std::vector<int32_t> ids, targets;
+  std::vector<uint32_t> samples;
+  Batch batch;
+
+  OwnedBatch(const GptConfig& c, int64_t B, unsigned seed, uint32_t step = 0)
+      : ids(static_cast<size_t>(B * c.sequence_length)), targets(ids.size()) {
+    std::mt19937 random(seed);
+    for (auto* values : {&ids, &targets})
+      for (int32_t& id : *values) id = static_cast<int32_t>(random() % static_cast<unsigned>(c.vocab_size));
+    for (int64_t b = 0; b < B; ++b) samples.push_back(static_cast<uint32_t>(b));
+    batch.ids = Tensor(ids.data(), DType::kI32, Device::kCpu, {B, c.sequence_length});
+    batch.targets = Tensor(targets.data(), DType::kI32, Device::kCpu, {B, c.sequence_length});
+    batch.samples = samples.data();
+    batch.step = step;
+    batch.gradient_scale = 1.0f / static_cast<float>(B * c.sequence_length);
+  }
+  OwnedBatch(const OwnedBatch&) = delete;
+  OwnedBatch& operator=(const OwnedBatch&) = delete;
+};
+
+// Larger values than a real initialisation gives, so that every path carries signal.
+inline void fill_large(const Gpt& model, float scale = 12.0f) {
+  for (const ParameterEntry& entry : model.table().entries)
+    if (entry.init == Init::kNormal || entry.init == Init::kResidualNormal)
+      for (int64_t i = 0; i < entry.size; ++i) model.values().as<float>()[entry.offset + i] *= scale;
+}
+
+}  // namespace scfa::test

@@ -1,0 +1,144 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "train/config_io.h"
+
+namespace scfa {
+namespace {
+
+using test::expect_error;
+
+Config parse(const std::string& text) {
+  const test::TempDir dir;
+  test::write_text(dir / "my.json", text);
+  return read_config(dir / "my.json");
+}
+
+TEST(Config, ReadsSectionsAndNamesTheRunAfterTheFile) {
+  const Config c = parse(R"({"seed": 5, "data": {"directory": "d"}, "train": {"steps": 7}, "schedule": {"lr": 2},
+                             "attention": {"pattern": "hash", "buckets": 8, "attend_self": true}})");
+  EXPECT_EQ(c.name, "my");
+  EXPECT_EQ(c.seed, 5);
+  EXPECT_EQ(c.train.steps, 7);
+  EXPECT_EQ(c.schedule.lr, 2.0);
+  EXPECT_EQ(c.model.attention.size(), 1u);
+  EXPECT_EQ(c.model.attention[0].buckets, 8);
+  EXPECT_EQ(c.model.attention[0].attend_self, true);
+}
+
+TEST(Config, AttentionMayBeAListWithOneALayer) {
+  const Config c = parse(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "dense"}, {"pattern": "drop"}]})");
+  ASSERT_EQ(c.model.attention.size(), 2u);
+  EXPECT_EQ(c.model.pattern(1).pattern, "drop");
+  EXPECT_FALSE(c.model.pattern(1).attend_self.has_value());
+}
+
+TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
+  expect_error([] { read_config("nowhere.json"); }, {"nowhere.json", "cannot be read"});
+  expect_error([] { parse("{\"train\": {"); }, {"my.json", "line 1"});
+  expect_error([] { parse("[]"); }, {"my.json", "JSON object"});
+  expect_error([] { parse(R"({"trian": {"steps": 1}})"); }, {"my.json", "trian.steps", "train.steps"});
+  expect_error([] { parse(R"({"train": {"step": 1}})"); }, {"my.json: train.step", "did you mean \"train.steps\""});
+  expect_error([] { parse(R"({"train": 5})"); }, {"my.json", "train"});
+  expect_error([] { parse(R"({"train": {"steps": "many"}})"); }, {"train.steps", "integer", "many"});
+  expect_error([] { parse(R"({"train": {"steps": 1.5}})"); }, {"train.steps", "integer", "1.5"});
+  expect_error([] { parse(R"({"train": {"steps": 0}})"); }, {"train.steps", "at least 1", "0"});
+  expect_error([] { parse(R"({"optimizer": {"beta1": 2}})"); }, {"optimizer.beta1", "from 0 to"});
+  expect_error([] { parse(R"({"model": {"gelu": "tan"}})"); }, {"model.gelu", "erf, tanh", "did you mean \"tanh\""});
+  expect_error([] { parse(R"({"seed": 1, "seed": 2})"); }, {"my.json", "seed", "twice"});
+  expect_error([] { parse(R"({"train": {"steps": 1, "steps": 2}})"); }, {"steps", "twice"});
+  expect_error([] { parse(R"({"attention": {"bucket": 4}})"); }, {"attention.bucket", "attention.buckets"});
+  expect_error([] { parse(R"({"attention": []})"); }, {"attention", "one entry a layer"});
+  expect_error([] { parse(R"({"attention": 3})"); }, {"attention", "object"});
+}
+
+TEST(Config, CrossChecksNameTheKeys) {
+  Config c = parse(R"({"data": {"directory": "d"}, "train": {"batch_size": 6, "micro_batch_size": 4}})");
+  expect_error([&] { validate(c); }, {"train.micro_batch_size", "6", "4"});
+  c.train.micro_batch_size = 3;
+  EXPECT_NO_THROW(validate(c));
+  c.name = "../up";
+  expect_error([&] { validate(c); }, {"name"});
+  c = parse("{}");
+  expect_error([&] { validate(c); }, {"data.directory", "prepare_data"});
+  c.model.vocab_size = 10;
+  c.model.attention[0].pattern = "hash";
+  c.model.attention[0].buckets = 7;
+  expect_error([&] { validate(c.model); }, {"attention.buckets", "even", "7"});
+  c.model.n_head = 5;
+  expect_error([&] { validate(c.model); }, {"model.n_embd", "model.n_head", "5"});
+}
+
+TEST(Config, CommandLineOverridesAnyKey) {
+  Config c = parse(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "hash"}, {"pattern": "drop"}]})");
+  override_config(c, "train.steps", "100");
+  override_config(c, "schedule.lr", "1e-4");
+  override_config(c, "model.bias", "false");
+  override_config(c, "name", "7");  // text stays text
+  override_config(c, "attention.attend_self", "true");
+  EXPECT_EQ(c.train.steps, 100);
+  EXPECT_EQ(c.schedule.lr, 1e-4);
+  EXPECT_FALSE(c.model.bias);
+  EXPECT_EQ(c.name, "7");
+  EXPECT_TRUE(*c.model.attention[0].attend_self && *c.model.attention[1].attend_self);
+  EXPECT_EQ(c.model.attention[1].pattern, "drop");
+  override_config(c, "attention", R"({"pattern": "dense"})");
+  EXPECT_EQ(c.model.attention.size(), 1u);
+  expect_error([&] { override_config(c, "train.steps", "ten"); }, {"--train.steps", "ten"});
+  expect_error([&] { override_config(c, "train.stepz", "1"); }, {"--train.stepz", "train.steps"});
+  expect_error([&] { override_config(c, "attention", "{"); }, {"--attention", "JSON"});
+}
+
+TEST(Config, JsonRoundTripKeepsEveryField) {
+  Config c = parse(R"({"attention": {"pattern": "hash"}})");
+  for (const FieldDoc& doc : config_docs()) {  // a value other than the default for every key
+    std::string text = "\"?\"";
+    if (doc.type == "integer") text = "3";
+    if (doc.type == "number") text = "0.5";
+    if (doc.type == "true or false") text = doc.default_text == "true" ? "false" : "true";
+    if (doc.key == "model.rotary_theta") text = "3.5";
+    if (doc.key == "device") text = "cpu";
+    if (doc.key == "data.order") text = "random";
+    if (doc.key == "model.gelu") text = "erf";
+    if (doc.key == "model.positions") text = "rotary";
+    if (doc.key == "schedule.schedule") text = "wsd";
+    if (doc.key == "attention.pattern") text = "drop";
+    ASSERT_NE(text, doc.default_text) << doc.key;
+    override_config(c, doc.key, text);
+  }
+  const Config again = config_from_json(to_json(c), "round trip");
+  EXPECT_TRUE(differences(c, again).empty());
+  EXPECT_EQ(to_json(again), to_json(c));
+  EXPECT_EQ(differences(c, Config()).size(), config_docs().size());
+}
+
+TEST(Config, ShippedConfigsAreValid) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SCFA_SOURCE_DIR "/configs")) {
+    Config c = read_config(entry.path());
+    validate(c);
+    c.model.vocab_size = 50257;
+    validate(c.model);
+    ++count;
+  }
+  EXPECT_GE(count, 7);
+}
+
+TEST(Config, PaperConfigsHaveThePapersNumbers) {
+  const Config c = read_config(SCFA_SOURCE_DIR "/configs/hash_16k.json");
+  EXPECT_EQ(c.train.batch_size * c.model.sequence_length, 491520);
+  EXPECT_EQ(c.train.steps, 15000);
+  EXPECT_EQ(read_config(SCFA_SOURCE_DIR "/configs/hash_8k.json").train.batch_size * 8192, 524288);
+}
+
+TEST(Config, DocumentationIsCommitted) {
+  EXPECT_EQ(test::read_text(SCFA_SOURCE_DIR "/docs/configuration.md"), config_markdown())
+      << "run ./train --print-config-docs > docs/configuration.md";
+}
+
+}  // namespace
+}  // namespace scfa
