@@ -37,7 +37,7 @@ sample=$(./generate --checkpoint "$run" --prompt "$prompt" --seed 1)
 elapsed=$(minutes_since "$start")
 
 loss=$(last_value loss eval) perplexity=$(last_value perplexity eval)
-cat <<END
+cat <<END | sed 's/\([0-9]\.[0-9]\{4\}\)[0-9]*/\1/g'
 
 ---- done in $elapsed (building not counted)
 validation loss   ${loss:-unknown}, perplexity ${perplexity:-unknown} per byte
@@ -48,4 +48,4 @@ checkpoint        $run
 another sample    ./generate --checkpoint $run --prompt "..."
 END
 awk -v a="${loss:-1}" -v b="${bigram:-0}" 'BEGIN { exit !(a < b) }' ||
-  say "note: the validation loss is not below the bigram model's; with fewer steps that is to be expected"
+  say "note: the validation loss is not below the bigram model's: it has not been trained for long enough"
