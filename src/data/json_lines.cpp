@@ -54,8 +54,7 @@ class LineParser {
     const size_t start = text.size();
     bool found = false;
     skip_blanks();
-    if (p_ != end_ && *p_ == '[')
-      wrong("a list, where each line must be an object (jq -c '.[]' makes lines of a list)");
+    if (p_ != end_ && *p_ == '[') fail("a list, where each line must be an object (jq -c '.[]' makes lines of a list)");
     expect('{', "an object must start here");
     skip_blanks();
     for (bool more = p_ == end_ || *p_ != '}'; more;) {
@@ -101,13 +100,13 @@ class LineParser {
 
   void parse_text(std::string& text) {
     if (p_ != end_ && *p_ == '"') return parse_string(&text);
-    if (!take('[')) wrong(concat("field '", field_, "' must be a string or a list of strings"));
+    if (!take('[')) fail("field '", field_, "' must be a string or a list of strings");
     skip_blanks();
     if (take(']')) return;
     for (bool first = true; first || take(','); first = false) {
       skip_blanks();
       if (!first) text += kListSeparator;
-      if (p_ == end_ || *p_ != '"') wrong(concat("the list in field '", field_, "' must hold strings"));
+      if (p_ == end_ || *p_ != '"') fail("the list in field '", field_, "' must hold strings only");
       parse_string(&text);
       skip_blanks();
     }

@@ -68,6 +68,7 @@ std::string error_of(const Function& f) {
 inline std::string zstd(const std::string& bytes, int window_log = 0) {
   ZSTD_CCtx* context = ZSTD_createCCtx();
   ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
+  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
   std::string out(ZSTD_compressBound(bytes.size()) + 64, '\0');
   ZSTD_inBuffer input{bytes.data(), bytes.size(), 0};
   ZSTD_outBuffer output{out.data(), out.size(), 0};
