@@ -88,6 +88,7 @@ void PieceEncoder::encode_json_lines(const Piece& piece, EncodedPiece& out) {
       fail(piece.source, ":", number, ": ", error.what());
     }
   }
+  if (text_.capacity() > 4 * kPieceBytes) text_ = {};  // not to be kept by every thread after a huge line
 }
 
 void PieceEncoder::take_tokens(const Piece& piece, EncodedPiece& out) const {

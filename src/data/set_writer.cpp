@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr size_t kFlushBytes = size_t{1} << 20;
+constexpr int64_t kBlock = 1 << 20;  // tokens handled at once
 
 template <class Stored>
 void pack(std::span<const uint32_t> tokens, std::vector<char>& out) {
@@ -75,7 +76,7 @@ void SplitWriter::append(std::span<const uint32_t> tokens, int64_t bytes) {
       end_shard();
       begin_shard();
     }
-    const auto room = static_cast<size_t>(shard_tokens_ - open_->tokens);
+    const auto room = static_cast<size_t>(std::min(shard_tokens_ - open_->tokens, kBlock));
     const std::span<const uint32_t> part = tokens.first(std::min(room, tokens.size()));
     const int64_t part_bytes = part.size() == tokens.size() ? bytes : lengths_.bytes(part);
     append_to_shard(part, part_bytes);
@@ -159,7 +160,6 @@ void SetWriter::hold_out_tail(SplitInfo all) {
     fs::rename(staged_.file(shard.file), old);
     shard.file = old;
   }
-  constexpr int64_t kBlock = 1 << 16;
   std::vector<uint32_t> block;
   for (const ShardInfo& shard : all.shards) {
     const MappedFile file(shard.file);
