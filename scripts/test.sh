@@ -19,8 +19,7 @@ case ${1-} in
   -h | --help) usage; exit 0 ;;
 esac
 
-# Test cases run side by side, each with two threads: parallel code stays parallel, and the cores are not fought over.
-export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=2
+# Test cases run side by side, each with the few threads that CMakeLists.txt gives it.
 run_ctest() {
   local preset=$1
   shift
