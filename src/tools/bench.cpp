@@ -11,14 +11,14 @@ namespace {
 int run(int argc, char** argv) {
   cxxopts::Options options("bench", "Times kernels on this machine.\n");
   options.custom_help("attention [option ...]").positional_help("");
-  options.add_options()                                                                                    //
-      ("what", "attention: dense, hash and drop, forward and backward", cxxopts::value<std::string>())     //
-      ("T", "sequence lengths", cxxopts::value<std::vector<int64_t>>()->default_value("8192"), "N,N,...")  //
-      ("batch", "sequences", cxxopts::value<int64_t>()->default_value("1"), "N")                           //
-      ("heads", "heads a sequence", cxxopts::value<int64_t>()->default_value("4"), "N")                    //
-      ("head-dim", "width of a head", cxxopts::value<int64_t>()->default_value("64"), "N")                 //
-      ("repeats", "timed runs of each case", cxxopts::value<int>()->default_value("5"), "N")               //
-      ("csv", "also write the table here", cxxopts::value<std::string>()->default_value(""), "FILE")       //
+  options.add_options()                                                                                           //
+      ("what", "attention: dense, hash and drop, forward and backward", cxxopts::value<std::string>())            //
+      ("length", "sequence lengths T", cxxopts::value<std::vector<int64_t>>()->default_value("8192"), "N,N,...")  //
+      ("batch", "sequences", cxxopts::value<int64_t>()->default_value("1"), "N")                                  //
+      ("heads", "heads a sequence", cxxopts::value<int64_t>()->default_value("4"), "N")                           //
+      ("head-dim", "width of a head", cxxopts::value<int64_t>()->default_value("64"), "N")                        //
+      ("repeats", "timed runs of each case", cxxopts::value<int>()->default_value("5"), "N")                      //
+      ("csv", "also write the table here", cxxopts::value<std::string>()->default_value(""), "FILE")              //
       ("help", "this text");
   options.parse_positional({"what"});
   const cxxopts::ParseResult arguments = options.parse(argc, argv);
@@ -30,7 +30,7 @@ int run(int argc, char** argv) {
   shape.batch = arguments["batch"].as<int64_t>();
   shape.heads = arguments["heads"].as<int64_t>();
   shape.head_dim = arguments["head-dim"].as<int64_t>();
-  const auto lengths = arguments["T"].as<std::vector<int64_t>>();
+  const auto lengths = arguments["length"].as<std::vector<int64_t>>();
   const int repeats = arguments["repeats"].as<int>();
   require(repeats >= 1, "--repeats: must be at least 1, not ", repeats);
   for (const int64_t size :
@@ -44,5 +44,6 @@ int run(int argc, char** argv) {
 }  // namespace scfa
 
 int main(int argc, char** argv) {
+  scfa::wait_passively(argv);
   return scfa::tool_main("bench", [&] { return scfa::run(argc, argv); });
 }

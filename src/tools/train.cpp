@@ -62,5 +62,6 @@ int run(int argc, char** argv) {
 }  // namespace scfa
 
 int main(int argc, char** argv) {
+  scfa::wait_passively(argv);
   return scfa::tool_main("train", [&] { return scfa::run(argc, argv); });
 }

@@ -98,7 +98,7 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
   for (const FieldDoc& doc : config_docs()) {  // a value other than the default for every key
     std::string text = "\"?\"";
     if (doc.type == "integer") text = "3";
-    if (doc.type == "number") text = "0.5";
+    if (doc.type == "number") text = "0.25";
     if (doc.type == "true or false") text = doc.default_text == "true" ? "false" : "true";
     if (doc.key == "model.rotary_theta") text = "3.5";
     if (doc.key == "device") text = "cpu";

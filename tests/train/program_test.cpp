@@ -1,0 +1,136 @@
+// The programs as a user meets them: exit codes, one line of error, signals.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "support/tiny_run.h"
+#include "train/config_io.h"
+
+namespace scfa {
+namespace {
+
+namespace fs = std::filesystem;
+using test::TinyRun;
+
+struct Outcome {
+  int code;
+  std::string out, err;
+};
+
+// Runs a program of this build; act(pid) is called once it has started.
+template <class Act>
+Outcome execute(const TinyRun& tiny, std::vector<std::string> words, const Act& act) {
+  const std::string out = tiny.folder / "out.txt", err = tiny.folder / "err.txt";
+  words[0] = std::string(SCFA_BINARY_DIR) + "/" + words[0];
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    if (std::freopen(out.c_str(), "w", stdout) == nullptr || std::freopen(err.c_str(), "w", stderr) == nullptr)
+      _exit(99);
+    execv(arguments[0], arguments.data());
+    _exit(98);
+  }
+  act(pid);
+  int status = 0;
+  waitpid(pid, &status, 0);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), test::read_text(out), test::read_text(err)};
+}
+Outcome execute(const TinyRun& tiny, const std::vector<std::string>& words) {
+  return execute(tiny, words, [](pid_t) {});
+}
+
+void expect_one_line(const Outcome& outcome, const std::string& start, const std::string& part) {
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_EQ(outcome.err.substr(0, start.size()), start) << outcome.err;
+  EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err;
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+}
+
+TEST(Programs, BadCommandLinesAreOneLineAndExitCodeOne) {
+  const TinyRun tiny;
+  expect_one_line(execute(tiny, {"train"}), "train: ", "--config");
+  expect_one_line(execute(tiny, {"train", "--config", "nowhere.json"}), "train: ", "nowhere.json");
+  expect_one_line(execute(tiny, {"train", "--config", "x", "--train.stepz", "3"}), "train: ", "train.steps");
+  expect_one_line(execute(tiny, {"train", "--config", "x", "stray"}), "train: ", "stray");
+  expect_one_line(execute(tiny, {"train", "--config"}), "train: ", "config");
+  expect_one_line(execute(tiny, {"generate"}), "generate: ", "--checkpoint");
+  expect_one_line(execute(tiny, {"generate", "--checkpoint", "nowhere"}), "generate: ", "nowhere");
+  expect_one_line(execute(tiny, {"bench"}), "bench: ", "attention");
+  expect_one_line(execute(tiny, {"bench", "everything"}), "bench: ", "everything");
+}
+
+TEST(Programs, HelpComesFromTheDeclaration) {
+  const TinyRun tiny;
+  const Outcome help = execute(tiny, {"train", "--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const FieldDoc& doc : config_docs()) EXPECT_NE(help.out.find("--" + doc.key), std::string::npos) << doc.key;
+  EXPECT_EQ(execute(tiny, {"generate", "--help"}).code, 0);
+  EXPECT_EQ(execute(tiny, {"bench", "--help"}).code, 0);
+}
+
+// A config file for a run that takes long enough to be interrupted.
+std::vector<std::string> long_run(const TinyRun& tiny) {
+  Config config = tiny.config();
+  config.train.steps = 400;
+  config.checkpoint.every = 7;
+  config.checkpoint.keep = 2;
+  config.eval.every = 50;
+  test::write_text(tiny.folder / "tiny.json", to_json(config).dump());
+  return {"train", "--config", tiny.folder / "tiny.json"};
+}
+
+void wait_for(const std::string& path) {
+  for (int i = 0; i < 2000 && !fs::exists(path); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  ASSERT_TRUE(fs::exists(path));
+}
+
+TEST(Programs, ResumeAfterSignalsEqualsTheRunNeverStopped) {
+  TinyRun whole, stopped;
+  const Outcome reference = execute(whole, long_run(whole));
+  ASSERT_EQ(reference.code, 0) << reference.err;
+  std::vector<std::string> words = long_run(stopped);
+  const Outcome terminated = execute(stopped, words, [&](pid_t pid) {
+    wait_for(stopped.path("checkpoint-00000007"));
+    kill(pid, SIGTERM);
+  });
+  EXPECT_EQ(terminated.code, 128 + SIGTERM) << terminated.out << terminated.err;
+  EXPECT_NE(terminated.out.find("stopped by signal 15"), std::string::npos);
+  words.push_back("--resume");
+  std::mt19937 random(1);
+  for (int i = 0; i < 3; ++i) {  // killed outright, at whatever it is doing
+    const Outcome killed = execute(stopped, words, [&](pid_t pid) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(80 + random() % 120));
+      kill(pid, SIGKILL);
+    });
+    if (killed.code == 0) break;  // a fast machine may be done
+  }
+  const Outcome resumed = execute(stopped, words);
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_TRUE(test::read_text(stopped.path("checkpoint-00000400/model.safetensors")) ==
+              test::read_text(whole.path("checkpoint-00000400/model.safetensors")));
+  for (const auto& entry : fs::directory_iterator(stopped.folder / "runs")) EXPECT_EQ(entry.path().filename(), "tiny");
+}
+
+TEST(Programs, BenchWritesItsTable) {
+  const TinyRun tiny;
+  const std::string csv = tiny.folder / "attention.csv";
+  const Outcome outcome =
+      execute(tiny, {"bench", "attention", "--length", "128", "--heads", "2", "--repeats", "1", "--csv", csv});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const std::string text = test::read_text(csv);
+  EXPECT_EQ(text.substr(0, text.find('\n')),
+            "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu");
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 7);
+}
+
+}  // namespace
+}  // namespace scfa

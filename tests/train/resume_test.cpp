@@ -1,0 +1,120 @@
+// Resuming is bit-exact: a run taken up again from any checkpoint gives the losses and parameters of one never stopped.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "support/expect_error.h"
+#include "support/tiny_run.h"
+#include "train/checkpoint.h"
+
+namespace scfa {
+namespace {
+
+namespace fs = std::filesystem;
+using test::expect_error;
+using test::read_text;
+using test::TinyRun;
+
+class Resume : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
+
+TEST_P(Resume, EqualsTheRunThatWasNeverStopped) {
+  const auto [pattern, order] = GetParam();
+  TinyRun tiny;
+  Config config = tiny.config(pattern);
+  config.data.order = order;
+  const TrainResult whole = tiny.run(config);
+  EXPECT_EQ(whole.step, 12);
+  const std::string parameters = read_text(tiny.path("checkpoint-00000012/model.safetensors"));
+  const std::string moments = read_text(tiny.path("checkpoint-00000012/optimizer.safetensors"));
+  const std::vector<std::string> losses = tiny.records(1);
+  ASSERT_EQ(losses.size(), 12u);
+  // 12 sequences a step from some 100 windows in shards of 501 tokens: steps 9 and on are in the second epoch.
+  for (const int64_t from : {10, 5}) {
+    fs::remove_all(tiny.path("checkpoint-00000012"));
+    if (from == 5) fs::remove_all(tiny.path("checkpoint-00000010"));
+    fs::remove(tiny.path("metrics.jsonl"));
+    const TrainResult resumed = tiny.run(config, {.resume = true});
+    EXPECT_EQ(resumed.step, 12);
+    EXPECT_EQ(resumed.validation.loss, whole.validation.loss);
+    EXPECT_EQ(tiny.records(1), std::vector<std::string>(losses.begin() + from, losses.end()));
+    EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/model.safetensors")) == parameters) << "from " << from;
+    EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/optimizer.safetensors")) == moments) << "from " << from;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Train, Resume,
+                         testing::Combine(testing::Values("dense", "hash", "drop"), testing::Values("epoch", "random")),
+                         [](const auto& row) {
+                           return std::string(std::get<0>(row.param)) + "_" + std::get<1>(row.param);
+                         });
+
+TEST(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
+  TinyRun tiny;
+  const Config config = tiny.config();
+  tiny.run(config);
+  const std::string newest = tiny.path("checkpoint-00000012/model.safetensors");
+  std::string bytes = read_text(newest);
+  bytes[bytes.size() / 2] ^= 1;
+  test::write_text(newest, bytes);
+  fs::resize_file(tiny.path("checkpoint-00000010/optimizer.safetensors"), 1000);
+  fs::create_directories(tiny.path("checkpoint-00000099"));           // a folder without files
+  fs::create_directories(tiny.path(".tmp-checkpoint-00000098-abc"));  // what a kill during a save leaves
+  const TrainResult resumed = tiny.run(config, {.resume = true});
+  EXPECT_EQ(resumed.step, 12);
+  EXPECT_NE(tiny.out.find("resumed from " + tiny.path("checkpoint-00000005")), std::string::npos) << tiny.out;
+  for (const char* part :
+       {"checkpoint-00000012", "corrupt", "checkpoint-00000010", "1000 bytes", "checkpoint-00000099"})
+    EXPECT_NE(tiny.err.find(part), std::string::npos) << tiny.err;
+}
+
+TEST(Checkpoint, NoneWholeIsAnErrorAndKeepsWhatIsThere) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.checkpoint.every = 0;
+  tiny.run(config);
+  fs::remove(tiny.path("checkpoint-00000012/state.json"));
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"none of its checkpoints"});
+  EXPECT_TRUE(fs::exists(tiny.path("checkpoint-00000012/model.safetensors")));
+  expect_error([&] { find_checkpoint(tiny.path("")); }, {"no whole checkpoint", "state.json"});
+}
+
+TEST(Checkpoint, KeepsTheNewest) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.checkpoint.every = 2;
+  config.checkpoint.keep = 2;
+  tiny.run(config);
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(tiny.path(""))) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(names, (std::vector<std::string>{"checkpoint-00000010", "checkpoint-00000012", "metrics.jsonl"}));
+}
+
+TEST(Resume, RefusesAnotherModelAndSaysWhatElseChanged) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  tiny.run(config);
+  fs::remove_all(tiny.path("checkpoint-00000012"));
+  Config other = config;
+  other.model.n_layer = 3;
+  expect_error([&] { tiny.run(other, {.resume = true}); }, {"model.n_layer", "2", "3"});
+  other = config;
+  other.model.attention[0].buckets = 2;
+  expect_error([&] { tiny.run(other, {.resume = true}); }, {"attention.buckets", "4", "2"});
+  other = config;
+  other.schedule.lr = 0.5e-2;
+  other.eval.every = 3;
+  tiny.run(other, {.resume = true});
+  EXPECT_NE(tiny.err.find("schedule.lr was 0.01 and is now 0.005"), std::string::npos) << tiny.err;
+  EXPECT_EQ(tiny.err.find("eval.every"), std::string::npos) << tiny.err;
+}
+
+TEST(Resume, WithoutACheckpointStartsFromTheBeginning) {
+  TinyRun tiny;
+  EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);
+  EXPECT_NE(tiny.out.find("has no checkpoint yet"), std::string::npos);
+  EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);  // nothing left to do
+}
+
+}  // namespace
+}  // namespace scfa

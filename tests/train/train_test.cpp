@@ -1,0 +1,175 @@
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "support/expect_error.h"
+#include "support/safetensors_reader.h"
+#include "support/tiny_run.h"
+#include "train/generate.h"
+
+namespace scfa {
+namespace {
+
+namespace fs = std::filesystem;
+using test::expect_error;
+using test::TinyRun;
+
+std::vector<nlohmann::json> read_metrics(const TinyRun& tiny) {
+  std::vector<nlohmann::json> records;
+  std::ifstream file(tiny.path("metrics.jsonl"));
+  for (std::string line; std::getline(file, line);) records.push_back(nlohmann::json::parse(line));
+  return records;
+}
+
+TEST(Train, LearnsAndWritesMetricsAndACheckpoint) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.train.steps = 60;
+  const TrainResult result = tiny.run(config);
+  const auto records = read_metrics(tiny);
+  EXPECT_EQ(records.front()["type"], "header");
+  EXPECT_EQ(records.front()["config"]["train"]["steps"], 60);
+  EXPECT_TRUE(records.front().contains("commit") && records.front()["machine"].contains("cpu"));
+  double first = 0, last = 0;
+  int64_t steps = 0, evals = 0;
+  for (const auto& record : records) {
+    if (record["type"] == "eval") {
+      ++evals;
+      EXPECT_NEAR(record["perplexity"], std::exp(record["loss"].get<double>()), 1e-9);
+      EXPECT_EQ(record["tokens"], 7 * 64);
+    }
+    if (record["type"] != "step") continue;
+    ++steps;
+    if (steps == 1) first = record["loss"];
+    last = record["loss"];
+    EXPECT_EQ(record["step"], steps);
+    EXPECT_EQ(record["tokens"], steps * 12 * 64);
+    for (const char* key : {"lr", "grad_norm", "seconds", "waited", "tokens_per_s", "flops_per_s"})
+      EXPECT_TRUE(record.contains(key)) << key;
+  }
+  EXPECT_EQ(steps, 60);
+  EXPECT_EQ(evals, 60 / 6 + 1);
+  EXPECT_NEAR(first, std::log(257.0), 0.1);
+  EXPECT_LT(last, 3.0);
+  EXPECT_LT(result.validation.loss / static_cast<double>(result.validation.tokens), 3.2);
+  EXPECT_EQ(result.checkpoint, tiny.path("checkpoint-00000060"));
+  EXPECT_TRUE(fs::exists(result.checkpoint + "/state.json"));
+  for (const char* part : {"memory: ", "parameter gradients", "optimizer state", "tok/s", "validation loss"})
+    EXPECT_NE(tiny.out.find(part), std::string::npos) << part;
+}
+
+TEST(Train, TheCutIntoMicroBatchesDoesNotChangeTheData) {
+  TinyRun tiny;
+  Config config = tiny.config("drop");  // drops are drawn a sample, so they must not move either
+  std::vector<double> reference;
+  for (const int64_t micro : {12, 4, 1}) {
+    config.train.micro_batch_size = micro;
+    tiny.run(config, {.overwrite = true});
+    std::vector<double> losses;
+    for (const auto& record : read_metrics(tiny))
+      if (record["type"] == "step") losses.push_back(record["loss"]);
+    if (reference.empty()) reference = losses;
+    ASSERT_EQ(losses.size(), reference.size());
+    EXPECT_NEAR(losses[0], reference[0], 1e-6);  // the same data; later steps differ by rounding only
+    for (size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(losses[i], reference[i], 2e-3) << micro << " " << i;
+  }
+}
+
+TEST(Train, ANonFiniteStepStopsTheRunAndLeavesTheLastCheckpoint) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.checkpoint.every = 2;
+  config.train.steps = 4;
+  tiny.run(config);
+  const std::string saved = test::read_text(tiny.path("checkpoint-00000002/model.safetensors"));
+  fs::remove_all(tiny.path("checkpoint-00000004"));
+  config.schedule.lr = 1e38;
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"step 4", "not finite", "first bad tensor: "});
+  EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000004")));
+  EXPECT_TRUE(test::read_text(tiny.path("checkpoint-00000002/model.safetensors")) == saved);
+}
+
+TEST(Train, ARunIsNeverReplacedUnasked) {
+  TinyRun tiny;
+  const Config config = tiny.config();
+  tiny.run(config);
+  const std::string metrics = test::read_text(tiny.path("metrics.jsonl"));
+  test::write_text(tiny.path("notes.txt"), "mine");
+  expect_error([&] { tiny.run(config); }, {"runs/tiny", "--resume", "--overwrite"});
+  EXPECT_EQ(test::read_text(tiny.path("metrics.jsonl")), metrics);
+  tiny.run(config, {.overwrite = true});
+  EXPECT_NE(test::read_text(tiny.path("metrics.jsonl")), metrics);
+  EXPECT_TRUE(fs::exists(tiny.path("notes.txt")));
+}
+
+TEST(Train, DryRunChecksAndWritesNothing) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  tiny.run(config, {.dry_run = true});
+  EXPECT_FALSE(fs::exists(tiny.folder / "runs"));
+  EXPECT_NE(tiny.out.find("memory: "), std::string::npos);
+  config.model.n_embd = 1 << 20;  // more than any machine has
+  config.model.n_head = 1 << 12;
+  config.train.micro_batch_size = 12;
+  expect_error([&] { tiny.run(config, {.dry_run = true}); }, {"memory", "needed", "available"});
+}
+
+TEST(Train, BadInputIsOneClearLine) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.data.directory = tiny.folder / "nowhere";
+  expect_error([&] { tiny.run(config); }, {"data.directory", "nowhere", "./prepare_data --input"});
+  config = tiny.config();
+  config.model.vocab_size = 100;
+  expect_error([&] { tiny.run(config); }, {"model.vocab_size", "100", "257", "bytes"});
+  config = tiny.config();
+  config.model.sequence_length = 100000;
+  expect_error([&] { tiny.run(config); }, {"100000"});
+  config = tiny.config();
+  config.device = "cpu";
+  config.model.sequence_length = 1000;  // fits training, not validation
+  expect_error([&] { tiny.run(config); }, {"validation", "--val-fraction"});
+  EXPECT_FALSE(fs::exists(tiny.folder / "runs"));
+}
+
+TEST(Train, CheckpointIsStandardSafetensors) {
+  TinyRun tiny;
+  const TrainResult result = tiny.run(tiny.config());
+  const test::SafetensorsFile model(result.checkpoint + "/model.safetensors");
+  EXPECT_EQ(model.tensors.at("wte.weight").shape, (std::vector<int64_t>{384, 16}));
+  EXPECT_EQ(model.tensors.at("h.1.attn.c_attn.weight").shape, (std::vector<int64_t>{32, 16}));
+  const test::SafetensorsFile optimizer(result.checkpoint + "/optimizer.safetensors");
+  EXPECT_EQ(optimizer.tensors.size(), 2 * model.tensors.size());
+  EXPECT_TRUE(optimizer.tensors.contains("v.ln_f.weight"));
+}
+
+TEST(Generate, ContinuesAPromptTheSameWayForTheSameSeed) {
+  TinyRun tiny;
+  tiny.run(tiny.config());
+  const auto text = [&](const GenerateOptions& options) {
+    std::string made;
+    generate(options, [&](std::string_view bytes) { made += bytes; });
+    return made;
+  };
+  GenerateOptions options{.checkpoint = tiny.path(""), .prompt = "Line ", .tokens = 20, .sampling = {}, .seed = 3};
+  const std::string first = text(options);
+  EXPECT_EQ(first.substr(0, 5), "Line ");
+  EXPECT_EQ(text(options), first);
+  options.seed = 4;
+  EXPECT_NE(text(options), first);
+  options.tokens = 1000;  // ends where the context does
+  EXPECT_LE(text(options).size(), 65u);
+  options.prompt = "";
+  EXPECT_FALSE(text(options).empty());
+  options.prompt = std::string(65, 'a');
+  expect_error([&] { text(options); }, {"prompt", "65", "64"});
+  options.checkpoint = tiny.folder / "none";
+  expect_error([&] { text(options); }, {"none", "neither a checkpoint nor a run"});
+}
+
+}  // namespace
+}  // namespace scfa
