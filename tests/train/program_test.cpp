@@ -80,12 +80,11 @@ TEST(Programs, HelpComesFromTheDeclaration) {
 // A config file for a run that takes long enough to be interrupted.
 std::vector<std::string> long_run(const TinyRun& tiny) {
   Config config = tiny.config();
-  config.train.steps = 400;
   config.checkpoint.every = 7;
   config.checkpoint.keep = 2;
   config.eval.every = 50;
   test::write_text(tiny.folder / "tiny.json", to_json(config).dump());
-  return {"train", "--config", tiny.folder / "tiny.json"};
+  return {"train", "--config", tiny.folder / "tiny.json", "--train.steps", "400", "--attention.buckets=2"};
 }
 
 void wait_for(const std::string& path) {
@@ -97,6 +96,7 @@ TEST(Programs, ResumeAfterSignalsEqualsTheRunNeverStopped) {
   TinyRun whole, stopped;
   const Outcome reference = execute(whole, long_run(whole));
   ASSERT_EQ(reference.code, 0) << reference.err;
+  EXPECT_NE(reference.out.find("\"buckets\":2"), std::string::npos) << reference.out;
   std::vector<std::string> words = long_run(stopped);
   const Outcome terminated = execute(stopped, words, [&](pid_t pid) {
     wait_for(stopped.path("checkpoint-00000007"));
