@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 
@@ -177,13 +178,28 @@ size_t PeekSource::read(char* out, size_t size) {
   return part;
 }
 
+namespace {
+
+bool is_zstd(std::string_view start) {  // pzstd starts with a frame to skip
+  return start == "\x28\xB5\x2F\xFD" ||
+         (start.size() == 4 && (start[0] & 0xF0) == 0x50 && start.substr(1) == "\x2A\x4D\x18");
+}
+
+bool is_gzip(std::string_view start) {
+  return start.substr(0, 3) == "\x1F\x8B\x08";
+}
+
+}  // namespace
+
 std::unique_ptr<PeekSource> decompress(std::unique_ptr<ByteSource> source) {
   auto plain = std::make_unique<PeekSource>(std::move(source));
+  for (const auto& [ending, is] : {std::pair{".zst", &is_zstd}, std::pair{".gz", &is_gzip}})
+    require(!plain->name().ends_with(ending) || is(plain->peek(4)), plain->name(), ": not ", ending + 1,
+            " data, whatever its name says");
   while (true) {
-    const std::string_view start = plain->peek(4);
-    if (start == "\x28\xB5\x2F\xFD")
+    if (is_zstd(plain->peek(4)))
       plain = std::make_unique<PeekSource>(std::make_unique<ZstdSource>(std::move(plain)));
-    else if (start.substr(0, 3) == "\x1F\x8B\x08")
+    else if (is_gzip(plain->peek(4)))
       plain = std::make_unique<PeekSource>(std::make_unique<GzipSource>(std::move(plain)));
     else
       return plain;

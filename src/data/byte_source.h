@@ -53,8 +53,9 @@ class PeekSource final : public ByteSource {
   size_t used_ = 0;  // of ahead_
 };
 
-// The source itself, or the plain bytes of it if its first bytes are those of zstd or gzip. A zstd window may be of any
-// size (up to zstd's own limit of 2 GiB); that much memory is taken.
+// The source itself, or the plain bytes of it if its first bytes are those of zstd or gzip, which they must be if its
+// name ends in .zst or .gz. A zstd window may be of any size (up to zstd's own limit of 2 GiB); that much memory is
+// taken.
 std::unique_ptr<PeekSource> decompress(std::unique_ptr<ByteSource> source);
 
 }  // namespace scfa

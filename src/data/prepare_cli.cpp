@@ -118,11 +118,16 @@ PrepareOptions to_prepare_options(const cxxopts::ParseResult& given, Arguments i
   return options;
 }
 
+std::string counted(int64_t count, const char* what) {
+  return concat(count, " ", what, count == 1 ? "" : "s");
+}
+
 void print_splits(const Manifest& manifest, std::ostream& out) {
   for (const Split which : {Split::kTrain, Split::kVal}) {
     const SplitInfo& split = manifest.split(which);
-    out << std::left << std::setw(7) << name_of(which) << split.tokens() << " tokens, " << split.documents()
-        << " documents, " << split.bytes() << " bytes of text, " << split.shards.size() << " shards\n";
+    out << std::left << std::setw(7) << name_of(which) << counted(split.tokens(), "token") << ", "
+        << counted(split.documents(), "document") << ", " << counted(split.bytes(), "byte") << " of text, "
+        << counted(static_cast<int64_t>(split.shards.size()), "shard") << "\n";
   }
 }
 
@@ -140,7 +145,8 @@ void prepare_command(const PrepareOptions& options, std::ostream& out, std::ostr
   meter.finish();
   print_splits(result.manifest, out);
   if (result.manifest.val_is_tail)
-    out << "too few documents to choose from: the last tokens of the text are the validation split\n";
+    out << "too few documents to choose from: the last tokens of the text are the validation split; --val-fraction "
+           "says how many\n";
   if (result.skipped_files > 0) out << result.skipped_files << " files with other extensions were not read\n";
   const double bytes = static_cast<double>(result.manifest.train.bytes() + result.manifest.val.bytes());
   out << "wrote " << options.set.directory << " in " << std::fixed << std::setprecision(1) << meter.seconds() << " s, "

@@ -1,95 +1,19 @@
-// What prepare writes for good input; prepare_errors_test.cpp has the bad.
+// What prepare writes for good input; prepare_inputs_test.cpp has the forms of input, prepare_errors_test.cpp the bad.
 #include "data/prepare.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <random>
-
-#include "data/data_support.h"
 #include "data/export.h"
-#include "data/verify.h"
+#include "data/prepare_fixture.h"
 
 namespace scfa {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::all_tokens;
-using testing::gzip;
+using testing::make_text;
+using testing::PrepareTest;
 using testing::slurp;
-using testing::tar_end;
-using testing::tar_entry;
-using testing::TemporaryFolder;
-using testing::zstd;
-
-using Tokens = std::vector<int32_t>;
-
-class PrepareTest : public ::testing::Test {
- protected:
-  PrepareOptions options(std::vector<std::string> inputs, const std::string& name) const {
-    PrepareOptions made;
-    made.input.inputs = std::move(inputs);
-    made.set.directory = folder_.file(name);
-    made.set.val_fraction = 0;
-    made.threads = 2;
-    return made;
-  }
-  // Prepares, verifies and returns the training tokens.
-  Tokens prepare_tokens(const PrepareOptions& made) const {
-    prepare(made);
-    verify_set(made.set.directory);
-    return all_tokens(made.set.directory, Split::kTrain);
-  }
-  Tokens prepare_tokens(std::vector<std::string> inputs) {
-    return prepare_tokens(options(std::move(inputs), "set" + std::to_string(sets_++)));
-  }
-  static Tokens encode(const std::vector<std::string>& documents, const char* name = "gpt2") {
-    const auto tokenizer = make_tokenizer(name);
-    std::vector<uint32_t> tokens;
-    for (const std::string& document : documents) {
-      tokenizer->encode(document, tokens);
-      tokens.push_back(tokenizer->end_of_text());
-    }
-    return {tokens.begin(), tokens.end()};
-  }
-
-  TemporaryFolder folder_;
-  int sets_ = 0;
-};
-
-// Words of all kinds, some not UTF-8, some long runs.
-std::string make_text(size_t bytes, unsigned seed, bool utf8 = true) {
-  static const std::vector<std::string> kParts = {"the",
-                                                  "whale",
-                                                  "Ahab",
-                                                  "'s",
-                                                  "'ll",
-                                                  "1851",
-                                                  "\xC3\xA9t\xC3\xA9",
-                                                  "\xE6\x9D\xB1\xE4\xBA\xAC",
-                                                  "\xF0\x9F\x90\x8B",
-                                                  ",",
-                                                  ".",
-                                                  "--",
-                                                  "!",
-                                                  "\n",
-                                                  "\n\n",
-                                                  "\t",
-                                                  "\xC2\xA0",
-                                                  "      ",
-                                                  "                    ",
-                                                  "================"};
-  std::mt19937 random(seed);
-  std::string text;
-  while (text.size() < bytes) {
-    text += kParts[random() % kParts.size()];
-    if (random() % 2) text += ' ';
-    if (!utf8 && random() % 50 == 0) text += static_cast<char>(0x80 + random() % 128);
-  }
-  return text;
-}
+using testing::Tokens;
 
 std::string json_string(const std::string& text) {
   std::string out = "\"";
@@ -103,89 +27,6 @@ std::string json_string(const std::string& text) {
       out += c;
   }
   return out + "\"";
-}
-
-const char* const kLines =
-    "{\"text\": \"One whale.\\n\", \"meta\": {\"a\": [1, -2.5e3, true, null, \"x\\\"y\"], \"b\": {}}}\n"
-    "\n"
-    "{\"meta\":[],\"text\":\"caf\\u00e9 \\ud83d\\ude00 \\/\"}\r\n"
-    "  {\"text\": [\"first\", \"second\"]}\n"
-    "{\"text\": \"\"}\n"
-    "{\"text\": \"half \\ud83d pair, last line\"}";
-const std::vector<std::string> kTexts = {"One whale.\n", "caf\xC3\xA9 \xF0\x9F\x98\x80 /", "first\n\nsecond",
-                                         "half \xEF\xBF\xBD pair, last line"};
-
-TEST_F(PrepareTest, EveryFormOfInputGivesTheSame) {
-  const Tokens expected = encode(kTexts);
-  const std::string zst = zstd(kLines), gz = gzip(kLines);
-  EXPECT_EQ(prepare_tokens({folder_.put("a.jsonl", kLines)}), expected);
-  EXPECT_EQ(prepare_tokens({folder_.put("a.ndjson", "\xEF\xBB\xBF" + std::string(kLines))}), expected);
-  EXPECT_EQ(prepare_tokens({folder_.put("a.jsonl.zst", zst)}), expected);
-  EXPECT_EQ(prepare_tokens({folder_.put("a.json.gz", gz)}), expected);
-  const std::string tar = tar_entry("docs/", "", '5') + tar_entry("docs/a.jsonl.zst", zst) +
-                          tar_entry("docs/picture.png", "\x89PNG") + tar_end();
-  EXPECT_EQ(prepare_tokens({folder_.put("a.tar", tar)}), expected);
-  EXPECT_EQ(prepare_tokens({folder_.put("a.tar.gz", gzip(tar))}), expected);
-  EXPECT_EQ(prepare_tokens({folder_.put("b.tar", tar_entry("inner.tar", tar) + tar_end())}), expected);
-  folder_.put("texts/1.txt", kTexts[0]);
-  folder_.put("texts/2.txt.gz", gzip(kTexts[1]));
-  folder_.put("texts/3/x.md", kTexts[2]);
-  folder_.put("texts/4.txt.zst", zstd(kTexts[3]));
-  folder_.put("texts/empty.txt", "");
-  folder_.put("texts/picture.png", "\x89PNG");
-  const PrepareOptions texts = options({folder_.file("texts")}, "texts-set");
-  EXPECT_EQ(prepare(texts).skipped_files, 1);
-  EXPECT_EQ(all_tokens(texts.set.directory, Split::kTrain), expected);
-}
-
-TEST_F(PrepareTest, SeveralFramesAndMembersFollowEachOther) {
-  const std::string line = "{\"text\":\"abc\"}\n";
-  EXPECT_EQ(prepare_tokens({folder_.put("a.jsonl.zst", zstd(line) + zstd(line))}), encode({"abc", "abc"}));
-  EXPECT_EQ(prepare_tokens({folder_.put("a.jsonl.gz", gzip(line) + gzip(line))}), encode({"abc", "abc"}));
-}
-
-TEST_F(PrepareTest, LongZstdWindows) {
-  for (const int log : {27, 28}) {
-    const std::string text = make_text(300'000, 1);
-    EXPECT_EQ(prepare_tokens({folder_.put("a.txt.zst", zstd(text, log))}), encode({text})) << log;
-  }
-}
-
-TEST_F(PrepareTest, LongNamesInArchives) {
-  const std::string name = std::string(150, 'd') + "/a.txt";
-  const std::string record = "path=" + name + "\n";
-  const std::string pax = std::to_string(record.size() + 4) + " " + record;
-  ASSERT_EQ(pax.size(), record.size() + 4);
-  const std::string gnu = tar_entry("././@LongLink", name + '\0', 'L') + tar_entry("cut-off", "gnu text") + tar_end();
-  const std::string posix = tar_entry("PaxHeader", pax, 'x') + tar_entry("cut-off", "pax text") + tar_end();
-  EXPECT_EQ(prepare_tokens({folder_.put("a.tar", gnu)}), encode({"gnu text"}));
-  EXPECT_EQ(prepare_tokens({folder_.put("a.tar", posix)}), encode({"pax text"}));
-}
-
-TEST_F(PrepareTest, StandardInput) {
-  const auto from_stdin = [&](const std::string& bytes, const std::string& format) {
-    const int saved = dup(STDIN_FILENO);
-    const int file = open(folder_.put("stdin", bytes).c_str(), O_RDONLY);
-    dup2(file, STDIN_FILENO);
-    PrepareOptions made = options({"-"}, "stdin" + std::to_string(sets_++));
-    made.input.stdin_format = format;
-    const Tokens tokens = prepare_tokens(made);
-    dup2(saved, STDIN_FILENO);
-    close(file);
-    close(saved);
-    return tokens;
-  };
-  EXPECT_EQ(from_stdin(kLines, "auto"), encode(kTexts));
-  EXPECT_EQ(from_stdin(zstd(kLines), "auto"), encode(kTexts));
-  EXPECT_EQ(from_stdin(kLines, "jsonl"), encode(kTexts));
-  EXPECT_EQ(from_stdin(kLines, "text"), encode({kLines}));
-  EXPECT_EQ(from_stdin("plain {text}", "auto"), encode({"plain {text}"}));
-}
-
-TEST_F(PrepareTest, AnotherField) {
-  PrepareOptions made = options({folder_.put("a.jsonl", "{\"body\": \"b\", \"text\": 1}\n")}, "set");
-  made.input.field = "body";
-  EXPECT_EQ(prepare_tokens(made), encode({"b"}));
 }
 
 TEST_F(PrepareTest, BytesTokenizer) {
@@ -317,17 +158,6 @@ TEST_F(PrepareTest, ExportsComeBackAsInputs) {
   Tokens both = train;
   both.insert(both.end(), val.begin(), val.end());
   EXPECT_EQ(prepare_tokens({folder_.file("llmc")}), both);
-}
-
-TEST_F(PrepareTest, TokenFilesAreTakenAsTheyAre) {
-  const auto bin = [](std::vector<uint16_t> tokens) {
-    return std::string(reinterpret_cast<const char*>(tokens.data()), tokens.size() * 2);
-  };
-  // A document may go on in the next file; text after an open one closes it.
-  const std::string a = folder_.put("a.bin", bin({50256, 1, 2})), b = folder_.put("b.bin", bin({3, 50256, 4}));
-  EXPECT_EQ(prepare_tokens({a, b}), (Tokens{50256, 1, 2, 3, 50256, 4}));
-  EXPECT_EQ(prepare_tokens({a, folder_.put("c.txt", "hello"), b}),
-            (Tokens{50256, 1, 2, 50256, 31373, 50256, 3, 50256, 4}));
 }
 
 TEST_F(PrepareTest, ProgressGrowsToTheEnd) {
