@@ -5,6 +5,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/checksum.h"
+#include "data/output_file.h"
+#include "data/token_file.h"
 #include "train/config_io.h"
 #include "train/safetensors.h"
 
@@ -18,8 +21,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 constexpr const char* kPrefix = "checkpoint-";
-constexpr const char* kTemporary = ".tmp-checkpoint";
-constexpr const char* kReplaced = ".old-checkpoint";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
@@ -74,10 +75,13 @@ Json read_state(const std::string& checkpoint) {
   return state;
 }
 
-void write_text(const std::string& path, const std::string& text) {
-  DurableFile file(path);
-  file.write(text.data(), text.size());
-  file.close();
+// What saves that were killed left behind.
+void remove_unfinished(const std::string& run) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run, ignored)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with(kPrefix) && name.find(".partial-") != std::string::npos) fs::remove_all(entry.path(), ignored);
+  }
 }
 
 void remove_old(const std::string& run, int64_t keep) {
@@ -92,14 +96,13 @@ void remove_old(const std::string& run, int64_t keep) {
 
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, const Gpt& model,
                             const Optimizer& optimizer) {
-  const fs::path folder = fs::path(run) / kTemporary;
-  fs::remove_all(folder);
-  fs::create_directories(folder);
+  remove_unfinished(run);
+  const std::string path = fs::path(run) / name_of_step(state.step);
+  StagedFolder folder(path);
   Json files;
   const auto write = [&](const char* name, const std::vector<NamedTensor>& tensors) {
-    int64_t bytes = 0;
-    const uint64_t checksum = write_safetensors(folder / name, tensors, {{"format", "scfa"}}, &bytes);
-    files[name] = {{"bytes", bytes}, {"xxh3", hex(checksum)}};
+    const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
+    files[name] = {{"bytes", written.bytes}, {"xxh3", to_hex(written.xxh3)}};
   };
   write(kModelFile, named(model.table(), model.values(), ""));
   write(kOptimizerFile, optimizer_tensors(model.table(), optimizer));
@@ -110,17 +113,10 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
                      {"vocab_size", model.config().vocab_size},
                      {"files", files},
                      {"config", to_json(state.config)}};
-  write_text(folder / kStateFile, json.dump(2) + "\n");
-  sync_directory(folder);
-  const fs::path final_path = fs::path(run) / name_of_step(state.step);
-  const fs::path replaced = fs::path(run) / kReplaced;
-  fs::remove_all(replaced);
-  if (fs::exists(final_path)) fs::rename(final_path, replaced);
-  fs::rename(folder, final_path);
-  sync_directory(run);
-  fs::remove_all(replaced);
+  write_file(folder.file(kStateFile), json.dump(2) + "\n");
+  folder.commit();
   remove_old(run, state.config.checkpoint.keep);
-  return final_path;
+  return path;
 }
 
 CheckpointState read_checkpoint_state(const std::string& checkpoint) {
@@ -129,11 +125,11 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint) {
   for (const char* name : {kModelFile, kOptimizerFile}) {
     const std::string path = fs::path(checkpoint) / name;
     require(json["files"].contains(name), where, ": does not list ", name);
-    int64_t bytes = 0;
-    const uint64_t checksum = file_checksum(path, &bytes);
-    require(json["files"][name]["bytes"] == bytes, path, ": is ", bytes, " bytes long where ",
+    const MappedFile file(path);
+    require(json["files"][name]["bytes"] == file.size(), path, ": is ", file.size(), " bytes long where ",
             json["files"][name]["bytes"].dump(), " were written");
-    require(json["files"][name]["xxh3"] == hex(checksum), path, ": is corrupt: its checksum is not the one written");
+    require(json["files"][name]["xxh3"] == to_hex(checksum_of(file.data(), static_cast<size_t>(file.size()))), path,
+            ": is corrupt: its checksum is not the one written");
   }
   CheckpointState state;
   state.step = json["step"].get<int64_t>();

@@ -3,6 +3,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/checksum.h"
+#include "data/output_file.h"
+
 namespace scfa {
 
 namespace {
@@ -37,8 +40,8 @@ Json read_header(std::ifstream& file, const std::string& path, uint64_t* data_st
 
 }  // namespace
 
-uint64_t write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
-                           const TensorMetadata& metadata, int64_t* bytes) {
+WrittenFile write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                              const TensorMetadata& metadata) {
   Json header;
   header["__metadata__"] = metadata;
   size_t offset = 0;
@@ -49,13 +52,17 @@ uint64_t write_safetensors(const std::string& path, const std::vector<NamedTenso
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t length = text.size();
-  DurableFile file(path);
-  file.write(&length, sizeof length);
-  file.write(text.data(), text.size());
-  for (const NamedTensor& tensor : tensors) file.write(tensor.data, bytes_of(tensor));
+  OutputFile file(path);
+  Checksum checksum;
+  const auto append = [&](const void* data, size_t size) {
+    file.append(data, size);
+    checksum.update(data, size);
+  };
+  append(&length, sizeof length);
+  append(text.data(), text.size());
+  for (const NamedTensor& tensor : tensors) append(tensor.data, bytes_of(tensor));
   file.close();
-  *bytes = file.bytes();
-  return file.checksum();
+  return {static_cast<int64_t>(sizeof length + length + offset), checksum.value()};
 }
 
 void read_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors) {

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "train/durable_file.h"
 
 namespace scfa {
 
@@ -19,9 +18,14 @@ struct NamedTensor {
 
 using TensorMetadata = std::map<std::string, std::string>;  // becomes "__metadata__"
 
-// Writes a new file and syncs it. Returns its checksum and size in *bytes.
-uint64_t write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
-                           const TensorMetadata& metadata, int64_t* bytes);
+struct WrittenFile {
+  int64_t bytes;
+  uint64_t xxh3;
+};
+
+// Writes a new file and syncs it.
+WrittenFile write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                              const TensorMetadata& metadata);
 
 // Fills the tensors from a file, which must hold exactly these names with these shapes in F32. Throws Error naming the
 // file and the tensor; nothing is filled unless the whole header fits.

@@ -190,8 +190,7 @@ class Trainer {
   void remove_run() {  // what a run writes, and nothing else
     for (const fs::directory_entry& entry : fs::directory_iterator(run_)) {
       const std::string name = entry.path().filename();
-      if (name == "metrics.jsonl" || name.starts_with("checkpoint-") || name.starts_with(".tmp-checkpoint"))
-        fs::remove_all(entry.path());
+      if (name == "metrics.jsonl" || name.starts_with("checkpoint-")) fs::remove_all(entry.path());
     }
   }
 

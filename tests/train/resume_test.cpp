@@ -58,9 +58,10 @@ TEST(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
   test::write_text(newest, bytes);
   fs::resize_file(tiny.path("checkpoint-00000010/optimizer.safetensors"), 1000);
   fs::create_directories(tiny.path("checkpoint-00000099"));           // a folder without files
-  fs::create_directories(tiny.path(".tmp-checkpoint-00000098-abc"));  // what a kill during a save leaves
+  fs::create_directories(tiny.path("checkpoint-00000098.partial-abcdef"));  // what a kill during a save leaves
   const TrainResult resumed = tiny.run(config, {.resume = true});
   EXPECT_EQ(resumed.step, 12);
+  EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000098.partial-abcdef")));
   EXPECT_NE(tiny.out.find("resumed from " + tiny.path("checkpoint-00000005")), std::string::npos) << tiny.out;
   for (const char* part :
        {"checkpoint-00000012", "corrupt", "checkpoint-00000010", "1000 bytes", "checkpoint-00000099"})
