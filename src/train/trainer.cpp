@@ -7,10 +7,10 @@
 #include <csignal>
 #include <filesystem>
 
-#include "data/tokenizer.h"
 #include "train/config_io.h"
 #include "train/evaluate.h"
 #include "train/machine.h"
+#include "train/preflight.h"
 
 namespace scfa {
 
@@ -35,40 +35,13 @@ bool due(int64_t step, int64_t every) {
   return every > 0 && step % every == 0;
 }
 
-TokenSet open_split(const std::string& directory, Split split) {
-  require(fs::exists(directory), "data.directory: ", directory,
-          " is not there; make it with ./prepare_data --input FILES ", "--tokenizer gpt2 --output ", directory,
-          " (docs/data.md says where to get text)");
-  return {directory, split};
-}
-
-// The config with what the data decides filled in, and everything checked.
-Config complete(Config config, const TokenSet& set) {
-  validate(config);
-  const int64_t entries = set.manifest().vocab_size;
-  require(config.model.vocab_size == 0 || config.model.vocab_size >= entries,
-          "model.vocab_size: ", config.model.vocab_size, " is less than the ", entries, " entries of tokenizer ",
-          set.manifest().tokenizer, " that made ", set.directory(), "; set it to 0 to follow the data");
-  if (config.model.vocab_size == 0) config.model.vocab_size = entries;
-  validate(config.model);
-  return config;
-}
-
-// Keys that may change between a checkpoint and its resumption without the run becoming another one.
-bool harmless(const std::string& key) {
-  for (const char* prefix :
-       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "train.micro_batch_size"})
-    if (key.starts_with(prefix)) return true;
-  return false;
-}
-
 class Trainer {
  public:
   Trainer(const Config& config, const TrainOptions& options, Console& console)
       : console_(console),
         options_(options),
-        train_set_(open_split(config.data.directory, Split::kTrain)),
-        val_set_(open_split(config.data.directory, Split::kVal)),
+        train_set_(open_split(config, Split::kTrain)),
+        val_set_(open_split(config, Split::kVal)),
         config_(complete(config, train_set_)),
         evaluator_(val_set_, config_.eval.windows, config_.model.sequence_length, config_.train.micro_batch_size),
         loader_(train_set_, loader_options()),
@@ -78,7 +51,7 @@ class Trainer {
 
   TrainResult run() {
     describe();
-    check_memory();
+    check_memory(config_, console_);
     if (options_.dry_run) {
       console_.line("dry run: everything is in order; nothing was allocated or written");
       return {};
@@ -129,33 +102,6 @@ class Trainer {
                               loader_.epoch(config_.train.steps)));
   }
 
-  static int64_t total(const std::vector<Arena::Item>& items) {
-    int64_t bytes = 0;
-    for (const Arena::Item& item : items) bytes += item.bytes;
-    return bytes;
-  }
-
-  std::vector<Arena::Item> memory_plan(int64_t micro_batch) const {
-    std::vector<Arena::Item> items = Gpt::memory_plan(Context(), config_.model, micro_batch, Gpt::Mode::kTraining);
-    items.push_back({"optimizer state", Optimizer::memory(ParameterTable(config_.model))});
-    return items;
-  }
-
-  void check_memory() {
-    const std::vector<Arena::Item> items = memory_plan(config_.train.micro_batch_size);
-    std::string text = "memory: " + format_bytes(total(items)) + " (";
-    for (size_t i = 0; i < items.size(); ++i)
-      text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
-    console_.line(text + ")");
-    const int64_t available = available_memory();
-    if (available == 0 || total(items) <= available) return;
-    int64_t fits = config_.train.micro_batch_size - 1;
-    while (fits > 0 && (config_.train.batch_size % fits != 0 || total(memory_plan(fits)) > available)) --fits;
-    fail("memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available; ",
-         fits > 0 ? concat("train.micro_batch_size ", fits, " would fit")
-                  : "no micro-batch fits: make the model smaller");
-  }
-
   // Makes the run folder, the model and the optimizer, and takes up the newest checkpoint if asked to.
   void start() {
     std::string checkpoint;
@@ -171,7 +117,7 @@ class Trainer {
               "--name NAME starts another");
       remove_run();
     }
-    if (!checkpoint.empty()) state_ = checked_state(checkpoint);
+    if (!checkpoint.empty()) state_ = state_to_resume(checkpoint, config_, train_set_, console_);
     model_ = std::make_unique<Gpt>(ctx_, config_.model, config_.train.micro_batch_size,
                                    static_cast<uint64_t>(config_.seed), Gpt::Mode::kTraining);
     optimizer_ = std::make_unique<Optimizer>(ctx_, model_->table(), config_.optimizer);
@@ -192,20 +138,6 @@ class Trainer {
       const std::string name = entry.path().filename();
       if (name == "metrics.jsonl" || name.starts_with("checkpoint-")) fs::remove_all(entry.path());
     }
-  }
-
-  CheckpointState checked_state(const std::string& checkpoint) {
-    CheckpointState state = read_checkpoint_state(checkpoint);
-    require(state.tokenizer == train_set_.manifest().tokenizer, checkpoint, ": was trained on tokens of ",
-            state.tokenizer, ", but ", config_.data.directory, " holds tokens of ", train_set_.manifest().tokenizer);
-    for (const Difference& d : differences(state.config, config_)) {
-      require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), checkpoint, ": was trained with ", d.key,
-              " = ", d.a, ", not ", d.b);
-      if (!harmless(d.key))
-        console_.warning(concat(d.key, " was ", d.a, " and is now ", d.b,
-                                ": the run will not be what it would have been without the stop"));
-    }
-    return state;
   }
 
   double accumulate_gradients() {
@@ -334,6 +266,7 @@ class Trainer {
 }  // namespace
 
 TrainResult train(const Config& config, const TrainOptions& options, Console& console) {
+  validate(config);
   return Trainer(config, options, console).run();
 }
 

@@ -1,0 +1,85 @@
+#include "train/preflight.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <filesystem>
+
+#include "train/config_io.h"
+#include "train/machine.h"
+#include "train/optimizer.h"
+
+namespace scfa {
+
+namespace {
+
+int64_t total(const std::vector<Arena::Item>& items) {
+  int64_t bytes = 0;
+  for (const Arena::Item& item : items) bytes += item.bytes;
+  return bytes;
+}
+
+std::vector<Arena::Item> memory_plan(const Config& config, int64_t micro_batch) {
+  std::vector<Arena::Item> items = Gpt::memory_plan(Context(), config.model, micro_batch, Gpt::Mode::kTraining);
+  items.push_back({"optimizer state", Optimizer::memory(ParameterTable(config.model))});
+  return items;
+}
+
+// Keys that may change between a checkpoint and its resumption without the run becoming another one.
+bool harmless(const std::string& key) {
+  for (const char* prefix :
+       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "train.micro_batch_size"})
+    if (key.starts_with(prefix)) return true;
+  return false;
+}
+
+}  // namespace
+
+TokenSet open_split(const Config& config, Split split) {
+  const std::string& directory = config.data.directory;
+  require(std::filesystem::exists(directory), "data.directory: ", directory,
+          " is not there; make it with ./prepare_data --input FILES ", "--tokenizer gpt2 --output ", directory,
+          " (docs/data.md says where to get text)");
+  return {directory, split};
+}
+
+Config complete(Config config, const TokenSet& set) {
+  const int64_t entries = set.manifest().vocab_size;
+  require(config.model.vocab_size == 0 || config.model.vocab_size >= entries,
+          "model.vocab_size: ", config.model.vocab_size, " is less than the ", entries, " entries of tokenizer ",
+          set.manifest().tokenizer, " that made ", set.directory(), "; set it to 0 to follow the data");
+  if (config.model.vocab_size == 0) config.model.vocab_size = entries;
+  validate(config.model);
+  return config;
+}
+
+void check_memory(const Config& config, Console& console) {
+  const std::vector<Arena::Item> items = memory_plan(config, config.train.micro_batch_size);
+  std::string text = "memory: " + format_bytes(total(items)) + " (";
+  for (size_t i = 0; i < items.size(); ++i)
+    text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
+  console.line(text + ")");
+  const int64_t available = available_memory();
+  if (available == 0 || total(items) <= available) return;
+  int64_t fits = config.train.micro_batch_size - 1;
+  while (fits > 0 && (config.train.batch_size % fits != 0 || total(memory_plan(config, fits)) > available)) --fits;
+  fail(
+      "memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available; ",
+      fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
+}
+
+CheckpointState state_to_resume(const std::string& checkpoint, const Config& config, const TokenSet& set,
+                                Console& console) {
+  CheckpointState state = read_checkpoint_state(checkpoint);
+  require(state.tokenizer == set.manifest().tokenizer, checkpoint, ": was trained on tokens of ", state.tokenizer,
+          ", but ", config.data.directory, " holds tokens of ", set.manifest().tokenizer);
+  for (const Difference& d : differences(state.config, config)) {
+    require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), checkpoint, ": was trained with ", d.key,
+            " = ", d.a, ", not ", d.b);
+    if (!harmless(d.key))
+      console.warning(concat(d.key, " was ", d.a, " and is now ", d.b,
+                             ": the run will not be what it would have been without the stop"));
+  }
+  return state;
+}
+
+}  // namespace scfa
