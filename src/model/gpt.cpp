@@ -24,7 +24,8 @@ Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& config, const 
   Plan plan;
   plan.values = arena.take("parameters", DType::kF32, {table.length});
   if (training) plan.gradients = arena.take("parameter gradients", DType::kF32, {table.length});
-  plan.acts = plan_activations(arena, ctx, config, batch, config.sequence_length, training);
+  if (mode != Gpt::Mode::kDecoding)
+    plan.acts = plan_activations(arena, ctx, config, batch, config.sequence_length, training);
   return plan;
 }
 
@@ -98,6 +99,7 @@ AttentionDraw Gpt::draw(const Batch& batch, int64_t layer) const {
 LossSums Gpt::forward(const Batch& batch, bool gradients) {
   require_tensor(batch.ids, "forward", "ids", DType::kI32, {batch_, config_.sequence_length});
   require_tensor(batch.targets, "forward", "targets", DType::kI32, {batch_, config_.sequence_length});
+  require(!acts_.blocks.empty(), "forward: the model was made for decoding only");
   require(!gradients || gradients_, "forward: gradients asked of a model made for evaluation");
   Tensor x = acts_.blocks[0].residual_in, skip;
   embedding_forward(ctx_, x, batch.ids, params_.wte, params_.wpe, 0);

@@ -29,7 +29,11 @@ struct LossSums {
 
 class Gpt {
  public:
-  enum class Mode { kTraining, kEvaluation };
+  enum class Mode {
+    kTraining,
+    kEvaluation,  // no gradients
+    kDecoding,    // parameters only, for a Decoder: no activations, so forward() is not possible
+  };
 
   // Throws Error if config is invalid or memory does not suffice. batch: sequences of a micro-batch. seed: of the
   // random numbers of attention. Parameters are undefined until init() or a checkpoint fills them.

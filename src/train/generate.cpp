@@ -19,7 +19,7 @@ int64_t generate(const GenerateOptions& options, const std::function<void(std::s
 
   Context ctx;
   GptConfig config = state.config.model;
-  Gpt model(ctx, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kEvaluation);
+  Gpt model(ctx, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
   load_checkpoint(path, model, nullptr);
   Decoder decoder(model);
   ConstTensor logits;

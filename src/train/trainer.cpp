@@ -112,10 +112,10 @@ class Trainer {
       require(!checkpoint.empty() || rejected.empty(), run_,
               ": none of its checkpoints can be used; --overwrite starts anew");
       if (checkpoint.empty()) console_.line(run_ + ": has no checkpoint yet, starting from the beginning");
-    } else if (fs::exists(fs::path(run_) / "metrics.jsonl")) {
+    } else if (const std::vector<fs::path> earlier = run_files(); !earlier.empty()) {
       require(options_.overwrite, run_, ": holds a run already; --resume goes on with it, --overwrite replaces it, ",
               "--name NAME starts another");
-      remove_run();
+      for (const fs::path& file : earlier) fs::remove_all(file);
     }
     if (!checkpoint.empty()) state_ = state_to_resume(checkpoint, config_, train_set_, console_);
     model_ = std::make_unique<Gpt>(ctx_, config_.model, config_.train.micro_batch_size,
@@ -126,6 +126,7 @@ class Trainer {
     } else {
       load_checkpoint(checkpoint, *model_, optimizer_.get());
       step_ = state_.step;
+      checkpoint_ = checkpoint;
       console_.line(fmt::format("resumed from {} after step {}", checkpoint, step_));
     }
     fs::create_directories(run_);
@@ -133,11 +134,15 @@ class Trainer {
     first_step_ = step_;
   }
 
-  void remove_run() {  // what a run writes, and nothing else
-    for (const fs::directory_entry& entry : fs::directory_iterator(run_)) {
+  // What a run of this name has written, and nothing else that lies there.
+  std::vector<fs::path> run_files() const {
+    std::vector<fs::path> files;
+    std::error_code none;
+    for (const fs::directory_entry& entry : fs::directory_iterator(run_, none)) {
       const std::string name = entry.path().filename();
-      if (name == "metrics.jsonl" || name.starts_with("checkpoint-")) fs::remove_all(entry.path());
+      if (name == "metrics.jsonl" || name.starts_with("checkpoint-")) files.push_back(entry.path());
     }
+    return files;
   }
 
   double accumulate_gradients() {
@@ -239,6 +244,8 @@ class Trainer {
     if (step_ > first_step_) save(step_);
     const bool whole = stop_signal == 0 && evaluate();
     const int signal = stop_signal;
+    console_.line(
+        fmt::format("metrics: {}  checkpoint: {}", metrics_->path(), checkpoint_.empty() ? "none" : checkpoint_));
     if (!whole)
       console_.line(fmt::format("stopped by signal {} after step {}; --resume goes on from there", signal, step_));
     return {.step = step_, .validation = validation_, .checkpoint = checkpoint_, .signal = whole ? 0 : signal};
