@@ -2,12 +2,10 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <sstream>
 
-#include "data/bigram.h"
 #include "data/data_support.h"
 #include "data/prepare.h"
 #include "data/prepare_cli.h"
@@ -238,18 +236,6 @@ TEST_F(PrepareCliTest, HelpAndErrors) {
   EXPECT_NE(run_error({"check", "x"}).find("'check' is no command"), std::string::npos);
   EXPECT_NE(run_error({"verify"}).find("name one prepared set"), std::string::npos);
   EXPECT_NE(run_error({"verify", folder_.file("none")}).find("no prepared set here"), std::string::npos);
-}
-
-TEST(Bigram, KnowsWhatFollowsWhat) {
-  const TemporaryFolder folder;
-  std::vector<uint32_t> tokens;
-  for (int i = 0; i < 20'000; ++i) tokens.push_back(i % 2 ? 7 : 5);
-  testing::write_token_set(folder.file("set"), tokens, 6000, "bytes");
-  const TokenSet set(folder.file("set"), Split::kTrain);
-  const BigramLoss loss = measure_bigram(set, set);
-  EXPECT_NEAR(loss.unigram, std::log(2.0), 0.02);
-  EXPECT_LT(loss.bigram, 0.001);
-  EXPECT_EQ(loss.tokens, 19'999);
 }
 
 }  // namespace

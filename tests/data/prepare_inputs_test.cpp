@@ -36,8 +36,8 @@ TEST_F(PrepareInputsTest, EveryFormOfInputGivesTheSame) {
   EXPECT_EQ(prepare_tokens({folder_.put("a.ndjson", "\xEF\xBB\xBF" + std::string(kLines))}), expected);
   EXPECT_EQ(prepare_tokens({folder_.put("a.jsonl.zst", zst)}), expected);
   EXPECT_EQ(prepare_tokens({folder_.put("a.json.gz", gz)}), expected);
-  const std::string tar = tar_entry("docs/", "", '5') + tar_entry("docs/a.jsonl.zst", zst) +
-                          tar_entry("docs/picture.png", "\x89PNG") + tar_end();
+  const std::string tar = tar_entry("docs/", "", '5') + tar_entry("docs/link", "no bytes follow", '1').substr(0, 512) +
+                          tar_entry("docs/a.jsonl.zst", zst) + tar_entry("docs/picture.png", "\x89PNG") + tar_end();
   EXPECT_EQ(prepare_tokens({folder_.put("a.tar", tar)}), expected);
   EXPECT_EQ(prepare_tokens({folder_.put("a.tar.gz", gzip(tar))}), expected);
   EXPECT_EQ(prepare_tokens({folder_.put("b.tar", tar_entry("inner.tar", tar) + tar_end())}), expected);

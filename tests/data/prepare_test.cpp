@@ -72,6 +72,25 @@ TEST_F(PrepareTest, ManySeparatorsAtTheEdgesOfPieces) {
   EXPECT_EQ(prepare_tokens(made), encode(documents));
 }
 
+// The end of the first piece falls on every byte of a separator line, and of a line that only ends like one.
+TEST_F(PrepareTest, ASeparatorAtTheEndOfAPiece) {
+  const std::string mark = "<|endoftext|>";
+  for (const bool separator : {true, false})
+    for (size_t shift = 0; shift < 20; ++shift) {
+      std::string before;
+      while (before.size() < kPieceBytes - shift) before += "ab ";
+      before.resize(kPieceBytes - shift);
+      before += separator ? "\n" : " x";
+      const std::string after = "after it\n";
+      PrepareOptions made = options({folder_.put("a.txt", before + mark + "\n" + after)},
+                                    "set" + std::to_string(shift) + std::to_string(separator));
+      made.input.separator = mark;
+      const std::vector<std::string> documents =
+          separator ? std::vector{before, after} : std::vector{before + mark + "\n" + after};
+      EXPECT_EQ(prepare_tokens(made), encode(documents)) << shift;
+    }
+}
+
 TEST_F(PrepareTest, ResultDoesNotDependOnThreads) {
   std::string lines;
   for (unsigned i = 0; i < 400; ++i) lines += "{\"text\":" + json_string(make_text(200 + i * 37 % 9000, i)) + "}\n";
