@@ -1,12 +1,11 @@
 #include "data/manifest.h"
 
-#include <cinttypes>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "data/checksum.h"
 
 namespace scfa {
 
@@ -54,12 +53,6 @@ class Reader {
   const Json& object_;
   std::string path_, prefix_;
 };
-
-std::string to_hex(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016" PRIx64, value);
-  return text;
-}
 
 ShardInfo read_shard_info(const Reader& shard) {
   ShardInfo info;

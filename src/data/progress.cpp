@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/human.h"
+
 #include "core/error.h"
 
 namespace scfa {
@@ -22,34 +24,14 @@ double fraction_done(const PrepareProgress& progress) {
   return std::min(1.0, static_cast<double>(progress.read_bytes) / static_cast<double>(progress.total_bytes));
 }
 
-std::string bar(double fraction) {
-  constexpr int kWidth = 30;
-  const auto full = static_cast<size_t>(std::lround(fraction * kWidth));
-  std::string text = "[";
-  text.append(full, '#').append(kWidth - full, '.');
-  return text + "] ";
-}
-
 }  // namespace
-
-std::string short_count(double count) {
-  for (const auto& [unit, size] : {std::pair{"G", 1e9}, std::pair{"M", 1e6}, std::pair{"k", 1e3}})
-    if (count >= size) return format("%.2f %s", count / size, unit);
-  return format("%.0f", count);
-}
-
-std::string short_time(double seconds) {
-  const auto whole = static_cast<long>(std::ceil(seconds));
-  if (whole < 3600) return format("%ld:%02ld", whole / 60, whole % 60);
-  return format("%ld:%02ld:%02ld", whole / 3600, whole / 60 % 60, whole % 60);
-}
 
 std::string describe_progress(const PrepareProgress& progress, double seconds) {
   const double done = fraction_done(progress);
   std::string text = progress.total_bytes > 0 ? format("%3.0f %%  ", 100 * done) : "";
   text += format("%.1f MB/s  ", static_cast<double>(progress.text_bytes) / 1e6 / std::max(seconds, 1e-9));
-  text += short_count(static_cast<double>(progress.tokens)) + " tokens";
-  if (done > 0) text += "  " + short_time(seconds * (1 - done) / done) + " left";
+  text += format_count(static_cast<double>(progress.tokens)) + " tokens";
+  if (done > 0) text += "  " + format_duration(seconds * (1 - done) / done) + " left";
   return text;
 }
 
@@ -66,7 +48,8 @@ void ProgressMeter::update(const PrepareProgress& progress) {
   shown_ = now;
   const std::string text = describe_progress(progress, seconds());
   if (terminal_)
-    out_ << '\r' << (progress.total_bytes > 0 ? bar(fraction_done(progress)) : "") << text << "\x1b[K" << std::flush;
+    out_ << '\r' << (progress.total_bytes > 0 ? format_bar(fraction_done(progress)) + " " : "") << text << "\x1b[K"
+         << std::flush;
   else
     out_ << text << std::endl;
 }

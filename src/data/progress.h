@@ -29,8 +29,4 @@ class ProgressMeter {
 // "43 %  124.1 MB/s  1.24 G tokens  2:13 left"; without the first and the last if the input's size is not known.
 std::string describe_progress(const PrepareProgress& progress, double seconds);
 
-// Short forms for people: "1.24 G", "2:13" or "1:02:13".
-std::string short_count(double count);
-std::string short_time(double seconds);
-
 }  // namespace scfa

@@ -1,13 +1,12 @@
 #include "data/set_writer.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 
 #include "core/error.h"
+#include "data/checksum.h"
 #include "data/token_file.h"
 
 namespace scfa {
@@ -56,12 +55,9 @@ std::string shard_name(Split split, size_t index) {
 }
 
 struct SplitWriter::OpenShard : ShardInfo {
-  OpenShard(const std::string& folder, const std::string& name) : out(folder + "/" + name) {
-    file = name;
-    XXH3_64bits_reset(hash.get());
-  }
+  OpenShard(const std::string& folder, const std::string& name) : out(folder + "/" + name) { file = name; }
   OutputFile out;
-  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash{XXH3_createState(), &XXH3_freeState};
+  Checksum checksum;
 };
 
 SplitWriter::SplitWriter(const Manifest& manifest, const TokenLengths& lengths, std::string folder, Split split,
@@ -102,7 +98,7 @@ void SplitWriter::append_to_shard(std::span<const uint32_t> tokens, int64_t byte
 
 void SplitWriter::flush() {
   open_->out.append(packed_.data(), packed_.size());
-  XXH3_64bits_update(open_->hash.get(), packed_.data(), packed_.size());
+  open_->checksum.update(packed_.data(), packed_.size());
   packed_.clear();
 }
 
@@ -112,7 +108,7 @@ void SplitWriter::end_shard() {
   const ShardHeader header = make_shard_header(manifest_, open_->tokens);
   open_->out.write_at_start(&header, sizeof(header));
   open_->out.close();
-  open_->xxh3 = XXH3_64bits_digest(open_->hash.get());
+  open_->xxh3 = open_->checksum.value();
   info_.shards.push_back(*open_);
   open_ = nullptr;
 }

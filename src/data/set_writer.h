@@ -10,8 +10,6 @@
 #include "data/output_file.h"
 #include "data/piece_encoder.h"
 
-struct XXH3_state_s;
-
 namespace scfa {
 
 // The shards of one split, in a folder.

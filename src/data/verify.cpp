@@ -1,12 +1,11 @@
 #include "data/verify.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <vector>
 
 #include "core/error.h"
+#include "data/checksum.h"
 #include "data/piece_encoder.h"
 #include "data/token_file.h"
 
@@ -19,7 +18,7 @@ constexpr int64_t kBlock = 1 << 18;
 void verify_checksum(const std::string& path, const ShardInfo& info, const Manifest& manifest) {
   const MappedFile file(path);
   const uint64_t hash =
-      XXH3_64bits(file.data() + sizeof(ShardHeader), static_cast<size_t>(info.tokens * size_of(manifest.dtype)));
+      checksum_of(file.data() + sizeof(ShardHeader), static_cast<size_t>(info.tokens * size_of(manifest.dtype)));
   require(hash == info.xxh3, path, ": corrupt: its checksum is not the one in ", kManifestFile);
 }
 

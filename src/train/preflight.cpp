@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "core/human.h"
 #include "train/config_io.h"
 #include "train/machine.h"
 #include "train/optimizer.h"

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <filesystem>
 
+#include "core/human.h"
 #include "train/config_io.h"
 #include "train/evaluate.h"
 #include "train/machine.h"

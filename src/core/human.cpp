@@ -1,0 +1,52 @@
+#include "core/human.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <iterator>
+
+namespace scfa {
+
+namespace {
+
+template <class... Values>
+std::string print(const char* format, Values... values) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+}  // namespace
+
+std::string format_duration(double seconds) {
+  if (seconds < 9.95) return print("%.1fs", seconds);
+  const long s = std::lround(seconds);
+  if (s < 3600) return print("%ld:%02ld", s / 60, s % 60);
+  if (s < 86400) return print("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  return print("%ldd %02ld:%02ld", s / 86400, s / 3600 % 24, s / 60 % 60);
+}
+
+std::string format_count(double value) {
+  constexpr const char* kUnits[] = {"", "k", "M", "G", "T", "P"};
+  size_t unit = 0;
+  while (value >= 999.5 && unit + 1 < std::size(kUnits)) {
+    value /= 1000;
+    ++unit;
+  }
+  if (unit == 0) return print("%.0f", value);
+  return print("%.*f%s", value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2, value, kUnits[unit]);
+}
+
+std::string format_bytes(int64_t bytes) {
+  const std::string count = format_count(static_cast<double>(bytes));
+  const size_t digits = count.find_first_not_of("0123456789.");
+  return digits == std::string::npos ? count + " B" : count.substr(0, digits) + " " + count.substr(digits) + "B";
+}
+
+std::string format_bar(double share) {
+  constexpr size_t kWidth = 30;
+  const auto full = static_cast<size_t>(std::lround(std::clamp(share, 0.0, 1.0) * kWidth));
+  return "[" + std::string(full, '#') + std::string(kWidth - full, '.') + "]";
+}
+
+}  // namespace scfa
