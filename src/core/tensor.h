@@ -49,7 +49,11 @@ struct TensorView {
   explicit operator bool() const { return data != nullptr; }
 
   // Size of dimension i; negative i counts from the last.
-  int64_t size(int i) const { return shape.at(static_cast<size_t>(i < 0 ? i + ndim : i)); }
+  int64_t size(int i) const {
+    const int d = i < 0 ? i + ndim : i;
+    if (d < 0 || d >= ndim) fail("dimension ", i, " of ", describe());
+    return shape[static_cast<size_t>(d)];
+  }
 
   int64_t numel() const {
     int64_t count = 1;
@@ -57,7 +61,7 @@ struct TensorView {
     return count;
   }
   // Elements up to the last dimension: the N of an (N, C) reading of the tensor.
-  int64_t rows() const { return size(-1) == 0 ? 0 : numel() / size(-1); }
+  int64_t rows() const { return ndim == 0 || size(-1) == 0 ? 0 : numel() / size(-1); }
   int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype)); }
 
   bool contiguous() const {
@@ -114,7 +118,9 @@ struct TensorView {
     return view;
   }
 
+  // A view without data, of an arena that only measures, stays without.
   Void* offset(int64_t elements) const {
+    if (data == nullptr) return nullptr;
     using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
     return static_cast<Byte*>(data) + elements * static_cast<int64_t>(size_of(dtype));
   }
@@ -144,10 +150,17 @@ using ConstTensor = TensorView<const void>;
 // Checks shared by the ops: each names the op and the argument.
 inline void require_tensor(const ConstTensor& t, const char* op, const char* argument, DType dtype,
                            std::initializer_list<int64_t> sizes) {
-  if (t.data != nullptr && t.dtype == dtype && t.has_shape(sizes)) return;
+  if (t.data != nullptr && t.dtype == dtype && t.has_shape(sizes) && t.contiguous()) return;
   std::string want = concat(name_of(dtype), "[");
   for (size_t i = 0; i < sizes.size(); ++i) want += concat(i ? ", " : "", sizes.begin()[i]);
-  fail(op, ": ", argument, " must be ", want, "], not ", t.data == nullptr ? "empty" : t.describe());
+  fail(op, ": ", argument, " must be contiguous ", want, "], not ", t.data == nullptr ? "empty" : t.describe());
+}
+
+// Where only the number of elements matters, as for a number a row.
+inline void require_elements(const ConstTensor& t, const char* op, const char* argument, DType dtype, int64_t count) {
+  if (t.data != nullptr && t.dtype == dtype && t.numel() == count && t.contiguous()) return;
+  fail(op, ": ", argument, " must be ", count, " contiguous elements of ", name_of(dtype), ", not ",
+       t.data == nullptr ? "empty" : t.describe());
 }
 
 }  // namespace scfa

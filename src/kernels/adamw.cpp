@@ -16,8 +16,10 @@ void gradient_norm(Context& ctx, Tensor norm, ConstTensor g) {
 void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, ConstTensor g, ConstTensor norm, const AdamW& settings) {
   constexpr const char* kOp = "adamw";
   const int64_t n = p.numel();
-  for (const ConstTensor& t : {ConstTensor(p), ConstTensor(m), ConstTensor(v), g})
-    require_tensor(t, kOp, "each of p, m, v and g", DType::kF32, {n});
+  require_tensor(p, kOp, "p", DType::kF32, {n});
+  require_tensor(m, kOp, "m", DType::kF32, {n});
+  require_tensor(v, kOp, "v", DType::kF32, {n});
+  require_tensor(g, kOp, "g", DType::kF32, {n});
   if (settings.max_norm > 0) require_tensor(norm, kOp, "norm", DType::kF32, {1});
   require(settings.step >= 1, kOp, ": the first step is 1, not ", settings.step);
   ctx.require_cpu(kOp);

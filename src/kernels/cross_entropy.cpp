@@ -9,11 +9,12 @@ namespace scfa {
 void cross_entropy(Context& ctx, Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale) {
   constexpr const char* kOp = "cross_entropy";
-  require(logits.ndim == 2 && logits.contiguous() && vocabulary > 0 && vocabulary <= logits.size(1), kOp,
+  require(logits.data && logits.ndim == 2 && logits.contiguous() && vocabulary > 0 && vocabulary <= logits.size(1), kOp,
           ": logits must be contiguous (N, P) with P >= ", vocabulary, ", not ", logits.describe());
   const int64_t N = logits.size(0);
-  require(losses.numel() == N && hits.numel() == N && targets.numel() == N, kOp,
-          ": losses, hits and targets must have ", N, " elements");
+  require_elements(losses, kOp, "losses", DType::kF32, N);
+  require_elements(hits, kOp, "hits", DType::kF32, N);
+  require_elements(targets, kOp, "targets", DType::kI32, N);
   ctx.require_cpu(kOp);
   cpu::cross_entropy(ctx, losses, hits, logits, targets, vocabulary, gradient_scale);
 }

@@ -10,9 +10,11 @@ void embedding_forward(Context& ctx, Tensor x, ConstTensor ids, ConstTensor wte,
   require(ids.ndim == 2 && wte.ndim == 2, kOp, ": ids must be (B, T) and wte (V, C)");
   const int64_t B = ids.size(0), T = ids.size(1), C = wte.size(1);
   require_tensor(ids, kOp, "ids", DType::kI32, {B, T});
+  require_tensor(wte, kOp, "wte", wte.dtype, {wte.size(0), C});
   require_tensor(x, kOp, "x", wte.dtype, {B, T, C});
   if (wpe) {
-    require(wpe.ndim == 2 && wpe.size(1) == C, kOp, ": wpe must be (S, ", C, "), not ", wpe.describe());
+    require(wpe.ndim == 2 && wpe.contiguous() && wpe.size(1) == C, kOp, ": wpe must be contiguous (S, ", C, "), not ",
+            wpe.describe());
     require(first_position >= 0 && first_position + T <= wpe.size(0), kOp, ": positions up to ", first_position + T,
             " do not fit the ", wpe.size(0), " learned ones");
   }
@@ -23,10 +25,13 @@ void embedding_forward(Context& ctx, Tensor x, ConstTensor ids, ConstTensor wte,
 void embedding_backward(Context& ctx, Tensor dwte, Tensor dwpe, ConstTensor dx, ConstTensor ids) {
   constexpr const char* kOp = "embedding_backward";
   require(ids.ndim == 2 && dwte.ndim == 2, kOp, ": ids must be (B, T) and dwte (V, C)");
-  require_tensor(dx, kOp, "dx", dx.dtype, {ids.size(0), ids.size(1), dwte.size(1)});
+  const int64_t B = ids.size(0), T = ids.size(1), C = dwte.size(1);
+  require_tensor(ids, kOp, "ids", DType::kI32, {B, T});
+  require_tensor(dwte, kOp, "dwte", DType::kF32, {dwte.size(0), C});
+  require_tensor(dx, kOp, "dx", dx.dtype, {B, T, C});
   if (dwpe)
-    require(dwpe.ndim == 2 && dwpe.size(1) == dwte.size(1) && dwpe.size(0) >= ids.size(1), kOp, ": dwpe is ",
-            dwpe.describe());
+    require(dwpe.ndim == 2 && dwpe.contiguous() && dwpe.size(1) == C && dwpe.size(0) >= T, kOp,
+            ": dwpe must be contiguous (S, ", C, ") with S >= ", T, ", not ", dwpe.describe());
   ctx.require_cpu(kOp);
   cpu::embedding_backward(ctx, dwte, dwpe, dx, ids);
 }

@@ -30,6 +30,7 @@ int64_t layernorm_backward_scratch(const Context& ctx, int64_t /*N*/, int64_t C)
 void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,
                        ConstTensor w, ConstTensor b, float eps) {
   constexpr const char* kOp = "layernorm_forward";
+  require_rows(y, kOp, "y", y);
   const int64_t N = y.rows(), C = y.size(-1);
   require_rows(x, kOp, "x", y);
   if (skip) {
@@ -38,7 +39,8 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   }
   require_tensor(w, kOp, "w", y.dtype, {C});
   if (b) require_tensor(b, kOp, "b", y.dtype, {C});
-  require(mean.numel() == N && rstd.numel() == N, kOp, ": mean and rstd must have ", N, " elements");
+  require_elements(mean, kOp, "mean", DType::kF32, N);
+  require_elements(rstd, kOp, "rstd", DType::kF32, N);
   require_gpu_width(ctx, kOp, C);
   if (N == 0) return;
   if constexpr (kCudaBuild)
@@ -49,13 +51,15 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
 void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor w,
                         ConstTensor mean, ConstTensor rstd, Tensor scratch) {
   constexpr const char* kOp = "layernorm_backward";
+  require_rows(dy, kOp, "dy", dy);
   const int64_t N = dy.rows(), C = dy.size(-1);
   require_rows(dr, kOp, "dr", dy);
   require_rows(r, kOp, "r", dy);
   require_tensor(w, kOp, "w", dy.dtype, {C});
   require_tensor(dw, kOp, "dw", DType::kF32, {C});
   if (db) require_tensor(db, kOp, "db", DType::kF32, {C});
-  require(mean.numel() == N && rstd.numel() == N, kOp, ": mean and rstd must have ", N, " elements");
+  require_elements(mean, kOp, "mean", DType::kF32, N);
+  require_elements(rstd, kOp, "rstd", DType::kF32, N);
   require_gpu_width(ctx, kOp, C);
   const int64_t needed = layernorm_backward_scratch(ctx, N, C);
   require(needed == 0 || (scratch && scratch.numel() >= needed), kOp, ": scratch must have ", needed, " elements");

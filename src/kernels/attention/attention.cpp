@@ -34,11 +34,14 @@ void check_rows(const char* op, const char* name, const ConstTensor& t, const Co
 
 void check_common(const char* op, Context& ctx, const ConstTensor& q, const ConstTensor& lse, const Segments& segments,
                   const Tensor& scratch) {
-  require(q.data && q.ndim == 4, op, ": q must be (B, T, H, D), not ", q.describe());
+  require(q.data && q.ndim == 4 && (ctx.on_gpu() || q.dtype == DType::kF32), op,
+          ": q must be (B, T, H, D), f32 on the CPU, not ", q.describe());
   require_tensor(lse, op, "lse", DType::kF32, {q.size(0), q.size(2), q.size(1)});
   require(segments.q_index.has_shape({q.size(0), q.size(2), q.size(1)}), op, ": segments are of ",
           segments.q_index.describe(), " for q of ", q.describe());
-  require(scratch.numel() >= attention_scratch(ctx, q.size(1), q.size(3)), op, ": scratch is too small");
+  const int64_t needed = attention_scratch(ctx, q.size(1), q.size(3));
+  require(scratch.data && scratch.dtype == DType::kF32 && scratch.numel() >= needed, op, ": scratch must be ", needed,
+          " elements of f32, not ", scratch.data == nullptr ? "empty" : scratch.describe());
 }
 
 }  // namespace
@@ -77,9 +80,10 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
 }
 
 void attention_decode(Context& ctx, Tensor out, ConstTensor q, ConstTensor keys, ConstTensor values, float scale) {
-  require(
-      out.numel() == q.numel() && (keys.numel() == 0 || keys.size(-1) == q.numel()) && keys.numel() == values.numel(),
-      "attention_decode: shapes disagree: q ", q.describe(), ", keys ", keys.describe());
+  require(out.data && q.data && out.numel() == q.numel() && keys.ndim == 2 && keys.size(1) == q.numel() &&
+              keys.shape == values.shape && keys.contiguous() && values.contiguous(),
+          "attention_decode: shapes disagree: out ", out.describe(), ", q ", q.describe(), ", keys ", keys.describe(),
+          ", values ", values.describe());
   ctx.require_cpu("attention_decode");
   cpu::attention_decode(ctx, out, q, keys, values, scale);
 }

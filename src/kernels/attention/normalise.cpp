@@ -7,25 +7,29 @@ namespace scfa {
 
 namespace {
 
-void check(const char* op, const ConstTensor& strided, const ConstTensor& packed, const ConstTensor& inverse_norm) {
-  require(strided.data && strided.ndim == 4 && strided.stride[3] == 1, op, ": q must be (B, T, H, D), not ",
-          strided.describe());
-  require(packed.data && packed.contiguous() && packed.shape == strided.shape, op, ": k must be like q, not ",
-          packed.describe());
-  require_tensor(inverse_norm, op, "inverse_norm", DType::kF32, {strided.size(0), strided.size(1), strided.size(2)});
+void check_strided(const char* op, const char* name, const ConstTensor& t, const ConstTensor& inverse_norm) {
+  require(t.data && t.ndim == 4 && t.stride[3] == 1, op, ": ", name, " must be (B, T, H, D), not ", t.describe());
+  require_tensor(inverse_norm, op, "inverse_norm", DType::kF32, {t.size(0), t.size(1), t.size(2)});
+}
+
+void check_packed(const char* op, const char* name, const ConstTensor& t, const ConstTensor& like) {
+  require(t.data && t.contiguous() && t.shape == like.shape && t.dtype == like.dtype, op, ": ", name,
+          " must be contiguous and like ", like.describe(), ", not ", t.describe());
 }
 
 }  // namespace
 
 void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) {
-  check("normalise_keys", q, k, inverse_norm);
+  check_strided("normalise_keys", "q", q, inverse_norm);
+  check_packed("normalise_keys", "k", k, q);
   ctx.require_cpu("normalise_keys");
   cpu::normalise_keys(ctx, k, inverse_norm, q);
 }
 
 void normalise_keys_backward(Context& ctx, Tensor dq, ConstTensor dk, ConstTensor k, ConstTensor inverse_norm) {
-  check("normalise_keys_backward", dq, k, inverse_norm);
-  check("normalise_keys_backward", dq, dk, inverse_norm);
+  check_strided("normalise_keys_backward", "dq", dq, inverse_norm);
+  check_packed("normalise_keys_backward", "dk", dk, dq);
+  check_packed("normalise_keys_backward", "k", k, dq);
   ctx.require_cpu("normalise_keys_backward");
   cpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
 }

@@ -22,12 +22,20 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t co
 
 void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   constexpr const char* kOp = "build_segments";
-  require(segments.q_segment.ndim == 3, kOp, ": q_segment must be (B, H, T)");
+  require(segments.q_segment.ndim == 3 && segments.q_begin.ndim == 3, kOp,
+          ": q_segment must be (B, H, T) and q_begin (B, H, S + 1)");
   const int64_t B = segments.q_segment.size(0), H = segments.q_segment.size(1), T = segments.q_segment.size(2);
   require(T <= INT32_MAX, kOp, ": sequences of ", T, " are too long");
   require_tensor(segments.q_segment, kOp, "q_segment", DType::kU16, {B, H, T});
   require_tensor(segments.k_segment, kOp, "k_segment", DType::kU16, {B, H, T});
-  require(segments.count() <= kMaxSegments, kOp, ": more than ", kMaxSegments, " segments");
+  const int64_t S = segments.count();
+  require(S >= 1 && S <= kMaxSegments, kOp, ": there must be 1 to ", kMaxSegments, " segments, not ", S);
+  require_tensor(segments.q_begin, kOp, "q_begin", DType::kI32, {B, H, S + 1});
+  require_tensor(segments.k_begin, kOp, "k_begin", DType::kI32, {B, H, S + 1});
+  require_tensor(segments.q_index, kOp, "q_index", DType::kI32, {B, H, T});
+  require_tensor(segments.k_index, kOp, "k_index", DType::kI32, {B, H, T});
+  require_tensor(segments.k_limit, kOp, "k_limit", DType::kI32, {B, H, T});
+  require_tensor(segments.q_first, kOp, "q_first", DType::kI32, {B, H, T});
   ctx.require_cpu(kOp);
   cpu::build_segments(ctx, segments, attend_self);
 }
