@@ -1,0 +1,115 @@
+// Finite differences of the formulas, for each pattern and for the whole path that a model's block takes: normalise,
+// rotate, attend, and back.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/attention/normalise.h"
+#include "kernels/attention/patterns.h"
+#include "kernels/rotary.h"
+#include "support/attention_tensors.h"
+#include "support/compare.h"
+
+namespace scfa::test {
+namespace {
+
+constexpr double kTheta = 100.0;
+
+struct Path {
+  AttentionPattern pattern;
+  bool shared_qk, rotary;
+  AttentionShape shape;
+};
+
+void PrintTo(const Path& path, std::ostream* to) {
+  *to << path.pattern.pattern << " self " << attends_self(path.pattern) << " shared " << path.shared_qk << " rotary "
+      << path.rotary << " T " << path.shape.T;
+}
+
+class AttentionGradient : public testing::TestWithParam<Path> {};
+
+TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
+  const auto& [pattern, shared_qk, with_rotary, shape] = GetParam();
+  const auto [B, T, H, D] = shape;
+  Context ctx;
+  AttentionTensors t(shape, shared_qk ? Layout::kShared : Layout::kSeparate, 21);
+  std::vector<double> q = values(t.q), k = values(t.k), v = values(t.v);
+  const std::vector<double> dout = values(t.dout);
+
+  Array inverse_norm({B, T, H}), projections({H, pattern.buckets / 2, D});
+  if (shared_qk) normalise_keys(ctx, t.k, inverse_norm, t.q);
+  SegmentArrays segments(B, H, T, segment_count(pattern));
+  const std::vector<uint32_t> samples = {4, 9};
+  if (needs_projections(pattern)) draw_projections(ctx, projections, 1, 2, 3);
+  assign_segments(ctx, segments.q_segment, segments.k_segment, pattern,
+                  {.q = t.q,
+                   .k = shared_qk ? Tensor() : t.k,
+                   .projections = projections,
+                   .samples = samples.data(),
+                   .seed = 1,
+                   .step = 2,
+                   .layer = 3});
+  segments.build(ctx, attends_self(pattern));
+  if (with_rotary)
+    for (const Tensor& rows : {t.q, t.k}) rotary(ctx, rows, 0, kTheta, 1);
+  t.forward(segments.view());
+  t.backward(segments.view());
+  if (shared_qk) normalise_keys_backward(ctx, t.dq, t.dk, t.k, inverse_norm);
+  if (with_rotary) rotary(ctx, t.dq, 0, kTheta, -1);
+  if (with_rotary && !shared_qk) rotary(ctx, t.dk, 0, kTheta, -1);
+
+  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, attends_self(pattern));
+  const auto turned = [&](const std::vector<double>& x) { return with_rotary ? rotated(x, T, H, D, 0, kTheta, 1) : x; };
+  const auto loss = [&] {
+    const AttentionFormula formula(shape, turned(q), turned(shared_qk ? normalised(q, D) : k), v, visible,
+                                   static_cast<double>(t.scale));
+    return dot(dout, formula.out);
+  };
+  // Central differences of a formula in double are right to 1e-9; the rest is f32.
+  EXPECT_TRUE(close(t.dq, numeric_gradient(loss, q), 5e-6));
+  EXPECT_TRUE(close(t.dv, numeric_gradient(loss, v), 5e-6));
+  if (!shared_qk) {
+    EXPECT_TRUE(close(t.dk, numeric_gradient(loss, k), 5e-6));
+  }
+}
+
+std::vector<Path> paths() {
+  std::vector<Path> all;
+  for (const bool shared_qk : {false, true})
+    for (const bool with_rotary : {false, true})
+      for (const bool attend_self : {false, true})
+        for (const char* name : {"dense", "hash", "drop"}) {
+          AttentionPattern pattern;
+          pattern.pattern = name;
+          pattern.buckets = 4;
+          pattern.drop_rate = 0.3;
+          pattern.attend_self = attend_self;
+          all.push_back({pattern, shared_qk, with_rotary, {2, 13, 2, 4}});
+        }
+  AttentionPattern hash;
+  hash.pattern = "hash";
+  hash.buckets = 2;
+  all.push_back({{}, false, false, {1, 70, 1, 2}});  // more than a tile of queries
+  all.push_back({hash, true, false, {1, 150, 1, 2}});
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, AttentionGradient, testing::ValuesIn(paths()));
+
+// The same loss through the formulas of the gradients, which the larger tests rely on.
+TEST(AttentionFormulas, GradientsAreTheDerivativeOfTheFormula) {
+  const AttentionShape shape{1, 9, 2, 3};
+  SegmentArrays segments(1, 2, 9, 2);
+  segment_choices()[4].choose(segments, 2, 3);
+  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, true);
+  std::vector<double> q = normal({54}, 1).values(), k = normal({54}, 2).values(), v = normal({54}, 3).values();
+  const std::vector<double> dout = normal({54}, 4).values();
+  const AttentionGradients got(shape, q, k, v, visible, 0.7, dout);
+  const auto loss = [&] { return dot(dout, AttentionFormula(shape, q, k, v, visible, 0.7).out); };
+  EXPECT_TRUE(close(got.dq, numeric_gradient(loss, q), 1e-8));
+  EXPECT_TRUE(close(got.dk, numeric_gradient(loss, k), 1e-8));
+  EXPECT_TRUE(close(got.dv, numeric_gradient(loss, v), 1e-8));
+}
+
+}  // namespace
+}  // namespace scfa::test

@@ -1,0 +1,178 @@
+#include "kernels/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "support/attention_tensors.h"
+#include "support/compare.h"
+
+namespace scfa::test {
+namespace {
+
+constexpr double kTolerance = 1e-5;  // of f32 sums over up to a thousand keys; typical errors are a few 1e-7
+
+struct Case {
+  AttentionShape shape;
+  int64_t segments;
+  Layout layout;
+};
+
+const SegmentChoice& choice_named(const std::string& name) {
+  for (const SegmentChoice& choice : segment_choices())
+    if (choice.name == name) return choice;
+  fail("no choice is named ", name);
+}
+
+// Forward and backward against the formulas, twice with the same bits, and once more on one thread.
+void check(const Case& c, const SegmentChoice& choice, bool attend_self) {
+  SCOPED_TRACE(concat(choice.name, ", T ", c.shape.T, ", D ", c.shape.D, ", ", c.segments, " segments, self ",
+                      attend_self, ", layout ", static_cast<int>(c.layout)));
+  Context ctx;
+  SegmentArrays segments(c.shape.B, c.shape.H, c.shape.T, c.segments);
+  choice.choose(segments, c.segments, 11);
+  segments.build(ctx, attend_self);
+  AttentionTensors tensors(c.shape, c.layout, 100);
+  tensors.forward(segments.view());
+  tensors.backward(segments.view());
+  tensors.expect_formulas(segments.view(), attend_self, kTolerance);
+  EXPECT_TRUE(tensors.bystanders_intact());
+  const std::vector<double> first = tensors.results();
+  for (const int threads : {omp_get_max_threads(), 1}) {
+    const Threads limit(threads);
+    tensors.forward(segments.view());
+    tensors.backward(segments.view());
+    EXPECT_EQ(tensors.results(), first) << threads << " threads";
+  }
+}
+
+TEST(Attention, SmallShapes) {
+  const Case cases[] = {{{1, 1, 1, 1}, 1, Layout::kPacked},     {{2, 5, 3, 1}, 2, Layout::kSeparate},
+                        {{1, 63, 2, 16}, 3, Layout::kShared},   {{3, 64, 1, 16}, 2, Layout::kSeparate},
+                        {{1, 65, 3, 64}, 8, Layout::kSeparate}, {{2, 129, 2, 16}, 4, Layout::kPacked},
+                        {{1, 127, 1, 128}, 2, Layout::kShared}, {{1, 128, 2, 7}, 64, Layout::kShared}};
+  for (const Case& c : cases)
+    for (const SegmentChoice& choice : segment_choices())
+      for (const bool attend_self : {false, true}) check(c, choice, attend_self);
+}
+
+TEST(Attention, ManyTiles) {
+  check({{1, 1000, 1, 64}, 1, Layout::kSeparate}, choice_named("one"), true);
+  check({{1, 1000, 2, 64}, 16, Layout::kShared}, choice_named("tied"), false);
+  check({{1, 1000, 1, 16}, 3, Layout::kSeparate}, choice_named("untied"), true);
+  check({{1, 1000, 1, 128}, 1, Layout::kSeparate}, choice_named("some dropped"), true);
+  check({{1, 1000, 2, 16}, 4096, Layout::kPacked}, choice_named("tied"), true);
+  check({{1, 1000, 2, 16}, 9, Layout::kPacked}, choice_named("sizes around a tile"), false);
+}
+
+TEST(Attention, RowsThatSeeNothingAreZero) {
+  Context ctx;
+  const AttentionShape shape{2, 150, 2, 8};
+  SegmentArrays segments(2, 2, 150, 3);
+  choice_named("some dropped").choose(segments, 3, 5);
+  segments.build(ctx, false);
+  AttentionTensors t(shape, Layout::kSeparate, 1);
+  t.forward(segments.view());
+  t.backward(segments.view());
+  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, false);
+  int64_t blind = 0, unseen = 0;
+  const auto zero_row = [&](const Tensor& x, int64_t b, int64_t i, int64_t h) {
+    for (const double value : values(x.select(b).select(i).select(h)))
+      if (value != 0.0) return false;
+    return true;
+  };
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t h = 0; h < 2; ++h)
+      for (int64_t i = 0; i < 150; ++i) {
+        bool sees = false, seen = false;
+        for (int64_t j = 0; j < 150; ++j) {
+          sees |= visible[static_cast<size_t>(((b * 2 + h) * 150 + i) * 150 + j)] != 0;
+          seen |= visible[static_cast<size_t>(((b * 2 + h) * 150 + j) * 150 + i)] != 0;
+        }
+        blind += !sees;
+        unseen += !seen;
+        const float lse = t.lse.as<float>()[(b * 2 + h) * 150 + i];
+        EXPECT_EQ(zero_row(t.out, b, i, h), !sees);
+        EXPECT_EQ(lse == INFINITY, !sees);
+        EXPECT_EQ(zero_row(t.dv, b, i, h), !seen);
+        EXPECT_TRUE(sees || zero_row(t.dq, b, i, h));  // also zero for some that see a single key
+        EXPECT_TRUE(seen || zero_row(t.dk, b, i, h));
+      }
+  EXPECT_GT(blind, 100);  // the case has what it is about
+  EXPECT_GT(unseen, 100);
+}
+
+// A query that sees one key copies its value, and the key's score does not matter: dq and dk are zero.
+TEST(Attention, OneVisibleKey) {
+  Context ctx;
+  SegmentArrays segments(1, 1, 2, 1);
+  choice_named("one").choose(segments, 1, 0);
+  segments.build(ctx, false);
+  AttentionTensors t({1, 2, 1, 4}, Layout::kPacked, 1);
+  t.forward(segments.view());
+  t.backward(segments.view());
+  EXPECT_EQ(values(t.out.select(0).slice(1, 1)), values(t.v.select(0).slice(0, 1)));
+  EXPECT_TRUE(close(values(t.dv.select(0).slice(0, 1)), values(t.dout.select(0).slice(1, 1)), 1e-6));
+  for (const double x : values(t.dk)) EXPECT_NEAR(x, 0.0, 1e-6);
+}
+
+// Scores in the hundreds: exponentials without their maximum taken off would overflow.
+TEST(Attention, LargeScores) {
+  Context ctx;
+  const AttentionShape shape{1, 200, 1, 64};
+  SegmentArrays segments(1, 1, 200, 1);
+  choice_named("one").choose(segments, 1, 0);
+  segments.build(ctx, true);
+  AttentionTensors t(shape, Layout::kPacked, 7, 16.0);
+  t.forward(segments.view());
+  t.backward(segments.view());
+  // A score near 1000 is right to 1e-4, and so is the probability that comes of it.
+  t.expect_formulas(segments.view(), true, 1e-3);
+}
+
+TEST(Attention, LseIsInLog2Units) {
+  Context ctx;
+  SegmentArrays segments(1, 1, 8, 1);
+  choice_named("one").choose(segments, 1, 0);
+  segments.build(ctx, true);
+  AttentionTensors t({1, 8, 1, 4}, Layout::kPacked, 1, 0.0);  // all scores 0: query i sums i + 1 ones
+  t.forward(segments.view());
+  for (int i = 0; i < 8; ++i) EXPECT_NEAR(t.lse.as<float>()[i], std::log2(i + 1.0), 1e-6);
+}
+
+TEST(Attention, WrongShapesAreNamed) {
+  Context ctx;
+  SegmentArrays segments(1, 2, 8, 1), longer(1, 2, 9, 1);
+  choice_named("one").choose(segments, 1, 0);
+  segments.build(ctx, true);
+  const Array x({1, 8, 2, 4}), wide({1, 8, 2, 5}), lse({1, 2, 8}), small({10}), integers(DType::kI32, {1, 8, 2, 4});
+  const Array scratch({attention_scratch(ctx, 8, 4)});
+  const auto forward = [&](Tensor out, Tensor l, ConstTensor q, ConstTensor k, ConstTensor v, const SegmentArrays& s,
+                           Tensor space) {
+    return [=, &ctx, &s] { attention_forward(ctx, out, l, q, k, v, s.view(), 1.0f, space); };
+  };
+  EXPECT_TRUE(fails_naming(forward(x, lse, {}, x, x, segments, scratch), {"attention_forward: q "}));
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, wide, x, segments, scratch), {"attention_forward: k ", "2, 5]"}));
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, x, {}, segments, scratch), {"attention_forward: v "}));
+  EXPECT_TRUE(fails_naming(forward(wide, lse, x, x, x, segments, scratch), {"attention_forward: out "}));
+  EXPECT_TRUE(fails_naming(forward(x, x, x, x, x, segments, scratch), {"attention_forward: lse "}));
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, x, x, longer, scratch), {"attention_forward: segments "}));
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, x, x, segments, small), {"attention_forward: scratch ", "f32[10]"}));
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, x, x, segments, {}), {"attention_forward: scratch ", "empty"}));
+  EXPECT_TRUE(fails_naming(forward(integers, lse, integers, integers, integers, segments, scratch),
+                           {"attention_forward: q ", "i32"}));
+  const Tensor good = x;
+  const std::pair<const char*, int> arguments[] = {{"dq", 0}, {"dk", 1}, {"dv", 2}, {"dout", 3}, {"out", 4}};
+  for (const auto& [name, bad] : arguments) {
+    const auto pick = [&, at = bad](int i) { return i == at ? wide.view() : good; };
+    EXPECT_TRUE(fails_naming(
+        [&] {
+          attention_backward(ctx, pick(0), pick(1), pick(2), pick(3), good, good, good, pick(4), lse, segments.view(),
+                             1.0f, scratch);
+        },
+        {concat("attention_backward: ", name, " ").c_str()}));
+  }
+}
+
+}  // namespace
+}  // namespace scfa::test

@@ -1,0 +1,86 @@
+#include "kernels/attention/patterns.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "support/compare.h"
+#include "support/pattern_segments.h"
+
+namespace scfa::test {
+namespace {
+
+TEST(Patterns, TheTable) {
+  EXPECT_EQ(pattern_names(), (std::vector<std::string>{"dense", "hash", "drop"}));
+  AttentionPattern dense, hash = hash_pattern(16), drop = drop_pattern(0.25);
+  EXPECT_TRUE(attends_self(dense));
+  EXPECT_FALSE(attends_self(hash));
+  EXPECT_TRUE(attends_self(drop));
+  hash.attend_self = true;
+  dense.attend_self = false;
+  EXPECT_TRUE(attends_self(hash));
+  EXPECT_FALSE(attends_self(dense));
+  EXPECT_EQ(segment_count(dense), 1);
+  EXPECT_EQ(segment_count(hash), 16);
+  EXPECT_EQ(segment_count(drop), 1);
+  EXPECT_EQ(share_of_pairs(dense), 1.0);
+  EXPECT_EQ(share_of_pairs(hash), 1.0 / 16);
+  EXPECT_EQ(share_of_pairs(drop), 0.75 * 0.75);
+  EXPECT_TRUE(needs_projections(hash));
+  EXPECT_FALSE(needs_projections(hash_pattern(1)));
+  EXPECT_FALSE(needs_projections(dense));
+  EXPECT_FALSE(needs_projections(drop));
+}
+
+TEST(Patterns, ValidateNamesTheSettingAndTheRule) {
+  for (const int64_t buckets : {1, 2, 6, 16, 64}) EXPECT_NO_THROW(validate(hash_pattern(buckets)));
+  for (const int64_t buckets : {0, -2, 3, 15, 66, 128})
+    EXPECT_TRUE(fails_naming([&] { validate(hash_pattern(buckets)); },
+                             {"attention.buckets", "even", "64", concat("not ", buckets).c_str()}));
+  for (const double rate : {0.0, 0.5, 1.0}) EXPECT_NO_THROW(validate(drop_pattern(rate)));
+  for (const double rate : {-0.1, 1.5, static_cast<double>(NAN)})
+    EXPECT_TRUE(fails_naming([&] { validate(drop_pattern(rate)); }, {"attention.drop_rate", "0 to 1"}));
+  AttentionPattern unknown;
+  unknown.pattern = "hsah";
+  for (const auto& use : {+[](const AttentionPattern& p) { validate(p); },
+                          +[](const AttentionPattern& p) { static_cast<void>(attends_self(p)); },
+                          +[](const AttentionPattern& p) { static_cast<void>(segment_count(p)); }})
+    EXPECT_TRUE(fails_naming([&] { use(unknown); }, {"attention.pattern", "hsah", "dense", "hash", "drop"}));
+}
+
+TEST(Patterns, OneBucketAndNothingDroppedAreDense) {
+  const Array q = normal({2, 65, 3, 8}, 1), k = normal({2, 65, 3, 8}, 2);
+  for (const ConstTensor& keys : {ConstTensor(), ConstTensor(k)}) {
+    const ChosenSegments dense({}, {.q = q, .k = keys});
+    for (const double id : dense.q.values()) ASSERT_EQ(id, 0.0);
+    for (const AttentionPattern& pattern : {hash_pattern(1), drop_pattern(0.0)}) {
+      const ChosenSegments other(pattern, {.q = q, .k = keys});
+      EXPECT_TRUE(other.q.same_bits(dense.q));
+      EXPECT_TRUE(other.k.same_bits(dense.k));
+    }
+  }
+}
+
+TEST(Patterns, WrongShapesAreNamed) {
+  Context ctx;
+  const Array q({1, 8, 2, 4}), k({1, 9, 2, 4}), projections({2, 8, 4}), fewer({2, 7, 4});
+  const Array ids(DType::kU16, {1, 2, 8}), longer(DType::kU16, {1, 2, 9});
+  const uint32_t sample = 0;
+  const auto assign = [&](Tensor qs, Tensor ks, ConstTensor queries, ConstTensor keys, ConstTensor r) {
+    return [=, &ctx, &sample] {
+      assign_segments(
+          ctx, qs, ks, hash_pattern(16),
+          {.q = queries, .k = keys, .projections = r, .samples = &sample, .seed = 0, .step = 0, .layer = 0});
+    };
+  };
+  EXPECT_TRUE(fails_naming(assign(ids, ids, {}, {}, projections), {"assign_segments: q "}));
+  EXPECT_TRUE(fails_naming(assign(ids, ids, q, k, projections), {"assign_segments: k "}));
+  EXPECT_TRUE(fails_naming(assign(longer, ids, q, {}, projections), {"assign_segments: q_segment "}));
+  EXPECT_TRUE(fails_naming(assign(ids, longer, q, {}, projections), {"assign_segments: k_segment "}));
+  EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, fewer), {"assign_segments: projections "}));
+  EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, {}), {"assign_segments: projections ", "empty"}));
+  EXPECT_TRUE(fails_naming([&] { draw_projections(ctx, {}, 0, 0, 0); }, {"draw_projections: projections "}));
+}
+
+}  // namespace
+}  // namespace scfa::test

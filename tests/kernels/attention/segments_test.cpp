@@ -1,0 +1,149 @@
+#include "kernels/attention/segments.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "support/compare.h"
+#include "support/segment_cases.h"
+
+namespace scfa::test {
+namespace {
+
+using Positions = std::vector<std::vector<int64_t>>;  // [segment][rank]
+
+Positions positions_of(const uint16_t* segment, int64_t T, int64_t S) {
+  Positions of(static_cast<size_t>(S));
+  for (int64_t t = 0; t < T; ++t)
+    if (segment[t] != kNoSegment) of[segment[t]].push_back(t);
+  return of;
+}
+
+// Checks one head against the definitions in segments.h, counting everything anew.
+void check_head(const Segments& s, int64_t head, bool self) {
+  const int64_t T = s.q_segment.size(2), S = s.count();
+  const Positions queries = positions_of(s.q_segment.as<uint16_t>() + head * T, T, S);
+  const Positions keys = positions_of(s.k_segment.as<uint16_t>() + head * T, T, S);
+  const auto *q_begin = s.q_begin.as<int32_t>() + head * (S + 1), *k_begin = s.k_begin.as<int32_t>() + head * (S + 1);
+  const auto *q_index = s.q_index.as<int32_t>() + head * T, *k_index = s.k_index.as<int32_t>() + head * T;
+  const auto *k_limit = s.k_limit.as<int32_t>() + head * T, *q_first = s.q_first.as<int32_t>() + head * T;
+  const auto sees = [&](int64_t query, int64_t key) { return self ? key <= query : key < query; };
+  int64_t q_rows = 0, k_rows = 0;
+  for (size_t segment = 0; segment < queries.size(); ++segment) {
+    const auto &q = queries[segment], &k = keys[segment];
+    ASSERT_EQ(q_begin[segment], q_rows);
+    ASSERT_EQ(k_begin[segment], k_rows);
+    for (size_t i = 0; i < q.size(); ++i) {
+      ASSERT_EQ(q_index[q_rows + static_cast<int64_t>(i)], q[i]);
+      const auto seen = std::count_if(k.begin(), k.end(), [&](int64_t key) { return sees(q[i], key); });
+      ASSERT_EQ(k_limit[q_rows + static_cast<int64_t>(i)], seen) << "query at " << q[i];
+    }
+    for (size_t j = 0; j < k.size(); ++j) {
+      ASSERT_EQ(k_index[k_rows + static_cast<int64_t>(j)], k[j]);
+      const auto blind = std::count_if(q.begin(), q.end(), [&](int64_t query) { return !sees(query, k[j]); });
+      ASSERT_EQ(q_first[k_rows + static_cast<int64_t>(j)], blind) << "key at " << k[j];
+    }
+    // The property that everything rests on: both numbers describe the same set of pairs.
+    for (size_t i = 0; i < q.size() && T < 200; ++i)
+      for (size_t j = 0; j < k.size(); ++j) {
+        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(j) < k_limit[q_rows + static_cast<int64_t>(i)]);
+        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(i) >= q_first[k_rows + static_cast<int64_t>(j)]);
+      }
+    q_rows += static_cast<int64_t>(q.size());
+    k_rows += static_cast<int64_t>(k.size());
+  }
+  ASSERT_EQ(q_begin[S], q_rows);
+  ASSERT_EQ(k_begin[S], k_rows);
+}
+
+class SegmentsTest : public testing::TestWithParam<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Lengths, SegmentsTest, testing::Values(1, 63, 64, 65, 127, 128, 129, 1000),
+                         testing::PrintToStringParamName());
+
+TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
+  Context ctx;
+  const int64_t T = GetParam();
+  for (const int64_t S : {1, 2, 3, 8, 16, 64, 4096})
+    for (const SegmentChoice& choice : segment_choices())
+      for (const bool self : {false, true}) {
+        const int64_t B = 2, H = 2;
+        SegmentArrays arrays(B, H, T, S);
+        choice.choose(arrays, S, static_cast<uint64_t>(T * S));
+        arrays.build(ctx, self);
+        for (int64_t head = 0; head < B * H; ++head) check_head(arrays.view(), head, self);
+        if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self;
+      }
+}
+
+TEST(Segments, NeverMeetingMeansNothingIsSeen) {
+  Context ctx;
+  SegmentArrays arrays(1, 1, 100, 2);
+  arrays.q_segment.fill(1);
+  arrays.k_segment.fill(0);
+  arrays.build(ctx, true);
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_EQ(arrays.view().k_limit.as<int32_t>()[i], 0);
+    EXPECT_EQ(arrays.view().q_first.as<int32_t>()[i], 0);  // no query of the segment is before or after
+  }
+}
+
+TEST(Segments, SameForAnyNumberOfThreads) {
+  Context ctx;
+  SegmentArrays arrays(3, 5, 300, 8);
+  segment_choices()[3].choose(arrays, 8, 1);
+  const Segments s = arrays.view();
+  std::vector<std::vector<double>> first;
+  for (const int threads : {1, 2, 4}) {
+    const Threads limit(threads);
+    arrays.poison();
+    arrays.build(ctx, false);
+    std::vector<std::vector<double>> now;
+    for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.k_limit, s.q_first}) now.push_back(values(t));
+    if (first.empty()) first = now;
+    EXPECT_EQ(now, first) << threads;
+  }
+}
+
+TEST(Segments, PlanHasTheShapes) {
+  Arena measured(Device::kCpu);
+  plan_segments(measured, 2, 3, 65, 8);
+  ASSERT_EQ(measured.items().size(), 1u);
+  Arena arena(Device::kCpu, measured.used());
+  const Segments s = plan_segments(arena, 2, 3, 65, 8);
+  EXPECT_EQ(s.count(), 8);
+  for (const Tensor& t : {s.q_segment, s.k_segment, s.q_index, s.k_index, s.k_limit, s.q_first})
+    EXPECT_TRUE(t && t.has_shape({2, 3, 65}));
+  for (const Tensor& t : {s.q_begin, s.k_begin}) EXPECT_TRUE(t && t.has_shape({2, 3, 9}));
+  for (const int64_t count : {int64_t{0}, kMaxSegments + 1})
+    EXPECT_TRUE(fails_naming([&] { plan_segments(arena, 1, 1, 8, count); },
+                             {"segments", "1 to 4096", std::to_string(count).c_str()}));
+}
+
+TEST(Segments, WrongIdsAndShapesAreNamed) {
+  Context ctx;
+  for (const uint16_t id : {uint16_t{4}, uint16_t{5}, uint16_t{4096}, uint16_t{0xFFFE}})
+    for (const bool query : {false, true}) {
+      SegmentArrays arrays(1, 2, 10, 4);
+      arrays.q_segment.fill(3);
+      arrays.k_segment.fill(kNoSegment);
+      (query ? arrays.q_segment : arrays.k_segment).as<uint16_t>()[19] = id;
+      EXPECT_TRUE(fails_naming([&] { arrays.build(ctx, true); },
+                               {"build_segments", concat("segment ", id).c_str(), "there are 4"}));
+    }
+  const SegmentArrays arrays(1, 2, 10, 4), longer(1, 2, 11, 4);
+  Segments s = arrays.view();
+  s.k_segment = longer.k_segment;
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, {}, true); }, {"build_segments: q_segment "}));
+  const std::pair<const char*, Tensor Segments::*> filled[] = {
+      {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
+      {"k_index", &Segments::k_index}, {"k_limit", &Segments::k_limit}, {"q_first", &Segments::q_first}};
+  for (const auto& [name, member] : filled) {
+    s = arrays.view();
+    s.*member = arrays.q_segment;  // of another type
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", name}));
+  }
+}
+
+}  // namespace
+}  // namespace scfa::test

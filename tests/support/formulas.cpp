@@ -1,0 +1,123 @@
+#include "support/formulas.h"
+
+#include <cmath>
+#include <complex>
+
+namespace scfa::test {
+
+std::vector<double> rotated(std::vector<double> x, int64_t T, int64_t H, int64_t D, int64_t first, double theta,
+                            int direction) {
+  const int64_t rows = static_cast<int64_t>(x.size()) / D;
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto position = static_cast<double>(first + row / H % T);
+    for (int64_t d = 0; d < D / 2; ++d) {
+      double *a = x.data() + row * D + d, *b = a + D / 2;
+      const double angle = position * std::pow(theta, -2.0 * static_cast<double>(d) / static_cast<double>(D));
+      const std::complex<double> turned = std::complex<double>(*a, *b) * std::polar(1.0, direction * angle);
+      *a = turned.real();
+      *b = turned.imag();
+    }
+  }
+  return x;
+}
+
+std::vector<double> normalised(std::vector<double> x, int64_t D) {
+  for (double* row = x.data(); row < x.data() + x.size(); row += D) {
+    double square = 0.0;
+    for (int64_t d = 0; d < D; ++d) square += row[d] * row[d];
+    for (int64_t d = 0; d < D; ++d) row[d] /= std::sqrt(square);
+  }
+  return x;
+}
+
+std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, bool attend_self) {
+  const int64_t heads = q_segment.size(0) * q_segment.size(1), T = q_segment.size(2);
+  const auto *q = q_segment.as<uint16_t>(), *k = k_segment.as<uint16_t>();
+  std::vector<uint8_t> visible;
+  visible.reserve(static_cast<size_t>(heads * T * T));
+  for (int64_t head = 0; head < heads; ++head)
+    for (int64_t i = 0; i < T; ++i)
+      for (int64_t j = 0; j < T; ++j) {
+        const uint16_t segment = q[head * T + i];
+        visible.push_back(segment != 0xFFFF && segment == k[head * T + j] && (j < i || (attend_self && j == i)));
+      }
+  return visible;
+}
+
+namespace {
+
+double product(const double* a, const double* b, int64_t D) {
+  double total = 0.0;
+  for (int64_t d = 0; d < D; ++d) total += a[d] * b[d];
+  return total;
+}
+
+// Calls use(query row, keys, probabilities, lse) for every query; offsets are of rows in a (B, T, H, D) tensor.
+template <class Use>
+void for_each_query(const AttentionShape& s, const std::vector<double>& q, const std::vector<double>& k,
+                    const std::vector<uint8_t>& visible, double scale, const Use& use) {
+  std::vector<int64_t> keys;
+  std::vector<double> p;
+  for (int64_t b = 0; b < s.B; ++b)
+    for (int64_t h = 0; h < s.H; ++h)
+      for (int64_t i = 0; i < s.T; ++i) {
+        const auto row = [&](int64_t t) { return ((b * s.T + t) * s.H + h) * s.D; };
+        const int64_t entry = (b * s.H + h) * s.T + i;
+        double top = -INFINITY, total = 0.0;
+        keys.clear();
+        p.clear();
+        for (int64_t j = 0; j < s.T; ++j) {
+          if (!visible[static_cast<size_t>(entry * s.T + j)]) continue;
+          keys.push_back(row(j));
+          p.push_back(scale * product(q.data() + row(i), k.data() + row(j), s.D));
+          top = std::max(top, p.back());
+        }
+        for (double& x : p) total += x = std::exp(x - top);
+        for (double& x : p) x /= total;
+        use(entry, row(i), keys, p, keys.empty() ? INFINITY : (top + std::log(total)) / std::log(2.0));
+      }
+}
+
+}  // namespace
+
+AttentionFormula::AttentionFormula(const AttentionShape& shape, const std::vector<double>& q,
+                                   const std::vector<double>& k, const std::vector<double>& v,
+                                   const std::vector<uint8_t>& visible, double scale)
+    : out(q.size(), 0.0), lse(static_cast<size_t>(shape.B * shape.H * shape.T)) {
+  for_each_query(
+      shape, q, k, visible, scale,
+      [&](int64_t entry, int64_t row, const std::vector<int64_t>& keys, const std::vector<double>& p, double log_sum) {
+        lse[static_cast<size_t>(entry)] = log_sum;
+        for (size_t j = 0; j < keys.size(); ++j)
+          for (int64_t d = 0; d < shape.D; ++d) out.data()[row + d] += p[j] * v.data()[keys[j] + d];
+      });
+}
+
+AttentionGradients::AttentionGradients(const AttentionShape& shape, const std::vector<double>& q,
+                                       const std::vector<double>& k, const std::vector<double>& v,
+                                       const std::vector<uint8_t>& visible, double scale,
+                                       const std::vector<double>& dout)
+    : dq(q.size(), 0.0), dk(q.size(), 0.0), dv(q.size(), 0.0) {
+  const int64_t D = shape.D;
+  std::vector<double> dp;
+  for_each_query(shape, q, k, visible, scale,
+                 [&](int64_t, int64_t row, const std::vector<int64_t>& keys, const std::vector<double>& p, double) {
+                   const double* g = dout.data() + row;
+                   dp.clear();
+                   double mean = 0.0;
+                   for (size_t j = 0; j < keys.size(); ++j) {
+                     dp.push_back(product(g, v.data() + keys[j], D));
+                     mean += p[j] * dp[j];
+                   }
+                   for (size_t j = 0; j < keys.size(); ++j) {
+                     const double ds = scale * p[j] * (dp[j] - mean);
+                     for (int64_t d = 0; d < D; ++d) {
+                       dv.data()[keys[j] + d] += p[j] * g[d];
+                       dq.data()[row + d] += ds * k.data()[keys[j] + d];
+                       dk.data()[keys[j] + d] += ds * q.data()[row + d];
+                     }
+                   }
+                 });
+}
+
+}  // namespace scfa::test

@@ -1,0 +1,41 @@
+// Formulas that several tests need, plainly and in double.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "support/array.h"
+
+namespace scfa::test {
+
+// Rotary embedding of x, (B, T, H, D): the pair (x[d], x[d + D/2]) as a complex number, times e^(i angle) with the
+// angle direction * (first + t) * theta^(-2d/D).
+std::vector<double> rotated(std::vector<double> x, int64_t T, int64_t H, int64_t D, int64_t first, double theta,
+                            int direction);
+
+// Rows of x, each of D, scaled to length one.
+std::vector<double> normalised(std::vector<double> x, int64_t D);
+
+struct AttentionShape {
+  int64_t B, T, H, D;
+};
+
+// visible[b, h, i, j]: query and key are of one segment, and the key is not later than the query (attend_self), or
+// earlier (not).
+std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, bool attend_self);
+
+// softmax(scale * q . k) v over the visible keys, by definition and in O(T^2). q, k, v: (B, T, H, D).
+struct AttentionFormula {
+  std::vector<double> out, lse;  // (B, T, H, D); (B, H, T) in log2 units, +inf where nothing is seen
+  AttentionFormula(const AttentionShape& shape, const std::vector<double>& q, const std::vector<double>& k,
+                   const std::vector<double>& v, const std::vector<uint8_t>& visible, double scale);
+};
+
+// Its gradients, by the chain rule through the full probability matrix.
+struct AttentionGradients {
+  std::vector<double> dq, dk, dv;
+  AttentionGradients(const AttentionShape& shape, const std::vector<double>& q, const std::vector<double>& k,
+                     const std::vector<double>& v, const std::vector<uint8_t>& visible, double scale,
+                     const std::vector<double>& dout);
+};
+
+}  // namespace scfa::test

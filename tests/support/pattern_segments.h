@@ -1,0 +1,39 @@
+// The segments that a pattern chooses, for tests of patterns.
+#pragma once
+#include <vector>
+
+#include "kernels/attention/patterns.h"
+#include "support/array.h"
+
+namespace scfa::test {
+
+inline AttentionPattern hash_pattern(int64_t buckets) {
+  AttentionPattern pattern;
+  pattern.pattern = "hash";
+  pattern.buckets = buckets;
+  return pattern;
+}
+
+inline AttentionPattern drop_pattern(double rate) {
+  AttentionPattern pattern;
+  pattern.pattern = "drop";
+  pattern.drop_rate = rate;
+  return pattern;
+}
+
+// What assign_segments may look at, with defaults. samples: 0, 1, 2, ... where empty.
+struct Draw {
+  ConstTensor q = {}, k = {};
+  std::vector<uint32_t> samples = {};
+  uint64_t seed = 1;
+  uint32_t step = 2, layer = 3;
+  int64_t first_position = 0;
+};
+
+// Segments of queries and keys, (B, H, T) u16.
+struct ChosenSegments {
+  Array q, k, projections;
+  ChosenSegments(const AttentionPattern& pattern, const Draw& draw);
+};
+
+}  // namespace scfa::test

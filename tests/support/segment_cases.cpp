@@ -1,0 +1,102 @@
+#include "support/segment_cases.h"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+namespace scfa::test {
+
+SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
+    : q_segment(DType::kU16, {B, H, T}),
+      k_segment(DType::kU16, {B, H, T}),
+      q_begin_(DType::kI32, {B, H, count + 1}),
+      k_begin_(DType::kI32, {B, H, count + 1}),
+      q_index_(DType::kI32, {B, H, T}),
+      k_index_(DType::kI32, {B, H, T}),
+      k_limit_(DType::kI32, {B, H, T}),
+      q_first_(DType::kI32, {B, H, T}) {}
+
+Segments SegmentArrays::view() const {
+  return {q_segment, k_segment, q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_};
+}
+
+void SegmentArrays::poison() {
+  for (Array* array : {&q_begin_, &k_begin_, &q_index_, &k_index_, &k_limit_, &q_first_}) array->poison();
+}
+
+namespace {
+
+using Random = std::mt19937_64;
+
+template <class Draw>
+void draw_rows(const Array& segment, const Draw& draw) {
+  for (int64_t i = 0; i < segment.view().numel(); ++i) segment.as<uint16_t>()[i] = static_cast<uint16_t>(draw());
+}
+
+void copy_rows(const Array& from, const Array& to) {
+  std::copy_n(from.as<uint16_t>(), from.view().numel(), to.as<uint16_t>());
+}
+
+// Segments of 1, 63, 64, 65 and then 17 rows each, as far as T and count go, at positions in random order.
+void fixed_sizes(SegmentArrays& s, int64_t count, uint64_t seed) {
+  Random random(seed);
+  const int64_t T = s.q_segment.view().size(2), heads = s.q_segment.view().numel() / T;
+  const int64_t sizes[] = {1, 63, 64, 65, 17};
+  std::vector<int64_t> positions(static_cast<size_t>(T));
+  std::iota(positions.begin(), positions.end(), 0);
+  for (int64_t head = 0; head < heads; ++head) {
+    std::shuffle(positions.begin(), positions.end(), random);
+    int64_t segment = 0, used = 0;
+    for (const int64_t position : positions) {
+      if (used == sizes[std::min<int64_t>(segment, 4)] && segment + 1 < count) ++segment, used = 0;
+      ++used;
+      s.q_segment.as<uint16_t>()[head * T + position] = static_cast<uint16_t>(segment);
+    }
+  }
+  copy_rows(s.q_segment, s.k_segment);
+}
+
+void dropped(SegmentArrays& s, int64_t count, uint64_t seed, unsigned percent) {
+  Random random(seed);
+  for (const Array* segment : {&s.q_segment, &s.k_segment})
+    draw_rows(*segment,
+              [&] { return random() % 100 < percent ? kNoSegment : random() % static_cast<uint64_t>(count); });
+}
+
+std::vector<SegmentChoice> make_choices() {
+  return {{"one",
+           [](SegmentArrays& s, int64_t, uint64_t) {
+             s.q_segment.fill(0);
+             s.k_segment.fill(0);
+           }},
+          {"last",
+           [](SegmentArrays& s, int64_t count, uint64_t) {
+             s.q_segment.fill(static_cast<double>(count - 1));
+             s.k_segment.fill(static_cast<double>(count - 1));
+           }},
+          {"tied",
+           [](SegmentArrays& s, int64_t count, uint64_t seed) {
+             Random random(seed);
+             draw_rows(s.q_segment, [&] { return random() % static_cast<uint64_t>(count); });
+             copy_rows(s.q_segment, s.k_segment);
+           }},
+          {"untied", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 0); }},
+          {"some dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 50); }},
+          {"most dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 95); }},
+          {"all dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 100); }},
+          {"never meeting",
+           [](SegmentArrays& s, int64_t count, uint64_t) {
+             s.q_segment.fill(0);
+             s.k_segment.fill(count > 1 ? 1 : kNoSegment);
+           }},
+          {"sizes around a tile", fixed_sizes}};
+}
+
+}  // namespace
+
+const std::vector<SegmentChoice>& segment_choices() {
+  static const std::vector<SegmentChoice> choices = make_choices();
+  return choices;
+}
+
+}  // namespace scfa::test

@@ -1,0 +1,36 @@
+// Segments for tests of attention: every array in guarded memory of its own, and ways of choosing who belongs where.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/attention/segments.h"
+#include "support/array.h"
+
+namespace scfa::test {
+
+class SegmentArrays {
+ public:
+  SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count);
+  Segments view() const;
+  void build(Context& ctx, bool attend_self) const { build_segments(ctx, view(), attend_self); }
+  void poison();  // what build_segments fills
+
+  Array q_segment, k_segment;
+
+ private:
+  Array q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_;
+};
+
+// Chooses q_segment and k_segment among `count` segments.
+struct SegmentChoice {
+  std::string name;
+  std::function<void(SegmentArrays&, int64_t count, uint64_t seed)> choose;
+};
+
+// One segment for all; random ones, shared by query and key or not; none, some or all rows dropped; queries and keys in
+// segments that never meet; segments of 1, 63, 64 and 65 rows; everything in the last segment, so that others are
+// empty.
+const std::vector<SegmentChoice>& segment_choices();
+
+}  // namespace scfa::test
