@@ -46,7 +46,9 @@ std::string format_bytes(int64_t bytes) {
 std::string format_bar(double share) {
   constexpr size_t kWidth = 30;
   const auto full = static_cast<size_t>(std::lround(std::clamp(share, 0.0, 1.0) * kWidth));
-  return "[" + std::string(full, '#') + std::string(kWidth - full, '.') + "]";
+  std::string bar = "[";  // appended to: GCC 12 warns of "[" + std::string(...)
+  bar.append(full, '#').append(kWidth - full, '.').push_back(']');
+  return bar;
 }
 
 }  // namespace scfa
