@@ -11,6 +11,7 @@ namespace scfa::test {
 namespace {
 
 using Vector = std::vector<double>;
+constexpr double kLongSum = 2e-5;  // of 50257 terms in f32, one after the other in builds without vector code
 
 double reference_loss(const double* row, int64_t V, int64_t target) {
   double top = -INFINITY, total = 0.0;
@@ -54,7 +55,7 @@ TEST(CrossEntropy, LossesAndHits) {
       hits[static_cast<size_t>(i)] = std::max_element(row, row + V) - row == target;
     }
     c.run(0.0f);
-    EXPECT_TRUE(close(c.losses, want, 1e-6)) << N << " " << V;
+    EXPECT_TRUE(close(c.losses, want, V > 1000 ? kLongSum : 1e-6)) << N << " " << V;
     EXPECT_EQ(c.hits.values(), hits);
     for (int64_t i = 0; i < N; ++i)  // without a gradient, logits are left alone
       for (int64_t k = i * P; k < i * P + V; ++k) ASSERT_EQ(c.logits.as<float>()[k], logits[static_cast<size_t>(k)]);
@@ -91,7 +92,7 @@ TEST(CrossEntropy, LargeVocabularyGradient) {
     for (int64_t k = 0; k < P; ++k) row[k] = k < V ? -2.0 * (std::exp(row[k] - log_sum) - (k == target)) : 0.0;
   }
   c.run(-2.0f);  // any factor, also a negative one
-  EXPECT_TRUE(close(c.logits, want, 2e-6));
+  EXPECT_TRUE(close(c.logits, want, kLongSum));
 }
 
 TEST(CrossEntropy, LargeLogitsDoNotOverflow) {
