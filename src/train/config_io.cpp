@@ -136,7 +136,9 @@ AttentionPattern read_pattern(const Json& json, const std::string& where) {
   AttentionPattern pattern;
   for (const auto& [key, value] : json.items()) {
     const std::string at = where + "." + key;
-    if (!set_pattern_field(pattern, key, [&](auto& target, const FieldRule& rule) { assign(target, value, rule, at); }))
+    if (!set_pattern_field(pattern, key, [&, &value = value](auto& target, const FieldRule& rule) {
+          assign(target, value, rule, at);
+        }))
       unknown_key("attention." + key, at);
   }
   return pattern;

@@ -57,7 +57,7 @@ TEST(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
   bytes[bytes.size() / 2] ^= 1;
   test::write_text(newest, bytes);
   fs::resize_file(tiny.path("checkpoint-00000010/optimizer.safetensors"), 1000);
-  fs::create_directories(tiny.path("checkpoint-00000099"));           // a folder without files
+  fs::create_directories(tiny.path("checkpoint-00000099"));                 // a folder without files
   fs::create_directories(tiny.path("checkpoint-00000098.partial-abcdef"));  // what a kill during a save leaves
   const TrainResult resumed = tiny.run(config, {.resume = true});
   EXPECT_EQ(resumed.step, 12);

@@ -111,7 +111,9 @@ int64_t segment_count(const AttentionPattern& pattern) {
   return find(pattern).hashes ? pattern.buckets : 1;
 }
 
-double share_of_pairs(const AttentionPattern& pattern) { return find(pattern).share(pattern); }
+double share_of_pairs(const AttentionPattern& pattern) {
+  return find(pattern).share(pattern);
+}
 
 bool needs_projections(const AttentionPattern& pattern) {
   return find(pattern).hashes && pattern.buckets > 1;
