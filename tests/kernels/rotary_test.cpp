@@ -62,6 +62,15 @@ TEST(Rotary, OtherPartsOfTheTensorStay) {
   EXPECT_EQ(values(part_of(qkv, 2)), v_before);
 }
 
+TEST(Rotary, HeadsMayLieAnywhere) {
+  Context ctx;
+  const Array heads = normal({2, 3, 9, 8}, 1);
+  const Tensor x = by_position(heads);
+  const Vector want = reference(values(x), 9, 3, 8, 5, 1);
+  rotary(ctx, x, 5, kTheta, 1);
+  EXPECT_TRUE(close(x, want, 2e-7));
+}
+
 // A token fed alone at its position, as generation does, is turned as it is within the sequence.
 TEST(Rotary, PositionDecidesNotTheCut) {
   Context ctx;

@@ -130,6 +130,13 @@ Tensor part_of(const Tensor& whole, int64_t i) {
   return view;
 }
 
+Tensor by_position(const Tensor& by_head) {
+  Tensor view = by_head;
+  std::swap(view.shape[1], view.shape[2]);
+  std::swap(view.stride[1], view.stride[2]);
+  return view;
+}
+
 Array normal(std::initializer_list<int64_t> shape, uint64_t seed, double scale, double mean) {
   Array array(shape);
   array.fill_normal(seed, scale, mean);

@@ -1,6 +1,7 @@
 #include "support/attention_tensors.h"
 
 #include <cmath>
+#include <utility>
 
 #include "support/compare.h"
 
@@ -16,6 +17,9 @@ AttentionTensors::AttentionTensors(const AttentionShape& dims, Layout layout, ui
     if (layout == Layout::kPacked) {
       for (int i = 0; i < 3; ++i) to.emplace_back(Array({B, T, H, D}));
       a = to[0], b = to[1], c = to[2];
+    } else if (layout == Layout::kByHead) {
+      for (int i = 0; i < 3; ++i) to.emplace_back(Array({B, H, T, D}));
+      a = by_position(to[0]), b = by_position(to[1]), c = by_position(to[2]);
     } else if (layout == Layout::kShared) {
       to.emplace_back(Array({B, T, 2, H, D}));
       to.emplace_back(Array({B, T, H, D}));
@@ -28,9 +32,15 @@ AttentionTensors::AttentionTensors(const AttentionShape& dims, Layout layout, ui
   lay_out(inputs_, q, k, v);
   lay_out(gradients_, dq, dk, dv);
   const bool strided = layout == Layout::kShared;
-  for (std::vector<Array>* to : {&inputs_, &outputs_}) to->emplace_back(Array({B, T, strided ? 3 : 1, H, D}));
-  dout = part_of(inputs_.back(), strided ? 1 : 0);
-  out = part_of(outputs_.back(), strided ? 1 : 0);
+  for (auto [to, view] : {std::pair(&inputs_, &dout), std::pair(&outputs_, &out)}) {
+    if (layout == Layout::kByHead) {
+      to->emplace_back(Array({B, H, T, D}));
+      *view = by_position(to->back());
+    } else {
+      to->emplace_back(Array({B, T, strided ? 3 : 1, H, D}));
+      *view = part_of(to->back(), strided ? 1 : 0);
+    }
+  }
   for (Array& array : inputs_) array.fill_normal(seed++, scale_of_inputs);
 }
 
@@ -65,7 +75,7 @@ void AttentionTensors::expect_formulas(const Segments& segments, bool attend_sel
 
 bool AttentionTensors::bystanders_intact() const {
   const Tensor all = outputs_.back();
-  if (all.size(2) == 1) return true;
+  if (all.ndim == 4 || all.size(2) == 1) return true;
   for (const int64_t part : {0, 2})
     for (const double x : values(part_of(all, part)))
       if (!std::isnan(x)) return false;  // poison is NaN

@@ -12,6 +12,7 @@ enum class Layout {
   kPacked,    // each a tensor of its own
   kShared,    // q, v in one (B, T, 2, H, D) and packed keys beside it; out in the middle of a (B, T, 3, H, D)
   kSeparate,  // q, k, v in one (B, T, 3, H, D)
+  kByHead,    // each a (B, H, T, D) of its own
 };
 
 class AttentionTensors {

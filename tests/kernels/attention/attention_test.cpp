@@ -50,7 +50,8 @@ TEST(Attention, SmallShapes) {
   const Case cases[] = {{{1, 1, 1, 1}, 1, Layout::kPacked},     {{2, 5, 3, 1}, 2, Layout::kSeparate},
                         {{1, 63, 2, 16}, 3, Layout::kShared},   {{3, 64, 1, 16}, 2, Layout::kSeparate},
                         {{1, 65, 3, 64}, 8, Layout::kSeparate}, {{2, 129, 2, 16}, 4, Layout::kPacked},
-                        {{1, 127, 1, 128}, 2, Layout::kShared}, {{1, 128, 2, 7}, 64, Layout::kShared}};
+                        {{1, 127, 1, 128}, 2, Layout::kShared}, {{1, 128, 2, 7}, 64, Layout::kShared},
+                        {{2, 65, 3, 16}, 3, Layout::kByHead}};
   for (const Case& c : cases)
     for (const SegmentChoice& choice : segment_choices())
       for (const bool attend_self : {false, true}) check(c, choice, attend_self);

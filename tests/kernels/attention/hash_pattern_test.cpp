@@ -121,6 +121,14 @@ TEST(HashPattern, OnlyTheDirectionCounts) {
   for (int64_t i = 0; i < a.q.view().numel(); ++i) ASSERT_EQ(c.q.as<uint16_t>()[i], (a.q.as<uint16_t>()[i] + 8) % 16);
 }
 
+TEST(HashPattern, HeadsMayLieAnywhere) {
+  const Array heads = normal({2, 3, 50, 16}, 1);
+  Array packed({2, 50, 3, 16});
+  packed.assign(values(by_position(heads)));
+  const ChosenSegments a(hash_pattern(8), {.q = packed}), b(hash_pattern(8), {.q = by_position(heads)});
+  EXPECT_TRUE(a.q.same_bits(b.q));
+}
+
 TEST(HashPattern, RandomRowsSpreadOverAllBuckets) {
   const Array q = normal({1, 8000, 1, 64}, 1);
   const ChosenSegments chosen(hash_pattern(16), {.q = q});

@@ -43,6 +43,20 @@ TEST(NormaliseKeys, BackwardIsTheDerivativeAndIsAdded) {
   EXPECT_EQ(values(part_of(whole, 1)), beside);
 }
 
+TEST(NormaliseKeys, HeadsMayLieAnywhere) {
+  Context ctx;
+  const Array heads = normal({2, 3, 9, 8}, 1), dheads = normal({2, 3, 9, 8}, 2), dk = normal({2, 9, 3, 8}, 3);
+  Array q({2, 9, 3, 8}), dq({2, 9, 3, 8}), k({2, 9, 3, 8}), k_want({2, 9, 3, 8}), inverse_norm({2, 9, 3});
+  q.assign(values(by_position(heads)));
+  dq.assign(values(by_position(dheads)));
+  normalise_keys(ctx, k_want, inverse_norm, q);
+  normalise_keys(ctx, k, inverse_norm, by_position(heads));
+  EXPECT_TRUE(k.same_bits(k_want));
+  normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
+  normalise_keys_backward(ctx, by_position(dheads), dk, k, inverse_norm);
+  EXPECT_EQ(values(by_position(dheads)), dq.values());
+}
+
 TEST(NormaliseKeys, ZeroStaysZero) {
   Context ctx;
   Array q({1, 2, 1, 4}), k({1, 2, 1, 4}), inverse_norm({1, 2, 1});
