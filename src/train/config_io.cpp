@@ -244,10 +244,6 @@ Json to_json(const Config& config) {
   return json;
 }
 
-std::string attention_text(const Config& config) {
-  return to_json(config)["attention"].dump();
-}
-
 std::vector<FieldDoc> config_docs() {
   const Config config;
   std::vector<FieldDoc> docs;

@@ -17,7 +17,6 @@ Config read_config(const std::string& path);
 void override_config(Config& config, const std::string& key, const std::string& text);
 
 nlohmann::ordered_json to_json(const Config& config);
-std::string attention_text(const Config& config);  // that section as one line of JSON
 Config config_from_json(const nlohmann::ordered_json& json, const std::string& origin);
 
 // One row a key, for --help and docs/configuration.md.

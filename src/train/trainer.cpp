@@ -89,12 +89,14 @@ class Trainer {
   void describe() {
     const Machine machine = this_machine();
     const ParameterTable table(config_.model);
+    std::string attention;
+    for (const AttentionPattern& pattern : config_.model.attention)
+      attention += (attention.empty() ? "" : " | ") + scfa::describe(pattern);
     console_.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
     if (kCudaBuild && config_.device == "auto") console_.line("device: cpu (training on the GPU is not there yet)");
     console_.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
                               format_count(static_cast<double>(table.count)), config_.model.n_layer,
-                              config_.model.n_head, config_.model.n_embd, config_.model.sequence_length,
-                              attention_text(config_)));
+                              config_.model.n_head, config_.model.n_embd, config_.model.sequence_length, attention));
     console_.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config_.data.directory,
                               format_count(static_cast<double>(train_set_.tokens())), train_set_.manifest().tokenizer,
                               evaluator_.windows(), count_windows(val_set_, config_.model.sequence_length)));

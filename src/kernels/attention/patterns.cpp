@@ -78,13 +78,20 @@ struct Entry {
   bool attend_self;  // unless the config says otherwise
   bool hashes;       // one segment a bucket, and needs random projections
   double (*share)(const AttentionPattern&);
+  std::string (*describe)(const AttentionPattern&);
   void (*assign)(Tensor, Tensor, const AttentionPattern&, const PatternInput&);
 };
 
 constexpr Entry kPatterns[] = {
-    {"dense", true, false, [](const AttentionPattern&) { return 1.0; }, assign_dense},
-    {"hash", false, true, [](const AttentionPattern& p) { return 1.0 / static_cast<double>(p.buckets); }, assign_hash},
-    {"drop", true, false, [](const AttentionPattern& p) { return (1 - p.drop_rate) * (1 - p.drop_rate); }, assign_drop},
+    {"dense", true, false,                         //
+     [](const AttentionPattern&) { return 1.0; },  //
+     [](const AttentionPattern&) { return std::string("dense"); }, assign_dense},
+    {"hash", false, true,                                                             //
+     [](const AttentionPattern& p) { return 1.0 / static_cast<double>(p.buckets); },  //
+     [](const AttentionPattern& p) { return concat("hash with ", p.buckets, " buckets"); }, assign_hash},
+    {"drop", true, false,                                                              //
+     [](const AttentionPattern& p) { return (1 - p.drop_rate) * (1 - p.drop_rate); },  //
+     [](const AttentionPattern& p) { return concat("drop at rate ", p.drop_rate); }, assign_drop},
 };
 
 const Entry& find(const AttentionPattern& pattern) {
@@ -109,6 +116,12 @@ bool attends_self(const AttentionPattern& pattern) {
 
 int64_t segment_count(const AttentionPattern& pattern) {
   return find(pattern).hashes ? pattern.buckets : 1;
+}
+
+std::string describe(const AttentionPattern& p) {
+  std::string text = find(p).describe(p);
+  if (p.attend_self) text += *p.attend_self ? ", seeing itself" : ", not seeing itself";
+  return text;
 }
 
 double share_of_pairs(const AttentionPattern& pattern) {

@@ -22,6 +22,7 @@ struct AttentionPattern {
 std::vector<std::string> pattern_names();
 bool attends_self(const AttentionPattern& pattern);
 int64_t segment_count(const AttentionPattern& pattern);
+std::string describe(const AttentionPattern& pattern);   // "dense", "hash with 16 buckets", "drop at rate 0.5"
 double share_of_pairs(const AttentionPattern& pattern);  // expected, of the causal pairs; buckets taken as balanced
 bool needs_projections(const AttentionPattern& pattern);
 void validate(const AttentionPattern& pattern);  // throws Error naming the value and what would be right
