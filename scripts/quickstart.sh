@@ -18,7 +18,7 @@ data=data/quickstart run=runs/quickstart prompt="The whale"
 # last_value KEY TYPE: the value of KEY in the last record of TYPE in the run's metrics.
 last_value() {
   { grep "\"type\": *\"$2\"" "$run/metrics.jsonl" || true; } | tail -n 1 |
-    sed -n "s/.*\"$1\": *\([-+.0-9eE]*\).*/\1/p"
+    sed -n "s/.*\"$1\": *\([-+.0-9eE]*\).*/\1/p" | awk '{ printf "%.4f", $1 }'
 }
 
 scripts/setup.sh --programs-only
@@ -37,7 +37,7 @@ sample=$(./generate --checkpoint "$run" --prompt "$prompt" --seed 1)
 elapsed=$(minutes_since "$start")
 
 loss=$(last_value loss eval) perplexity=$(last_value perplexity eval)
-cat <<END | sed 's/\([0-9]\.[0-9]\{4\}\)[0-9]*/\1/g'
+cat <<END
 
 ---- done in $elapsed (building not counted)
 validation loss   ${loss:-unknown}, perplexity ${perplexity:-unknown} per byte
