@@ -30,7 +30,7 @@ info=$(./prepare_data info "$data" --bigram)
 bigram=$(sed -n 's/.*[Bb]igram[^0-9]*\([0-9][0-9]*\.[0-9]*\).*/\1/p' <<<"$info" | tail -n 1)
 
 say "training"
-./train --config configs/quickstart.json --overwrite "$@"
+./train --config configs/quickstart.json --overwrite "$@" --name quickstart --runs runs
 
 say "generating"
 sample=$(./generate --checkpoint "$run" --prompt "$prompt" --seed 1)

@@ -9,6 +9,10 @@ constexpr int64_t kAlignment = 256;
 }
 
 Tensor Arena::take(const std::string& name, DType dtype, std::initializer_list<int64_t> shape) {
+  double elements = 1;  // in floating point, where sizes that make no sense do not wrap around
+  for (const int64_t n : shape) elements *= static_cast<double>(n);
+  require(elements * 8 + static_cast<double>(used_) < 9e18, "arena: ", name, " of ", elements,
+          " elements is too large");
   Tensor tensor(nullptr, dtype, device_, shape);
   const int64_t bytes = (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
   if (real_) {

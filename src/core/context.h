@@ -24,6 +24,9 @@ class Context {
   Stream stream() const { return stream_; }
   void synchronize() const;
 
+  // Throws Error naming the op and the tensor unless every tensor, empty ones aside, lies on this device.
+  void require_here(const char* op, std::initializer_list<ConstTensor> tensors) const;
+
   // For ops whose GPU form does not exist yet.
   void require_cpu(const char* op) const { require(!on_gpu(), op, ": has no GPU form yet; set \"device\": \"cpu\""); }
 

@@ -41,6 +41,7 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   if (b) require_tensor(b, kOp, "b", y.dtype, {C});
   require_elements(mean, kOp, "mean", DType::kF32, N);
   require_elements(rstd, kOp, "rstd", DType::kF32, N);
+  ctx.require_here(kOp, {y, r, mean, rstd, x, skip, w, b});
   require_gpu_width(ctx, kOp, C);
   if (N == 0) return;
   if constexpr (kCudaBuild)
@@ -60,6 +61,7 @@ void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTens
   if (db) require_tensor(db, kOp, "db", DType::kF32, {C});
   require_elements(mean, kOp, "mean", DType::kF32, N);
   require_elements(rstd, kOp, "rstd", DType::kF32, N);
+  ctx.require_here(kOp, {dr, dw, db, dy, r, w, mean, rstd, scratch});
   require_gpu_width(ctx, kOp, C);
   const int64_t needed = layernorm_backward_scratch(ctx, N, C);
   require(needed == 0 || (scratch && scratch.numel() >= needed), kOp, ": scratch must have ", needed, " elements");

@@ -8,6 +8,7 @@ void rotary(Context& ctx, Tensor x, int64_t first_position, double theta, int di
   constexpr const char* kOp = "rotary";
   require(x.data && x.ndim == 4 && x.stride[3] == 1 && x.size(3) % 2 == 0, kOp,
           ": x must be (B, T, H, D) with D even and contiguous, not ", x.describe());
+  require(x.size(3) <= kMaxRotaryDim, kOp, ": head dim ", x.size(3), " is more than ", kMaxRotaryDim);
   require(direction == 1 || direction == -1, kOp, ": direction must be 1 or -1, not ", direction);
   ctx.require_cpu(kOp);
   cpu::rotary(ctx, x, first_position, theta, direction);
@@ -18,8 +19,7 @@ namespace cpu {
 void rotary(Context& /*ctx*/, Tensor x, int64_t first_position, double theta, int direction) {
   const int64_t B = x.size(0), T = x.size(1), H = x.size(2), half = x.size(3) / 2;
   float* data = x.as<float>();
-  constexpr int64_t kMaxHalf = 256;
-  require(half <= kMaxHalf, "rotary: head dim ", 2 * half, " is more than ", 2 * kMaxHalf);
+  constexpr int64_t kMaxHalf = kMaxRotaryDim / 2;
 #pragma omp parallel for
   for (int64_t t = 0; t < T; ++t) {
     float cosine[kMaxHalf], sine[kMaxHalf];

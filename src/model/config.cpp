@@ -1,5 +1,7 @@
 #include "model/config.h"
 
+#include "kernels/rotary.h"
+
 namespace scfa {
 
 void validate(const GptConfig& c) {
@@ -8,6 +10,8 @@ void validate(const GptConfig& c) {
           c.n_embd);
   require(!c.rotary() || c.head_dim() % 2 == 0,
           "model.n_embd: rotary positions need an even head dim, n_embd / n_head, not ", c.head_dim());
+  require(!c.rotary() || c.head_dim() <= kMaxRotaryDim, "model.n_head: rotary positions take head dims up to ",
+          kMaxRotaryDim, ", not n_embd / n_head = ", c.head_dim());
   const auto patterns = static_cast<int64_t>(c.attention.size());
   require(patterns == 1 || patterns == c.n_layer,
           "attention: must be one pattern or a list of model.n_layer = ", c.n_layer, ", not of ", patterns);

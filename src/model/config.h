@@ -41,11 +41,11 @@ template <class Config, class Visit>
 void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("n_layer", c.n_layer, "transformer blocks", between(1, 65535));
   visit("n_head", c.n_head, "attention heads a block", between(1, 65535));
-  visit("n_embd", c.n_embd, "width of the residual stream; a multiple of n_head", at_least(1));
+  visit("n_embd", c.n_embd, "width of the residual stream; a multiple of n_head", between(1, 65536));
   visit("sequence_length", c.sequence_length, "tokens a sequence", between(1, 1 << 20));
-  visit("vocab_size", c.vocab_size, "entries of the vocabulary; 0 takes the tokenizer's", at_least(0));
+  visit("vocab_size", c.vocab_size, "entries of the vocabulary; 0 takes the tokenizer's", between(0, 1 << 24));
   visit("vocab_padding", c.vocab_padding,
-        "embedding rows are rounded up to a multiple of this; padding is never predicted", at_least(1));
+        "embedding rows are rounded up to a multiple of this; padding is never predicted", between(1, 65536));
   visit("bias", c.bias, "biases in linear layers and layer norms", FieldRule{});
   visit("gelu", c.gelu, "GELU form: exact (erf), or GPT-2's approximation (tanh)", one_of({"erf", "tanh"}));
   visit("positions", c.positions, "position encoding", one_of({"learned", "rotary"}));

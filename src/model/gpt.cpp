@@ -67,6 +67,7 @@ Gpt::Gpt(Context& ctx, const GptConfig& config, int64_t batch, uint64_t seed, Mo
   gradients_ = plan.gradients;
   acts_ = plan.acts;
   params_ = view_parameters(config_, values_);
+  std::memset(values_.data, 0, static_cast<size_t>(values_.bytes()));  // what lies between tensors stays zero
   if (!gradients_) return;
   grads_ = view_parameters(config_, gradients_);
   zero_gradients();

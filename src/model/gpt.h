@@ -36,11 +36,13 @@ class Gpt {
   };
 
   // Throws Error if config is invalid or memory does not suffice. batch: sequences of a micro-batch. seed: of the
-  // random numbers of attention. Parameters are undefined until init() or a checkpoint fills them.
+  // random numbers of attention. Parameters are zero until init() or a checkpoint fills them.
   Gpt(Context& ctx, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode);
 
   // Bytes by name, without allocating anything.
   static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode);
+
+  const std::vector<Arena::Item>& memory() const { return arena_->items(); }  // what was allocated
 
   void init(uint64_t seed);
 

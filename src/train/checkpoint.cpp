@@ -38,29 +38,40 @@ std::vector<NamedTensor> optimizer_tensors(const ParameterTable& table, const Op
   return tensors;
 }
 
-// Steps of the checkpoints of a run, newest first.
-std::vector<int64_t> list_steps(const std::string& run) {
-  std::vector<int64_t> steps;
-  std::error_code none;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run, none)) {
-    const std::string name = entry.path().filename();
-    if (!name.starts_with(kPrefix)) continue;
-    const std::string digits = name.substr(std::string(kPrefix).size());
-    if (!digits.empty() && digits.size() < 19 && std::all_of(digits.begin(), digits.end(), ::isdigit))
-      steps.push_back(std::stoll(digits));
-  }
-  std::sort(steps.rbegin(), steps.rend());
-  return steps;
+// The step of a folder named checkpoint-DIGITS; nothing for any other name.
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return {};
+  const std::string digits = name.substr(std::string(kPrefix).size());
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  if (digits.empty() || digits.size() > 18 || !std::all_of(digits.begin(), digits.end(), is_digit)) return {};
+  return std::stoll(digits);
 }
 
 std::string name_of_step(int64_t step) {
-  std::string digits = std::to_string(step);
+  const std::string digits = std::to_string(step);
   return kPrefix + std::string(digits.size() < 8 ? 8 - digits.size() : 0, '0') + digits;
 }
 
-std::string path_of_step(const std::string& run, int64_t step) {
-  const fs::path padded = fs::path(run) / name_of_step(step);
-  return fs::exists(padded) ? padded : fs::path(run) / (kPrefix + std::to_string(step));
+// What a save that was killed left: the folder of a checkpoint that was never put in place.
+bool is_unfinished(const std::string& name) {
+  const size_t dot = name.find(".partial-");
+  return dot != std::string::npos && step_of(name.substr(0, dot)).has_value();
+}
+
+std::vector<std::string> names_in(const std::string& run) {
+  std::vector<std::string> names;
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run, none)) names.push_back(entry.path().filename());
+  return names;
+}
+
+// Steps of the checkpoints of a run, newest first.
+std::vector<int64_t> list_steps(const std::string& run) {
+  std::vector<int64_t> steps;
+  for (const std::string& name : names_in(run))
+    if (const std::optional<int64_t> step = step_of(name); step && name == name_of_step(*step)) steps.push_back(*step);
+  std::sort(steps.rbegin(), steps.rend());
+  return steps;
 }
 
 Json read_state(const std::string& checkpoint) {
@@ -69,34 +80,36 @@ Json read_state(const std::string& checkpoint) {
   require(file.good(), path, ": cannot be read");
   Json state = Json::parse(file, nullptr, false);
   require(state.is_object(), path, ": is not a JSON object");
-  for (const char* key : {"format", "step", "seconds", "tokenizer", "vocab_size", "files", "config"})
+  for (const char* key : {"format", "step", "tokenizer", "data", "threads", "files", "config"})
     require(state.contains(key), path, ": has no key \"", key, "\"");
   require(state["format"] == kFormat, path, ": is of format ", state["format"].dump(), "; this build reads ", kFormat);
   return state;
 }
 
-// What saves that were killed left behind.
-void remove_unfinished(const std::string& run) {
+// Errors are ignored here: a folder that cannot be removed is no reason to stop training.
+void remove_old(const std::string& run, int64_t newest, int64_t keep) {
   std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run, ignored)) {
-    const std::string name = entry.path().filename();
-    if (name.starts_with(kPrefix) && name.find(".partial-") != std::string::npos) fs::remove_all(entry.path(), ignored);
-  }
+  int64_t kept = 0;
+  for (const int64_t step : list_steps(run))
+    if (step <= newest && keep > 0 && ++kept > keep) fs::remove_all(fs::path(run) / name_of_step(step), ignored);
+  for (const std::string& name : names_in(run))
+    if (is_unfinished(name)) fs::remove_all(fs::path(run) / name, ignored);
 }
 
-void remove_old(const std::string& run, int64_t keep) {
-  const std::vector<int64_t> steps = list_steps(run);
-  for (size_t i = static_cast<size_t>(keep); keep > 0 && i < steps.size(); ++i) {
-    std::error_code ignored;  // a checkpoint that cannot be removed is no reason to stop training
-    fs::remove_all(path_of_step(run, steps[i]), ignored);
-  }
+void verify_file(const Json& json, const std::string& checkpoint, const char* name) {
+  const std::string path = fs::path(checkpoint) / name;
+  const Json& written = json["files"].at(name);
+  const MappedFile file(path);
+  require(written.at("bytes") == file.size(), path, ": is ", file.size(), " bytes long where ",
+          written.at("bytes").dump(), " were written");
+  require(written.at("xxh3") == to_hex(checksum_of(file.data(), static_cast<size_t>(file.size()))), path,
+          ": is corrupt: its checksum is not the one written");
 }
 
 }  // namespace
 
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, const Gpt& model,
                             const Optimizer& optimizer) {
-  remove_unfinished(run);
   const std::string path = fs::path(run) / name_of_step(state.step);
   StagedFolder folder(path);
   Json files;
@@ -106,37 +119,31 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
   };
   write(kModelFile, named(model.table(), model.values(), ""));
   write(kOptimizerFile, optimizer_tensors(model.table(), optimizer));
-  const Json json = {{"format", kFormat},
-                     {"step", state.step},
-                     {"seconds", state.seconds},
-                     {"tokenizer", state.tokenizer},
-                     {"vocab_size", model.config().vocab_size},
-                     {"files", files},
-                     {"config", to_json(state.config)}};
+  const Json json = {
+      {"format", kFormat},        {"step", state.step}, {"tokenizer", state.tokenizer},   {"data", state.data},
+      {"threads", state.threads}, {"files", files},     {"config", to_json(state.config)}};
   write_file(folder.file(kStateFile), json.dump(2) + "\n");
   folder.commit();
-  remove_old(run, state.config.checkpoint.keep);
+  remove_old(run, state.step, state.config.checkpoint.keep);
   return path;
 }
 
-CheckpointState read_checkpoint_state(const std::string& checkpoint) {
-  const Json json = read_state(checkpoint);
+CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify verify) {
   const std::string where = fs::path(checkpoint) / kStateFile;
-  for (const char* name : {kModelFile, kOptimizerFile}) {
-    const std::string path = fs::path(checkpoint) / name;
-    require(json["files"].contains(name), where, ": does not list ", name);
-    const MappedFile file(path);
-    require(json["files"][name]["bytes"] == file.size(), path, ": is ", file.size(), " bytes long where ",
-            json["files"][name]["bytes"].dump(), " were written");
-    require(json["files"][name]["xxh3"] == to_hex(checksum_of(file.data(), static_cast<size_t>(file.size()))), path,
-            ": is corrupt: its checksum is not the one written");
-  }
+  const Json json = read_state(checkpoint);
   CheckpointState state;
-  state.step = json["step"].get<int64_t>();
-  state.seconds = json["seconds"].get<double>();
-  state.tokenizer = json["tokenizer"].get<std::string>();
-  state.config = config_from_json(json["config"], where);
-  state.config.model.vocab_size = json["vocab_size"].get<int64_t>();
+  try {
+    state.path = checkpoint;
+    state.step = json.at("step").get<int64_t>();
+    state.tokenizer = json.at("tokenizer").get<std::string>();
+    state.data = json.at("data").get<std::string>();
+    state.threads = json.at("threads").get<int64_t>();
+    state.config = config_from_json(json.at("config"), where);
+    verify_file(json, checkpoint, kModelFile);
+    if (verify == Verify::kAll) verify_file(json, checkpoint, kOptimizerFile);
+  } catch (const Json::exception& error) {
+    fail(where, ": is not as it was written: ", error.what());
+  }
   return state;
 }
 
@@ -146,12 +153,12 @@ void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optim
   read_safetensors(fs::path(checkpoint) / kOptimizerFile, optimizer_tensors(model.table(), *optimizer));
 }
 
-std::string newest_checkpoint(const std::string& run, std::vector<std::string>* rejected) {
+std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,
+                                                 std::vector<std::string>* rejected) {
   for (const int64_t step : list_steps(run)) {
-    const std::string path = path_of_step(run, step);
+    const std::string path = fs::path(run) / name_of_step(step);
     try {
-      read_checkpoint_state(path);
-      return path;
+      return read_checkpoint_state(path, verify);
     } catch (const std::exception& error) {
       rejected->push_back(concat("passed over ", path, ": ", error.what()));
     }
@@ -159,13 +166,20 @@ std::string newest_checkpoint(const std::string& run, std::vector<std::string>* 
   return {};
 }
 
-std::string find_checkpoint(const std::string& path) {
-  if (fs::exists(fs::path(path) / kStateFile)) return path;
+CheckpointState find_checkpoint(const std::string& path) {
+  if (fs::exists(fs::path(path) / kStateFile)) return read_checkpoint_state(path, Verify::kModel);
   std::vector<std::string> rejected;
-  std::string found = newest_checkpoint(path, &rejected);
-  if (found.empty() && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());
-  require(!found.empty(), path, ": is neither a checkpoint nor a run with one; make one with ./train --config FILE");
-  return found;
+  std::optional<CheckpointState> found = newest_checkpoint(path, Verify::kModel, &rejected);
+  if (!found && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());
+  require(found.has_value(), path, ": is neither a checkpoint nor a run with one; make one with ./train --config FILE");
+  return *std::move(found);
+}
+
+std::vector<std::string> checkpoint_folders(const std::string& run) {
+  std::vector<std::string> folders;
+  for (const std::string& name : names_in(run))
+    if (step_of(name) || is_unfinished(name)) folders.push_back(fs::path(run) / name);
+  return folders;
 }
 
 }  // namespace scfa

@@ -10,6 +10,7 @@ namespace scfa {
 
 struct DataConfig {
   std::string directory;
+  std::string prepare;
   std::string order = "epoch";
 };
 
@@ -65,7 +66,7 @@ struct Config {
   CheckpointConfig checkpoint;
   LogConfig log;
 
-  int64_t accumulation(int64_t world = 1) const { return train.batch_size / (train.micro_batch_size * world); }
+  int64_t accumulation() const { return train.batch_size / train.micro_batch_size; }
 };
 
 // visit(section, key, value, meaning, rule) for every field but those of attention, whose section is an object or a
@@ -78,12 +79,13 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("", "device", c.device, "where to compute; auto takes what this build supports", one_of({"auto", "cpu"}));
   visit("", "seed", c.seed, "of initial values, data order, projections and drops", at_least(0));
   visit("data", "directory", c.data.directory, "folder made by prepare_data", any);
+  visit("data", "prepare", c.data.prepare, "the command that makes it, shown where it is missing", any);
   visit("data", "order", c.data.order, "every window once an epoch in permuted order, or windows at random offsets",
         one_of({"epoch", "random"}));
   visit_fields_of_model(c.model, [&](const char* key, auto& value, const char* meaning, const FieldRule& rule) {
     visit("model", key, value, meaning, rule);
   });
-  visit("train", "steps", c.train.steps, "optimizer steps", at_least(1));
+  visit("train", "steps", c.train.steps, "optimizer steps", between(1, 4e9));
   visit("train", "batch_size", c.train.batch_size, "sequences a step, over all micro-batches and processes",
         at_least(1));
   visit("train", "micro_batch_size", c.train.micro_batch_size, "sequences computed at a time; must divide batch_size",

@@ -28,10 +28,16 @@ constexpr const char* type_name() {
 
 template <class T>
 bool has_type(const Json& value) {
-  if constexpr (std::is_same_v<T, int64_t>) return value.is_number_integer();
+  if constexpr (std::is_same_v<T, int64_t>)  // one beyond 64 bits is unsigned, and would turn negative
+    return value.is_number_integer() && !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
   if constexpr (std::is_same_v<T, double>) return value.is_number();
   if constexpr (std::is_same_v<T, std::string>) return value.is_string();
   return value.is_boolean();
+}
+
+std::string number(double value) {
+  return std::floor(value) == value && std::fabs(value) < 1e15 ? std::to_string(static_cast<int64_t>(value))
+                                                               : concat(value);
 }
 
 std::string describe(const FieldRule& rule) {
@@ -40,8 +46,8 @@ std::string describe(const FieldRule& rule) {
     for (size_t i = 0; i < rule.choices.size(); ++i) text += (i ? ", " : "") + rule.choices[i];
     return text;
   }
-  if (std::isfinite(rule.max)) return concat("from ", rule.min, " to ", rule.max);
-  return concat("at least ", rule.min);
+  if (std::isfinite(rule.max)) return "from " + number(rule.min) + " to " + number(rule.max);
+  return "at least " + number(rule.min);
 }
 
 template <class T>
@@ -55,8 +61,8 @@ void assign(T& target, const Json& value, const FieldRule& rule, const std::stri
   require(has_type<T>(value), where, ": must be ", std::is_same_v<T, int64_t> ? "an " : "", type_name<T>(), ", not ",
           value.dump());
   if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) {
-    const auto number = value.get<double>();
-    require(number >= rule.min && number <= rule.max, where, ": must be ", describe(rule), ", not ", value.dump());
+    const auto given = value.get<double>();
+    require(given >= rule.min && given <= rule.max, where, ": must be ", describe(rule), ", not ", value.dump());
   }
   if constexpr (std::is_same_v<T, std::string>) {
     const auto text = value.get<std::string>();

@@ -12,12 +12,18 @@ class Evaluator {
   // batch: sequences of the model's micro-batch. windows: how many to use; fewer if the split has fewer.
   Evaluator(const TokenSet& set, int64_t windows, int64_t sequence_length, int64_t batch);
 
+  // The loss of the first micro-batch of windows, for checking that a model is fit to be saved.
+  double probe(Gpt& model);
+
   // Sums over all windows; progress(share) is called between batches and may throw to stop.
   LossSums run(Gpt& model, const std::function<void(double)>& progress);
 
   int64_t windows() const { return windows_; }
+  int64_t available() const { return available_; }  // windows of the split
 
  private:
+  LossSums run_batch(Gpt& model, int64_t begin);
+
   const TokenSet& set_;
   int64_t windows_, available_, length_, batch_;
   std::vector<int32_t> inputs_, targets_;

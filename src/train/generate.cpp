@@ -8,8 +8,7 @@ namespace scfa {
 
 int64_t generate(const GenerateOptions& options, const std::function<void(std::string_view)>& write) {
   require(options.tokens >= 1, "generate: tokens must be at least 1, not ", options.tokens);
-  const std::string path = find_checkpoint(options.checkpoint);
-  const CheckpointState state = read_checkpoint_state(path);
+  const CheckpointState state = find_checkpoint(options.checkpoint);
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(state.tokenizer);
   std::vector<uint32_t> tokens;
   tokenizer->encode(options.prompt, tokens);
@@ -20,7 +19,7 @@ int64_t generate(const GenerateOptions& options, const std::function<void(std::s
   Context ctx;
   GptConfig config = state.config.model;
   Gpt model(ctx, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
-  load_checkpoint(path, model, nullptr);
+  load_checkpoint(state.path, model, nullptr);
   Decoder decoder(model);
   ConstTensor logits;
   for (const uint32_t token : tokens) logits = decoder.feed(static_cast<int32_t>(token));

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <fstream>
 
 namespace scfa {
@@ -26,6 +27,13 @@ int64_t memory_line(const std::string& key) {
   return value.empty() ? 0 : std::stoll(value) * 1024;
 }
 
+// The number a file holds; 0 if there is none (no such file, or "max").
+int64_t number_in(const char* path) {
+  int64_t value = 0;
+  std::ifstream(path) >> value;
+  return value;
+}
+
 }  // namespace
 
 Machine this_machine() {
@@ -41,7 +49,9 @@ std::string version() {
 }
 
 int64_t available_memory() {
-  return memory_line("MemAvailable");
+  const int64_t machine = memory_line("MemAvailable");
+  const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
+  return limit > 0 ? std::min(machine, std::max<int64_t>(limit - used, 0)) : machine;
 }
 
 int64_t peak_memory() {

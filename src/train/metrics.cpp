@@ -37,11 +37,19 @@ Json header(const char* type, const Config& config, const Gpt& model) {
           {"config", to_json(config)}};
 }
 
+bool ends_with_newline(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file.good() || file.tellg() == 0) return true;
+  file.seekg(-1, std::ios::end);
+  return file.get() == '\n';
+}
+
 }  // namespace
 
 Metrics::Metrics(const std::string& path, const Config& config, const Gpt& model, int64_t resume_step)
     : path_(path), file_(path, resume_step > 0 ? std::ios::app : std::ios::trunc) {
   require(file_.good(), path_, ": cannot be written");
+  if (resume_step > 0 && !ends_with_newline(path)) file_ << '\n';  // a line that a full disk cut short
   Json first = header(resume_step > 0 ? "resume" : "header", config, model);
   if (resume_step > 0) first["step"] = resume_step;
   write(first.dump());

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "core/human.h"
+#include "data/checksum.h"
 #include "train/config_io.h"
 #include "train/machine.h"
 #include "train/optimizer.h"
@@ -28,7 +29,7 @@ std::vector<Arena::Item> memory_plan(const Config& config, int64_t micro_batch) 
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
   for (const char* prefix :
-       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "train.micro_batch_size"})
+       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare"})
     if (key.starts_with(prefix)) return true;
   return false;
 }
@@ -37,9 +38,11 @@ bool harmless(const std::string& key) {
 
 TokenSet open_split(const Config& config, Split split) {
   const std::string& directory = config.data.directory;
-  require(std::filesystem::exists(directory), "data.directory: ", directory,
-          " is not there; make it with ./prepare_data --input FILES ", "--tokenizer gpt2 --output ", directory,
-          " (docs/data.md says where to get text)");
+  const std::string command = config.data.prepare.empty()
+                                  ? "./prepare_data --input FILES --tokenizer gpt2 --output " + directory
+                                  : config.data.prepare;
+  require(std::filesystem::exists(std::filesystem::path(directory) / kManifestFile), "data.directory: ", directory,
+          " holds no prepared text; make it with: ", command, "   (docs/data.md says where to get text)");
   return {directory, split};
 }
 
@@ -68,19 +71,28 @@ void check_memory(const Config& config, Console& console) {
       fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
 }
 
-CheckpointState state_to_resume(const std::string& checkpoint, const Config& config, const TokenSet& set,
-                                Console& console) {
-  CheckpointState state = read_checkpoint_state(checkpoint);
-  require(state.tokenizer == set.manifest().tokenizer, checkpoint, ": was trained on tokens of ", state.tokenizer,
+std::string data_fingerprint(const TokenSet& set) {
+  Checksum checksum;
+  for (const ShardInfo& shard : set.manifest().split(set.split()).shards) {
+    checksum.update(&shard.tokens, sizeof shard.tokens);
+    checksum.update(&shard.xxh3, sizeof shard.xxh3);
+  }
+  return to_hex(checksum.value());
+}
+
+void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, Console& console) {
+  constexpr const char* kOther = ": the run will not be what it would have been without the stop";
+  require(state.tokenizer == set.manifest().tokenizer, state.path, ": was trained on tokens of ", state.tokenizer,
           ", but ", config.data.directory, " holds tokens of ", set.manifest().tokenizer);
   for (const Difference& d : differences(state.config, config)) {
-    require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), checkpoint, ": was trained with ", d.key,
+    require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), state.path, ": was trained with ", d.key,
             " = ", d.a, ", not ", d.b);
-    if (!harmless(d.key))
-      console.warning(concat(d.key, " was ", d.a, " and is now ", d.b,
-                             ": the run will not be what it would have been without the stop"));
+    if (!harmless(d.key)) console.warning(concat(d.key, " was ", d.a, " and is now ", d.b, kOther));
   }
-  return state;
+  if (state.data != data_fingerprint(set))
+    console.warning(concat(config.data.directory, ": not the training text of the checkpoint", kOther));
+  if (state.threads != this_machine().threads)
+    console.warning(concat("threads were ", state.threads, " and are now ", this_machine().threads, kOther));
 }
 
 }  // namespace scfa

@@ -18,9 +18,11 @@ Config complete(Config config, const TokenSet& set);
 // Prints the memory plan by name. Throws Error if it does not fit, with the micro-batch that would.
 void check_memory(const Config& config, Console& console);
 
-// The state of a checkpoint that config may go on from. Throws Error if it is of another model or tokenizer; warns of
-// whatever else will make the run another one than it would have been.
-CheckpointState state_to_resume(const std::string& checkpoint, const Config& config, const TokenSet& set,
-                                Console& console);
+// One number for the training tokens of a set, from the checksums of its shards.
+std::string data_fingerprint(const TokenSet& set);
+
+// Whether config may go on from a checkpoint. Throws Error if that is of another model or tokenizer; warns of whatever
+// else will make the run another one than it would have been without the stop.
+void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, Console& console);
 
 }  // namespace scfa

@@ -24,6 +24,13 @@ Json entry_of(const NamedTensor& tensor, size_t offset) {
   return {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes_of(tensor)}}};
 }
 
+// Whether an entry's data_offsets are two numbers that lie `bytes` apart.
+bool spans(const Json& entry, size_t bytes) {
+  const auto found = entry.find("data_offsets");
+  return found != entry.end() && found->is_array() && found->size() == 2 && (*found)[0].is_number_unsigned() &&
+         (*found)[1].is_number_unsigned() && (*found)[1].get<uint64_t>() - (*found)[0].get<uint64_t>() == bytes;
+}
+
 // The header of a file and where its data starts.
 Json read_header(std::ifstream& file, const std::string& path, uint64_t* data_start) {
   uint64_t length = 0;
@@ -72,10 +79,10 @@ void read_safetensors(const std::string& path, const std::vector<NamedTensor>& t
   const Json header = read_header(file, path, &start);
   for (const NamedTensor& tensor : tensors) {
     require(header.contains(tensor.name), path, ": has no tensor \"", tensor.name, "\"");
-    const Json& entry = header[tensor.name];
+    const Json& entry = header.at(tensor.name);
     const Json want = entry_of(tensor, 0);
     require(entry.contains("dtype") && entry["dtype"] == want["dtype"] && entry.contains("shape") &&
-                entry["shape"] == want["shape"],
+                entry["shape"] == want["shape"] && spans(entry, bytes_of(tensor)),
             path, ": tensor \"", tensor.name, "\" must be F32 ", want["shape"].dump(), ", not ", entry.dump());
   }
   for (const auto& [name, entry] : header.items()) {
@@ -84,7 +91,7 @@ void read_safetensors(const std::string& path, const std::vector<NamedTensor>& t
     require(known, path, ": has a tensor \"", name, "\" that this model does not have");
   }
   for (const NamedTensor& tensor : tensors) {
-    const uint64_t offset = header[tensor.name]["data_offsets"].at(0).get<uint64_t>();
+    const uint64_t offset = header.at(tensor.name).at("data_offsets").at(0).get<uint64_t>();
     file.seekg(static_cast<std::streamoff>(start + offset));
     file.read(reinterpret_cast<char*>(tensor.data), static_cast<std::streamsize>(bytes_of(tensor)));
     require(file.gcount() == static_cast<std::streamsize>(bytes_of(tensor)), path, ": ends within tensor \"",

@@ -45,7 +45,6 @@ class Trainer {
         val_set_(open_split(config, Split::kVal)),
         config_(complete(config, train_set_)),
         evaluator_(val_set_, config_.eval.windows, config_.model.sequence_length, config_.train.micro_batch_size),
-        loader_(train_set_, loader_options()),
         run_((fs::path(config_.runs) / config_.name).string()),
         tokens_a_step_(config_.train.batch_size * config_.model.sequence_length),
         flops_a_token_(model_flops_per_token(config_.model)) {}
@@ -53,17 +52,18 @@ class Trainer {
   TrainResult run() {
     describe();
     check_memory(config_, console_);
+    const std::optional<CheckpointState> checkpoint = choose_start();
     if (options_.dry_run) {
       console_.line("dry run: everything is in order; nothing was allocated or written");
       return {};
     }
-    start();
+    start(checkpoint);
     for (; step_ < config_.train.steps && stop_signal == 0; ++step_) {
       if (due(step_, config_.eval.every) && !evaluate()) break;
-      const double began = now(), waited = loader_.waited_seconds();
+      const double began = now(), waited = loader_->waited_seconds();
       const double loss = accumulate_gradients();
       const double lr = learning_rate(config_.schedule, step_, config_.train.steps);
-      const double norm = checked_norm(loss);
+      const double norm = gradient_norm();
       optimizer_->update(*model_, lr, step_ + 1);
       report({.step = step_ + 1,
               .loss = loss,
@@ -71,7 +71,7 @@ class Trainer {
               .grad_norm = norm,
               .tokens = (step_ + 1) * tokens_a_step_,
               .seconds = now() - began,
-              .waited = loader_.waited_seconds() - waited});
+              .waited = loader_->waited_seconds() - waited});
       if (due(step_ + 1, config_.checkpoint.every) && step_ + 1 < config_.train.steps) save(step_ + 1);
     }
     return finish();
@@ -89,6 +89,9 @@ class Trainer {
   void describe() {
     const Machine machine = this_machine();
     const ParameterTable table(config_.model);
+    const int64_t windows = count_windows(train_set_, config_.model.sequence_length);
+    require(windows > 0, config_.data.directory, ": its training split of ", train_set_.tokens(),
+            " tokens is shorter than one window of ", config_.model.sequence_length, "; lower model.sequence_length");
     std::string attention;
     for (const AttentionPattern& pattern : config_.model.attention)
       attention += (attention.empty() ? "" : " | ") + scfa::describe(pattern);
@@ -99,52 +102,61 @@ class Trainer {
                               config_.model.n_head, config_.model.n_embd, config_.model.sequence_length, attention));
     console_.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config_.data.directory,
                               format_count(static_cast<double>(train_set_.tokens())), train_set_.manifest().tokenizer,
-                              evaluator_.windows(), count_windows(val_set_, config_.model.sequence_length)));
-    console_.line(fmt::format("run: {} steps of {} tokens in {} micro-batches, {:.2f} epochs", config_.train.steps,
-                              format_count(static_cast<double>(tokens_a_step_)), config_.accumulation(),
-                              loader_.epoch(config_.train.steps)));
+                              evaluator_.windows(), evaluator_.available()));
+    console_.line(fmt::format(
+        "run: {} steps of {} tokens in {} micro-batches, {:.2f} epochs", config_.train.steps,
+        format_count(static_cast<double>(tokens_a_step_)), config_.accumulation(),
+        static_cast<double>(config_.train.steps * config_.train.batch_size) / static_cast<double>(windows)));
   }
 
-  // Makes the run folder, the model and the optimizer, and takes up the newest checkpoint if asked to.
-  void start() {
-    std::string checkpoint;
-    if (options_.resume) {
-      std::vector<std::string> rejected;
-      checkpoint = newest_checkpoint(run_, &rejected);
-      for (const std::string& why : rejected) console_.warning(why);
-      require(!checkpoint.empty() || rejected.empty(), run_,
-              ": none of its checkpoints can be used; --overwrite starts anew");
-      if (checkpoint.empty()) console_.line(run_ + ": has no checkpoint yet, starting from the beginning");
-    } else if (const std::vector<fs::path> earlier = run_files(); !earlier.empty()) {
-      require(options_.overwrite, run_, ": holds a run already; --resume goes on with it, --overwrite replaces it, ",
-              "--name NAME starts another");
-      for (const fs::path& file : earlier) fs::remove_all(file);
+  // The checkpoint to go on from, if any. Checks only: what is there stays as it is.
+  std::optional<CheckpointState> choose_start() {
+    require(!options_.resume || !options_.overwrite,
+            "--resume goes on with a run and --overwrite replaces it: give one");
+    if (!options_.resume) {
+      require(options_.overwrite || earlier_files().empty(), run_, ": holds a run already; --resume goes on with it, ",
+              "--overwrite replaces it, --name NAME starts another");
+      return {};
     }
-    if (!checkpoint.empty()) state_ = state_to_resume(checkpoint, config_, train_set_, console_);
+    std::vector<std::string> rejected;
+    std::optional<CheckpointState> checkpoint = newest_checkpoint(run_, Verify::kAll, &rejected);
+    for (const std::string& why : rejected) console_.warning(why);
+    require(checkpoint || rejected.empty(), run_,
+            ": none of its checkpoints can be used; --overwrite in place of --resume starts anew");
+    if (checkpoint)
+      check_resumable(*checkpoint, config_, train_set_, console_);
+    else
+      console_.line(run_ + ": has no checkpoint yet, starting from the beginning");
+    return checkpoint;
+  }
+
+  // Makes everything that takes memory, then the run's folder: until then an earlier run is as it was.
+  void start(const std::optional<CheckpointState>& checkpoint) {
     model_ = std::make_unique<Gpt>(ctx_, config_.model, config_.train.micro_batch_size,
                                    static_cast<uint64_t>(config_.seed), Gpt::Mode::kTraining);
     optimizer_ = std::make_unique<Optimizer>(ctx_, model_->table(), config_.optimizer);
-    if (checkpoint.empty()) {
-      model_->init(static_cast<uint64_t>(config_.seed));
+    if (checkpoint) {
+      load_checkpoint(checkpoint->path, *model_, optimizer_.get());
+      step_ = checkpoint->step;
+      checkpoint_ = checkpoint->path;
+      console_.line(fmt::format("resumed from {} after step {}", checkpoint_, step_));
     } else {
-      load_checkpoint(checkpoint, *model_, optimizer_.get());
-      step_ = state_.step;
-      checkpoint_ = checkpoint;
-      console_.line(fmt::format("resumed from {} after step {}", checkpoint, step_));
+      model_->init(static_cast<uint64_t>(config_.seed));
     }
+    loader_ = std::make_unique<Loader>(train_set_, loader_options());
+    if (options_.overwrite)
+      for (const std::string& file : earlier_files()) fs::remove_all(file);
     fs::create_directories(run_);
-    metrics_ = std::make_unique<Metrics>((fs::path(run_) / "metrics.jsonl").string(), config_, *model_, step_);
+    metrics_ = std::make_unique<Metrics>(metrics_path(), config_, *model_, step_);
     first_step_ = step_;
   }
 
+  std::string metrics_path() const { return (fs::path(run_) / "metrics.jsonl").string(); }
+
   // What a run of this name has written, and nothing else that lies there.
-  std::vector<fs::path> run_files() const {
-    std::vector<fs::path> files;
-    std::error_code none;
-    for (const fs::directory_entry& entry : fs::directory_iterator(run_, none)) {
-      const std::string name = entry.path().filename();
-      if (name == "metrics.jsonl" || name.starts_with("checkpoint-")) files.push_back(entry.path());
-    }
+  std::vector<std::string> earlier_files() const {
+    std::vector<std::string> files = checkpoint_folders(run_);
+    if (fs::exists(metrics_path())) files.push_back(metrics_path());
     return files;
   }
 
@@ -154,13 +166,14 @@ class Trainer {
     for (int64_t micro = 0; micro < config_.accumulation(); ++micro) {
       const Batch batch = next_batch(micro);
       sums += model_->forward(batch, true);
+      if (!std::isfinite(sums.loss)) fail_non_finite("loss", sums.loss);  // while its activations are there to look at
       model_->backward(batch);
     }
     return sums.loss / static_cast<double>(sums.tokens);
   }
 
   Batch next_batch(int64_t micro) {
-    const TokenBatch& tokens = loader_.batch(step_, micro);
+    const TokenBatch& tokens = loader_->batch(step_, micro);
     const int64_t B = config_.train.micro_batch_size, T = config_.model.sequence_length;
     Batch batch;
     batch.ids = ConstTensor(tokens.inputs.data(), DType::kI32, Device::kCpu, {B, T});
@@ -171,12 +184,15 @@ class Trainer {
     return batch;
   }
 
-  double checked_norm(double loss) {
+  double gradient_norm() {
     const double norm = static_cast<double>(optimizer_->norm(*model_));
-    if (std::isfinite(loss) && std::isfinite(norm)) return norm;
+    if (!std::isfinite(norm)) fail_non_finite("gradient norm", norm);
+    return norm;
+  }
+
+  [[noreturn]] void fail_non_finite(const char* what, double value) const {
     const std::string tensor = model_->first_non_finite();
-    fail("step ", step_ + 1, ": the ", std::isfinite(loss) ? "gradient norm" : "loss", " is not finite (",
-         std::isfinite(loss) ? norm : loss,
+    fail("step ", step_ + 1, ": the ", what, " is not finite (", value,
          "); first bad tensor: ", tensor.empty() ? "none; the sum itself overflowed" : tensor,
          ". The step was not applied and no checkpoint was touched");
   }
@@ -223,6 +239,7 @@ class Trainer {
     } catch (const Stopped&) {
       return false;
     }
+    if (!std::isfinite(validation_.loss)) fail_unfit(step_, validation_.loss);
     eval_seconds_ = now() - began;
     metrics_->eval(step_, validation_, eval_seconds_);
     const double loss = validation_.loss / static_cast<double>(validation_.tokens);
@@ -233,19 +250,31 @@ class Trainer {
     return true;
   }
 
+  // An update can leave a model that only the next step would find broken; such a one must not replace a good
+  // checkpoint.
   void save(int64_t step) {
-    state_.step = step;
-    state_.config = config_;
-    state_.tokenizer = train_set_.manifest().tokenizer;
-    state_.seconds += trained_seconds_ - saved_seconds_;
-    saved_seconds_ = trained_seconds_;
-    checkpoint_ = save_checkpoint(run_, state_, *model_, *optimizer_);
+    const double loss = evaluator_.probe(*model_);
+    if (!std::isfinite(loss)) fail_unfit(step, loss);
+    const CheckpointState state{.path = {},
+                                .step = step,
+                                .config = config_,
+                                .tokenizer = train_set_.manifest().tokenizer,
+                                .data = data_fingerprint(train_set_),
+                                .threads = this_machine().threads};
+    checkpoint_ = save_checkpoint(run_, state, *model_, *optimizer_);
     console_.line("saved " + checkpoint_);
   }
 
+  [[noreturn]] void fail_unfit(int64_t step, double loss) const {
+    const std::string tensor = model_->first_non_finite();
+    fail("after step ", step, " the validation loss is not finite (", loss,
+         "); first bad tensor: ", tensor.empty() ? "none" : tensor, ". Nothing was saved; the last checkpoint is ",
+         checkpoint_.empty() ? "none" : checkpoint_);
+  }
+
   TrainResult finish() {
-    if (step_ > first_step_) save(step_);
     const bool whole = stop_signal == 0 && evaluate();
+    if (step_ > first_step_) save(step_);
     const int signal = stop_signal;
     console_.line(
         fmt::format("metrics: {}  checkpoint: {}", metrics_->path(), checkpoint_.empty() ? "none" : checkpoint_));
@@ -260,17 +289,16 @@ class Trainer {
   Config config_;
   Context ctx_;
   Evaluator evaluator_;
-  Loader loader_;
+  std::unique_ptr<Loader> loader_;
   std::string run_, checkpoint_;
   int64_t tokens_a_step_;
   double flops_a_token_;
   std::unique_ptr<Gpt> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Metrics> metrics_;
-  CheckpointState state_;
   LossSums validation_;
   int64_t step_ = 0, first_step_ = 0, interval_steps_ = 0;
-  double trained_seconds_ = 0, saved_seconds_ = 0, interval_seconds_ = 0, interval_waited_ = 0, eval_seconds_ = 0;
+  double trained_seconds_ = 0, interval_seconds_ = 0, interval_waited_ = 0, eval_seconds_ = 0;
 };
 
 }  // namespace

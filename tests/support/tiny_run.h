@@ -19,9 +19,14 @@ class TinyRun {
     for (int i = 0; i < 120; ++i)
       text += concat("Line ", i * i, " of a text with some structure, the ", i, "th of many.\n");
     write_text(folder / "text.txt", text);
+    prepare_text();
+  }
+
+  void prepare_text() {
     PrepareOptions options;
     options.input.inputs = {folder / "text.txt"};
     options.set.directory = folder / "data";
+    options.set.overwrite = true;
     options.set.shard_tokens = 501;  // windows cross shards
     options.set.val_fraction = 0.1;
     options.tokenizer = "bytes";

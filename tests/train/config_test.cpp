@@ -46,7 +46,9 @@ TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
   expect_error([] { parse(R"({"train": 5})"); }, {"my.json", "train"});
   expect_error([] { parse(R"({"train": {"steps": "many"}})"); }, {"train.steps", "integer", "many"});
   expect_error([] { parse(R"({"train": {"steps": 1.5}})"); }, {"train.steps", "integer", "1.5"});
-  expect_error([] { parse(R"({"train": {"steps": 0}})"); }, {"train.steps", "at least 1", "0"});
+  expect_error([] { parse(R"({"train": {"steps": 0}})"); }, {"train.steps", "from 1 to", "0"});
+  expect_error([] { parse(R"({"train": {"steps": 18446744073709551615}})"); }, {"train.steps", "integer"});
+  expect_error([] { parse(R"({"model": {"n_embd": 4000000000}})"); }, {"model.n_embd", "from 1 to 65536"});
   expect_error([] { parse(R"({"optimizer": {"beta1": 2}})"); }, {"optimizer.beta1", "from 0 to"});
   expect_error([] { parse(R"({"model": {"gelu": "tan"}})"); }, {"model.gelu", "erf, tanh", "did you mean \"tanh\""});
   expect_error([] { parse(R"({"seed": 1, "seed": 2})"); }, {"my.json", "seed", "twice"});
@@ -129,10 +131,27 @@ TEST(Config, ShippedConfigsAreValid) {
 }
 
 TEST(Config, PaperConfigsHaveThePapersNumbers) {
-  const Config c = read_config(SCFA_SOURCE_DIR "/configs/hash_16k.json");
-  EXPECT_EQ(c.train.batch_size * c.model.sequence_length, 491520);
-  EXPECT_EQ(c.train.steps, 15000);
-  EXPECT_EQ(read_config(SCFA_SOURCE_DIR "/configs/hash_8k.json").train.batch_size * 8192, 524288);
+  for (const char* name : {"dense_8k", "hash_8k", "drop_8k", "dense_16k", "hash_16k"}) {
+    const Config c = read_config(concat(SCFA_SOURCE_DIR "/configs/", name, ".json"));
+    const bool longer = c.model.sequence_length == 16384;
+    const std::string text = name;
+    EXPECT_EQ(longer, text.ends_with("16k"));
+    EXPECT_EQ(c.model.attention[0].pattern, text.substr(0, text.find('_')));
+    EXPECT_EQ(c.model.attention[0].buckets, 16);
+    EXPECT_EQ(c.model.attention[0].drop_rate, 0.5);
+    EXPECT_EQ(attends_self(c.model.attention[0]), !text.starts_with("hash"));
+    EXPECT_EQ(c.train.batch_size * c.model.sequence_length, longer ? 491520 : 524288);
+    EXPECT_EQ(c.train.steps, 15000);
+    EXPECT_TRUE(c.model.n_layer == 12 && c.model.n_head == 12 && c.model.n_embd == 768);
+    EXPECT_TRUE(c.model.shared_qk && !c.model.bias && c.model.tied_embedding && c.model.gelu == "erf");
+    EXPECT_EQ(c.model.positions, "learned");
+    EXPECT_TRUE(c.optimizer.beta1 == 0.9 && c.optimizer.beta2 == 0.95 && c.optimizer.weight_decay == 0.1);
+    EXPECT_TRUE(c.optimizer.clip == 0 && !c.optimizer.decay_embeddings);
+    EXPECT_TRUE(c.schedule.schedule == "onecycle" && c.schedule.lr == 1e-3 && c.schedule.warmup == 0.02);
+    EXPECT_TRUE(c.schedule.initial_ratio == 0.01 && c.schedule.final_ratio == 0.2);
+    EXPECT_EQ(c.data.order, "random");
+    EXPECT_EQ(c.eval.every, 100);
+  }
 }
 
 TEST(Config, DocumentationIsCommitted) {

@@ -28,7 +28,9 @@ TEST_P(Resume, EqualsTheRunThatWasNeverStopped) {
   const std::string moments = read_text(tiny.path("checkpoint-00000012/optimizer.safetensors"));
   const std::vector<std::string> losses = tiny.records(1);
   ASSERT_EQ(losses.size(), 12u);
-  // 12 sequences a step from some 100 windows in shards of 501 tokens: steps 9 and on are in the second epoch.
+  // The second epoch begins between the two checkpoints that are resumed from, and windows cross shards of 501 tokens.
+  const int64_t windows = count_windows(TokenSet(config.data.directory, Split::kTrain), 64);
+  ASSERT_TRUE(windows > 5 * 12 && windows < 12 * 12) << windows;
   for (const int64_t from : {10, 5}) {
     fs::remove_all(tiny.path("checkpoint-00000012"));
     if (from == 5) fs::remove_all(tiny.path("checkpoint-00000010"));
@@ -91,6 +93,20 @@ TEST(Checkpoint, KeepsTheNewest) {
   EXPECT_EQ(names, (std::vector<std::string>{"checkpoint-00000010", "checkpoint-00000012", "metrics.jsonl"}));
 }
 
+// A folder that is not whole and newer than what training resumed from must not count among those to keep.
+TEST(Checkpoint, WhatWasPassedOverDoesNotPushOutWhatIsGood) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.checkpoint.keep = 1;
+  tiny.run(config);
+  fs::create_directories(tiny.path("checkpoint-00000099"));
+  config.train.steps = 14;
+  tiny.run(config, {.resume = true});
+  EXPECT_TRUE(fs::exists(tiny.path("checkpoint-00000014/state.json")));
+  EXPECT_TRUE(fs::exists(tiny.path("checkpoint-00000099")));
+  EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000012")));
+}
+
 TEST(Resume, RefusesAnotherModelAndSaysWhatElseChanged) {
   TinyRun tiny;
   Config config = tiny.config();
@@ -108,6 +124,21 @@ TEST(Resume, RefusesAnotherModelAndSaysWhatElseChanged) {
   tiny.run(other, {.resume = true});
   EXPECT_NE(tiny.err.find("schedule.lr was 0.01 and is now 0.005"), std::string::npos) << tiny.err;
   EXPECT_EQ(tiny.err.find("eval.every"), std::string::npos) << tiny.err;
+  expect_error([&] { tiny.run(config, {.resume = true, .overwrite = true}); }, {"--resume", "--overwrite"});
+  config.model.n_layer = 3;  // a dry run finds it too
+  expect_error([&] { tiny.run(config, {.resume = true, .dry_run = true}); }, {"model.n_layer"});
+}
+
+TEST(Resume, SaysWhenTheTextIsAnother) {
+  TinyRun tiny, other;
+  test::write_text(other.folder / "text.txt", std::string(20000, 'x'));
+  other.prepare_text();
+  Config config = tiny.config();
+  tiny.run(config);
+  config.train.steps = 13;
+  config.data.directory = other.config().data.directory;
+  tiny.run(config, {.resume = true});
+  EXPECT_NE(tiny.err.find("not the training text of the checkpoint"), std::string::npos) << tiny.err;
 }
 
 TEST(Resume, WithoutACheckpointStartsFromTheBeginning) {

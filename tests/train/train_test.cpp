@@ -87,8 +87,15 @@ TEST(Train, ANonFiniteStepStopsTheRunAndLeavesTheLastCheckpoint) {
   tiny.run(config);
   const std::string saved = test::read_text(tiny.path("checkpoint-00000002/model.safetensors"));
   fs::remove_all(tiny.path("checkpoint-00000004"));
+  config.schedule.schedule = "constant";
   config.schedule.lr = 1e38;
+  config.checkpoint.keep = 1;
   expect_error([&] { tiny.run(config, {.resume = true}); }, {"step 4", "not finite", "first bad tensor: "});
+  config.checkpoint.every = 3;  // right behind the update that breaks the model
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"after step 3", "not finite", "Nothing was saved"});
+  config.train.steps = 3;
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"after step 3", "not finite", "Nothing was saved"});
+  EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000003")));
   EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000004")));
   EXPECT_TRUE(test::read_text(tiny.path("checkpoint-00000002/model.safetensors")) == saved);
 }
@@ -99,11 +106,19 @@ TEST(Train, ARunIsNeverReplacedUnasked) {
   tiny.run(config);
   const std::string metrics = test::read_text(tiny.path("metrics.jsonl"));
   test::write_text(tiny.path("notes.txt"), "mine");
+  test::write_text(tiny.path("checkpoint-notes.txt"), "mine");
   expect_error([&] { tiny.run(config); }, {"runs/tiny", "--resume", "--overwrite"});
   EXPECT_EQ(test::read_text(tiny.path("metrics.jsonl")), metrics);
   tiny.run(config, {.overwrite = true});
   EXPECT_NE(test::read_text(tiny.path("metrics.jsonl")), metrics);
-  EXPECT_TRUE(fs::exists(tiny.path("notes.txt")));
+  EXPECT_TRUE(fs::exists(tiny.path("notes.txt")) && fs::exists(tiny.path("checkpoint-notes.txt")));
+  Config impossible = config;
+  impossible.model.positions = "rotary";
+  impossible.model.n_embd = 1028;
+  impossible.model.n_head = 1;
+  const std::string saved = test::read_text(tiny.path("metrics.jsonl"));
+  expect_error([&] { tiny.run(impossible, {.overwrite = true}); }, {"rotary", "512"});
+  EXPECT_EQ(test::read_text(tiny.path("metrics.jsonl")), saved);
 }
 
 TEST(Train, DryRunChecksAndWritesNothing) {
@@ -112,8 +127,8 @@ TEST(Train, DryRunChecksAndWritesNothing) {
   tiny.run(config, {.dry_run = true});
   EXPECT_FALSE(fs::exists(tiny.folder / "runs"));
   EXPECT_NE(tiny.out.find("memory: "), std::string::npos);
-  config.model.n_embd = 1 << 20;  // more than any machine has
-  config.model.n_head = 1 << 12;
+  config.model.n_embd = 1 << 16;  // more than any machine has
+  config.model.n_layer = 1000;
   config.train.micro_batch_size = 12;
   expect_error([&] { tiny.run(config, {.dry_run = true}); }, {"memory", "needed", "available"});
 }
@@ -123,6 +138,8 @@ TEST(Train, BadInputIsOneClearLine) {
   Config config = tiny.config();
   config.data.directory = tiny.folder / "nowhere";
   expect_error([&] { tiny.run(config); }, {"data.directory", "nowhere", "./prepare_data --input"});
+  config.data.prepare = "./prepare_data --input my.txt";
+  expect_error([&] { tiny.run(config); }, {"data.directory", "nowhere", "./prepare_data --input my.txt"});
   config = tiny.config();
   config.model.vocab_size = 100;
   expect_error([&] { tiny.run(config); }, {"model.vocab_size", "100", "257", "bytes"});

@@ -22,9 +22,9 @@ namespace {
 constexpr int64_t kTile = 64;  // queries a tile: large enough for BLAS, small enough to waste little above the diagonal
 constexpr float kLog2E = 1.442695041f;
 
-// A thread's scratch: seven gathered matrices (T, D), two score tiles (kTile, T) and two tiles (kTile, D).
+// A thread's scratch: six gathered matrices (T, D), two score tiles (kTile, T) and a tile (kTile, D).
 int64_t scratch_per_thread(int64_t T, int64_t D) {
-  return 7 * T * D + 2 * kTile * T + 2 * kTile * D;
+  return 6 * T * D + 2 * kTile * T + kTile * D;
 }
 
 void check_rows(const char* op, const char* name, const ConstTensor& t, const ConstTensor& q) {
