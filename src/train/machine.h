@@ -15,7 +15,7 @@ Machine this_machine();
 std::string git_commit();  // of the source this was built from; "unknown" outside a git checkout
 std::string version();
 
-int64_t available_memory();  // bytes that could be allocated now without swapping
+int64_t available_memory();  // bytes that could be allocated now, within the limit of the container if there is one
 int64_t peak_memory();       // bytes of resident memory at its highest so far
 
 }  // namespace scfa

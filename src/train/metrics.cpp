@@ -1,9 +1,7 @@
 #include "train/metrics.h"
 
-#include <chrono>
 #include <cmath>
 #include <ctime>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "train/config_io.h"

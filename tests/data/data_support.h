@@ -1,13 +1,8 @@
 // What the data tests share: folders that go away, compressed files, small token sets, texts of errors.
 #pragma once
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -15,43 +10,12 @@
 #include "data/set_writer.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
+#include "support/temp_dir.h"
 
 namespace scfa::testing {
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    path_ = (std::filesystem::temp_directory_path() / "scfa-data-XXXXXX").string();
-    require(mkdtemp(path_.data()) != nullptr, "no temporary folder");
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  // Writes a file, and the folders on the way to it, and returns its path.
-  std::string put(const std::string& name, const std::string& bytes) const {
-    const std::string path = file(name);
-    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-    std::ofstream(path, std::ios::binary) << bytes;
-    return path;
-  }
-  size_t entries() const {
-    return static_cast<size_t>(
-        std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator()));
-  }
-
- private:
-  std::string path_;
-};
-
-inline std::string slurp(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+using TemporaryFolder = test::TempDir;
+using test::read_text;
 
 // The message of the Error that f throws; empty if it throws none.
 template <class Function>

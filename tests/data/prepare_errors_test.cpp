@@ -149,14 +149,14 @@ TEST_F(PrepareErrorsTest, ExistingOutput) {
   PrepareOptions made = options(folder_.put("a.txt", "some text"));
   made.set.directory = folder_.file("set");
   prepare(made);
-  const std::string before = testing::slurp(folder_.file("set/manifest.json"));
+  const std::string before = testing::read_text(folder_.file("set/manifest.json"));
   EXPECT_NE(error_of([&] { prepare(made); }).find("there is a prepared set already; --overwrite replaces it"),
             std::string::npos);
-  EXPECT_EQ(testing::slurp(folder_.file("set/manifest.json")), before);
+  EXPECT_EQ(testing::read_text(folder_.file("set/manifest.json")), before);
   made.set.overwrite = true;
   folder_.put("a.txt", "some other text");
   prepare(made);
-  EXPECT_NE(testing::slurp(folder_.file("set/manifest.json")), before);
+  EXPECT_NE(testing::read_text(folder_.file("set/manifest.json")), before);
   EXPECT_EQ(folder_.entries(), 2u);  // the input and the set
   folder_.put("mine/thesis.txt", "precious");
   made.set.directory = folder_.file("mine");

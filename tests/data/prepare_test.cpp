@@ -12,7 +12,7 @@ namespace {
 using testing::all_tokens;
 using testing::make_text;
 using testing::PrepareTest;
-using testing::slurp;
+using testing::read_text;
 using testing::Tokens;
 
 std::string json_string(const std::string& text) {
@@ -108,7 +108,7 @@ TEST_F(PrepareTest, ResultDoesNotDependOnThreads) {
     EXPECT_EQ(manifest.train.documents() + manifest.val.documents(), 401);
     EXPECT_FALSE(manifest.val_is_tail);
     verify_set(made.set.directory);
-    manifests.push_back(slurp(made.set.directory + "/manifest.json"));  // has the checksums
+    manifests.push_back(read_text(made.set.directory + "/manifest.json"));  // has the checksums
   }
   EXPECT_EQ(manifests[0], manifests[1]);
   EXPECT_EQ(manifests[0], manifests[2]);
@@ -165,11 +165,11 @@ TEST_F(PrepareTest, ExportsComeBackAsInputs) {
   made.export_form = "nanogpt";
   prepare(made);
   const Tokens train = all_tokens(made.set.directory, Split::kTrain), val = all_tokens(made.set.directory, Split::kVal);
-  EXPECT_EQ(slurp(made.set.directory + "/nanogpt/train.bin"),
-            slurp(made.set.directory + "/train-00000.bin").substr(64));
+  EXPECT_EQ(read_text(made.set.directory + "/nanogpt/train.bin"),
+            read_text(made.set.directory + "/train-00000.bin").substr(64));
   const auto names = export_set(made.set.directory, ExportForm::kLlmC, folder_.file("llmc"));
   EXPECT_EQ(names, (std::vector<std::string>{"train_000000.bin", "val_000000.bin"}));
-  const std::string llmc = slurp(folder_.file("llmc/train_000000.bin"));
+  const std::string llmc = read_text(folder_.file("llmc/train_000000.bin"));
   EXPECT_EQ(llmc.size(), 1024 + 2 * train.size());
   EXPECT_EQ(llmc.substr(0, 8), std::string("\x88\xD8\x34\x01\x01\0\0\0", 8));
   EXPECT_EQ(prepare_tokens({made.set.directory + "/nanogpt/train.bin"}), train);

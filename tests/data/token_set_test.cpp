@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::error_of;
-using testing::slurp;
+using testing::read_text;
 using testing::TemporaryFolder;
 using testing::write_token_set;
 
@@ -36,7 +36,7 @@ class TokenSetTest : public ::testing::Test {
     file << bytes;
   }
   void replace_in_manifest(const std::string& from, const std::string& to) const {
-    std::string text = slurp(set_ + "/manifest.json");
+    std::string text = read_text(set_ + "/manifest.json");
     const size_t at = text.find(from);
     ASSERT_NE(at, std::string::npos) << from;
     text.replace(at, from.size(), to);
@@ -83,7 +83,7 @@ TEST_F(TokenSetTest, RefusesARangeOutside) {
 }
 
 TEST_F(TokenSetTest, HeaderIsAsDocumented) {
-  const std::string bytes = slurp(shard(2));
+  const std::string bytes = read_text(shard(2));
   ASSERT_EQ(bytes.size(), 64u + 2 * 20);
   EXPECT_EQ(bytes.substr(0, 8), "scfa-tok");
   EXPECT_EQ(bytes.substr(8, 8), std::string("\1\0\0\0\2\0\0\0", 8));
@@ -175,7 +175,7 @@ TEST_F(TokenSetTest, VerifyComparesTheCounts) {
 }
 
 TEST_F(TokenSetTest, ManifestErrorsNameTheKey) {
-  const std::string good = slurp(set_ + "/manifest.json");
+  const std::string good = read_text(set_ + "/manifest.json");
   const auto expect = [&](const std::string& from, const std::string& to, const std::string& part) {
     replace_in_manifest(from, to);
     expect_open_error(part);
@@ -228,7 +228,7 @@ TEST(StagedFolder, LeavesNothingUnlessCommitted) {
     staged.commit();
   }
   EXPECT_EQ(folder.entries(), 1u);
-  EXPECT_EQ(slurp(folder.file("a/x")), "2");
+  EXPECT_EQ(read_text(folder.file("a/x")), "2");
 }
 
 }  // namespace
