@@ -22,6 +22,7 @@ class Arena {
   // A contiguous tensor, 256-byte aligned within the arena. Items of one name are added up in items().
   Tensor take(const std::string& name, DType dtype, std::initializer_list<int64_t> shape);
 
+  Device device() const { return device_; }
   int64_t used() const { return used_; }
   const std::vector<Item>& items() const { return items_; }
   void fill(int byte);  // every byte of the arena; 0xFF poisons floats with NaN. CPU arenas only.

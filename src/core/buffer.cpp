@@ -23,9 +23,15 @@ Buffer::Buffer(size_t bytes, Device device) : bytes_(bytes), device_(device) {
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if (device_ == Device::kGpu)
-    gpu::release(data_);
+    gpu::release(data_, bytes_);
   else
     std::free(data_);
+}
+
+PinnedBuffer::PinnedBuffer(size_t bytes) : data_(gpu::allocate_pinned(bytes)) {}
+
+PinnedBuffer::~PinnedBuffer() {
+  if (data_ != nullptr) gpu::release_pinned(data_);
 }
 
 }  // namespace scfa

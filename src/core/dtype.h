@@ -5,10 +5,12 @@
 
 namespace scfa {
 
-enum class DType : uint8_t { kF32, kBF16, kI32, kU16 };
+enum class DType : uint8_t { kF32, kBF16, kI32, kU16, kF64 };
 
 constexpr size_t size_of(DType type) {
   switch (type) {
+    case DType::kF64:
+      return 8;
     case DType::kF32:
     case DType::kI32:
       return 4;
@@ -29,6 +31,8 @@ constexpr const char* name_of(DType type) {
       return "i32";
     case DType::kU16:
       return "u16";
+    case DType::kF64:
+      return "f64";
   }
   return "?";
 }
@@ -47,6 +51,10 @@ struct DTypeOf<int32_t> {
 template <>
 struct DTypeOf<uint16_t> {
   static constexpr DType value = DType::kU16;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
 };
 
 }  // namespace scfa

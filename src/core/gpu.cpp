@@ -1,7 +1,10 @@
 #include "core/gpu.h"
 
 #include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -10,11 +13,15 @@
 namespace scfa::gpu {
 
 namespace {
+
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clear it: the exception carries it from here on
   fail(what, ": ", cudaGetErrorString(status));
 }
+
+std::atomic<int64_t> allocated{0}, peak{0};
+
 }  // namespace
 
 bool available() {
@@ -27,11 +34,21 @@ bool available() {
   return found;
 }
 
+const Properties& properties() {
+  static const Properties found = [] {
+    cudaDeviceProp p;
+    check(cudaGetDeviceProperties(&p, 0), "reading the GPU's properties");
+    int driver = 0;
+    check(cudaDriverGetVersion(&driver), "reading the driver's version");
+    return Properties{p.name, concat(driver / 1000, ".", driver % 1000 / 10), p.major * 10 + p.minor,
+                      p.multiProcessorCount, static_cast<int64_t>(p.totalGlobalMem)};
+  }();
+  return found;
+}
+
 std::string description() {
   if (!available()) return "no GPU that the CUDA driver can use";
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, 0), "reading the GPU's properties");
-  return concat(properties.name, ", ", properties.totalGlobalMem >> 20, " MiB");
+  return concat(properties().name, ", ", properties().memory >> 20, " MiB");
 }
 
 void* allocate(size_t bytes) {
@@ -41,11 +58,34 @@ void* allocate(size_t bytes) {
     cudaGetLastError();
     fail("not enough GPU memory for ", bytes / 1000000, " MB: ", cudaGetErrorString(status));
   }
+  allocated += static_cast<int64_t>(bytes);
+  peak = std::max(peak.load(), allocated.load());
   return data;
 }
 
-void release(void* data) noexcept {
+void release(void* data, size_t bytes) noexcept {
   cudaFree(data);
+  allocated -= static_cast<int64_t>(bytes);
+}
+
+int64_t peak_allocated() {
+  return peak;
+}
+
+int64_t free_memory() {
+  size_t available_bytes = 0, total = 0;
+  check(cudaMemGetInfo(&available_bytes, &total), "asking for free GPU memory");
+  return static_cast<int64_t>(available_bytes);
+}
+
+void* allocate_pinned(size_t bytes) {
+  void* data = nullptr;
+  check(cudaMallocHost(&data, bytes), "allocating pinned host memory");
+  return data;
+}
+
+void release_pinned(void* data) noexcept {
+  cudaFreeHost(data);
 }
 
 void copy_to_device(void* device, const void* host, size_t bytes, Stream stream) {
@@ -55,6 +95,14 @@ void copy_to_device(void* device, const void* host, size_t bytes, Stream stream)
 void copy_to_host(void* host, const void* device, size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
   synchronize(stream, "copy from the GPU");
+}
+
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
+}
+
+void fill(void* device, int byte, size_t bytes, Stream stream) {
+  check(cudaMemsetAsync(device, byte, bytes, stream), "fill on the GPU");
 }
 
 Stream create_stream() {
@@ -71,6 +119,34 @@ void synchronize(Stream stream, const char* what) {
   check(cudaStreamSynchronize(stream), what);
 }
 
+Event create_event(bool timing) {
+  Event event = nullptr;
+  check(cudaEventCreateWithFlags(&event, timing ? cudaEventDefault : cudaEventDisableTiming), "creating an event");
+  return event;
+}
+
+void destroy_event(Event event) noexcept {
+  cudaEventDestroy(event);
+}
+
+void record(Event event, Stream stream) {
+  check(cudaEventRecord(event, stream), "recording an event");
+}
+
+void wait(Stream stream, Event event) {
+  check(cudaStreamWaitEvent(stream, event, 0), "waiting for an event");
+}
+
+void synchronize(Event event) {
+  check(cudaEventSynchronize(event), "waiting for an event");
+}
+
+double milliseconds_between(Event from, Event to) {
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, from, to), "reading the time between events");
+  return static_cast<double>(ms);
+}
+
 void check_launch(const char* op, Stream stream) {
   static const bool sync = [] {
     const char* value = std::getenv("SCFA_SYNC");
@@ -78,6 +154,14 @@ void check_launch(const char* op, Stream stream) {
   }();
   check(cudaGetLastError(), op);
   if (sync) synchronize(stream, op);
+}
+
+void push_range(const char* name) {
+  nvtxRangePushA(name);
+}
+
+void pop_range() {
+  nvtxRangePop();
 }
 
 }  // namespace scfa::gpu

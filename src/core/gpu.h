@@ -2,29 +2,62 @@
 // without CUDA, where available() is false and the others throw.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 struct CUstream_st;
+struct CUevent_st;
 
 namespace scfa {
 
 using Stream = CUstream_st*;
+using Event = CUevent_st*;
 
 namespace gpu {
 
 bool available();           // a usable GPU, found by asking the driver once
 std::string description();  // name and memory of the GPU, or why there is none
-void* allocate(size_t bytes);
-void release(void* data) noexcept;
+
+struct Properties {
+  std::string name;
+  std::string driver;  // the newest CUDA version that the driver supports, as "13.0"
+  int compute = 0;     // compute capability, major * 10 + minor
+  int multiprocessors = 0;
+  int64_t memory = 0;  // bytes
+};
+const Properties& properties();
+
+// ---- memory ---------------------------------------------------------------------------------------------------------
+void* allocate(size_t bytes);  // throws Error naming the size if there is not enough
+void release(void* data, size_t bytes) noexcept;
+int64_t peak_allocated();             // bytes that allocate() has handed out, at their highest so far
+int64_t free_memory();                // bytes that could be allocated now
+void* allocate_pinned(size_t bytes);  // host memory that copies run from and to beside other work
+void release_pinned(void* data) noexcept;
+
+// ---- work on a stream -----------------------------------------------------------------------------------------------
 void copy_to_device(void* device, const void* host, size_t bytes, Stream stream);
 void copy_to_host(void* host, const void* device, size_t bytes, Stream stream);  // waits for the stream
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
+void fill(void* device, int byte, size_t bytes, Stream stream);
 Stream create_stream();
 void destroy_stream(Stream stream) noexcept;
 void synchronize(Stream stream, const char* what);
 
+Event create_event(bool timing);
+void destroy_event(Event event) noexcept;
+void record(Event event, Stream stream);
+void wait(Stream stream, Event event);              // work launched on the stream from now on comes after the event
+void synchronize(Event event);                      // the host waits
+double milliseconds_between(Event from, Event to);  // both made with timing, and past
+
 // After every launch: throws Error naming the op if the launch failed. SCFA_SYNC=1 in the environment makes it wait for
 // the kernel too, so that a fault is reported by the op that caused it.
 void check_launch(const char* op, Stream stream);
+
+// Ranges that profilers show (NVTX).
+void push_range(const char* name);
+void pop_range();
 
 }  // namespace gpu
 }  // namespace scfa

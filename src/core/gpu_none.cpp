@@ -15,14 +15,33 @@ bool available() {
 std::string description() {
   return "built without CUDA";
 }
+const Properties& properties() {
+  absent();
+}
 void* allocate(size_t /*bytes*/) {
   absent();
 }
-void release(void* /*data*/) noexcept {}
+void release(void* /*data*/, size_t /*bytes*/) noexcept {}
+int64_t peak_allocated() {
+  return 0;
+}
+int64_t free_memory() {
+  absent();
+}
+void* allocate_pinned(size_t /*bytes*/) {
+  absent();
+}
+void release_pinned(void* /*data*/) noexcept {}
 void copy_to_device(void*, const void*, size_t, Stream) {
   absent();
 }
 void copy_to_host(void*, const void*, size_t, Stream) {
+  absent();
+}
+void copy_on_device(void*, const void*, size_t, Stream) {
+  absent();
+}
+void fill(void*, int, size_t, Stream) {
   absent();
 }
 Stream create_stream() {
@@ -32,8 +51,26 @@ void destroy_stream(Stream /*stream*/) noexcept {}
 void synchronize(Stream, const char*) {
   absent();
 }
+Event create_event(bool) {
+  absent();
+}
+void destroy_event(Event) noexcept {}
+void record(Event, Stream) {
+  absent();
+}
+void wait(Stream, Event) {
+  absent();
+}
+void synchronize(Event) {
+  absent();
+}
+double milliseconds_between(Event, Event) {
+  absent();
+}
 void check_launch(const char*, Stream) {
   absent();
 }
+void push_range(const char*) {}
+void pop_range() {}
 
 }  // namespace scfa::gpu
