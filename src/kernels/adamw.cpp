@@ -9,21 +9,34 @@ namespace scfa {
 void gradient_norm(Context& ctx, Tensor norm, ConstTensor g) {
   require(g.data && g.contiguous(), "gradient_norm: g must be contiguous");
   require_tensor(norm, "gradient_norm", "norm", DType::kF32, {1});
-  ctx.require_cpu("gradient_norm");
+  ctx.require_here("gradient_norm", {norm, g});
+  const Section section(ctx, "gradient_norm");
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::gradient_norm(ctx, norm, g);
   cpu::gradient_norm(ctx, norm, g);
 }
 
-void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, ConstTensor g, ConstTensor norm, const AdamW& settings) {
+void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor g, ConstTensor decays, ConstTensor norm,
+           const AdamW& settings) {
   constexpr const char* kOp = "adamw";
   const int64_t n = p.numel();
   require_tensor(p, kOp, "p", DType::kF32, {n});
   require_tensor(m, kOp, "m", DType::kF32, {n});
   require_tensor(v, kOp, "v", DType::kF32, {n});
   require_tensor(g, kOp, "g", DType::kF32, {n});
-  if (settings.max_norm > 0) require_tensor(norm, kOp, "norm", DType::kF32, {1});
+  if (ctx.on_gpu())
+    require_tensor(copy, kOp, "copy", DType::kBF16, {n});
+  else
+    require(!copy, kOp, ": copy must be empty on the CPU");
+  if (decays) require_tensor(decays, kOp, "decays", DType::kU16, {(n + kDecayBlock - 1) / kDecayBlock});
+  if (norm || settings.max_norm > 0) require_tensor(norm, kOp, "norm", DType::kF32, {1});
   require(settings.step >= 1, kOp, ": the first step is 1, not ", settings.step);
-  ctx.require_cpu(kOp);
-  cpu::adamw(ctx, p, m, v, g, norm, settings);
+  ctx.require_here(kOp, {p, m, v, copy, g, decays, norm});
+  if (n == 0) return;
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings);
+  cpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings);
 }
 
 namespace cpu {
@@ -48,22 +61,31 @@ void gradient_norm(Context& /*ctx*/, Tensor norm, ConstTensor g) {
   norm.as<float>()[0] = static_cast<float>(std::sqrt(total));
 }
 
-void adamw(Context& /*ctx*/, Tensor p, Tensor m, Tensor v, ConstTensor g, ConstTensor norm, const AdamW& settings) {
+void adamw(Context& /*ctx*/, Tensor p, Tensor m, Tensor v, Tensor /*copy*/, ConstTensor g, ConstTensor decays,
+           ConstTensor norm, const AdamW& settings) {
+  if (norm && !std::isfinite(norm.as<float>()[0])) return;
   const int64_t n = p.numel();
   float *w = p.as<float>(), *m1 = m.as<float>(), *m2 = v.as<float>();
   const float* grad = g.as<float>();
+  const uint16_t* mask = decays ? decays.as<uint16_t>() : nullptr;
   const double step = static_cast<double>(settings.step);
   const float b1 = settings.beta1, b2 = settings.beta2;
   const float step_size = static_cast<float>(settings.lr / (1.0 - std::pow(static_cast<double>(b1), step)));
   const float correction = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(static_cast<double>(b2), step)));
-  const float keep = 1.0f - settings.lr * settings.weight_decay, eps = settings.eps;
+  const float eps = settings.eps;
   const float scale = settings.max_norm > 0 ? std::min(1.0f, settings.max_norm / (norm.as<float>()[0] + 1e-6f)) : 1.0f;
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < n; ++i) {
-    const float d = grad[i] * scale;
-    m1[i] = b1 * m1[i] + (1.0f - b1) * d;
-    m2[i] = b2 * m2[i] + (1.0f - b2) * d * d;
-    w[i] = w[i] * keep - step_size * m1[i] / (std::sqrt(m2[i]) * correction + eps);
+#pragma omp parallel for
+  for (int64_t block = 0; block < (n + kDecayBlock - 1) / kDecayBlock; ++block) {
+    const bool decay = mask == nullptr || mask[block] != 0;
+    const float keep = decay ? 1.0f - settings.lr * settings.weight_decay : 1.0f;
+    const int64_t end = std::min(n, (block + 1) * kDecayBlock);
+#pragma omp simd
+    for (int64_t i = block * kDecayBlock; i < end; ++i) {
+      const float d = grad[i] * scale;
+      m1[i] = b1 * m1[i] + (1.0f - b1) * d;
+      m2[i] = b2 * m2[i] + (1.0f - b2) * d * d;
+      w[i] = w[i] * keep - step_size * m1[i] / (std::sqrt(m2[i]) * correction + eps);
+    }
   }
 }
 

@@ -4,9 +4,11 @@
 
 namespace scfa {
 
-// norm[0] = sqrt(sum g^2), summed in double (CPU) over fixed blocks, so the result does not depend on the thread count.
+// norm[0] = sqrt(sum g^2), summed in double over fixed blocks, so the result does not depend on the thread count.
 //   norm  out (1) f32      g  in (n) f32
 void gradient_norm(Context& ctx, Tensor norm, ConstTensor g);
+
+inline constexpr int64_t kDecayBlock = 64;  // parameters that share an entry of a decay mask
 
 struct AdamW {
   float lr, beta1, beta2, eps, weight_decay;
@@ -15,11 +17,21 @@ struct AdamW {
 };
 
 // One update of n parameters, decoupled weight decay first, as PyTorch does it.
-//   p, m, v  in/out (n) f32      g  in (n) f32      norm  in (1) f32, from gradient_norm; read if max_norm > 0
-void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, ConstTensor g, ConstTensor norm, const AdamW& settings);
+//   p, m, v  in/out (n) f32
+//   copy     out (n) bf16: the parameters rounded, for products on the GPU; empty on the CPU
+//   g        in  (n) f32
+//   decays   in  (ceil(n / kDecayBlock)) u16: which blocks of parameters decay (1) or not (0); empty: all do
+//   norm     in  (1) f32, from gradient_norm. Where it is not finite nothing is changed, so that a step gone wrong does
+//            no harm. May be empty if max_norm is 0.
+void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor g, ConstTensor decays, ConstTensor norm,
+           const AdamW& settings);
 
 namespace cpu {
 decltype(scfa::gradient_norm) gradient_norm;
 decltype(scfa::adamw) adamw;
 }  // namespace cpu
+namespace gpu {
+decltype(scfa::gradient_norm) gradient_norm;
+decltype(scfa::adamw) adamw;
+}  // namespace gpu
 }  // namespace scfa

@@ -15,11 +15,39 @@ void cross_entropy(Context& ctx, Tensor losses, Tensor hits, Tensor logits, Cons
   require_elements(losses, kOp, "losses", DType::kF32, N);
   require_elements(hits, kOp, "hits", DType::kF32, N);
   require_elements(targets, kOp, "targets", DType::kI32, N);
-  ctx.require_cpu(kOp);
+  require_activation(ctx, kOp, "logits", logits);
+  ctx.require_here(kOp, {losses, hits, logits, targets});
+  if (N == 0) return;
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::cross_entropy(ctx, losses, hits, logits, targets, vocabulary, gradient_scale);
   cpu::cross_entropy(ctx, losses, hits, logits, targets, vocabulary, gradient_scale);
 }
 
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor hits, int64_t n) {
+  constexpr const char* kOp = "add_losses";
+  require_tensor(sums, kOp, "sums", DType::kF64, {2});
+  require_elements(losses, kOp, "losses", DType::kF32, losses.numel());
+  require_elements(hits, kOp, "hits", DType::kF32, losses.numel());
+  require(n >= 0 && n <= losses.numel(), kOp, ": ", n, " of ", losses.numel(), " losses");
+  ctx.require_here(kOp, {sums, losses, hits});
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::add_losses(ctx, sums, losses, hits, n);
+  cpu::add_losses(ctx, sums, losses, hits, n);
+}
+
 namespace cpu {
+
+void add_losses(Context& /*ctx*/, Tensor sums, ConstTensor losses, ConstTensor hits, int64_t n) {
+  double loss = 0, hit = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    loss += static_cast<double>(losses.as<float>()[i]);
+    hit += static_cast<double>(hits.as<float>()[i]);
+  }
+  sums.as<double>()[0] += loss;
+  sums.as<double>()[1] += hit;
+}
 
 void cross_entropy(Context& /*ctx*/, Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale) {

@@ -18,11 +18,23 @@ void embedding_forward(Context& ctx, Tensor x, ConstTensor ids, ConstTensor wte,
     require(first_position >= 0 && first_position + T <= wpe.size(0), kOp, ": positions up to ", first_position + T,
             " do not fit the ", wpe.size(0), " learned ones");
   }
-  ctx.require_cpu(kOp);
+  require_activation(ctx, kOp, "wte", wte);
+  require_activation(ctx, kOp, "wpe", wpe);
+  ctx.require_here(kOp, {x, ids, wte, wpe});
+  if (x.numel() == 0) return;
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::embedding_forward(ctx, x, ids, wte, wpe, first_position);
   cpu::embedding_forward(ctx, x, ids, wte, wpe, first_position);
 }
 
-void embedding_backward(Context& ctx, Tensor dwte, Tensor dwpe, ConstTensor dx, ConstTensor ids) {
+int64_t embedding_backward_scratch(const Context& ctx, int64_t N, int64_t C) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::embedding_backward_scratch(ctx, N, C);
+  return 0;
+}
+
+void embedding_backward(Context& ctx, Tensor dwte, Tensor dwpe, ConstTensor dx, ConstTensor ids, Tensor scratch) {
   constexpr const char* kOp = "embedding_backward";
   require(ids.ndim == 2 && dwte.ndim == 2, kOp, ": ids must be (B, T) and dwte (V, C)");
   const int64_t B = ids.size(0), T = ids.size(1), C = dwte.size(1);
@@ -32,8 +44,16 @@ void embedding_backward(Context& ctx, Tensor dwte, Tensor dwpe, ConstTensor dx, 
   if (dwpe)
     require(dwpe.ndim == 2 && dwpe.contiguous() && dwpe.size(1) == C && dwpe.size(0) >= T, kOp,
             ": dwpe must be contiguous (S, ", C, ") with S >= ", T, ", not ", dwpe.describe());
-  ctx.require_cpu(kOp);
-  cpu::embedding_backward(ctx, dwte, dwpe, dx, ids);
+  require_activation(ctx, kOp, "dx", dx);
+  if (dx.numel() == 0) return;
+  const int64_t needed = embedding_backward_scratch(ctx, B * T, C);
+  require(needed == 0 || (scratch && scratch.dtype == DType::kF32 && scratch.numel() >= needed), kOp,
+          ": scratch must be ", needed, " elements of f32");
+  ctx.require_here(kOp, {dwte, dwpe, dx, ids, scratch});
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::embedding_backward(ctx, dwte, dwpe, dx, ids, scratch);
+  cpu::embedding_backward(ctx, dwte, dwpe, dx, ids, scratch);
 }
 
 namespace cpu {
@@ -55,7 +75,8 @@ void embedding_forward(Context& /*ctx*/, Tensor x, ConstTensor ids, ConstTensor 
   }
 }
 
-void embedding_backward(Context& /*ctx*/, Tensor dwte, Tensor dwpe, ConstTensor dx, ConstTensor ids) {
+void embedding_backward(Context& /*ctx*/, Tensor dwte, Tensor dwpe, ConstTensor dx, ConstTensor ids,
+                        Tensor /*scratch*/) {
   const int64_t B = ids.size(0), T = ids.size(1), C = dwte.size(1);
   const int32_t* id = ids.as<int32_t>();
   const float* g = dx.as<float>();

@@ -20,14 +20,24 @@ void check(const char* op, const Tensor& out, const ConstTensor& in, const char*
 
 void gelu_forward(Context& ctx, Tensor y, ConstTensor x, Gelu kind) {
   check("gelu_forward", y, x, "x");
-  ctx.require_cpu("gelu_forward");
+  require_activation(ctx, "gelu_forward", "x", x);
+  ctx.require_here("gelu_forward", {y, x});
+  if (x.numel() == 0) return;
+  const Section section(ctx, "gelu_forward");
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::gelu_forward(ctx, y, x, kind);
   cpu::gelu_forward(ctx, y, x, kind);
 }
 
 void gelu_backward(Context& ctx, Tensor dx, ConstTensor dy, ConstTensor x, Gelu kind) {
   check("gelu_backward", dx, dy, "dy");
   check("gelu_backward", dx, x, "x");
-  ctx.require_cpu("gelu_backward");
+  require_activation(ctx, "gelu_backward", "x", x);
+  ctx.require_here("gelu_backward", {dx, dy, x});
+  if (x.numel() == 0) return;
+  const Section section(ctx, "gelu_backward");
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::gelu_backward(ctx, dx, dy, x, kind);
   cpu::gelu_backward(ctx, dx, dy, x, kind);
 }
 

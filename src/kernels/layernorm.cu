@@ -1,8 +1,7 @@
 // Layer normalisation fused with the residual addition, on the GPU.        Ba et al. 2016, arXiv:1607.06450
 // Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, and stays in registers between the
 // two sums and the output. One warp owns a row, so there is no shared memory and no block barrier in the row's path.
-#include <cuda_bf16.h>
-
+#include "kernels/device_math.cuh"
 #include "kernels/layernorm.h"
 
 namespace scfa::gpu {
@@ -10,45 +9,14 @@ namespace scfa::gpu {
 namespace {
 
 constexpr int kWarps = 4;                       // rows in flight a block; small blocks keep the tail short
-constexpr int kPack = 8;                        // elements a thread moves at once: 16 bytes of bf16
 constexpr int kMaxPacks = 4096 / (32 * kPack);  // packs a lane holds for the widest row: 128 registers
 
-// kPack elements between memory and f32 registers.
-__device__ inline void load(float (&v)[kPack], const float* p) {
-  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
-  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
-__device__ inline void load(float (&v)[kPack], const __nv_bfloat16* p) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(p);
-  const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {  // a bf16 is the high half of an f32
-    v[2 * i] = __uint_as_float(words[i] << 16);
-    v[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-  }
-}
-__device__ inline void store(float* p, const float (&v)[kPack]) {
-  reinterpret_cast<float4*>(p)[0] = make_float4(v[0], v[1], v[2], v[3]);
-  reinterpret_cast<float4*>(p)[1] = make_float4(v[4], v[5], v[6], v[7]);
-}
-__device__ inline void store(__nv_bfloat16* p, const float (&v)[kPack]) {
-  __nv_bfloat162 pairs[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) pairs[i] = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-  *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(pairs);
-}
 // What a later read of the stored element gives back: statistics are taken of the rounded sum.
 __device__ inline float rounded(float x, const float*) {
   return x;
 }
 __device__ inline float rounded(float x, const __nv_bfloat16*) {
   return __bfloat162float(__float2bfloat16_rn(x));
-}
-
-__device__ inline float warp_sum(float x) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, offset);
-  return x;
 }
 
 // A warp owns a row; a lane owns packs lane, lane + 32, ... of it. kPacks bounds the packs a lane holds. Tuned for

@@ -24,7 +24,14 @@ void matmul_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor w, ConstT
   require_matrix(x, kOp, "x", x.rows(), w.size(1));
   require_matrix(y, kOp, "y", x.rows(), w.size(0));
   if (bias) require_tensor(bias, kOp, "bias", w.dtype, {w.size(0)});
-  ctx.require_cpu(kOp);
+  require_activation(ctx, kOp, "x", x);
+  require_activation(ctx, kOp, "w", w);
+  require_activation(ctx, kOp, "y", y);
+  ctx.require_here(kOp, {y, x, w, bias});
+  if (y.numel() == 0) return;
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::matmul_forward(ctx, y, x, w, bias);
   cpu::matmul_forward(ctx, y, x, w, bias);
 }
 
@@ -36,7 +43,15 @@ void matmul_backward(Context& ctx, Tensor dx, Tensor dw, Tensor dbias, ConstTens
   if (dx) require_matrix(dx, kOp, "dx", dy.rows(), w.size(1));
   if (dw) require_tensor(dw, kOp, "dw", DType::kF32, {w.size(0), w.size(1)});
   if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {w.size(0)});
-  ctx.require_cpu(kOp);
+  require_activation(ctx, kOp, "dy", dy);
+  require_activation(ctx, kOp, "x", x);
+  require_activation(ctx, kOp, "w", w);
+  require_activation(ctx, kOp, "dx", dx);
+  ctx.require_here(kOp, {dx, dw, dbias, dy, x, w});
+  if (dy.numel() == 0) return;
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::matmul_backward(ctx, dx, dw, dbias, dy, x, w);
   cpu::matmul_backward(ctx, dx, dw, dbias, dy, x, w);
 }
 

@@ -4,7 +4,7 @@
 
 namespace scfa {
 
-//   y     out (N, M)  f32 on CPU; bf16|f32 on GPU, row-major. Leading dimensions of x and y are free: (B, T, K) is read
+//   y     out (N, M)  f32 on CPU; bf16 on GPU, row-major. Leading dimensions of x and y are free: (B, T, K) is read
 //                     as (B*T, K)
 //   x     in  (N, K)      w  in (M, K), one row an output        bias  in (M) or empty
 // Asynchronous on ctx.stream(); deterministic for a fixed number of threads. Throws Error on shapes that disagree.
@@ -19,4 +19,8 @@ namespace cpu {
 decltype(scfa::matmul_forward) matmul_forward;
 decltype(scfa::matmul_backward) matmul_backward;
 }  // namespace cpu
+namespace gpu {
+decltype(scfa::matmul_forward) matmul_forward;
+decltype(scfa::matmul_backward) matmul_backward;
+}  // namespace gpu
 }  // namespace scfa

@@ -10,7 +10,12 @@ void rotary(Context& ctx, Tensor x, int64_t first_position, double theta, int di
           ": x must be (B, T, H, D) with D even and contiguous, not ", x.describe());
   require(x.size(3) <= kMaxRotaryDim, kOp, ": head dim ", x.size(3), " is more than ", kMaxRotaryDim);
   require(direction == 1 || direction == -1, kOp, ": direction must be 1 or -1, not ", direction);
-  ctx.require_cpu(kOp);
+  require_activation(ctx, kOp, "x", x);
+  ctx.require_here(kOp, {x});
+  if (x.numel() == 0) return;
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::rotary(ctx, x, first_position, theta, direction);
   cpu::rotary(ctx, x, first_position, theta, direction);
 }
 

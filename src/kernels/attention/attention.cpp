@@ -28,25 +28,35 @@ int64_t scratch_per_thread(int64_t T, int64_t D) {
 }
 
 void check_rows(const char* op, const char* name, const ConstTensor& t, const ConstTensor& q) {
-  require(t.data && t.ndim == 4 && t.stride[3] == 1 && t.shape == q.shape && t.dtype == q.dtype, op, ": ", name,
-          " must be like q, ", q.describe(), ", not ", t.describe());
+  if (t.data == nullptr || t.ndim != 4 || t.stride[3] != 1 || t.shape != q.shape || t.dtype != q.dtype)
+    fail(op, ": ", name, " must be like q, ", q.describe(), ", not ", t.data == nullptr ? "empty" : t.describe());
+  if (t.device == Device::kCpu) return;
+  require(t.size(3) % 8 == 0 && t.size(3) <= 128, op,
+          ": on the GPU the head dim must be a multiple of 8 up to 128, not ", t.size(3));
+  bool aligned = reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+  for (size_t i = 0; i < 3; ++i) aligned = aligned && t.stride[i] % 8 == 0;
+  require(aligned, op, ": on the GPU the rows of ", name, " must be aligned to 16 bytes");
 }
 
 void check_common(const char* op, Context& ctx, const ConstTensor& q, const ConstTensor& lse, const Segments& segments,
                   const Tensor& scratch) {
-  require(q.data && q.ndim == 4 && (ctx.on_gpu() || q.dtype == DType::kF32), op,
-          ": q must be (B, T, H, D), f32 on the CPU, not ", q.describe());
+  const DType type = ctx.on_gpu() ? DType::kBF16 : DType::kF32;
+  if (q.data == nullptr || q.ndim != 4 || q.dtype != type)
+    fail(op, ": q must be (B, T, H, D) of ", name_of(type), " on the ", name_of(ctx.device()), ", not ",
+         q.data == nullptr ? "empty" : q.describe());
   require_tensor(lse, op, "lse", DType::kF32, {q.size(0), q.size(2), q.size(1)});
   require(segments.q_index.has_shape({q.size(0), q.size(2), q.size(1)}), op, ": segments are of ",
           segments.q_index.describe(), " for q of ", q.describe());
-  const int64_t needed = attention_scratch(ctx, q.size(1), q.size(3));
+  const int64_t needed = attention_scratch(ctx, q.size(0), q.size(1), q.size(2), q.size(3));
   require(scratch.data && scratch.dtype == DType::kF32 && scratch.numel() >= needed, op, ": scratch must be ", needed,
           " elements of f32, not ", scratch.data == nullptr ? "empty" : scratch.describe());
 }
 
 }  // namespace
 
-int64_t attention_scratch(const Context& /*ctx*/, int64_t T, int64_t D) {
+int64_t attention_scratch(const Context& ctx, int64_t B, int64_t T, int64_t H, int64_t D) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::attention_scratch(ctx, B, T, H, D);
   return omp_get_max_threads() * scratch_per_thread(T, D);
 }
 
@@ -58,7 +68,11 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   check_rows(kOp, "k", k, q);
   check_rows(kOp, "v", v, q);
   check_rows(kOp, "out", out, q);
-  ctx.require_cpu(kOp);
+  ctx.require_here(kOp, {out, lse, q, k, v, segments.q_index, scratch});
+  const Section section(ctx, kOp);
+  if (q.numel() == 0) return;
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
   cpu::attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
 }
 
@@ -75,17 +89,13 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
   check_rows(kOp, "dq", dq, q);
   check_rows(kOp, "dk", dk, q);
   check_rows(kOp, "dv", dv, q);
-  ctx.require_cpu(kOp);
+  ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, segments.q_index, scratch});
+  const Section section(ctx, kOp);
+  if (q.numel() == 0) return;
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu())
+      return gpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch);
   cpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch);
-}
-
-void attention_decode(Context& ctx, Tensor out, ConstTensor q, ConstTensor keys, ConstTensor values, float scale) {
-  require(out.data && q.data && out.numel() == q.numel() && keys.ndim == 2 && keys.size(1) == q.numel() &&
-              keys.shape == values.shape && keys.contiguous() && values.contiguous(),
-          "attention_decode: shapes disagree: out ", out.describe(), ", q ", q.describe(), ", keys ", keys.describe(),
-          ", values ", values.describe());
-  ctx.require_cpu("attention_decode");
-  cpu::attention_decode(ctx, out, q, keys, values, scale);
 }
 
 namespace cpu {
@@ -273,26 +283,6 @@ void attention_backward(Context& /*ctx*/, Tensor dq, Tensor dk, Tensor dv, Const
     scatter(HeadRows(dk, piece.b, piece.h), dkeys, piece.k_index, piece.keys, D);
     scatter(HeadRows(dv, piece.b, piece.h), dvalues, piece.k_index, piece.keys, D);
   });
-}
-
-void attention_decode(Context& /*ctx*/, Tensor out, ConstTensor q, ConstTensor keys, ConstTensor values, float scale) {
-  const int64_t D = q.numel(), n = keys.numel() / D;
-  const float *query = q.as<float>(), *key = keys.as<float>(), *value = values.as<float>();
-  float *to = out.as<float>(), top = -INFINITY, sum = 0.0f;
-  std::fill_n(to, D, 0.0f);
-  for (int64_t j = 0; j < n; ++j) {  // one pass: what was summed so far is scaled down when a larger score comes
-    float score = 0.0f;
-#pragma omp simd reduction(+ : score)
-    for (int64_t d = 0; d < D; ++d) score += query[d] * key[j * D + d];
-    score *= scale;
-    const float next = std::max(top, score);
-    const float old = top == -INFINITY ? 0.0f : std::exp(top - next), weight = std::exp(score - next);
-    for (int64_t d = 0; d < D; ++d) to[d] = to[d] * old + weight * value[j * D + d];
-    sum = sum * old + weight;
-    top = next;
-  }
-  if (n == 0) return;
-  for (int64_t d = 0; d < D; ++d) to[d] /= sum;
 }
 
 }  // namespace cpu

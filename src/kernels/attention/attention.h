@@ -9,9 +9,11 @@ namespace scfa {
 // Query i sees the first k_limit[i] keys of its segment: p = softmax(scale * q . k) over them, out = p v.
 //   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
 //   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
-//   q, k, v  in  (B, T, H, D)  f32 on CPU; D contiguous, other strides free, so that they can be read where the product
+//   q, k, v  in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free, so that they can be read
+//   where the product
 //                              that made them left them
-//   scratch  f32 (attention_scratch(ctx, T, D)), contents undefined
+//   scratch  f32 (attention_scratch(ctx, B, T, H, D)), contents undefined
+// GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes.
 // Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        const Segments& segments, float scale, Tensor scratch);
@@ -22,15 +24,15 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch);
 
-int64_t attention_scratch(const Context& ctx, int64_t T, int64_t D);
-
-// One query against a list of keys and values, for generation: out = softmax(scale * q . keys) values, zero for n = 0.
-//   out, q  (D)      keys, values  (n, D) contiguous
-void attention_decode(Context& ctx, Tensor out, ConstTensor q, ConstTensor keys, ConstTensor values, float scale);
+int64_t attention_scratch(const Context& ctx, int64_t B, int64_t T, int64_t H, int64_t D);
 
 namespace cpu {
 decltype(scfa::attention_forward) attention_forward;
 decltype(scfa::attention_backward) attention_backward;
-decltype(scfa::attention_decode) attention_decode;
 }  // namespace cpu
+namespace gpu {
+decltype(scfa::attention_forward) attention_forward;
+decltype(scfa::attention_backward) attention_backward;
+decltype(scfa::attention_scratch) attention_scratch;
+}  // namespace gpu
 }  // namespace scfa

@@ -22,7 +22,10 @@ void check_packed(const char* op, const char* name, const ConstTensor& t, const 
 void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) {
   check_strided("normalise_keys", "q", q, inverse_norm);
   check_packed("normalise_keys", "k", k, q);
-  ctx.require_cpu("normalise_keys");
+  ctx.require_here("normalise_keys", {k, inverse_norm, q});
+  const Section section(ctx, "normalise_keys");
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::normalise_keys(ctx, k, inverse_norm, q);
   cpu::normalise_keys(ctx, k, inverse_norm, q);
 }
 
@@ -30,7 +33,10 @@ void normalise_keys_backward(Context& ctx, Tensor dq, ConstTensor dk, ConstTenso
   check_strided("normalise_keys_backward", "dq", dq, inverse_norm);
   check_packed("normalise_keys_backward", "dk", dk, dq);
   check_packed("normalise_keys_backward", "k", k, dq);
-  ctx.require_cpu("normalise_keys_backward");
+  ctx.require_here("normalise_keys_backward", {dq, dk, k, inverse_norm});
+  const Section section(ctx, "normalise_keys_backward");
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
   cpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
 }
 

@@ -18,4 +18,8 @@ namespace cpu {
 decltype(scfa::normalise_keys) normalise_keys;
 decltype(scfa::normalise_keys_backward) normalise_keys_backward;
 }  // namespace cpu
+namespace gpu {
+decltype(scfa::normalise_keys) normalise_keys;
+decltype(scfa::normalise_keys_backward) normalise_keys_backward;
+}  // namespace gpu
 }  // namespace scfa

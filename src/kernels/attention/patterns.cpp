@@ -54,6 +54,7 @@ void assign_hash(Tensor q_segment, Tensor k_segment, const AttentionPattern& pat
 void drop_rows(Tensor segment, Purpose purpose, double rate, const PatternInput& input) {
   const int64_t B = segment.size(0), H = segment.size(1), T = segment.size(2);
   uint16_t* out = segment.as<uint16_t>();
+  const int32_t* samples = input.samples.as<int32_t>();
   const auto threshold = static_cast<float>(rate);
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < B; ++b)
@@ -61,7 +62,7 @@ void drop_rows(Tensor segment, Purpose purpose, double rate, const PatternInput&
       for (int64_t t = 0; t < T; ++t) {
         const int64_t position = input.first_position + t;
         const Random4 bits = random4(input.seed, purpose, input.step, input.layer, static_cast<uint32_t>(h),
-                                     input.samples[b], static_cast<uint32_t>(position / 4));
+                                     static_cast<uint32_t>(samples[b]), static_cast<uint32_t>(position / 4));
         out[(b * H + h) * T + t] = uniform(bits.v[position % 4]) < threshold ? kNoSegment : uint16_t{0};
       }
 }
@@ -80,18 +81,30 @@ struct Entry {
   double (*share)(const AttentionPattern&);
   std::string (*describe)(const AttentionPattern&);
   void (*assign)(Tensor, Tensor, const AttentionPattern&, const PatternInput&);
+  decltype(scfa::assign_segments)* assign_gpu;
 };
+
+// Builds without CUDA have the declarations of GPU forms only.
+template <decltype(scfa::assign_segments)* f>
+constexpr decltype(scfa::assign_segments)* gpu_form() {
+  if constexpr (kCudaBuild)
+    return f;
+  else
+    return nullptr;
+}
 
 constexpr Entry kPatterns[] = {
     {"dense", true, false,                         //
      [](const AttentionPattern&) { return 1.0; },  //
-     [](const AttentionPattern&) { return std::string("dense"); }, assign_dense},
+     [](const AttentionPattern&) { return std::string("dense"); }, assign_dense, gpu_form<gpu::assign_dense>()},
     {"hash", false, true,                                                             //
      [](const AttentionPattern& p) { return 1.0 / static_cast<double>(p.buckets); },  //
-     [](const AttentionPattern& p) { return concat("hash with ", p.buckets, " buckets"); }, assign_hash},
+     [](const AttentionPattern& p) { return concat("hash with ", p.buckets, " buckets"); }, assign_hash,
+     gpu_form<gpu::assign_hash>()},
     {"drop", true, false,                                                              //
      [](const AttentionPattern& p) { return (1 - p.drop_rate) * (1 - p.drop_rate); },  //
-     [](const AttentionPattern& p) { return concat("drop at rate ", p.drop_rate); }, assign_drop},
+     [](const AttentionPattern& p) { return concat("drop at rate ", p.drop_rate); }, assign_drop,
+     gpu_form<gpu::assign_drop>()},
 };
 
 const Entry& find(const AttentionPattern& pattern) {
@@ -144,7 +157,10 @@ void validate(const AttentionPattern& pattern) {
 void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer) {
   require(projections.data && projections.ndim == 3 && projections.contiguous(),
           "draw_projections: projections must be ", "(H, buckets/2, D), not ", projections.describe());
-  ctx.require_cpu("draw_projections");
+  ctx.require_here("draw_projections", {projections});
+  const Section section(ctx, "draw_projections");
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::draw_projections(ctx, projections, seed, step, layer);
   cpu::draw_projections(ctx, projections, seed, step, layer);
 }
 
@@ -159,7 +175,11 @@ void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const Att
   if (input.k) require(input.k.shape == input.q.shape && input.k.stride[3] == 1, kOp, ": k must be like q");
   if (needs_projections(pattern))
     require_tensor(input.projections, kOp, "projections", DType::kF32, {H, pattern.buckets / 2, D});
-  ctx.require_cpu(kOp);
+  require_elements(input.samples, kOp, "samples", DType::kI32, B);
+  ctx.require_here(kOp, {q_segment, k_segment, input.q, input.k, input.projections, input.samples});
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return find(pattern).assign_gpu(ctx, q_segment, k_segment, pattern, input);
   cpu::assign_segments(ctx, q_segment, k_segment, pattern, input);
 }
 

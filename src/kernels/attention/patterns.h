@@ -35,7 +35,7 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
 struct PatternInput {
   ConstTensor q, k;         // (B, T, H, D) before any rotation, D contiguous; k empty where keys are the queries
   ConstTensor projections;  // from draw_projections, where needs_projections
-  const uint32_t* samples;  // (B) on the host: which sample of the step each row is
+  ConstTensor samples;      // (B) i32: which sample of the step each row is
   uint64_t seed;
   uint32_t step, layer;
   int64_t first_position = 0;
@@ -49,4 +49,8 @@ namespace cpu {
 decltype(scfa::draw_projections) draw_projections;
 decltype(scfa::assign_segments) assign_segments;
 }  // namespace cpu
+namespace gpu {
+decltype(scfa::draw_projections) draw_projections;
+decltype(scfa::assign_segments) assign_dense, assign_hash, assign_drop;  // a pattern each
+}  // namespace gpu
 }  // namespace scfa

@@ -19,17 +19,31 @@ struct Segments {
   Tensor q_index, k_index;      // (B, H, T) i32, sorted: the position of the row
   Tensor k_limit;               // (B, H, T) i32, sorted queries: how many keys of its segment the query sees
   Tensor q_first;               // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
+  // GPU only: what there is to do, in tiles of kTileRows rows of one segment of one head, the longest first. An entry
+  // is (b * H + h, segment, first row within the segment, rows); tile_count[0] of q_tiles, [1] of k_tiles are filled.
+  Tensor q_tiles, k_tiles;  // (tile_capacity, 4) i32
+  Tensor tile_count;        // (2) i32
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
+inline constexpr int64_t kTileRows = 128;
+inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count) {
+  return B * H * (T / kTileRows + count);  // of each segment at most one tile is not full
+}
+
 Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count);
 
-// Fills everything but q_segment and k_segment from those two by one stable counting sort.
-// attend_self: whether a query sees a key at its own position. Deterministic. Throws Error if a segment id is neither
-// below count() nor kNoSegment (CPU).
+// Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the lists of
+// tiles: a tile of queries costs what its last row's k_limit says, a tile of keys what is left of the queries behind
+// its first row's q_first; the order of tiles of about the same cost is free. attend_self: whether a query sees a key
+// at its own position. Deterministic. A segment id that is neither below count() nor kNoSegment is an error on the CPU
+// and means kNoSegment on the GPU, which cannot throw.
 void build_segments(Context& ctx, const Segments& segments, bool attend_self);
 
 namespace cpu {
+decltype(scfa::build_segments) build_segments;
+}
+namespace gpu {
 decltype(scfa::build_segments) build_segments;
 }
 }  // namespace scfa

@@ -1,0 +1,520 @@
+// Attention over segments on sm_80 and newer, after FlashAttention-2 (Dao 2023, arXiv:2307.08691) on index lists
+// (Pagliardini et al. 2023, arXiv:2306.01160). Rows are gathered from token order on their way into shared memory and
+// scattered from the epilogue, so nothing is ever sorted in memory; who sees whom is one comparison with a row's limit.
+// Backward is two kernels, one that owns tiles of queries (dq) and one that owns tiles of keys (dk, dv): scores are
+// computed twice, but every sum has one owner and a fixed order, so results are the same bit for bit in every run.
+#include <algorithm>
+#include <climits>
+
+#include "core/gpu.h"
+#include "kernels/attention/attention.h"
+#include "kernels/attention/attention_sm80.cuh"
+
+namespace scfa::gpu {
+
+namespace {
+
+static_assert(kTile == kTileRows);
+constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics follow
+constexpr float kLog2E = 1.442695041f;
+
+// How a kernel cuts its work: kWarps warps of 16 kM rows each, kStep rows of the other side at a time, kBlocks blocks
+// to an SM. What decides is registers (two accumulators of scores and one or two of results a warp) and, for D = 128,
+// the 99 KB of shared memory that consumer GPUs have.
+template <int kD_, int kWarps_, int kM_, int kStep_, int kBlocks_>
+struct Shape {
+  static constexpr int kD = kD_, kWarps = kWarps_, kM = kM_, kStep = kStep_, kBlocks = kBlocks_;
+  static constexpr int kThreads = 32 * kWarps, kRows = 16 * kM * kWarps;
+  static_assert(kTile % kRows == 0);
+  using Own = Tile<kRows, kD>;
+  using Other = Tile<kStep, kD>;
+  // kOwn tiles of the block's own rows, two stages of two tiles of the other side's.
+  static constexpr int shared_bytes(int own) { return own * Own::kBytes + 4 * Other::kBytes; }
+};
+using Forward64 = Shape<64, 8, 1, 64, 2>;
+using Forward128 = Shape<128, 8, 1, 64, 1>;
+using Queries64 = Shape<64, 8, 1, 32, 2>;
+using Queries128 = Shape<128, 4, 1, 32, 3>;
+using Keys64 = Shape<64, 4, 1, 64, 2>;
+using Keys128 = Shape<128, 8, 1, 16, 1>;
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+// A block owns a tile of queries, a warp 16 kM of them; keys and values come in steps, the next one copied while this
+// one is computed. Tuned for segments of 512 rows and more.
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const Problem p) {
+  constexpr int kD = S::kD, kM = S::kM, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
+  using QueryTile = typename S::Own;
+  using KeyTile = typename S::Other;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const uint32_t queries = shared_address(shared), stages = queries + QueryTile::kBytes;
+  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16 * kM;
+  for (TileQueue<kRows> queue; queue.next(p, 0);) {
+    const Piece piece = queue.piece(p);
+    if (piece.rows <= 0) continue;
+    const int* q_index = p.q_index + piece.q0 + piece.first;
+    const int* k_index = p.k_index + piece.k0;
+    const int* limits = p.k_limit + piece.q0 + piece.first;
+    const int seen = limits[piece.rows - 1], steps = (seen + kStep - 1) / kStep;  // limits never fall
+    const __nv_bfloat16 *k = head_of(p.k, piece), *v = head_of(p.v, piece);
+    Gatherer<kRows, kD, kThreads> query_rows;
+    Gatherer<kStep, kD, kThreads> key_rows;
+    query_rows.look_up(q_index, 0, piece.rows);
+    key_rows.look_up(k_index, 0, seen);
+    query_rows.start(queries, head_of(p.q, piece), p.q.token, p.D);
+    const auto load = [&](int step) {
+      const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
+      key_rows.start(stage, k, p.k.token, p.D);
+      key_rows.start(stage + KeyTile::kBytes, v, p.v.token, p.D);
+      commit_copies();
+      key_rows.look_up(k_index, (step + 1) * kStep, seen);
+    };
+    load(0);
+
+    int limit[kM][2], least = INT_MAX, most = 0;
+    float top[kM][2], sum[kM][2], out[kM][kD / 8][4] = {};
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = first + 16 * m + 8 * half + lane / 4;
+        limit[m][half] = row < piece.rows ? limits[row] : 0;
+        least = min(least, limit[m][half]);
+        most = max(most, limit[m][half]);
+        top[m][half] = -INFINITY;
+        sum[m][half] = 0.0f;
+      }
+    least = __reduce_min_sync(0xFFFFFFFFu, least);
+    most = __reduce_max_sync(0xFFFFFFFFu, most);
+
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      if (step + 1 < steps) {
+        load(step + 1);
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      __syncthreads();
+      const int begin = step * kStep;
+      if (begin < most) {  // some row of the warp sees some key of the step
+        const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
+        float s[kM][kStep / 8][4] = {};
+        multiply_rows<kM, kStep, kD, kRows>(s, queries, first, stage);
+        const bool masked = begin + kStep > least;
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            if (masked) {
+#pragma unroll
+              for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+                for (int i = 0; i < 2; ++i)
+                  if (begin + 8 * j + 2 * (lane % 4) + i >= limit[m][half]) s[m][j][2 * half + i] = -INFINITY;
+            }
+            float highest = top[m][half];
+#pragma unroll
+            for (int j = 0; j < kStep / 8; ++j)
+              highest = fmaxf(highest, fmaxf(s[m][j][2 * half], s[m][j][2 * half + 1]));
+            highest = quad_max(highest);
+            const float base = highest == -INFINITY ? 0.0f : highest * p.scale_log2;
+            const float shrink = exp2_fast(top[m][half] * p.scale_log2 - base);
+            top[m][half] = highest;
+            sum[m][half] *= shrink;
+#pragma unroll
+            for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+              for (int i = 0; i < 2; ++i) {
+                float& x = s[m][j][2 * half + i];
+                x = exp2_fast(x * p.scale_log2 - base);
+                sum[m][half] += x;
+              }
+#pragma unroll
+            for (int j = 0; j < kD / 8; ++j) {
+              out[m][j][2 * half] *= shrink;
+              out[m][j][2 * half + 1] *= shrink;
+            }
+          }
+        multiply_scores<kM, kStep, kD>(out, s, stage + KeyTile::kBytes);
+      }
+      __syncthreads();  // the stage is free
+    }
+    wait_copies<0>();  // of a tile without steps
+    __syncthreads();
+
+    const Piece done = queue.piece(p);
+    const int* tokens = p.q_index + done.q0 + done.first;
+    float inverse[kM][2];
+    float* lse = p.lse + static_cast<int64_t>(done.head) * p.T;
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float total = quad_sum(sum[m][half]);
+        const int row = first + 16 * m + 8 * half + lane / 4;
+        inverse[m][half] = total > 0.0f ? 1.0f / total : 0.0f;
+        if (lane % 4 == 0 && row < done.rows)
+          lse[tokens[row]] = total > 0.0f ? top[m][half] * p.scale_log2 + log2f(total) : INFINITY;
+      }
+    scatter_rows<kM, kD, kRows>(out, inverse, queries, first, done.rows, head_of(p.out, done), p.out.token, tokens,
+                                p.D);
+  }
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+
+// dq. A block owns a tile of queries, a warp 16 of them; keys and values come in steps as in forward.
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kernel(const Problem p) {
+  constexpr int kD = S::kD, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
+  using QueryTile = typename S::Own;
+  using KeyTile = typename S::Other;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const uint32_t queries = shared_address(shared), douts = queries + QueryTile::kBytes;
+  const uint32_t stages = douts + QueryTile::kBytes;
+  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
+  for (TileQueue<kRows> queue; queue.next(p, 0);) {
+    const Piece piece = queue.piece(p);
+    if (piece.rows <= 0) continue;
+    const int* q_index = p.q_index + piece.q0 + piece.first;
+    const int* k_index = p.k_index + piece.k0;
+    const int* limits = p.k_limit + piece.q0 + piece.first;
+    const int seen = limits[piece.rows - 1], steps = (seen + kStep - 1) / kStep;
+    const __nv_bfloat16 *k = head_of(p.k, piece), *v = head_of(p.v, piece);
+    Gatherer<kStep, kD, kThreads> key_rows;
+    {
+      Gatherer<kRows, kD, kThreads> query_rows;
+      query_rows.look_up(q_index, 0, piece.rows);
+      key_rows.look_up(k_index, 0, seen);
+      query_rows.start(queries, head_of(p.q, piece), p.q.token, p.D);
+      query_rows.start(douts, head_of(p.dout, piece), p.dout.token, p.D);
+    }
+    const auto load = [&](int step) {
+      const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
+      key_rows.start(stage, k, p.k.token, p.D);
+      key_rows.start(stage + KeyTile::kBytes, v, p.v.token, p.D);
+      commit_copies();
+      key_rows.look_up(k_index, (step + 1) * kStep, seen);
+    };
+    load(0);
+
+    int limit[2], least = INT_MAX, most = 0;
+    float lse[2], delta[2], dq[1][kD / 8][4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first + 8 * half + lane / 4;
+      const bool valid = row < piece.rows;
+      const int64_t at = static_cast<int64_t>(piece.head) * p.T + (valid ? q_index[row] : 0);
+      limit[half] = valid ? limits[row] : 0;
+      const float2 statistics = p.statistics[at];
+      lse[half] = valid ? statistics.x : INFINITY;
+      delta[half] = valid ? statistics.y : 0.0f;
+      least = min(least, limit[half]);
+      most = max(most, limit[half]);
+    }
+    least = __reduce_min_sync(0xFFFFFFFFu, least);
+    most = __reduce_max_sync(0xFFFFFFFFu, most);
+
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      if (step + 1 < steps) {
+        load(step + 1);
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      __syncthreads();
+      const int begin = step * kStep;
+      if (begin < most) {
+        const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
+        float s[1][kStep / 8][4] = {}, ds[1][kStep / 8][4] = {};
+        multiply_rows<1, kStep, kD, kRows>(s, queries, first, stage);
+        multiply_rows<1, kStep, kD, kRows>(ds, douts, first, stage + KeyTile::kBytes);
+        const bool masked = begin + kStep > least;
+#pragma unroll
+        for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float probability = exp2_fast(s[0][j][i] * p.scale_log2 - lse[i / 2]);
+            if (masked && begin + 8 * j + 2 * (lane % 4) + i % 2 >= limit[i / 2]) probability = 0.0f;
+            ds[0][j][i] = probability * (ds[0][j][i] - delta[i / 2]);
+          }
+        multiply_scores<1, kStep, kD>(dq, ds, stage);
+      }
+      __syncthreads();
+    }
+    wait_copies<0>();
+    __syncthreads();
+    const Piece done = queue.piece(p);
+    const float factor[1][2] = {{p.scale, p.scale}};
+    scatter_rows<1, kD, kRows>(dq, factor, queries, first, done.rows, head_of(p.dq, done), p.dq.token,
+                               p.q_index + done.q0 + done.first, p.D);
+  }
+}
+
+// dk and dv. A block owns a tile of keys, a warp 16 of them; queries and the gradients of their outputs come in steps,
+// from the first query on that sees the tile's first key. Scores are transposed (keys by queries), so that
+// probabilities become an operand without leaving their registers.
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(const Problem p) {
+  constexpr int kD = S::kD, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
+  using KeyTile = typename S::Own;
+  using QueryTile = typename S::Other;
+  constexpr int kStageBytes = 2 * QueryTile::kBytes;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  __shared__ float2 statistics[2][kStep];
+  const uint32_t keys = shared_address(shared), values = keys + KeyTile::kBytes, stages = values + KeyTile::kBytes;
+  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
+  for (TileQueue<kRows> queue; queue.next(p, 1);) {
+    const Piece piece = queue.piece(p);
+    if (piece.rows <= 0) continue;
+    const int* q_index = p.q_index + piece.q0;
+    const int* k_index = p.k_index + piece.k0 + piece.first;
+    const int* firsts = p.q_first + piece.k0 + piece.first;
+    const int start = firsts[0] / kStep * kStep, steps = (piece.queries - start + kStep - 1) / kStep;
+    const __nv_bfloat16 *q = head_of(p.q, piece), *dout = head_of(p.dout, piece);
+    const float2* of_head = p.statistics + static_cast<int64_t>(piece.head) * p.T;
+    Gatherer<kStep, kD, kThreads> query_rows;
+    {
+      Gatherer<kRows, kD, kThreads> key_rows;
+      key_rows.look_up(k_index, 0, piece.rows);
+      query_rows.look_up(q_index, start, piece.queries);
+      key_rows.start(keys, head_of(p.k, piece), p.k.token, p.D);
+      key_rows.start(values, head_of(p.v, piece), p.v.token, p.D);
+    }
+    const auto load = [&](int step) {
+      const uint32_t stage = stages + step % 2 * kStageBytes;
+      query_rows.start(stage, q, p.q.token, p.D);
+      query_rows.start(stage + QueryTile::kBytes, dout, p.dout.token, p.D);
+      if (threadIdx.x < kStep) {
+        const int row = start + step * kStep + threadIdx.x;
+        const bool valid = row < piece.queries;
+        copy_async<8>(shared_address(&statistics[step % 2][threadIdx.x]), of_head + (valid ? q_index[row] : 0), valid);
+      }
+      commit_copies();
+      query_rows.look_up(q_index, start + (step + 1) * kStep, piece.queries);
+    };
+    load(0);
+
+    int begin_at[2], least = INT_MAX, most = 0;  // the first query that sees the row
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first + 8 * half + lane / 4;
+      begin_at[half] = row < piece.rows ? firsts[row] : INT_MAX;
+      least = min(least, begin_at[half]);
+      most = max(most, begin_at[half]);
+    }
+    least = __reduce_min_sync(0xFFFFFFFFu, least);
+    most = __reduce_max_sync(0xFFFFFFFFu, most);
+    float dk[1][kD / 8][4] = {}, dv[1][kD / 8][4] = {};
+
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      if (step + 1 < steps) {
+        load(step + 1);
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      __syncthreads();
+      const int begin = start + step * kStep;
+      if (begin + kStep > least) {  // some query of the step sees some key of the warp
+        const uint32_t stage = stages + step % 2 * kStageBytes;
+        float s[1][kStep / 8][4] = {}, ds[1][kStep / 8][4] = {};
+        multiply_rows<1, kStep, kD, kRows>(s, keys, first, stage);
+        multiply_rows<1, kStep, kD, kRows>(ds, values, first, stage + QueryTile::kBytes);
+        const bool masked = begin < most || begin + kStep > piece.queries;
+#pragma unroll
+        for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int column = 8 * j + 2 * (lane % 4) + i % 2, query = begin + column;
+            const float2 of_query = statistics[step % 2][column];
+            float probability = exp2_fast(s[0][j][i] * p.scale_log2 - of_query.x);
+            if (masked && (query < begin_at[i / 2] || query >= piece.queries)) probability = 0.0f;
+            s[0][j][i] = probability;
+            ds[0][j][i] = probability * (ds[0][j][i] - of_query.y);
+          }
+        multiply_scores<1, kStep, kD>(dv, s, stage + QueryTile::kBytes);
+        multiply_scores<1, kStep, kD>(dk, ds, stage);
+      }
+      __syncthreads();
+    }
+    wait_copies<0>();
+    __syncthreads();
+    const float scale[1][2] = {{p.scale, p.scale}}, one[1][2] = {{1.0f, 1.0f}};
+    const Piece done = queue.piece(p);
+    const int* tokens = p.k_index + done.k0 + done.first;
+    scatter_rows<1, kD, kRows>(dk, scale, keys, first, done.rows, head_of(p.dk, done), p.dk.token, tokens, p.D);
+    scatter_rows<1, kD, kRows>(dv, one, values, first, done.rows, head_of(p.dv, done), p.dv.token, tokens, p.D);
+  }
+}
+
+// ---- rows in no segment, and delta ----------------------------------------------------------------------------------
+
+// A group of D/8 lanes, rounded up to a power of two, owns a row.
+struct RowOwner {
+  int64_t b, t, h;
+  int chunk;
+  bool valid;
+};
+
+template <int kLanes>
+__device__ inline RowOwner row_owner(const Problem& p, int64_t rows) {
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kLanes;
+  const int chunk = threadIdx.x % kLanes;
+  return {row / p.H / p.T, row / p.H % p.T, row % p.H, chunk, row < rows};
+}
+
+__device__ inline uint4* chunk_at(const HeadRows& x, const RowOwner& o) {
+  return reinterpret_cast<uint4*>(x.data + o.b * x.batch + o.t * x.token + o.h * x.head + o.chunk * 8);
+}
+
+// out = 0 and lse = +inf where a query is in no segment.
+template <int kLanes>
+__global__ void __launch_bounds__(256) clear_dropped_kernel(const Problem p, const uint16_t* q_segment, int64_t rows) {
+  const RowOwner o = row_owner<kLanes>(p, rows);
+  if (!o.valid) return;
+  const int64_t at = (o.b * p.H + o.h) * p.T + o.t;
+  if (q_segment[at] < p.S) return;
+  if (o.chunk * 8 < p.D) *chunk_at(p.out, o) = make_uint4(0, 0, 0, 0);
+  if (o.chunk == 0) p.lse[at] = INFINITY;
+}
+
+// Statistics of every row, delta = out . dout; gradients of rows in no segment become zero.
+template <int kLanes>
+__global__ void __launch_bounds__(256)
+    statistics_kernel(const Problem p, const uint16_t* q_segment, const uint16_t* k_segment, int64_t rows) {
+  const RowOwner o = row_owner<kLanes>(p, rows);
+  const bool here = o.valid && o.chunk * 8 < p.D;
+  float sum = 0.0f;
+  if (here) {
+    const uint4 a = *chunk_at(p.out, o), b = *chunk_at(p.dout, o);
+    const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      sum += __uint_as_float(x[i] << 16) * __uint_as_float(y[i] << 16) +
+             __uint_as_float(x[i] & 0xFFFF0000u) * __uint_as_float(y[i] & 0xFFFF0000u);
+  }
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, offset);
+  if (!o.valid) return;
+  const int64_t at = (o.b * p.H + o.h) * p.T + o.t;
+  if (o.chunk == 0) p.statistics[at] = make_float2(p.lse[at], sum);
+  if (!here) return;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  if (q_segment[at] >= p.S) *chunk_at(p.dq, o) = zero;
+  if (k_segment[at] >= p.S) {
+    *chunk_at(p.dk, o) = zero;
+    *chunk_at(p.dv, o) = zero;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+void check(cudaError_t status, const char* op) {
+  if (status != cudaSuccess) fail(op, ": ", cudaGetErrorString(status));
+}
+
+HeadRows rows_of(const ConstTensor& t) {
+  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2]};
+}
+
+Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& v, const Segments& s, float scale,
+                 const ConstTensor& lse, const Tensor& scratch) {
+  Problem p{};
+  p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
+  p.lse = const_cast<float*>(lse.as<float>());
+  p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kHeaderElements);
+  p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
+  p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
+  p.k_limit = s.k_limit.as<int32_t>(), p.q_first = s.q_first.as<int32_t>();
+  p.tile_count = s.tile_count.as<int32_t>();
+  p.H = static_cast<int>(q.size(2)), p.T = static_cast<int>(q.size(1));
+  p.S = static_cast<int>(s.count()), p.D = static_cast<int>(q.size(3));
+  p.scale = scale;
+  p.scale_log2 = scale * kLog2E;
+  return p;
+}
+
+// As many blocks as run at once, but no more than there can be tiles.
+template <class S, class Kernel>
+void launch_tiles(Context& ctx, const char* op, Kernel kernel, int own_tiles, const Tensor& tiles, const Problem& p) {
+  constexpr auto kThreads = static_cast<unsigned>(S::kThreads);
+  const int shared_bytes = S::shared_bytes(own_tiles);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), op);
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, S::kThreads, static_cast<size_t>(shared_bytes)),
+        op);
+  require(blocks > 0, op, ": ", properties().name, " has too little shared memory");
+  const int64_t grid = std::min(tiles.size(0) * (kTile / S::kRows), int64_t{blocks} * properties().multiprocessors);
+  kernel<<<static_cast<unsigned>(grid), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(p);
+  check_launch(op, ctx.stream());
+}
+
+template <class S>
+void forward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
+  constexpr const char* kOp = "attention_forward";
+  constexpr int kLanes = S::kD / 8;
+  const auto blocks = static_cast<unsigned>((rows * kLanes + 255) / 256);
+  clear_dropped_kernel<kLanes><<<blocks, 256, 0, ctx.stream()>>>(p, s.q_segment.as<uint16_t>(), rows);
+  check_launch(kOp, ctx.stream());
+  p.tiles = static_cast<const int4*>(s.q_tiles.data);
+  launch_tiles<S>(ctx, kOp, forward_kernel<S>, 1, s.q_tiles, p);
+}
+
+template <class Queries, class Keys>
+void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
+  constexpr const char* kOp = "attention_backward";
+  constexpr int kLanes = Queries::kD / 8;
+  const auto blocks = static_cast<unsigned>((rows * kLanes + 255) / 256);
+  statistics_kernel<kLanes>
+      <<<blocks, 256, 0, ctx.stream()>>>(p, s.q_segment.as<uint16_t>(), s.k_segment.as<uint16_t>(), rows);
+  check_launch(kOp, ctx.stream());
+  p.tiles = static_cast<const int4*>(s.q_tiles.data);
+  launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
+  p.tiles = static_cast<const int4*>(s.k_tiles.data);
+  ++p.ticket;
+  launch_tiles<Keys>(ctx, kOp, backward_keys_kernel<Keys>, 2, s.k_tiles, p);
+}
+
+int* fresh_tickets(Context& ctx, const Tensor& scratch) {
+  fill(scratch.data, 0, kHeaderElements * sizeof(float), ctx.stream());
+  return static_cast<int*>(scratch.data);
+}
+
+}  // namespace
+
+int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t /*D*/) {
+  return kHeaderElements + 2 * B * H * T;
+}
+
+void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
+                       const Segments& segments, float scale, Tensor scratch) {
+  Problem p = describe(q, k, v, segments, scale, lse, scratch);
+  p.out = rows_of(out);
+  p.ticket = fresh_tickets(ctx, scratch);
+  const int64_t rows = q.size(0) * q.size(1) * q.size(2);
+  if (q.size(3) <= 64)
+    forward<Forward64>(ctx, p, segments, rows);
+  else
+    forward<Forward128>(ctx, p, segments, rows);
+}
+
+void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
+                        ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
+                        Tensor scratch) {
+  Problem p = describe(q, k, v, segments, scale, lse, scratch);
+  p.out = rows_of(out), p.dout = rows_of(dout);
+  p.dq = rows_of(dq), p.dk = rows_of(dk), p.dv = rows_of(dv);
+  p.ticket = fresh_tickets(ctx, scratch);
+  const int64_t rows = q.size(0) * q.size(1) * q.size(2);
+  if (q.size(3) <= 64)
+    backward<Queries64, Keys64>(ctx, p, segments, rows);
+  else
+    backward<Queries128, Keys128>(ctx, p, segments, rows);
+}
+
+}  // namespace scfa::gpu

@@ -1,0 +1,112 @@
+// Keys of length one, and their gradient. Memory-bound: a group of lanes owns a row, 16 bytes a lane.
+#include <type_traits>
+
+#include "kernels/attention/normalise.h"
+#include "kernels/attention/rows.cuh"
+
+namespace scfa::gpu {
+
+namespace {
+
+constexpr int kThreads = 256;
+
+// kLanes lanes own a row of up to 8 kLanes elements; rows are numbered (b, t, h), as packed keys lie.
+struct Place {
+  unsigned row, b, t, h;
+  int d;        // where the lane's pack begins
+  bool inside;  // the row exists and the pack is in it
+};
+
+template <int kLanes>
+__device__ Place place(unsigned rows, unsigned T, unsigned H, int D) {  // 32 bits: divisions of 64 would take longer
+  const unsigned row = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes, token = row / H;  // than the memory
+  const int d = static_cast<int>(threadIdx.x % kLanes) * kPack;
+  return {row, token / T, token % T, row % H, d, row < rows && d < D};
+}
+
+template <int kLanes>
+__device__ float sum_of_row(float x) {
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, offset);
+  return x;
+}
+
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(RowsOf k, float* inverse_norm, RowsOf q, unsigned rows, unsigned T, unsigned H, int D) {
+  const Place at = place<kLanes>(rows, T, H, D);
+  float x[kPack] = {}, square = 0.0f;
+  if (at.inside) load(x, q.row(at.b, at.t, at.h) + at.d);
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) square += x[i] * x[i];
+  const float scale = 1.0f / fmaxf(sqrtf(sum_of_row<kLanes>(square)), 1e-12f);
+  if (!at.inside) return;
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) x[i] *= scale;
+  store(k.row(at.b, at.t, at.h) + at.d, x);
+  if (at.d == 0) inverse_norm[at.row] = scale;
+}
+
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads) backward_kernel(RowsOf dq, RowsOf dk, RowsOf k, const float* inverse_norm,
+                                                            unsigned rows, unsigned T, unsigned H, int D) {
+  const Place at = place<kLanes>(rows, T, H, D);
+  float gradient[kPack] = {}, key[kPack] = {}, dot = 0.0f;
+  if (at.inside) {
+    load(gradient, dk.row(at.b, at.t, at.h) + at.d);
+    load(key, k.row(at.b, at.t, at.h) + at.d);
+  }
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) dot += gradient[i] * key[i];
+  dot = sum_of_row<kLanes>(dot);
+  if (!at.inside) return;
+  const float scale = inverse_norm[at.row];
+  __nv_bfloat16* to = dq.row(at.b, at.t, at.h) + at.d;
+  float d[kPack];
+  load(d, to);
+#pragma unroll
+  for (int i = 0; i < kPack; ++i) d[i] += (gradient[i] - key[i] * dot) * scale;
+  store(to, d);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// Calls launch(blocks, rows, lanes as a constant) with 8 lanes a row where that is enough, else 16.
+template <class Launch>
+void launch_rows(const char* op, const ConstTensor& q, const Launch& launch) {
+  const int64_t count = q.size(0) * q.size(1) * q.size(2), lanes = q.size(3) <= 64 ? 8 : 16;
+  require(count <= INT32_MAX, op, ": too many rows, ", count);
+  const auto rows = static_cast<unsigned>(count);
+  const unsigned blocks = blocks_for(count * lanes, kThreads);
+  if (lanes == 8)
+    launch(blocks, rows, std::integral_constant<int, 8>());
+  else
+    launch(blocks, rows, std::integral_constant<int, 16>());
+}
+
+}  // namespace
+
+void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) {
+  require_packs("normalise_keys", "q", q);
+  require_packs("normalise_keys", "k", k);
+  launch_rows("normalise_keys", q, [&](unsigned blocks, unsigned rows, auto lanes) {
+    forward_kernel<lanes.value><<<blocks, kThreads, 0, ctx.stream()>>>(
+        RowsOf(k), inverse_norm.as<float>(), RowsOf(q), rows, static_cast<unsigned>(q.size(1)),
+        static_cast<unsigned>(q.size(2)), static_cast<int>(q.size(3)));
+  });
+  check_launch("normalise_keys", ctx.stream());
+}
+
+void normalise_keys_backward(Context& ctx, Tensor dq, ConstTensor dk, ConstTensor k, ConstTensor inverse_norm) {
+  require_packs("normalise_keys_backward", "dq", dq);
+  require_packs("normalise_keys_backward", "dk", dk);
+  require_packs("normalise_keys_backward", "k", k);
+  launch_rows("normalise_keys_backward", dq, [&](unsigned blocks, unsigned rows, auto lanes) {
+    backward_kernel<lanes.value><<<blocks, kThreads, 0, ctx.stream()>>>(
+        RowsOf(dq), RowsOf(dk), RowsOf(k), inverse_norm.as<float>(), rows, static_cast<unsigned>(dq.size(1)),
+        static_cast<unsigned>(dq.size(2)), static_cast<int>(dq.size(3)));
+  });
+  check_launch("normalise_keys_backward", ctx.stream());
+}
+
+}  // namespace scfa::gpu
