@@ -3,40 +3,46 @@
 #include <algorithm>
 
 #include "kernels/attention/attention.h"
+#include "kernels/embedding.h"
 #include "kernels/layernorm.h"
 
 namespace scfa {
 
 namespace {
 
-constexpr int64_t kLogitElements = 16 << 20;  // of one chunk of logits
+// Logits of one chunk: large enough to keep the device busy, small beside the activations.
+constexpr int64_t kLogitElementsCpu = 16 << 20, kLogitElementsGpu = 448 << 20;
 
-int64_t head_chunk(const GptConfig& c, int64_t tokens) {
-  return std::min(tokens, std::max<int64_t>(64, kLogitElements / c.padded_vocab() / 64 * 64));
+// Chunks of about the same size, each a multiple of 64 tokens but for the last.
+int64_t head_chunk(const GptConfig& c, int64_t tokens, Device device) {
+  const int64_t elements = device == Device::kGpu ? kLogitElementsGpu : kLogitElementsCpu;
+  const int64_t most = std::max<int64_t>(64, elements / c.padded_vocab() / 64 * 64);
+  const int64_t chunks = (tokens + most - 1) / most;
+  return std::min(tokens, (tokens + chunks * 64 - 1) / (chunks * 64) * 64);
 }
 
 BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int64_t B, int64_t T) {
   const int64_t C = c.n_embd, H = c.n_head, D = c.head_dim();
-  const DType f = DType::kF32;
+  const DType f = activation_type(arena.device()), f32 = DType::kF32;
   BlockActivations a;
   a.residual_in = arena.take("residual stream", f, {B, T, C});
   a.ln_1 = arena.take("layer norms", f, {B, T, C});
-  a.ln_1_mean = arena.take("layer norms", f, {B, T});
-  a.ln_1_rstd = arena.take("layer norms", f, {B, T});
+  a.ln_1_mean = arena.take("layer norms", f32, {B, T});
+  a.ln_1_rstd = arena.take("layer norms", f32, {B, T});
   a.qkv = arena.take("queries, keys, values", f, {B, T, c.qkv_parts(), H, D});
   if (c.shared_qk) {
     a.shared_keys = arena.take("queries, keys, values", f, {B, T, H, D});
-    a.inverse_norm = arena.take("queries, keys, values", f, {B, T, H});
+    a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
   }
   const AttentionPattern& pattern = c.pattern(layer);
-  if (needs_projections(pattern)) a.projections = arena.take("segments", f, {H, pattern.buckets / 2, D});
+  if (needs_projections(pattern)) a.projections = arena.take("segments", f32, {H, pattern.buckets / 2, D});
   a.segments = plan_segments(arena, B, H, T, segment_count(pattern));
   a.attention = arena.take("attention output", f, {B, T, C});
-  a.lse = arena.take("attention output", f, {B, H, T});
+  a.lse = arena.take("attention output", f32, {B, H, T});
   a.residual_mid = arena.take("residual stream", f, {B, T, C});
   a.ln_2 = arena.take("layer norms", f, {B, T, C});
-  a.ln_2_mean = arena.take("layer norms", f, {B, T});
-  a.ln_2_rstd = arena.take("layer norms", f, {B, T});
+  a.ln_2_mean = arena.take("layer norms", f32, {B, T});
+  a.ln_2_rstd = arena.take("layer norms", f32, {B, T});
   a.fc = arena.take("MLP", f, {B, T, 4 * C});
   a.gelu = arena.take("MLP", f, {B, T, 4 * C});
   return a;
@@ -47,25 +53,27 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& c, int64_t B, int64_t T,
                              bool training) {
   const int64_t C = c.n_embd;
-  const DType f = DType::kF32;
+  const DType f = activation_type(arena.device()), f32 = DType::kF32;
   Activations a;
   for (int64_t layer = 0; layer < c.n_layer; ++layer) a.blocks.push_back(plan_block(arena, c, layer, B, T));
   a.residual_out = arena.take("residual stream", f, {B, T, C});
   a.hidden = arena.take("layer norms", f, {B, T, C});
-  a.ln_f_mean = arena.take("layer norms", f, {B, T});
-  a.ln_f_rstd = arena.take("layer norms", f, {B, T});
-  a.logits = arena.take("logits of a chunk", f, {head_chunk(c, B * T), c.padded_vocab()});
-  a.losses = arena.take("losses", f, {B * T});
-  a.hits = arena.take("losses", f, {B * T});
+  a.ln_f_mean = arena.take("layer norms", f32, {B, T});
+  a.ln_f_rstd = arena.take("layer norms", f32, {B, T});
+  a.logits = arena.take("logits of a chunk", f, {head_chunk(c, B * T, arena.device()), c.padded_vocab()});
+  a.loss_sums = arena.take("losses", DType::kF64, {2});
+  a.losses = arena.take("losses", f32, {B * T});
+  a.hits = arena.take("losses", f32, {B * T});
   a.branch = arena.take("scratch", f, {B, T, C});
-  a.attention_scratch = arena.take("scratch", f, {attention_scratch(ctx, T, c.head_dim())});
+  a.attention_scratch = arena.take("scratch", f32, {attention_scratch(ctx, B, T, c.n_head, c.head_dim())});
   if (!training) return a;
   a.dresidual = arena.take("activation gradients", f, {B, T, C});
   a.dbranch = arena.take("activation gradients", f, {B, T, C});
   a.dqkv = arena.take("activation gradients", f, {B, T, c.qkv_parts(), c.n_head, c.head_dim()});
   if (c.shared_qk) a.dshared_keys = arena.take("activation gradients", f, {B, T, c.n_head, c.head_dim()});
   a.dfc = arena.take("activation gradients", f, {B, T, 4 * C});
-  a.layernorm_scratch = arena.take("scratch", f, {layernorm_backward_scratch(ctx, B * T, C)});
+  a.layernorm_scratch = arena.take("scratch", f32, {layernorm_backward_scratch(ctx, B * T, C)});
+  a.embedding_scratch = arena.take("scratch", f32, {embedding_backward_scratch(ctx, B * T, C)});
   return a;
 }
 

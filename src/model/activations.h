@@ -27,13 +27,14 @@ struct Activations {
   Tensor hidden, ln_f_mean, ln_f_rstd;  // (B, T, C) what the head reads
   Tensor logits;                        // (chunk, padded vocab): tokens go through the head a chunk at a time
   Tensor losses, hits;                  // (B * T)
+  Tensor loss_sums;                     // (2) f64: losses and hits since they were last taken
   // Scratch shared by all layers.
   Tensor branch;  // (B, T, C) output of attention or MLP before it joins the residual stream
   Tensor attention_scratch;
   // Training only.
   Tensor dresidual, dbranch;       // (B, T, C) gradient of the residual stream; of a branch's input or output
   Tensor dqkv, dshared_keys, dfc;  // like qkv, shared_keys, fc
-  Tensor layernorm_scratch;
+  Tensor layernorm_scratch, embedding_scratch;
 };
 
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,

@@ -1,7 +1,5 @@
 #include "model/block.h"
 
-#include <cstring>
-
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
 #include "kernels/gelu.h"
@@ -21,8 +19,8 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
                      const AttentionDraw& draw) {
   const Segments& s = a.segments;
   if (draw.q_segment) {
-    std::memcpy(s.q_segment.data, draw.q_segment.data, static_cast<size_t>(draw.q_segment.bytes()));
-    std::memcpy(s.k_segment.data, draw.k_segment.data, static_cast<size_t>(draw.k_segment.bytes()));
+    ctx.copy(s.q_segment, draw.q_segment);
+    ctx.copy(s.k_segment, draw.k_segment);
     return;
   }
   const PatternInput input{.q = heads.q,

@@ -10,7 +10,7 @@ namespace scfa {
 struct AttentionDraw {
   uint64_t seed = 0;
   uint32_t step = 0;
-  const uint32_t* samples = nullptr;  // (B), on the host
+  ConstTensor samples;  // (B) i32
   int64_t first_position = 0;
   ConstTensor q_segment, k_segment;  // (B, H, T) u16, or empty: the pattern chooses
 };

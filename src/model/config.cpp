@@ -18,6 +18,15 @@ void validate(const GptConfig& c) {
   for (const AttentionPattern& pattern : c.attention) validate(pattern);
 }
 
+void validate_for_gpu(const GptConfig& c) {
+  constexpr const char* kOtherwise = "; set device to cpu for this model";
+  require(c.head_dim() % 8 == 0 && c.head_dim() <= 128, "model.n_head: on the GPU the head dim, n_embd / n_head, must ",
+          "be a multiple of 8 up to 128, not ", c.head_dim(), kOtherwise);
+  require(c.n_embd <= 4096, "model.n_embd: on the GPU it must be at most 4096, not ", c.n_embd, kOtherwise);
+  require(c.sequence_length <= 131072, "model.sequence_length: on the GPU it must be at most 131072, not ",
+          c.sequence_length, kOtherwise);
+}
+
 double model_flops_per_token(const GptConfig& c) {
   const double C = static_cast<double>(c.n_embd), L = static_cast<double>(c.n_layer);
   const double block = C * C * (static_cast<double>(c.qkv_parts()) + 1 + 8);

@@ -67,6 +67,9 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
 // Checks what single fields cannot: throws Error naming the keys. vocab_size must be set.
 void validate(const GptConfig& config);
 
+// What the GPU form of the ops can take. Throws Error naming the key.
+void validate_for_gpu(const GptConfig& config);
+
 // Matrix products and attention of forward and backward, counting 2 a multiply-add and attention by the pairs that the
 // patterns leave on average.
 double model_flops_per_token(const GptConfig& config);

@@ -1,11 +1,11 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
 #include "core/rng.h"
-#include "kernels/attention/attention.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"
@@ -16,12 +16,20 @@ namespace {
 
 struct Plan {
   Activations acts;
-  Tensor ids, logits;
+  Tensor ids, samples, logits;
+  std::vector<KeyValueCache> cache;
 };
 
 Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c) {
-  return {plan_activations(arena, ctx, c, 1, 1, false), arena.take("ids", DType::kI32, {1, 1}),
-          arena.take("logits", DType::kF32, {1, c.padded_vocab()})};
+  const DType type = activation_type(ctx.device());
+  Plan plan{plan_activations(arena, ctx, c, 1, 1, false),
+            arena.take("ids", DType::kI32, {1, 1}),
+            arena.take("ids", DType::kI32, {1}),
+            arena.take("logits", type, {1, c.padded_vocab()}),
+            {}};
+  for (int64_t layer = 0; layer < c.n_layer; ++layer)
+    plan.cache.push_back(plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim()));
+  return plan;
 }
 
 int64_t measure(const Context& ctx, const GptConfig& c) {
@@ -34,65 +42,41 @@ int64_t measure(const Context& ctx, const GptConfig& c) {
 
 Decoder::Decoder(Gpt& model)
     : model_(model), ctx_(model.context()), arena_(ctx_.device(), measure(ctx_, model.config())) {
-  ctx_.require_cpu("generation");
-  const Plan plan = make_plan(arena_, ctx_, model.config());
+  Plan plan = make_plan(arena_, ctx_, model.config());
   acts_ = plan.acts;
   ids_ = plan.ids;
+  samples_ = plan.samples;
   logits_ = plan.logits;
+  cache_ = std::move(plan.cache);
+  ctx_.zero(samples_);
+  host_logits_.resize(static_cast<size_t>(logits_.numel()));
   for (int64_t layer = 0; layer < model.config().n_layer; ++layer) {
     const BlockActivations& a = acts_.blocks[static_cast<size_t>(layer)];
     if (a.projections)
       draw_projections(ctx_, a.projections, model.seed(), kEvaluationStep, static_cast<uint32_t>(layer));
   }
-  reset();
-}
-
-void Decoder::reset() {
-  const GptConfig& c = model_.config();
-  cache_.clear();
-  for (int64_t layer = 0; layer < c.n_layer; ++layer)
-    cache_.emplace_back(static_cast<size_t>(c.n_head * segment_count(c.pattern(layer))));
-  length_ = 0;
 }
 
 void Decoder::attend(int64_t layer, const BlockActivations& a) {
   const GptConfig& c = model_.config();
-  const int64_t D = c.head_dim(), S = segment_count(c.pattern(layer));
-  const bool self = attends_self(c.pattern(layer));
   const Heads heads(a.qkv, a.shared_keys);
-  std::vector<Bucket>& buckets = cache_[static_cast<size_t>(layer)];
-  const auto *q_segment = a.segments.q_segment.as<uint16_t>(), *k_segment = a.segments.k_segment.as<uint16_t>();
-  for (int64_t h = 0; h < c.n_head; ++h) {
-    const auto head_row = [&](const Tensor& t) { return t.select(0).select(0).select(h); };
-    const auto cache_key = [&] {
-      if (k_segment[h] == kNoSegment) return;
-      Bucket& bucket = buckets[static_cast<size_t>(h * S + k_segment[h])];
-      const float *key = head_row(heads.k).as<float>(), *value = head_row(heads.v).as<float>();
-      bucket.keys.insert(bucket.keys.end(), key, key + D);
-      bucket.values.insert(bucket.values.end(), value, value + D);
-    };
-    if (self) cache_key();
-    static Bucket nothing;
-    Bucket& seen = q_segment[h] == kNoSegment ? nothing : buckets[static_cast<size_t>(h * S + q_segment[h])];
-    const int64_t n = static_cast<int64_t>(seen.keys.size()) / D;
-    attention_decode(ctx_, head_row(as_heads(a.attention, c.n_head)), head_row(heads.q),
-                     Tensor(seen.keys.data(), DType::kF32, Device::kCpu, {n, D}),
-                     Tensor(seen.values.data(), DType::kF32, Device::kCpu, {n, D}), c.softmax_scale());
-    if (!self) cache_key();
-  }
+  const KeyValueCache& cache = cache_[static_cast<size_t>(layer)];
+  cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.k_segment);
+  const int64_t seen = attends_self(c.pattern(layer)) ? length_ + 1 : length_;
+  attention_decode(ctx_, as_heads(a.attention, c.n_head), heads.q, cache, a.segments.q_segment, seen,
+                   c.softmax_scale());
 }
 
 ConstTensor Decoder::feed(int32_t token) {
   const GptConfig& c = model_.config();
   const GptParams& p = model_.params();
   require(length_ < c.sequence_length, "generate: the model's context of ", c.sequence_length, " tokens is full");
-  const uint32_t sample = 0;
   AttentionDraw draw;
   draw.seed = model_.seed();
   draw.step = kEvaluationStep;
-  draw.samples = &sample;
+  draw.samples = samples_;
   draw.first_position = length_;
-  ids_.as<int32_t>()[0] = token;
+  ctx_.copy(ids_, ConstTensor(&token, DType::kI32, Device::kCpu, {1, 1}));
   Tensor x = acts_.blocks[0].residual_in, skip;
   embedding_forward(ctx_, x, ids_, p.wte, p.wpe, length_);
   for (int64_t layer = 0; layer < c.n_layer; ++layer) {
@@ -107,7 +91,18 @@ ConstTensor Decoder::feed(int32_t token) {
                     p.ln_f_bias, static_cast<float>(c.norm_eps));
   matmul_forward(ctx_, logits_, acts_.hidden, p.head(), {});
   ++length_;
-  return logits_.reshape({c.padded_vocab()}).slice(0, c.vocab_size);
+  read_logits();
+  return ConstTensor(host_logits_.data(), DType::kF32, Device::kCpu, {c.vocab_size});
+}
+
+void Decoder::read_logits() {
+  if (!ctx_.on_gpu()) {
+    std::copy_n(logits_.as<float>(), host_logits_.size(), host_logits_.data());
+    return;
+  }
+  std::vector<uint16_t> bits(host_logits_.size());  // bf16: the upper half of an f32
+  ctx_.copy(Tensor(bits.data(), DType::kBF16, Device::kCpu, {1, logits_.numel()}), logits_);
+  for (size_t i = 0; i < bits.size(); ++i) host_logits_[i] = std::bit_cast<float>(uint32_t{bits[i]} << 16);
 }
 
 int32_t sample_token(ConstTensor logits, const SamplingOptions& options, double uniform) {

@@ -1,9 +1,10 @@
-// Token-by-token inference with a key/value cache. Keys are cached by layer, head and segment, so a query reads only
-// the segment it belongs to (for hash: its bucket). Logits equal those of Gpt::forward over the whole sequence, sample
-// 0, at the evaluation step. CPU only for now.
+// Token-by-token inference with a key/value cache. The segment of each key is cached beside it, so a query reads only
+// the keys of the segment it belongs to (for hash: its bucket). Logits equal those of Gpt::forward over the whole
+// sequence, sample 0, at the evaluation step.
 #pragma once
 #include <vector>
 
+#include "kernels/attention/decode.h"
 #include "model/gpt.h"
 
 namespace scfa {
@@ -12,25 +13,25 @@ class Decoder {
  public:
   explicit Decoder(Gpt& model);
 
-  // Feeds the next token and returns the logits (vocab_size) of what follows it; valid until the next call.
+  // Feeds the next token and returns the logits (vocab_size, f32, on the host) of what follows it; valid until the next
+  // call.
   // Throws Error once sequence_length tokens were fed.
   ConstTensor feed(int32_t token);
 
   int64_t length() const { return length_; }
-  void reset();
+  void reset() { length_ = 0; }
 
  private:
-  struct Bucket {
-    std::vector<float> keys, values;  // (n, D), in position order
-  };
   void attend(int64_t layer, const BlockActivations& a);
+  void read_logits();
 
   Gpt& model_;
   Context& ctx_;
   Arena arena_;
   Activations acts_;
-  Tensor ids_, logits_;
-  std::vector<std::vector<Bucket>> cache_;  // [layer][head * segments + segment]
+  Tensor ids_, samples_, logits_;
+  std::vector<KeyValueCache> cache_;  // a layer
+  std::vector<float> host_logits_;
   int64_t length_ = 0;
 };
 

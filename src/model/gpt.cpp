@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <utility>
 
+#include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
@@ -14,7 +15,7 @@ namespace scfa {
 namespace {
 
 struct Plan {
-  Tensor values, gradients;
+  Tensor values, weights, gradients;
   Activations acts;
 };
 
@@ -23,6 +24,7 @@ Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& config, const 
   const bool training = mode == Gpt::Mode::kTraining;
   Plan plan;
   plan.values = arena.take("parameters", DType::kF32, {table.length});
+  if (ctx.on_gpu()) plan.weights = arena.take("weights in bf16", DType::kBF16, {table.length});
   if (training) plan.gradients = arena.take("parameter gradients", DType::kF32, {table.length});
   if (mode != Gpt::Mode::kDecoding)
     plan.acts = plan_activations(arena, ctx, config, batch, config.sequence_length, training);
@@ -35,17 +37,36 @@ Arena measure(const Context& ctx, const GptConfig& config, const ParameterTable&
   return arena;
 }
 
-const GptConfig& validated(const GptConfig& config) {
+const GptConfig& validated(const GptConfig& config, Device device) {
   validate(config);
+  if (device == Device::kGpu) validate_for_gpu(config);
   return config;
 }
 
-bool finite(const ConstTensor& t) {
-  const float* x = t.as<float>();
-  const int64_t n = t.numel();
+// A contiguous tensor of f32 or bf16 on either device; the host looks at it a part at a time.
+bool finite(const Context& ctx, const ConstTensor& t) {
+  constexpr int64_t kPart = 16 << 20;
+  const int64_t n = t.numel(), element = static_cast<int64_t>(size_of(t.dtype));
+  Buffer buffer(t.device == Device::kGpu ? static_cast<size_t>(std::min(n, kPart) * element) : 0, Device::kCpu);
   bool ok = true;
+  for (int64_t begin = 0; begin < n && ok; begin += kPart) {
+    const int64_t count = std::min(kPart, n - begin);
+    const ConstTensor part(t.offset(begin), t.dtype, t.device, {count});
+    const void* data = part.data;
+    if (t.device == Device::kGpu) {
+      ctx.copy(Tensor(buffer.data(), t.dtype, Device::kCpu, {count}), part);
+      data = buffer.data();
+    }
+    if (t.dtype == DType::kBF16) {  // all ones in the exponent: infinite or NaN
+      const auto* x = static_cast<const uint16_t*>(data);
 #pragma omp parallel for reduction(&& : ok)
-  for (int64_t i = 0; i < n; ++i) ok = ok && std::isfinite(x[i]);
+      for (int64_t i = 0; i < count; ++i) ok = ok && (x[i] & 0x7F80u) != 0x7F80u;
+    } else {
+      const auto* x = static_cast<const float*>(data);
+#pragma omp parallel for reduction(&& : ok)
+      for (int64_t i = 0; i < count; ++i) ok = ok && std::isfinite(x[i]);
+    }
+  }
   return ok;
 }
 
@@ -59,15 +80,18 @@ LossSums& LossSums::operator+=(const LossSums& other) {
 }
 
 Gpt::Gpt(Context& ctx, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode)
-    : ctx_(ctx), config_(validated(config)), table_(config), batch_(batch), seed_(seed) {
+    : ctx_(ctx), config_(validated(config, ctx.device())), table_(config), batch_(batch), seed_(seed) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
   arena_ = std::make_unique<Arena>(ctx.device(), measure(ctx, config, table_, batch, mode).used());
   const Plan plan = make_plan(*arena_, ctx, config_, table_, batch, mode);
   values_ = plan.values;
+  weights_ = plan.weights;
   gradients_ = plan.gradients;
   acts_ = plan.acts;
-  params_ = view_parameters(config_, values_);
-  std::memset(values_.data, 0, static_cast<size_t>(values_.bytes()));  // what lies between tensors stays zero
+  params_ = view_parameters(config_, weights_ ? weights_ : values_);
+  ctx_.zero(values_);  // what lies between tensors stays zero
+  values_changed();
+  if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
   if (!gradients_) return;
   grads_ = view_parameters(config_, gradients_);
   zero_gradients();
@@ -79,11 +103,17 @@ std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& c
 }
 
 void Gpt::init(uint64_t seed) {
-  init_parameters(table_, values_, config_.n_layer, seed);
+  const Buffer host(static_cast<size_t>(ctx_.on_gpu() ? values_.bytes() : 0), Device::kCpu);
+  const Tensor flat = ctx_.on_gpu() ? Tensor(host.data(), DType::kF32, Device::kCpu, {table_.length}) : values_;
+  init_parameters(table_, flat, config_.n_layer, seed);
+  if (!ctx_.on_gpu()) return;
+  ctx_.copy(values_, flat);
+  values_changed();
+  ctx_.synchronize();  // the host buffer goes away
 }
 
 void Gpt::zero_gradients() {
-  std::memset(gradients_.data, 0, static_cast<size_t>(gradients_.bytes()));
+  ctx_.zero(gradients_);
 }
 
 AttentionDraw Gpt::draw(const Batch& batch, int64_t layer) const {
@@ -97,7 +127,7 @@ AttentionDraw Gpt::draw(const Batch& batch, int64_t layer) const {
   return draw;
 }
 
-LossSums Gpt::forward(const Batch& batch, bool gradients) {
+void Gpt::forward(const Batch& batch, bool gradients) {
   require_tensor(batch.ids, "forward", "ids", DType::kI32, {batch_, config_.sequence_length});
   require_tensor(batch.targets, "forward", "targets", DType::kI32, {batch_, config_.sequence_length});
   require(!acts_.blocks.empty(), "forward: the model was made for decoding only");
@@ -112,10 +142,10 @@ LossSums Gpt::forward(const Batch& batch, bool gradients) {
   }
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip,
                     params_.ln_f_weight, params_.ln_f_bias, static_cast<float>(config_.norm_eps));
-  return head(batch, gradients);
+  head(batch, gradients);
 }
 
-LossSums Gpt::head(const Batch& batch, bool gradients) {
+void Gpt::head(const Batch& batch, bool gradients) {
   const int64_t N = batch.ids.numel(), C = config_.n_embd, chunk = acts_.logits.size(0);
   const Tensor hidden = acts_.hidden.reshape({N, C});
   const ConstTensor targets = batch.targets.reshape({N});
@@ -129,22 +159,29 @@ LossSums Gpt::head(const Batch& batch, bool gradients) {
     if (gradients)
       matmul_backward(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), dhead, {}, logits, rows, params_.head());
   }
-  LossSums sums;
-  sums.tokens = batch.rows > 0 ? batch.rows * config_.sequence_length : N;
-  for (int64_t i = 0; i < sums.tokens; ++i) {
-    sums.loss += static_cast<double>(acts_.losses.as<float>()[i]);
-    sums.hits += static_cast<double>(acts_.hits.as<float>()[i]);
-  }
-  return sums;
+  const int64_t counted = batch.rows > 0 ? batch.rows * config_.sequence_length : N;
+  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.hits, counted);
+  tokens_ += counted;
+}
+
+LossSums Gpt::take_losses() {
+  double sums[2];
+  ctx_.copy(Tensor(sums, DType::kF64, Device::kCpu, {2}), acts_.loss_sums);
+  ctx_.zero(acts_.loss_sums);
+  return {sums[0], sums[1], std::exchange(tokens_, 0)};
+}
+
+void Gpt::values_changed() {
+  if (weights_) cast(ctx_, weights_, values_);
 }
 
 void Gpt::backward(const Batch& batch) {
-  std::memset(acts_.dresidual.data, 0, static_cast<size_t>(acts_.dresidual.bytes()));
+  ctx_.zero(acts_.dresidual);
   layernorm_backward(ctx_, acts_.dresidual, grads_.ln_f_weight, grads_.ln_f_bias, acts_.dbranch, acts_.residual_out,
                      params_.ln_f_weight, acts_.ln_f_mean, acts_.ln_f_rstd, acts_.layernorm_scratch);
   for (size_t l = acts_.blocks.size(); l-- > 0;)
     block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l], acts_.blocks[l], acts_);
-  embedding_backward(ctx_, grads_.wte, grads_.wpe, acts_.dresidual, batch.ids);
+  embedding_backward(ctx_, grads_.wte, grads_.wpe, acts_.dresidual, batch.ids, acts_.embedding_scratch);
 }
 
 void Gpt::logits(Tensor out, int64_t begin) {
@@ -154,7 +191,7 @@ void Gpt::logits(Tensor out, int64_t begin) {
 
 std::string Gpt::first_non_finite() const {
   for (const ParameterEntry& entry : table_.entries)
-    if (!finite(values_.slice(entry.offset, entry.size))) return "parameter " + entry.name;
+    if (!finite(ctx_, values_.slice(entry.offset, entry.size))) return "parameter " + entry.name;
   for (size_t l = 0; l < acts_.blocks.size(); ++l) {
     const BlockActivations& a = acts_.blocks[l];
     const struct {
@@ -169,15 +206,15 @@ std::string Gpt::first_non_finite() const {
                    {"c_fc output", a.fc},
                    {"GELU output", a.gelu}};
     for (const auto& output : outputs)
-      if (!finite(output.tensor)) return concat("h.", l, " ", output.name);
+      if (!finite(ctx_, output.tensor)) return concat("h.", l, " ", output.name);
   }
-  if (!finite(acts_.residual_out)) return "residual stream out";
-  if (!finite(acts_.hidden)) return "ln_f output";
-  if (!finite(acts_.losses)) return "loss";
+  if (!finite(ctx_, acts_.residual_out)) return "residual stream out";
+  if (!finite(ctx_, acts_.hidden)) return "ln_f output";
+  if (!finite(ctx_, acts_.losses)) return "loss";
   if (!gradients_) return {};
   for (size_t i = table_.entries.size(); i-- > 0;) {  // backward runs from the last layer to the first
     const ParameterEntry& entry = table_.entries[i];
-    if (!finite(gradients_.slice(entry.offset, entry.size))) return "gradient of " + entry.name;
+    if (!finite(ctx_, gradients_.slice(entry.offset, entry.size))) return "gradient of " + entry.name;
   }
   return {};
 }

@@ -9,12 +9,12 @@
 
 namespace scfa {
 
-// One micro-batch. ids and targets lie on the device of the model.
+// One micro-batch, on the device of the model; segments may also lie on the host.
 struct Batch {
   ConstTensor ids;                     // (B, T) i32
   ConstTensor targets;                 // (B, T) i32
   int64_t rows = 0;                    // sequences that count in the loss, the first ones; 0: all
-  const uint32_t* samples = nullptr;   // (B), on the host: number of each sequence within its step
+  ConstTensor samples;                 // (B) i32: number of each sequence within its step
   uint32_t step = 0;                   // kEvaluationStep for evaluation: fixed projections and drops
   float gradient_scale = 1.0f;         // 1 / tokens of the whole step
   ConstTensor q_segments, k_segments;  // (L, B, H, T) u16, optional: instead of what the patterns would choose
@@ -46,11 +46,14 @@ class Gpt {
 
   void init(uint64_t seed);
 
-  // Loss of the micro-batch. With gradients, the head's backward pass runs here too (logits are kept a chunk at a
-  // time), and backward() must follow; gradients add to what is there.
-  LossSums forward(const Batch& batch, bool gradients);
+  // Adds the micro-batch's losses to the sums. With gradients, the head's backward pass runs here too (logits are kept
+  // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
+  void forward(const Batch& batch, bool gradients);
   void backward(const Batch& batch);
   void zero_gradients();
+
+  // The sums since the last call; waits for the device.
+  LossSums take_losses();
 
   // After forward: logits (n, padded vocab) of tokens [begin, begin + n) of the micro-batch.
   void logits(Tensor out, int64_t begin);
@@ -62,13 +65,16 @@ class Gpt {
   const ParameterTable& table() const { return table_; }
   uint64_t seed() const { return seed_; }
   Context& context() { return ctx_; }
-  Tensor values() const { return values_; }        // flat, laid out by table()
+  // Flat, f32, laid out by table(). Whoever writes to them calls values_changed() afterwards, or writes weights() too.
+  Tensor values() const { return values_; }
+  void values_changed();
+  Tensor weights() const { return weights_; }      // the values in bf16, which the GPU computes with; empty on the CPU
   Tensor gradients() const { return gradients_; }  // flat; empty in evaluation mode
-  const GptParams& params() const { return params_; }
+  const GptParams& params() const { return params_; }  // what is computed with: of weights() on the GPU, else values()
   const Activations& activations() const { return acts_; }
 
  private:
-  LossSums head(const Batch& batch, bool gradients);
+  void head(const Batch& batch, bool gradients);
   AttentionDraw draw(const Batch& batch, int64_t layer) const;
 
   Context& ctx_;
@@ -77,7 +83,8 @@ class Gpt {
   int64_t batch_;
   uint64_t seed_;
   std::unique_ptr<Arena> arena_;
-  Tensor values_, gradients_;
+  Tensor values_, weights_, gradients_;
+  int64_t tokens_ = 0;  // in the loss sums
   GptParams params_, grads_;
   Activations acts_;
 };

@@ -9,8 +9,6 @@ namespace scfa {
 
 namespace {
 
-constexpr int64_t kAlignment = 64;
-
 // The one list of parameters, in the order of the flat buffer: visit(name, view, shape, init, group).
 template <class Visit>
 void visit_parameters(const GptConfig& c, GptParams& p, const Visit& visit) {
@@ -69,7 +67,7 @@ ParameterTable::ParameterTable(const GptConfig& config) {
         int64_t size = 1;
         for (const int64_t n : shape) size *= n;
         entries.push_back({name, shape, init, group, length, size});
-        length += (size + kAlignment - 1) / kAlignment * kAlignment;
+        length += (size + kParameterAlignment - 1) / kParameterAlignment * kParameterAlignment;
         count += size;
       });
 }
@@ -82,7 +80,7 @@ const ParameterEntry& ParameterTable::at(const std::string& name) const {
 
 GptParams view_parameters(const GptConfig& config, Tensor flat) {
   const ParameterTable table(config);
-  require_tensor(flat, "view_parameters", "flat", DType::kF32, {table.length});
+  require_tensor(flat, "view_parameters", "flat", flat.dtype, {table.length});
   GptParams views;
   size_t next = 0;
   visit_parameters(config, views,

@@ -31,12 +31,14 @@ struct GptParams {
 enum class Init { kNormal, kResidualNormal, kOnes, kZeros };  // normal 0.02; normal 0.02 / sqrt(2 n_layer)
 enum class DecayGroup { kMatrix, kEmbedding, kVector };
 
+inline constexpr int64_t kParameterAlignment = 64;  // elements
+
 struct ParameterEntry {
   std::string name;
   std::vector<int64_t> shape;
   Init init;
   DecayGroup group;
-  int64_t offset;  // in elements, a multiple of 64; what lies between tensors stays zero
+  int64_t offset;  // in elements, a multiple of kParameterAlignment; what lies between tensors stays zero
   int64_t size;
 };
 
@@ -49,10 +51,10 @@ struct ParameterTable {
   const ParameterEntry& at(const std::string& name) const;
 };
 
-// Views of a flat f32 buffer laid out by the table: values, gradients, moments.
+// Views of a flat buffer laid out by the table: values, weights, gradients, moments.
 GptParams view_parameters(const GptConfig& config, Tensor flat);
 
-// Fills flat with initial values, a function of (seed, name) alone.
+// Fills flat, on the host, with initial values, a function of (seed, name) alone.
 void init_parameters(const ParameterTable& table, Tensor flat, int64_t n_layer, uint64_t seed);
 
 }  // namespace scfa

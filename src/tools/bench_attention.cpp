@@ -48,7 +48,7 @@ struct Workspace {
     lse = take({B, H, T});
     if (needs_projections(c.pattern)) projections = take({H, c.pattern.buckets / 2, D});
     segments = plan_segments(arena, B, H, T, segment_count(c.pattern));
-    scratch = take({attention_scratch(ctx, T, D)});
+    scratch = take({attention_scratch(ctx, B, T, H, D)});
   }
 };
 
@@ -71,7 +71,7 @@ AttentionTimes time_attention(const AttentionCase& c, int repeats) {
   const Workspace w(arena, ctx, c);
   fill_normal(w.qkv, 0);
   fill_normal(w.dout, 1);
-  const std::vector<uint32_t> samples(static_cast<size_t>(c.batch), 0);
+  std::vector<int32_t> samples(static_cast<size_t>(c.batch), 0);
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const Tensor q = qkv_part(w.qkv, 0), v = qkv_part(w.qkv, 1), dq = qkv_part(w.dqkv, 0), dv = qkv_part(w.dqkv, 1);
   std::vector<double> prepare, forward, backward;
@@ -83,7 +83,7 @@ AttentionTimes time_attention(const AttentionCase& c, int repeats) {
                     {.q = q,
                      .k = {},
                      .projections = w.projections,
-                     .samples = samples.data(),
+                     .samples = Tensor(samples.data(), DType::kI32, Device::kCpu, {c.batch}),
                      .seed = 1,
                      .step = static_cast<uint32_t>(i),
                      .layer = 0});

@@ -19,19 +19,23 @@ int run(int argc, char** argv) {
       ("top-k", "draw from the k likeliest; 0: from all", cxxopts::value<int64_t>()->default_value("0"), "K")  //
       ("top-p", "draw from the fewest that reach p", cxxopts::value<double>()->default_value("1"), "P")        //
       ("seed", "of the draws", cxxopts::value<uint64_t>()->default_value("1"), "N")                            //
-      ("help", "this text");
+      ("device", "auto takes the GPU if there is one", cxxopts::value<std::string>()->default_value("auto"),
+       "auto|cpu|gpu")("help", "this text");
   const cxxopts::ParseResult arguments = options.parse(argc, argv);
   if (arguments.count("help")) return std::cout << options.help(), 0;
   require(arguments.unmatched().empty(), arguments.unmatched().empty() ? "" : arguments.unmatched().front(),
           ": is not an option; --help lists them");
   require(arguments.count("checkpoint") == 1, "say which model: --checkpoint runs/NAME");
+  const auto device = arguments["device"].as<std::string>();
+  require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not ", device);
   const GenerateOptions settings{.checkpoint = arguments["checkpoint"].as<std::string>(),
                                  .prompt = arguments["prompt"].as<std::string>(),
                                  .tokens = arguments["tokens"].as<int64_t>(),
                                  .sampling = {.temperature = arguments["temperature"].as<double>(),
                                               .top_k = arguments["top-k"].as<int64_t>(),
                                               .top_p = arguments["top-p"].as<double>()},
-                                 .seed = arguments["seed"].as<uint64_t>()};
+                                 .seed = arguments["seed"].as<uint64_t>(),
+                                 .device = device};
   generate(settings, [](std::string_view bytes) { std::cout << bytes << std::flush; });
   std::cout << std::endl;
   return 0;

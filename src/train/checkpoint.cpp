@@ -32,9 +32,34 @@ std::vector<NamedTensor> named(const ParameterTable& table, const Tensor& flat, 
   return tensors;
 }
 
-std::vector<NamedTensor> optimizer_tensors(const ParameterTable& table, const Optimizer& optimizer) {
-  std::vector<NamedTensor> tensors = named(table, optimizer.first_moment(), "m.");
-  for (NamedTensor& tensor : named(table, optimizer.second_moment(), "v.")) tensors.push_back(std::move(tensor));
+// A flat tensor where the host can read and write it: itself, or a copy of what is on the GPU.
+class HostFlat {
+ public:
+  HostFlat(const Context& ctx, const Tensor& flat) : ctx_(ctx), flat_(flat), view_(flat) {
+    if (flat.device == Device::kCpu) return;
+    copy_ = Buffer(static_cast<size_t>(flat.bytes()), Device::kCpu);
+    view_ = Tensor(copy_.data(), flat.dtype, Device::kCpu, {flat.numel()});
+  }
+  const Tensor& download() {
+    if (copy_.data() != nullptr) ctx_.copy(view_, flat_);
+    return view_;
+  }
+  const Tensor& view() const { return view_; }
+  void upload() {
+    if (copy_.data() == nullptr) return;
+    ctx_.copy(flat_, view_);
+    ctx_.synchronize();
+  }
+
+ private:
+  const Context& ctx_;
+  Tensor flat_, view_;
+  Buffer copy_;
+};
+
+std::vector<NamedTensor> moments(const ParameterTable& table, const Tensor& first, const Tensor& second) {
+  std::vector<NamedTensor> tensors = named(table, first, "m.");
+  for (NamedTensor& tensor : named(table, second, "v.")) tensors.push_back(std::move(tensor));
   return tensors;
 }
 
@@ -108,8 +133,9 @@ void verify_file(const Json& json, const std::string& checkpoint, const char* na
 
 }  // namespace
 
-std::string save_checkpoint(const std::string& run, const CheckpointState& state, const Gpt& model,
+std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
                             const Optimizer& optimizer) {
+  const Context& ctx = model.context();
   const std::string path = fs::path(run) / name_of_step(state.step);
   StagedFolder folder(path);
   Json files;
@@ -117,11 +143,17 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
     const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
     files[name] = {{"bytes", written.bytes}, {"xxh3", to_hex(written.xxh3)}};
   };
-  write(kModelFile, named(model.table(), model.values(), ""));
-  write(kOptimizerFile, optimizer_tensors(model.table(), optimizer));
-  const Json json = {
-      {"format", kFormat},        {"step", state.step}, {"tokenizer", state.tokenizer},   {"data", state.data},
-      {"threads", state.threads}, {"files", files},     {"config", to_json(state.config)}};
+  HostFlat values(ctx, model.values()), first(ctx, optimizer.first_moment()), second(ctx, optimizer.second_moment());
+  write(kModelFile, named(model.table(), values.download(), ""));
+  write(kOptimizerFile, moments(model.table(), first.download(), second.download()));
+  const Json json = {{"format", kFormat},
+                     {"step", state.step},
+                     {"tokenizer", state.tokenizer},
+                     {"data", state.data},
+                     {"threads", state.threads},
+                     {"device", state.device},
+                     {"files", files},
+                     {"config", to_json(state.config)}};
   write_file(folder.file(kStateFile), json.dump(2) + "\n");
   folder.commit();
   remove_old(run, state.step, state.config.checkpoint.keep);
@@ -138,6 +170,7 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
     state.tokenizer = json.at("tokenizer").get<std::string>();
     state.data = json.at("data").get<std::string>();
     state.threads = json.at("threads").get<int64_t>();
+    state.device = json.value("device", "cpu");
     state.config = config_from_json(json.at("config"), where);
     verify_file(json, checkpoint, kModelFile);
     if (verify == Verify::kAll) verify_file(json, checkpoint, kOptimizerFile);
@@ -148,9 +181,17 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
 }
 
 void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optimizer) {
-  read_safetensors(fs::path(checkpoint) / kModelFile, named(model.table(), model.values(), ""));
+  const Context& ctx = model.context();
+  HostFlat values(ctx, model.values());
+  values.download();  // what lies between tensors stays as it is
+  read_safetensors(fs::path(checkpoint) / kModelFile, named(model.table(), values.view(), ""));
+  values.upload();
+  model.values_changed();
   if (optimizer == nullptr) return;
-  read_safetensors(fs::path(checkpoint) / kOptimizerFile, optimizer_tensors(model.table(), *optimizer));
+  HostFlat first(ctx, optimizer->first_moment()), second(ctx, optimizer->second_moment());
+  first.download(), second.download();
+  read_safetensors(fs::path(checkpoint) / kOptimizerFile, moments(model.table(), first.view(), second.view()));
+  first.upload(), second.upload();
 }
 
 std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,

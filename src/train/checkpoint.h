@@ -2,7 +2,7 @@
 // rest in JSON. Written to a temporary folder, synced, then renamed, so that one either is there whole or is not there.
 //   model.safetensors      parameters, by name (docs/architecture.md)
 //   optimizer.safetensors  first and second moments: "m.NAME", "v.NAME"
-//   state.json             format, step, config, tokenizer, data, threads; size and XXH3-64 of the two files
+//   state.json             format, step, config, tokenizer, data, threads, device; size and XXH3-64 of the two files
 #pragma once
 #include <optional>
 #include <string>
@@ -21,11 +21,12 @@ struct CheckpointState {
   std::string tokenizer;
   std::string data;  // fingerprint of the training tokens
   int64_t threads = 0;
+  std::string device = "cpu";  // or the GPU's name
 };
 
 // Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. Then removes older ones but for the
 // newest `keep` up to this step (0 keeps all); later ones, which resuming passed over, stay.
-std::string save_checkpoint(const std::string& run, const CheckpointState& state, const Gpt& model,
+std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
                             const Optimizer& optimizer);
 
 enum class Verify { kModel, kAll };  // which files must be as they were written

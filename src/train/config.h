@@ -76,7 +76,7 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   const FieldRule any;
   visit("", "name", c.name, "name of the run; by default the config file's", any);
   visit("", "runs", c.runs, "folder that holds the runs", any);
-  visit("", "device", c.device, "where to compute; auto takes what this build supports", one_of({"auto", "cpu"}));
+  visit("", "device", c.device, "where to compute; auto takes the GPU if there is one", one_of({"auto", "cpu", "gpu"}));
   visit("", "seed", c.seed, "of initial values, data order, projections and drops", at_least(0));
   visit("data", "directory", c.data.directory, "folder made by prepare_data", any);
   visit("data", "prepare", c.data.prepare, "the command that makes it, shown where it is missing", any);

@@ -14,7 +14,7 @@ Evaluator::Evaluator(const TokenSet& set, int64_t windows, int64_t sequence_leng
   windows_ = std::min(windows, available_);
 }
 
-LossSums Evaluator::run_batch(Gpt& model, int64_t begin) {
+void Evaluator::run_batch(Gpt& model, Feeder& feeder, int64_t begin) {
   inputs_.resize(static_cast<size_t>(batch_ * length_));
   targets_.resize(inputs_.size());
   samples_.resize(static_cast<size_t>(batch_));
@@ -24,25 +24,24 @@ LossSums Evaluator::run_batch(Gpt& model, int64_t begin) {
                 targets_.data() + b * length_);
     samples_[static_cast<size_t>(b)] = static_cast<uint32_t>(index);
   }
-  Batch batch;
-  batch.ids = Tensor(inputs_.data(), DType::kI32, Device::kCpu, {batch_, length_});
-  batch.targets = Tensor(targets_.data(), DType::kI32, Device::kCpu, {batch_, length_});
+  Batch batch = feeder.put(inputs_, targets_, samples_);
   batch.rows = std::min(batch_, windows_ - begin);
-  batch.samples = samples_.data();
   batch.step = kEvaluationStep;
-  return model.forward(batch, false);
+  model.forward(batch, false);
 }
 
-double Evaluator::probe(Gpt& model) {
-  const LossSums sums = run_batch(model, 0);
+double Evaluator::probe(Gpt& model, Feeder& feeder) {
+  run_batch(model, feeder, 0);
+  const LossSums sums = model.take_losses();
   return sums.loss / static_cast<double>(sums.tokens);
 }
 
-LossSums Evaluator::run(Gpt& model, const std::function<void(double)>& progress) {
+LossSums Evaluator::run(Gpt& model, Feeder& feeder, const std::function<void(double)>& progress) {
   LossSums sums;
   for (int64_t begin = 0; begin < windows_; begin += batch_) {
     progress(static_cast<double>(begin) / static_cast<double>(windows_));
-    sums += run_batch(model, begin);
+    run_batch(model, feeder, begin);
+    sums += model.take_losses();
   }
   return sums;
 }

@@ -4,6 +4,7 @@
 
 #include "data/loader.h"
 #include "model/gpt.h"
+#include "train/feeder.h"
 
 namespace scfa {
 
@@ -13,16 +14,16 @@ class Evaluator {
   Evaluator(const TokenSet& set, int64_t windows, int64_t sequence_length, int64_t batch);
 
   // The loss of the first micro-batch of windows, for checking that a model is fit to be saved.
-  double probe(Gpt& model);
+  double probe(Gpt& model, Feeder& feeder);
 
   // Sums over all windows; progress(share) is called between batches and may throw to stop.
-  LossSums run(Gpt& model, const std::function<void(double)>& progress);
+  LossSums run(Gpt& model, Feeder& feeder, const std::function<void(double)>& progress);
 
   int64_t windows() const { return windows_; }
   int64_t available() const { return available_; }  // windows of the split
 
  private:
-  LossSums run_batch(Gpt& model, int64_t begin);
+  void run_batch(Gpt& model, Feeder& feeder, int64_t begin);
 
   const TokenSet& set_;
   int64_t windows_, available_, length_, batch_;

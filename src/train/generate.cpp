@@ -3,6 +3,7 @@
 #include "core/rng.h"
 #include "data/tokenizer.h"
 #include "train/checkpoint.h"
+#include "train/machine.h"
 
 namespace scfa {
 
@@ -16,7 +17,7 @@ int64_t generate(const GenerateOptions& options, const std::function<void(std::s
   require(static_cast<int64_t>(tokens.size()) <= state.config.model.sequence_length, "generate: the prompt has ",
           tokens.size(), " tokens, more than the model's context of ", state.config.model.sequence_length);
 
-  Context ctx;
+  Context ctx(choose_device(options.device));
   GptConfig config = state.config.model;
   Gpt model(ctx, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
   load_checkpoint(state.path, model, nullptr);

@@ -14,6 +14,7 @@ struct GenerateOptions {
   int64_t tokens = 200;  // to generate; fewer if the context fills up or the text ends
   SamplingOptions sampling;
   uint64_t seed = 1;
+  std::string device = "auto";  // as in a config
 };
 
 // Calls write with the prompt, then with the bytes of each token as it comes. Returns how many tokens were generated.

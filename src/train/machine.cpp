@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <fstream>
 
+#include "core/gpu.h"
+
 namespace scfa {
 
 namespace {
@@ -39,6 +41,31 @@ int64_t number_in(const char* path) {
 Machine this_machine() {
   const std::string cpu = look_up("/proc/cpuinfo", "model name");
   return {cpu.empty() ? "unknown CPU" : cpu, omp_get_max_threads(), memory_line("MemTotal")};
+}
+
+Device choose_device(const std::string& device) {
+  if (device == "cpu" || (device == "auto" && !gpu::available())) return Device::kCpu;
+  require(gpu::available(), "device: gpu: ", gpu::description(), "; set it to cpu or auto");
+  return Device::kGpu;
+}
+
+std::string device_name(Device device) {
+  return device == Device::kGpu ? gpu::properties().name : "cpu";
+}
+
+double data_sheet_flops(const std::string& gpu) {
+  // The first entry that the name contains. SXM and PCIe forms differ; a name without either is the SXM form's.
+  static constexpr struct {
+    const char* name;
+    double tflops;
+  } kGpus[] = {{"H100 PCIe", 756},  {"H100 NVL", 835},  {"H100", 989.4},  {"H200 NVL", 835},     {"H200", 989.4},
+               {"GH200", 989.4},    {"H800", 989.4},    {"H20", 148},     {"B200", 2250},        {"A100", 312},
+               {"A800", 312},       {"A30", 165},       {"A40", 149.7},   {"A10G", 70},          {"A10", 125},
+               {"L40S", 362},       {"L40", 181},       {"L4", 121},      {"RTX 6000 Ada", 364}, {"RTX A6000", 154.8},
+               {"RTX 4090", 165.2}, {"RTX 4080", 97.5}, {"RTX 3090", 71}, {"RTX 3080", 59.5}};
+  for (const auto& entry : kGpus)
+    if (gpu.find(entry.name) != std::string::npos) return entry.tflops * 1e12;
+  return 0;
 }
 
 std::string git_commit() {

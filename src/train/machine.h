@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "core/tensor.h"
+
 namespace scfa {
 
 struct Machine {
@@ -11,6 +13,15 @@ struct Machine {
   int64_t memory;   // bytes
 };
 Machine this_machine();
+
+// Where a config's or a program's device setting says to compute: "cpu"; "gpu", which throws Error if there is none; or
+// "auto", the GPU if there is one.
+Device choose_device(const std::string& device);
+
+std::string device_name(Device device);  // of the GPU, or "cpu"
+
+// Dense bf16 FLOP/s with f32 accumulation by the vendor's data sheet; 0 for a GPU that is not in our list.
+double data_sheet_flops(const std::string& gpu);
 
 std::string git_commit();  // of the source this was built from; "unknown" outside a git checkout
 std::string version();

@@ -22,17 +22,26 @@ std::string utc_now() {
   return text;
 }
 
-Json header(const char* type, const Config& config, const Gpt& model) {
+Json header(const char* type, const Config& config, Gpt& model) {
   const Machine machine = this_machine();
-  return {{"type", type},
-          {"time", utc_now()},
-          {"version", version()},
-          {"commit", git_commit()},
-          {"machine", {{"cpu", machine.cpu}, {"threads", machine.threads}, {"memory_bytes", machine.memory}}},
-          {"parameters", model.table().count},
-          {"vocab_size", model.config().vocab_size},
-          {"model_flops_per_token", model_flops_per_token(model.config())},
-          {"config", to_json(config)}};
+  Json gpu;
+  if (model.context().on_gpu()) {
+    const gpu::Properties& p = gpu::properties();
+    gpu = {{"name", p.name},
+           {"cuda_driver", p.driver},
+           {"memory_bytes", p.memory},
+           {"data_sheet_flops", data_sheet_flops(p.name)}};
+  }
+  return {
+      {"type", type},
+      {"time", utc_now()},
+      {"version", version()},
+      {"commit", git_commit()},
+      {"machine", {{"cpu", machine.cpu}, {"threads", machine.threads}, {"memory_bytes", machine.memory}, {"gpu", gpu}}},
+      {"parameters", model.table().count},
+      {"vocab_size", model.config().vocab_size},
+      {"model_flops_per_token", model_flops_per_token(model.config())},
+      {"config", to_json(config)}};
 }
 
 bool ends_with_newline(const std::string& path) {
@@ -44,7 +53,7 @@ bool ends_with_newline(const std::string& path) {
 
 }  // namespace
 
-Metrics::Metrics(const std::string& path, const Config& config, const Gpt& model, int64_t resume_step)
+Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step)
     : path_(path), file_(path, resume_step > 0 ? std::ios::app : std::ios::trunc) {
   require(file_.good(), path_, ": cannot be written");
   if (resume_step > 0 && !ends_with_newline(path)) file_ << '\n';  // a line that a full disk cut short
@@ -68,8 +77,14 @@ void Metrics::step(const StepRecord& r) {
                        {"seconds", r.seconds},
                        {"waited", r.waited},
                        {"tokens_per_s", r.tokens_per_second},
-                       {"flops_per_s", r.flops_per_second}};
+                       {"flops_per_s", r.flops_per_second},
+                       {"utilisation", r.utilisation},
+                       {"peak_memory_bytes", r.peak_memory}};
   write(record.dump());
+}
+
+void Metrics::profile(int64_t step, double seconds, const std::map<std::string, double>& times) {
+  write(Json{{"type", "profile"}, {"step", step}, {"seconds", seconds}, {"times", times}}.dump());
 }
 
 void Metrics::eval(int64_t step, const LossSums& sums, double seconds) {

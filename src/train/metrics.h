@@ -1,8 +1,9 @@
 // runs/NAME/metrics.jsonl: one JSON object a line. The first is a header (config, commit, machine); then a "step" a
-// step and an "eval" an evaluation; "resume" where a run was taken up again: what follows replaces later steps before
-// it.
+// step, a "profile" now and then (times by op) and an "eval" an evaluation; "resume" where a run was taken up again:
+// what follows replaces later steps before it.
 #pragma once
 #include <fstream>
+#include <map>
 #include <string>
 
 #include "model/gpt.h"
@@ -17,14 +18,18 @@ struct StepRecord {
   double seconds;  // of this step
   double waited;   // of these, for data
   double tokens_per_second = 0, flops_per_second = 0;
+  double utilisation = 0;   // of the data sheet's FLOP/s; 0 where that is not known
+  int64_t peak_memory = 0;  // bytes, of the device
 };
 
 class Metrics {
  public:
   // Creates the file with its header, or appends a resume record to what is there.
-  Metrics(const std::string& path, const Config& config, const Gpt& model, int64_t resume_step);
+  Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step);
 
   void step(const StepRecord& record);
+  // Times of ops within a step, in seconds; those of one micro-batch stand for all.
+  void profile(int64_t step, double seconds, const std::map<std::string, double>& times);
   void eval(int64_t step, const LossSums& sums, double seconds);
 
   const std::string& path() const { return path_; }

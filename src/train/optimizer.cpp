@@ -1,45 +1,68 @@
 #include "train/optimizer.h"
 
-#include <cstring>
+#include <vector>
 
 namespace scfa {
 
-Optimizer::Optimizer(Context& ctx, const ParameterTable& table, const OptimizerConfig& config)
-    : ctx_(ctx), config_(config), arena_(ctx.device(), memory(table) + 1024) {
-  m_ = arena_.take("first moment", DType::kF32, {table.length});
-  v_ = arena_.take("second moment", DType::kF32, {table.length});
-  norm_ = arena_.take("gradient norm", DType::kF32, {1});
-  std::memset(m_.data, 0, static_cast<size_t>(m_.bytes()));
-  std::memset(v_.data, 0, static_cast<size_t>(v_.bytes()));
-  for (size_t i = 0; i < table.entries.size(); ++i) {
-    const ParameterEntry& entry = table.entries[i];
-    const int64_t end = i + 1 < table.entries.size() ? table.entries[i + 1].offset : table.length;
-    const bool decays =
-        entry.group == DecayGroup::kMatrix || (entry.group == DecayGroup::kEmbedding && config.decay_embeddings);
-    if (!ranges_.empty() && ranges_.back().decays == decays)
-      ranges_.back().size += end - entry.offset;
-    else
-      ranges_.push_back({entry.offset, end - entry.offset, decays});
-  }
+namespace {
+
+struct Plan {
+  Tensor m, v, norm, decays;
+};
+
+Plan make_plan(Arena& arena, const ParameterTable& table) {
+  const auto moment = [&](const char* name) { return arena.take(name, DType::kF32, {table.length}); };
+  return {moment("first moment"), moment("second moment"), arena.take("gradient norm", DType::kF32, {1}),
+          arena.take("decay mask", DType::kU16, {table.length / kDecayBlock})};
 }
 
-float Optimizer::norm(const Gpt& model) {
+}  // namespace
+
+int64_t Optimizer::memory(const ParameterTable& table) {
+  Arena arena(Device::kCpu);
+  make_plan(arena, table);
+  return arena.used();
+}
+
+Optimizer::Optimizer(Context& ctx, const ParameterTable& table, const OptimizerConfig& config)
+    : ctx_(ctx), config_(config), arena_(ctx.device(), memory(table)) {
+  static_assert(kDecayBlock == kParameterAlignment);  // so that no block has two tensors
+  const Plan plan = make_plan(arena_, table);
+  m_ = plan.m;
+  v_ = plan.v;
+  norm_ = plan.norm;
+  decays_ = plan.decays;
+  ctx_.zero(m_);
+  ctx_.zero(v_);
+  ctx_.zero(norm_);
+  std::vector<uint16_t> mask(static_cast<size_t>(decays_.numel()), 0);
+  for (const ParameterEntry& entry : table.entries)
+    if (entry.group == DecayGroup::kMatrix || (entry.group == DecayGroup::kEmbedding && config.decay_embeddings))
+      for (int64_t i = entry.offset; i < entry.offset + entry.size; i += kDecayBlock)
+        mask[static_cast<size_t>(i / kDecayBlock)] = 1;
+  ctx_.copy(decays_, ConstTensor(mask.data(), DType::kU16, Device::kCpu, {decays_.numel()}));
+  ctx_.synchronize();  // the mask on the host goes away
+}
+
+void Optimizer::measure(const Gpt& model) {
   gradient_norm(ctx_, norm_, model.gradients());
-  return norm_.as<float>()[0];
+}
+
+float Optimizer::norm() const {
+  float value = 0;
+  ctx_.copy(Tensor(&value, DType::kF32, Device::kCpu, {1}), norm_);
+  return value;
 }
 
 void Optimizer::update(const Gpt& model, double lr, int64_t step) {
-  for (const Range& range : ranges_) {
-    const AdamW settings{.lr = static_cast<float>(lr),
-                         .beta1 = static_cast<float>(config_.beta1),
-                         .beta2 = static_cast<float>(config_.beta2),
-                         .eps = static_cast<float>(config_.eps),
-                         .weight_decay = range.decays ? static_cast<float>(config_.weight_decay) : 0.0f,
-                         .step = step,
-                         .max_norm = static_cast<float>(config_.clip)};
-    adamw(ctx_, model.values().slice(range.begin, range.size), m_.slice(range.begin, range.size),
-          v_.slice(range.begin, range.size), model.gradients().slice(range.begin, range.size), norm_, settings);
-  }
+  const AdamW settings{.lr = static_cast<float>(lr),
+                       .beta1 = static_cast<float>(config_.beta1),
+                       .beta2 = static_cast<float>(config_.beta2),
+                       .eps = static_cast<float>(config_.eps),
+                       .weight_decay = static_cast<float>(config_.weight_decay),
+                       .step = step,
+                       .max_norm = static_cast<float>(config_.clip)};
+  adamw(ctx_, model.values(), m_, v_, model.weights(), model.gradients(), decays_, norm_, settings);
 }
 
 }  // namespace scfa

@@ -7,6 +7,7 @@
 #include "core/human.h"
 #include "data/checksum.h"
 #include "train/config_io.h"
+#include "train/feeder.h"
 #include "train/machine.h"
 #include "train/optimizer.h"
 
@@ -20,9 +21,10 @@ int64_t total(const std::vector<Arena::Item>& items) {
   return bytes;
 }
 
-std::vector<Arena::Item> memory_plan(const Config& config, int64_t micro_batch) {
-  std::vector<Arena::Item> items = Gpt::memory_plan(Context(), config.model, micro_batch, Gpt::Mode::kTraining);
+std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch) {
+  std::vector<Arena::Item> items = Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining);
   items.push_back({"optimizer state", Optimizer::memory(ParameterTable(config.model))});
+  if (ctx.on_gpu()) items.push_back({"batches", Feeder::memory(ctx, micro_batch, config.model.sequence_length)});
   return items;
 }
 
@@ -46,28 +48,30 @@ TokenSet open_split(const Config& config, Split split) {
   return {directory, split};
 }
 
-Config complete(Config config, const TokenSet& set) {
+Config complete(Config config, const TokenSet& set, Device device) {
   const int64_t entries = set.manifest().vocab_size;
   require(config.model.vocab_size == 0 || config.model.vocab_size >= entries,
           "model.vocab_size: ", config.model.vocab_size, " is less than the ", entries, " entries of tokenizer ",
           set.manifest().tokenizer, " that made ", set.directory(), "; set it to 0 to follow the data");
   if (config.model.vocab_size == 0) config.model.vocab_size = entries;
   validate(config.model);
+  if (device == Device::kGpu) validate_for_gpu(config.model);
   return config;
 }
 
-void check_memory(const Config& config, Console& console) {
-  const std::vector<Arena::Item> items = memory_plan(config, config.train.micro_batch_size);
+void check_memory(const Context& ctx, const Config& config, Console& console) {
+  const std::vector<Arena::Item> items = memory_plan(ctx, config, config.train.micro_batch_size);
   std::string text = "memory: " + format_bytes(total(items)) + " (";
   for (size_t i = 0; i < items.size(); ++i)
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
   console.line(text + ")");
-  const int64_t available = available_memory();
+  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
   if (available == 0 || total(items) <= available) return;
   int64_t fits = config.train.micro_batch_size - 1;
-  while (fits > 0 && (config.train.batch_size % fits != 0 || total(memory_plan(config, fits)) > available)) --fits;
+  while (fits > 0 && (config.train.batch_size % fits != 0 || total(memory_plan(ctx, config, fits)) > available)) --fits;
   fail(
-      "memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available; ",
+      "memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available",
+      ctx.on_gpu() ? " on the GPU; " : "; ",
       fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
 }
 
@@ -80,7 +84,8 @@ std::string data_fingerprint(const TokenSet& set) {
   return to_hex(checksum.value());
 }
 
-void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, Console& console) {
+void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
+                     Console& console) {
   constexpr const char* kOther = ": the run will not be what it would have been without the stop";
   require(state.tokenizer == set.manifest().tokenizer, state.path, ": was trained on tokens of ", state.tokenizer,
           ", but ", config.data.directory, " holds tokens of ", set.manifest().tokenizer);
@@ -91,7 +96,9 @@ void check_resumable(const CheckpointState& state, const Config& config, const T
   }
   if (state.data != data_fingerprint(set))
     console.warning(concat(config.data.directory, ": not the training text of the checkpoint", kOther));
-  if (state.threads != this_machine().threads)
+  if (state.device != device)
+    console.warning(concat("the device was ", state.device, " and is now ", device, kOther));
+  else if (device == "cpu" && state.threads != this_machine().threads)
     console.warning(concat("threads were ", state.threads, " and are now ", this_machine().threads, kOther));
 }
 

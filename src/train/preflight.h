@@ -13,16 +13,18 @@ namespace scfa {
 TokenSet open_split(const Config& config, Split split);
 
 // The config with the vocabulary that the data decides filled in, and everything checked.
-Config complete(Config config, const TokenSet& set);
+// device: what it will run on.
+Config complete(Config config, const TokenSet& set, Device device);
 
 // Prints the memory plan by name. Throws Error if it does not fit, with the micro-batch that would.
-void check_memory(const Config& config, Console& console);
+void check_memory(const Context& ctx, const Config& config, Console& console);
 
 // One number for the training tokens of a set, from the checksums of its shards.
 std::string data_fingerprint(const TokenSet& set);
 
 // Whether config may go on from a checkpoint. Throws Error if that is of another model or tokenizer; warns of whatever
 // else will make the run another one than it would have been without the stop.
-void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, Console& console);
+void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
+                     Console& console);
 
 }  // namespace scfa

@@ -10,6 +10,7 @@
 #include "core/human.h"
 #include "train/config_io.h"
 #include "train/evaluate.h"
+#include "train/feeder.h"
 #include "train/machine.h"
 #include "train/preflight.h"
 
@@ -43,7 +44,8 @@ class Trainer {
         options_(options),
         train_set_(open_split(config, Split::kTrain)),
         val_set_(open_split(config, Split::kVal)),
-        config_(complete(config, train_set_)),
+        config_(complete(config, train_set_, choose_device(config.device))),
+        ctx_(choose_device(config_.device)),
         evaluator_(val_set_, config_.eval.windows, config_.model.sequence_length, config_.train.micro_batch_size),
         run_((fs::path(config_.runs) / config_.name).string()),
         tokens_a_step_(config_.train.batch_size * config_.model.sequence_length),
@@ -51,7 +53,7 @@ class Trainer {
 
   TrainResult run() {
     describe();
-    check_memory(config_, console_);
+    check_memory(ctx_, config_, console_);
     const std::optional<CheckpointState> checkpoint = choose_start();
     if (options_.dry_run) {
       console_.line("dry run: everything is in order; nothing was allocated or written");
@@ -61,16 +63,25 @@ class Trainer {
     for (; step_ < config_.train.steps && stop_signal == 0; ++step_) {
       if (due(step_, config_.eval.every) && !evaluate()) break;
       const double began = now(), waited = loader_->waited_seconds();
-      const double loss = accumulate_gradients();
+      const bool profiled = due(step_ + 1, config_.log.every);
+      accumulate_gradients(profiled);
       const double lr = learning_rate(config_.schedule, step_, config_.train.steps);
-      const double norm = gradient_norm();
+      ctx_.collect_times(profiled);
+      optimizer_->measure(*model_);
       optimizer_->update(*model_, lr, step_ + 1);
+      ctx_.collect_times(false);
+      const LossSums sums = model_->take_losses();  // here the host waits for the device
+      const double loss = sums.loss / static_cast<double>(sums.tokens);
+      const auto norm = static_cast<double>(optimizer_->norm());
+      if (!std::isfinite(loss) || !std::isfinite(norm)) fail_non_finite(loss, norm);
+      const double seconds = now() - began;
+      if (profiled) profile(seconds);
       report({.step = step_ + 1,
               .loss = loss,
               .lr = lr,
               .grad_norm = norm,
               .tokens = (step_ + 1) * tokens_a_step_,
-              .seconds = now() - began,
+              .seconds = seconds,
               .waited = loader_->waited_seconds() - waited});
       if (due(step_ + 1, config_.checkpoint.every) && step_ + 1 < config_.train.steps) save(step_ + 1);
     }
@@ -96,7 +107,11 @@ class Trainer {
     for (const AttentionPattern& pattern : config_.model.attention)
       attention += (attention.empty() ? "" : " | ") + scfa::describe(pattern);
     console_.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
-    if (kCudaBuild && config_.device == "auto") console_.line("device: cpu (training on the GPU is not there yet)");
+    if (ctx_.on_gpu())
+      console_.line(fmt::format("device: {}, bf16, {} for bf16 products by its data sheet", gpu::description(),
+                                peak_flops_ > 0 ? format_count(peak_flops_) + "FLOP/s" : "unknown FLOP/s"));
+    else if (kCudaBuild && config_.device == "auto")
+      console_.line("device: cpu, f32 (" + gpu::description() + ")");
     console_.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
                               format_count(static_cast<double>(table.count)), config_.model.n_layer,
                               config_.model.n_head, config_.model.n_embd, config_.model.sequence_length, attention));
@@ -124,7 +139,7 @@ class Trainer {
     require(checkpoint || rejected.empty(), run_,
             ": none of its checkpoints can be used; --overwrite in place of --resume starts anew");
     if (checkpoint)
-      check_resumable(*checkpoint, config_, train_set_, console_);
+      check_resumable(*checkpoint, config_, train_set_, device_name(ctx_.device()), console_);
     else
       console_.line(run_ + ": has no checkpoint yet, starting from the beginning");
     return checkpoint;
@@ -143,6 +158,7 @@ class Trainer {
     } else {
       model_->init(static_cast<uint64_t>(config_.seed));
     }
+    feeder_ = std::make_unique<Feeder>(ctx_, config_.train.micro_batch_size, config_.model.sequence_length);
     loader_ = std::make_unique<Loader>(train_set_, loader_options());
     if (options_.overwrite)
       for (const std::string& file : earlier_files()) fs::remove_all(file);
@@ -160,46 +176,57 @@ class Trainer {
     return files;
   }
 
-  double accumulate_gradients() {
-    LossSums sums;
+  // profiled: collect times of the first micro-batch.
+  void accumulate_gradients(bool profiled) {
     model_->zero_gradients();
     for (int64_t micro = 0; micro < config_.accumulation(); ++micro) {
       const Batch batch = next_batch(micro);
-      sums += model_->forward(batch, true);
-      if (!std::isfinite(sums.loss)) fail_non_finite("loss", sums.loss);  // while its activations are there to look at
+      ctx_.collect_times(profiled && micro == 0);
+      model_->forward(batch, true);
       model_->backward(batch);
     }
-    return sums.loss / static_cast<double>(sums.tokens);
+  }
+
+  void profile(double seconds) {
+    std::map<std::string, double> times = ctx_.take_times();
+    double attention = 0;
+    for (auto& [op, time] : times) {
+      const bool once = op == "gradient_norm" || op == "adamw";  // a step; the others in each micro-batch
+      if (!once) time *= static_cast<double>(config_.accumulation());
+      for (const char* part : {"attention_", "draw_projections", "normalise_keys", "assign_segments", "build_segments"})
+        if (op.starts_with(part)) attention += time;
+    }
+    attention_share_ = attention / seconds;
+    metrics_->profile(step_ + 1, seconds, times);
   }
 
   Batch next_batch(int64_t micro) {
     const TokenBatch& tokens = loader_->batch(step_, micro);
-    const int64_t B = config_.train.micro_batch_size, T = config_.model.sequence_length;
-    Batch batch;
-    batch.ids = ConstTensor(tokens.inputs.data(), DType::kI32, Device::kCpu, {B, T});
-    batch.targets = ConstTensor(tokens.targets.data(), DType::kI32, Device::kCpu, {B, T});
-    batch.samples = tokens.samples.data();
+    Batch batch = feeder_->put(tokens.inputs, tokens.targets, tokens.samples);
     batch.step = static_cast<uint32_t>(step_);
     batch.gradient_scale = 1.0f / static_cast<float>(tokens_a_step_);
     return batch;
   }
 
-  double gradient_norm() {
-    const double norm = static_cast<double>(optimizer_->norm(*model_));
-    if (!std::isfinite(norm)) fail_non_finite("gradient norm", norm);
-    return norm;
-  }
-
-  [[noreturn]] void fail_non_finite(const char* what, double value) const {
+  [[noreturn]] void fail_non_finite(double loss, double norm) {
+    // Once more a micro-batch at a time, so that the activations of the bad one are there to look at.
+    for (int64_t micro = 0; !std::isfinite(loss) && micro < config_.accumulation(); ++micro) {
+      model_->forward(next_batch(micro), false);
+      if (!std::isfinite(model_->take_losses().loss)) break;
+    }
     const std::string tensor = model_->first_non_finite();
-    fail("step ", step_ + 1, ": the ", what, " is not finite (", value,
+    const bool in_loss = !std::isfinite(loss);
+    fail("step ", step_ + 1, ": the ", in_loss ? "loss" : "gradient norm", " is not finite (", in_loss ? loss : norm,
          "); first bad tensor: ", tensor.empty() ? "none; the sum itself overflowed" : tensor,
-         ". The step was not applied and no checkpoint was touched");
+         std::isfinite(norm) ? "." : ". The step was not applied and", std::isfinite(norm) ? " No" : " no",
+         " checkpoint was touched");
   }
 
   void report(StepRecord record) {
     record.tokens_per_second = static_cast<double>(tokens_a_step_) / record.seconds;
     record.flops_per_second = record.tokens_per_second * flops_a_token_;
+    record.utilisation = peak_flops_ > 0 ? record.flops_per_second / peak_flops_ : 0;
+    record.peak_memory = ctx_.on_gpu() ? gpu::peak_allocated() : peak_memory();
     metrics_->step(record);
     trained_seconds_ += record.seconds;
     interval_seconds_ += record.seconds;
@@ -209,11 +236,14 @@ class Trainer {
     const std::string left = format_duration(seconds_left(record.step));
     if (due(record.step, config_.log.every) || record.step == total || record.step == first_step_ + 1) {
       const double rate = static_cast<double>(interval_steps_ * tokens_a_step_) / interval_seconds_;
+      const double flops = rate * flops_a_token_;
+      const std::string use = peak_flops_ > 0 ? fmt::format(" ({:.1f}%)", 100 * flops / peak_flops_) : "";
       console_.line(fmt::format(
-          "step {:>{}}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {} tok/s  {}FLOP/s  wait {:.1f}%  mem {}  {} left",
+          "step {:>{}}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {} tok/s  {}FLOP/s{}  {}wait {:.1f}%  mem {}  {} left",
           record.step, std::to_string(total).size(), total, record.loss, record.lr, record.grad_norm,
-          format_count(rate), format_count(rate * flops_a_token_), 100 * interval_waited_ / interval_seconds_,
-          format_bytes(peak_memory()), left));
+          format_count(rate), format_count(flops), use,
+          attention_share_ > 0 ? fmt::format("attention {:.1f}%  ", 100 * attention_share_) : "",
+          100 * interval_waited_ / interval_seconds_, format_bytes(record.peak_memory), left));
       interval_seconds_ = interval_waited_ = 0;
       interval_steps_ = 0;
     }
@@ -232,7 +262,7 @@ class Trainer {
   bool evaluate() {
     const double began = now();
     try {
-      validation_ = evaluator_.run(*model_, [&](double share) {
+      validation_ = evaluator_.run(*model_, *feeder_, [&](double share) {
         if (stop_signal != 0) throw Stopped();
         console_.progress(share, "evaluating");
       });
@@ -253,14 +283,15 @@ class Trainer {
   // An update can leave a model that only the next step would find broken; such a one must not replace a good
   // checkpoint.
   void save(int64_t step) {
-    const double loss = evaluator_.probe(*model_);
+    const double loss = evaluator_.probe(*model_, *feeder_);
     if (!std::isfinite(loss)) fail_unfit(step, loss);
     const CheckpointState state{.path = {},
                                 .step = step,
                                 .config = config_,
                                 .tokenizer = train_set_.manifest().tokenizer,
                                 .data = data_fingerprint(train_set_),
-                                .threads = this_machine().threads};
+                                .threads = this_machine().threads,
+                                .device = device_name(ctx_.device())};
     checkpoint_ = save_checkpoint(run_, state, *model_, *optimizer_);
     console_.line("saved " + checkpoint_);
   }
@@ -293,7 +324,10 @@ class Trainer {
   std::string run_, checkpoint_;
   int64_t tokens_a_step_;
   double flops_a_token_;
+  double peak_flops_ = ctx_.on_gpu() ? data_sheet_flops(gpu::properties().name) : 0;
+  double attention_share_ = 0;  // of the step last profiled
   std::unique_ptr<Gpt> model_;
+  std::unique_ptr<Feeder> feeder_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Metrics> metrics_;
   LossSums validation_;
