@@ -83,7 +83,7 @@ TEST(AdamW, FollowsTheFormulaForManySteps) {
       for (settings.step = 1; settings.step <= 10; ++settings.step) {
         const Array g = normal({n}, 10 + static_cast<uint64_t>(settings.step), 0.3);
         gradient_norm(ctx, norm, g);
-        adamw(ctx, p, m, v, g, max_norm > 0 ? ConstTensor(norm) : ConstTensor(), settings);
+        adamw(ctx, p, m, v, {}, g, {}, max_norm > 0 ? ConstTensor(norm) : ConstTensor(), settings);
         want.step(g.values(), std::sqrt(dot(g.values(), g.values())), settings);
       }
       EXPECT_TRUE(close(p, want.p, 1e-6)) << n << " " << max_norm;
@@ -101,7 +101,7 @@ TEST(AdamW, LateSteps) {
   v.fill(1e-4);
   const Array g = normal({1000}, 3, 0.01);
   Reference want{p.values(), m.values(), v.values()};
-  adamw(ctx, p, m, v, g, {}, settings);
+  adamw(ctx, p, m, v, {}, g, {}, {}, settings);
   want.step(g.values(), 0, settings);
   EXPECT_TRUE(close(p, want.p, 1e-7));
   EXPECT_TRUE(close(v, want.v, 1e-6));
@@ -113,8 +113,34 @@ TEST(AdamW, WithoutGradientOnlyDecayActs) {
   Array p({3}), zero({3}), m({3}), v({3});
   p.fill(2);
   for (Array* t : {&zero, &m, &v}) t->fill(0);
-  adamw(ctx, p, m, v, zero, {}, settings);
+  adamw(ctx, p, m, v, {}, zero, {}, {}, settings);
   for (int i = 0; i < 3; ++i) EXPECT_FLOAT_EQ(p.as<float>()[i], 1.9f);
+}
+
+TEST(AdamW, DecaysTheBlocksOfTheMask) {
+  Context ctx;
+  const AdamW settings{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f, .step = 1};
+  const int64_t n = 2 * kDecayBlock + 5;
+  Array p({n}), zero({n}), m({n}), v({n}), decays(DType::kU16, {3});
+  p.fill(2);
+  for (Array* t : {&zero, &m, &v}) t->fill(0);
+  decays.assign({0, 1, 0});
+  adamw(ctx, p, m, v, {}, zero, decays, {}, settings);
+  for (int64_t i = 0; i < n; ++i) EXPECT_FLOAT_EQ(p.as<float>()[i], i / kDecayBlock == 1 ? 1.9f : 2.0f) << i;
+  const Array wrong(DType::kU16, {2});
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, m, v, {}, zero, wrong, {}, settings); }, {"adamw: decays "}));
+}
+
+TEST(AdamW, ANormThatIsNotFiniteChangesNothing) {
+  Context ctx;
+  const AdamW settings{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f, .step = 1};
+  for (const float bad : {NAN, INFINITY}) {
+    Array p = normal({100}, 1), m = normal({100}, 2), v = normal({100}, 3), norm({1});
+    const Array g = normal({100}, 4), before = normal({100}, 1);
+    norm.fill(static_cast<double>(bad));
+    adamw(ctx, p, m, v, {}, g, {}, norm, settings);
+    EXPECT_TRUE(p.same_bits(before));
+  }
 }
 
 TEST(AdamW, NumberOfThreadsDoesNotMatter) {
@@ -124,11 +150,11 @@ TEST(AdamW, NumberOfThreadsDoesNotMatter) {
   Array p = normal({10007}, 1), serial = normal({10007}, 1), m({10007}), v({10007});
   m.fill(0);
   v.fill(0);
-  adamw(ctx, p, m, v, g, {}, settings);
+  adamw(ctx, p, m, v, {}, g, {}, {}, settings);
   const Threads one(1);
   m.fill(0);
   v.fill(0);
-  adamw(ctx, serial, m, v, g, {}, settings);
+  adamw(ctx, serial, m, v, {}, g, {}, {}, settings);
   EXPECT_TRUE(close(serial, p.values(), 1e-7));
 }
 
@@ -136,14 +162,15 @@ TEST(AdamW, WrongShapesAreNamed) {
   Context ctx;
   const Array p({4}), five({5}), norm({1});
   AdamW settings{.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f, .step = 1};
-  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, five, p, p, {}, settings); }, {"adamw: m ", "f32[5]"}));
-  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, {}, p, {}, settings); }, {"adamw: v ", "empty"}));
-  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, p, five, {}, settings); }, {"adamw: g "}));
-  EXPECT_TRUE(fails_naming([&] { adamw(ctx, {}, p, p, p, {}, settings); }, {"adamw: p "}));
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, five, p, {}, p, {}, {}, settings); }, {"adamw: m ", "f32[5]"}));
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, {}, {}, p, {}, {}, settings); }, {"adamw: v ", "empty"}));
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, p, {}, five, {}, {}, settings); }, {"adamw: g "}));
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, {}, p, p, {}, p, {}, {}, settings); }, {"adamw: p "}));
   settings.max_norm = 1;
-  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, p, p, {}, settings); }, {"adamw: norm "}));
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, p, {}, p, {}, {}, settings); }, {"adamw: norm "}));
   settings.step = 0;
-  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, p, p, norm, settings); }, {"adamw", "first step is 1, not 0"}));
+  EXPECT_TRUE(
+      fails_naming([&] { adamw(ctx, p, p, p, {}, p, {}, norm, settings); }, {"adamw", "first step is 1, not 0"}));
   EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, five, p); }, {"gradient_norm: norm "}));
   EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, norm, {}); }, {"gradient_norm: g "}));
 }

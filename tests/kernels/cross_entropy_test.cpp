@@ -149,5 +149,19 @@ TEST(CrossEntropy, WrongTargetsAndShapesAreNamed) {
   EXPECT_TRUE(fails_naming(run(c.losses, c.hits, c.logits, c.losses, 4), {"cross_entropy: targets ", "f32[1]"}));
 }
 
+TEST(AddLosses, AddsTheFirstOnesInDouble) {
+  Context ctx;
+  Array sums(DType::kF64, {2}), hits({1000});
+  const Array losses = normal({1000}, 1, 1.0, 5.0);
+  hits.fill(1);
+  sums.assign({10, 20});
+  add_losses(ctx, sums, losses, hits, 700);
+  double want = 10;
+  for (int i = 0; i < 700; ++i) want += static_cast<double>(losses.as<float>()[i]);
+  EXPECT_NEAR(sums.as<double>()[0], want, 1e-9);
+  EXPECT_EQ(sums.as<double>()[1], 720.0);
+  EXPECT_TRUE(fails_naming([&] { add_losses(ctx, sums, losses, hits, 1001); }, {"add_losses", "1001"}));
+}
+
 }  // namespace
 }  // namespace scfa::test

@@ -44,12 +44,12 @@ TEST(Embedding, BackwardAddsEveryUse) {
           tokens[static_cast<size_t>(ids.as<int32_t>()[i] * C + c)] += g;
           if (positions) places[static_cast<size_t>(i % T * C + c)] += g;
         }
-      embedding_backward(ctx, dwte, positions ? dwpe.view() : Tensor(), dx, ids);
+      embedding_backward(ctx, dwte, positions ? dwpe.view() : Tensor(), dx, ids, {});
       EXPECT_TRUE(close(dwte, tokens, 1e-6));
       EXPECT_TRUE(close(dwpe, places, 1e-6));  // rows past T, and all without positions, stay as they were
       Array again = normal({V, C}, 4);
       const Threads one(1);
-      embedding_backward(ctx, again, {}, dx, ids);
+      embedding_backward(ctx, again, {}, dx, ids, {});
       EXPECT_TRUE(again.same_bits(dwte));
     }
 }
@@ -63,7 +63,7 @@ TEST(Embedding, BackwardIsTheTransposeOfForward) {
   dwte.fill(0);
   dwpe.fill(0);
   embedding_forward(ctx, x, ids, wte, wpe, 0);
-  embedding_backward(ctx, dwte, dwpe, dx, ids);
+  embedding_backward(ctx, dwte, dwpe, dx, ids, {});
   const double forward = dot(dx.values(), x.values());
   EXPECT_NEAR(forward, dot(dwte.values(), wte.values()) + dot(dwpe.values(), wpe.values()), 1e-4);
   EXPECT_GT(std::abs(forward), 1.0);
@@ -92,9 +92,9 @@ TEST(Embedding, WrongIdsAndShapesAreNamed) {
       {"embedding_forward: wpe "}));
   EXPECT_TRUE(fails_naming([&] { embedding_forward(ctx, x, wte, wte, {}, 0); }, {"embedding_forward: ids "}));
   EXPECT_TRUE(fails_naming([&] { embedding_forward(ctx, x, {}, wte, {}, 0); }, {"embedding_forward: ids "}));
-  EXPECT_TRUE(fails_naming([&] { embedding_backward(ctx, wte, {}, wte, ids); }, {"embedding_backward: dx "}));
-  EXPECT_TRUE(fails_naming([&] { embedding_backward(ctx, wte, {}, x, {}); }, {"embedding_backward: ids "}));
-  EXPECT_TRUE(fails_naming([&] { embedding_backward(ctx, wte, wpe.view().slice(0, 2), x, ids); },
+  EXPECT_TRUE(fails_naming([&] { embedding_backward(ctx, wte, {}, wte, ids, {}); }, {"embedding_backward: dx "}));
+  EXPECT_TRUE(fails_naming([&] { embedding_backward(ctx, wte, {}, x, {}, {}); }, {"embedding_backward: ids "}));
+  EXPECT_TRUE(fails_naming([&] { embedding_backward(ctx, wte, wpe.view().slice(0, 2), x, ids, {}); },
                            {"embedding_backward: dwpe "}));
 }
 

@@ -5,34 +5,59 @@
 #include <cmath>
 
 #include "core/rng.h"
+#include "support/gpu.h"
 #include "support/small_model.h"
+#include "train/feeder.h"
 
 namespace scfa {
 namespace {
 
-class DecoderEqualsForward : public testing::TestWithParam<std::tuple<const char*, bool, const char*>> {};
+class DecoderEqualsForward : public testing::TestWithParam<std::tuple<const char*, bool, const char*, Device>> {
+ protected:
+  void SetUp() override { test::skip_without(std::get<3>(GetParam())); }
+};
 
 TEST_P(DecoderEqualsForward, OnEveryPosition) {
-  const auto [pattern, shared, positions] = GetParam();
+  const auto [pattern, shared, positions, device] = GetParam();
   GptConfig c = test::small_config(pattern);
   c.shared_qk = shared;
   c.positions = positions;
-  Context ctx;
+  Context ctx(device);
   Gpt model(ctx, c, 1, 9, Gpt::Mode::kEvaluation);
   model.init(3);
   test::fill_large(model);
   const test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
-  model.forward(owned.batch, false);
-  std::vector<float> all(static_cast<size_t>(c.sequence_length * c.padded_vocab()));
-  model.logits(Tensor(all.data(), DType::kF32, Device::kCpu, {c.sequence_length, c.padded_vocab()}), 0);
+  Feeder feeder(ctx, 1, c.sequence_length);
+  Batch batch = feeder.put(owned.ids, owned.targets, owned.samples);
+  batch.step = kEvaluationStep;
+  model.forward(batch, false);
+  const test::Array all(activation_type(device), {c.sequence_length, c.padded_vocab()});
+  if (device == Device::kGpu) {
+    const test::GpuCopy logits(ctx, all);
+    model.logits(logits, 0);
+    logits.download(all);
+  } else {
+    model.logits(all, 0);
+  }
+  const std::vector<double> want = all.values();
+  // Two orders of sums in f32; in bf16 a few roundings of logits of size one to ten, and of what they come from. There
+  // rounding also moves a row that lies between two buckets now and then, and with it everything behind.
+  const bool gpu = device == Device::kGpu;
+  const double tolerance = gpu ? 0.15 : 3e-5;
+  const int64_t allowed = gpu && std::string(pattern) == "hash" ? c.sequence_length / 4 : 0;
   Decoder decoder(model);
   for (int round = 0; round < 2; ++round) {
+    int64_t apart = 0;  // positions
     for (int64_t t = 0; t < c.sequence_length; ++t) {
       const ConstTensor logits = decoder.feed(owned.ids[static_cast<size_t>(t)]);
       ASSERT_EQ(logits.numel(), c.vocab_size);
+      double largest = 0;
       for (int64_t v = 0; v < c.vocab_size; ++v)
-        ASSERT_NEAR(logits.as<float>()[v], all[static_cast<size_t>(t * c.padded_vocab() + v)], 3e-5) << t << " " << v;
+        largest = std::max(largest, std::abs(static_cast<double>(logits.as<float>()[v]) -
+                                             want[static_cast<size_t>(t * c.padded_vocab() + v)]));
+      apart += !(largest <= tolerance);
     }
+    EXPECT_LE(apart, allowed);
     EXPECT_THROW(decoder.feed(0), Error);  // the context is full
     decoder.reset();
   }
@@ -40,10 +65,12 @@ TEST_P(DecoderEqualsForward, OnEveryPosition) {
 
 INSTANTIATE_TEST_SUITE_P(Decoder, DecoderEqualsForward,
                          testing::Combine(testing::Values("dense", "hash", "drop"), testing::Bool(),
-                                          testing::Values("learned", "rotary")),
+                                          testing::Values("learned", "rotary"),
+                                          testing::Values(Device::kCpu, Device::kGpu)),
                          [](const auto& row) {
                            return std::string(std::get<0>(row.param)) +
-                                  (std::get<1>(row.param) ? "_shared_" : "_separate_") + std::get<2>(row.param);
+                                  (std::get<1>(row.param) ? "_shared_" : "_separate_") + std::get<2>(row.param) + "_" +
+                                  name_of(std::get<3>(row.param));
                          });
 
 std::vector<int64_t> histogram(const std::vector<float>& logits, const SamplingOptions& options, int draws) {

@@ -3,9 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "model/gpt.h"
+#include "support/gpu.h"
 #include "support/safetensors_reader.h"
+#include "train/feeder.h"
 #include "train/optimizer.h"
 
 namespace scfa {
@@ -47,61 +52,101 @@ double relative_error(const float* got, const std::vector<float>& want, double f
   return std::sqrt(difference) / std::max(std::sqrt(size), floor);
 }
 
-class Fixture : public testing::TestWithParam<const char*> {};
+// What is allowed: on the CPU, f32 rounding; on the GPU three times what PyTorch in bf16 is off for each tensor, some
+// of which have 16 numbers, and 1.25 times in the mean over all (tests/fixtures/model/bf16_errors.py).
+struct Allowed {
+  double loss = 3e-6, norm = 2e-5;
+  std::map<std::string, double> grad, after;
+
+  Allowed(const std::string& fixture, Device device, const ParameterTable& table) {
+    for (const ParameterEntry& entry : table.entries) grad[entry.name] = after[entry.name] = 2e-5;
+    if (device == Device::kCpu) return;
+    std::ifstream file(SCFA_SOURCE_DIR "/tests/fixtures/model/bf16_errors.json");
+    const nlohmann::json json = nlohmann::json::parse(file).at(fixture);
+    loss = 3 * json.at("loss").get<double>();
+    norm = 3 * json.at("norm").get<double>();
+    for (const ParameterEntry& entry : table.entries) {
+      grad[entry.name] = 3 * json.at("grad").at(entry.name).get<double>();
+      after[entry.name] = 3 * json.at("after").at(entry.name).get<double>();
+    }
+  }
+};
+
+// Each tensor within what is allowed, and all of them within five twelfths of it in the mean.
+void expect_errors(const std::string& prefix, const ParameterTable& table, const std::vector<float>& flat,
+                   const test::SafetensorsFile& file, double floor, const std::map<std::string, double>& allowed) {
+  double share = 0;
+  for (const ParameterEntry& entry : table.entries) {
+    const double error = relative_error(flat.data() + entry.offset, file.at(prefix + entry.name), floor);
+    EXPECT_LT(error, allowed.at(entry.name)) << prefix << entry.name;
+    share += error / allowed.at(entry.name);
+  }
+  EXPECT_LT(share / static_cast<double>(table.entries.size()), 5.0 / 12) << prefix;
+}
+
+class Fixture : public testing::TestWithParam<std::tuple<const char*, Device>> {
+ protected:
+  void SetUp() override { test::skip_without(std::get<1>(GetParam())); }
+};
 
 TEST_P(Fixture, LossGradientsAndFiveStepsEqualPyTorch) {
-  const test::SafetensorsFile file(concat(SCFA_SOURCE_DIR "/tests/fixtures/model/", GetParam(), ".safetensors"));
-  Context ctx;
+  const auto [name, device] = GetParam();
+  const test::SafetensorsFile file(concat(SCFA_SOURCE_DIR "/tests/fixtures/model/", name, ".safetensors"));
+  Context ctx(device);
   Gpt model(ctx, config_of(file.metadata), kBatch, 1, Gpt::Mode::kTraining);
-  float* values = model.values().as<float>();
-  std::fill_n(values, model.table().length, 0.0f);
+  std::vector<float> host(static_cast<size_t>(model.table().length), 0.0f);
+  const Tensor flat(host.data(), DType::kF32, Device::kCpu, {model.table().length});
   for (const ParameterEntry& entry : model.table().entries) {
     ASSERT_EQ(file.tensors.at("param." + entry.name).shape, entry.shape) << entry.name;
-    std::copy_n(file.at("param." + entry.name).data(), entry.size, values + entry.offset);
+    std::copy_n(file.at("param." + entry.name).data(), entry.size, host.data() + entry.offset);
   }
+  ctx.copy(model.values(), flat);
+  model.values_changed();
   OptimizerConfig settings;
   settings.eps = 1e-5;
   settings.clip = std::stod(file.metadata.at("clip"));
   Optimizer optimizer(ctx, model.table(), settings);
+  Feeder feeder(ctx, kBatch, kLength);
+  const std::vector<uint32_t> samples = {0, 1};
 
-  auto ids = cast<int32_t>(file.at("ids")), targets = cast<int32_t>(file.at("targets"));
+  const Allowed allowed(name, device, model.table());
+  const auto ids = cast<int32_t>(file.at("ids")), targets = cast<int32_t>(file.at("targets"));
   auto q_segments = cast<uint16_t>(file.at("q_segments")), k_segments = cast<uint16_t>(file.at("k_segments"));
-  const uint32_t samples[kBatch] = {0, 1};
   for (int64_t step = 0; step < kSteps; ++step) {
-    Batch batch;
-    const int64_t at = step * kBatch * kLength;
-    batch.ids = Tensor(ids.data() + at, DType::kI32, Device::kCpu, {kBatch, kLength});
-    batch.targets = Tensor(targets.data() + at, DType::kI32, Device::kCpu, {kBatch, kLength});
-    batch.samples = samples;
+    const int64_t begin = step * kBatch * kLength, end = begin + kBatch * kLength;
+    const std::vector<int32_t> step_ids(ids.begin() + begin, ids.begin() + end);
+    const std::vector<int32_t> step_targets(targets.begin() + begin, targets.begin() + end);
+    Batch batch = feeder.put(step_ids, step_targets, samples);
     batch.step = static_cast<uint32_t>(step);
     batch.gradient_scale = 1.0f / (kBatch * kLength);
     batch.q_segments = Tensor(q_segments.data(), DType::kU16, Device::kCpu, {kLayers, kBatch, kHeads, kLength});
     batch.k_segments = Tensor(k_segments.data(), DType::kU16, Device::kCpu, {kLayers, kBatch, kHeads, kLength});
     model.zero_gradients();
-    const LossSums sums = model.forward(batch, true);
+    model.forward(batch, true);
     model.backward(batch);
-    const auto norm = static_cast<double>(optimizer.norm(model));
-    EXPECT_NEAR(sums.loss / static_cast<double>(sums.tokens), file.at("losses")[static_cast<size_t>(step)], 3e-6)
-        << step;
-    EXPECT_NEAR(norm, file.at("norms")[static_cast<size_t>(step)], 2e-5) << step;
+    const LossSums sums = model.take_losses();
+    optimizer.measure(model);
+    const auto norm = static_cast<double>(optimizer.norm());
+    const auto at = static_cast<size_t>(step);
+    EXPECT_NEAR(sums.loss / static_cast<double>(sums.tokens), file.at("losses")[at], allowed.loss) << step;
+    EXPECT_NEAR(norm / file.at("norms")[at], 1, allowed.norm) << step;
     EXPECT_GT(norm, settings.clip);
-    for (const ParameterEntry& entry : model.table().entries) {
-      const float* gradient = model.gradients().as<float>() + entry.offset;
-      if (step == 0) {
-        EXPECT_LT(relative_error(gradient, file.at("grad." + entry.name), 1e-3 * norm), 2e-5) << entry.name;
-      }
+    if (step == 0) {
+      ctx.copy(flat, model.gradients());
+      expect_errors("grad.", model.table(), host, file, 1e-3 * norm, allowed.grad);
     }
     optimizer.update(model, 3e-3, step + 1);
   }
-  for (const ParameterEntry& entry : model.table().entries)
-    EXPECT_LT(relative_error(values + entry.offset, file.at("after." + entry.name), 1e-12), 2e-5) << entry.name;
+  ctx.copy(flat, model.values());
+  expect_errors("after.", model.table(), host, file, 1e-12, allowed.after);
 }
 
-INSTANTIATE_TEST_SUITE_P(Model, Fixture,
-                         testing::Values("separate_dense", "separate_hash", "separate_drop",
-                                         "separate_hash_rotary_untied", "shared_dense", "shared_hash", "shared_drop",
-                                         "shared_hash_rotary_untied"),
-                         [](const auto& row) { return std::string(row.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Model, Fixture,
+    testing::Combine(testing::Values("separate_dense", "separate_hash", "separate_drop", "separate_hash_rotary_untied",
+                                     "shared_dense", "shared_hash", "shared_drop", "shared_hash_rotary_untied"),
+                     testing::Values(Device::kCpu, Device::kGpu)),
+    [](const auto& row) { return concat(std::get<0>(row.param), "_", name_of(std::get<1>(row.param))); });
 
 }  // namespace
 }  // namespace scfa

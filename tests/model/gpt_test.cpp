@@ -58,7 +58,7 @@ TEST_P(Variants, GradientEqualsFiniteDifferences) {
     std::copy(start.begin(), start.end(), values);
     for (int64_t i = 0; i < entry.size; ++i)
       values[entry.offset + i] += static_cast<float>(h) * direction[static_cast<size_t>(i)];
-    const LossSums sums = model.forward(owned.batch, false);
+    const LossSums sums = test::run(model, owned.batch, false);
     return sums.loss / static_cast<double>(sums.tokens);
   };
   std::mt19937 random(1);
@@ -92,14 +92,14 @@ TEST_P(Variants, GradientsAddUpOverMicroBatches) {
   Gpt once(ctx, c, 2, 7, Gpt::Mode::kTraining), twice(ctx, c, 1, 7, Gpt::Mode::kTraining);
   once.init(3);
   twice.init(3);
-  double loss = once.forward(whole.batch, true).loss, sum = 0;
+  double loss = test::run(once, whole.batch, true).loss, sum = 0;
   once.backward(whole.batch);
   for (int64_t b = 0; b < 2; ++b) {
     Batch part = whole.batch;
     part.ids = whole.batch.ids.slice(b, 1);
     part.targets = whole.batch.targets.slice(b, 1);
-    part.samples = whole.batch.samples + b;
-    sum += twice.forward(part, true).loss;
+    part.samples = whole.batch.samples.slice(b, 1);
+    sum += test::run(twice, part, true).loss;
     twice.backward(part);
   }
   EXPECT_NEAR(loss, sum, 1e-3);
@@ -123,7 +123,7 @@ TEST(Gpt, InitialLossIsThatOfAUniformGuess) {
   Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
   model.init(1);
   const OwnedBatch owned(c, 2, 1);
-  const LossSums sums = model.forward(owned.batch, false);
+  const LossSums sums = test::run(model, owned.batch, false);
   EXPECT_EQ(sums.tokens, 2 * c.sequence_length);
   EXPECT_NEAR(sums.loss / static_cast<double>(sums.tokens), std::log(50.0), 0.05);  // 50 entries, not the padded 64
 }
@@ -136,11 +136,12 @@ TEST(Gpt, RowsLimitsWhatCounts) {
   one.init(1);
   OwnedBatch owned(c, 2, 1);
   owned.batch.rows = 1;
-  const LossSums first = two.forward(owned.batch, false);
+  const LossSums first = test::run(two, owned.batch, false);
   Batch single = owned.batch;
   single.ids = owned.batch.ids.slice(0, 1);
   single.targets = owned.batch.targets.slice(0, 1);
-  const LossSums alone = one.forward(single, false);
+  single.samples = owned.batch.samples.slice(0, 1);
+  const LossSums alone = test::run(one, single, false);
   EXPECT_EQ(first.tokens, c.sequence_length);
   EXPECT_NEAR(first.loss, alone.loss, 1e-4);
 }
@@ -175,7 +176,7 @@ TEST(Gpt, EveryStepDrawsAnewAndEvaluationDoesNot) {
     test::fill_large(model);
     const auto loss_at = [&](uint32_t step) {
       const OwnedBatch owned(c, 2, 1, step);
-      return model.forward(owned.batch, false).loss;
+      return test::run(model, owned.batch, false).loss;
     };
     EXPECT_NE(loss_at(0), loss_at(1)) << pattern;
     EXPECT_EQ(loss_at(1), loss_at(1)) << pattern;

@@ -22,6 +22,8 @@ double load(const ConstTensor& t, int64_t i) {
       return static_cast<const int32_t*>(t.data)[i];
     case DType::kU16:
       return static_cast<const uint16_t*>(t.data)[i];
+    case DType::kF64:
+      return static_cast<const double*>(t.data)[i];
   }
   return NAN;
 }
@@ -39,6 +41,9 @@ void store(const Tensor& t, int64_t i, double value) {
       break;
     case DType::kU16:
       static_cast<uint16_t*>(t.data)[i] = static_cast<uint16_t>(value);
+      break;
+    case DType::kF64:
+      static_cast<double*>(t.data)[i] = value;
       break;
   }
 }

@@ -38,6 +38,7 @@ class Array {
   T* as() const {
     return view_.as<T>();
   }
+  uint16_t* bits() const { return static_cast<uint16_t*>(view_.data); }  // of a type of two bytes
   std::vector<double> values() const { return test::values(view_); }
   bool same_bits(const Array& other) const;
   bool poisoned() const;  // every byte still is

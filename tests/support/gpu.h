@@ -11,6 +11,11 @@ namespace scfa::test {
 // failure. To be called from a fixture's SetUp, so that the test's body does not run.
 void skip_without_gpu();
 
+// For tests whose parameter says which device to use.
+inline void skip_without(Device device) {
+  if (device == Device::kGpu) skip_without_gpu();
+}
+
 class GpuTest : public testing::Test {
  protected:
   void SetUp() override { skip_without_gpu(); }

@@ -7,14 +7,14 @@ ChosenSegments::ChosenSegments(const AttentionPattern& pattern, const Draw& draw
       k(DType::kU16, {draw.q.size(0), draw.q.size(2), draw.q.size(1)}),
       projections({draw.q.size(2), pattern.buckets / 2, draw.q.size(3)}) {
   Context ctx;
-  std::vector<uint32_t> samples = draw.samples;
-  for (uint32_t i = 0; samples.size() < static_cast<size_t>(draw.q.size(0)); ++i) samples.push_back(i);
+  std::vector<int32_t> samples = draw.samples;
+  for (int32_t i = 0; samples.size() < static_cast<size_t>(draw.q.size(0)); ++i) samples.push_back(i);
   if (needs_projections(pattern)) draw_projections(ctx, projections, draw.seed, draw.step, draw.layer);
   assign_segments(ctx, q, k, pattern,
                   {.q = draw.q,
                    .k = draw.k,
                    .projections = needs_projections(pattern) ? ConstTensor(projections) : ConstTensor(),
-                   .samples = samples.data(),
+                   .samples = ConstTensor(samples.data(), DType::kI32, Device::kCpu, {draw.q.size(0)}),
                    .seed = draw.seed,
                    .step = draw.step,
                    .layer = draw.layer,

@@ -24,7 +24,7 @@ inline AttentionPattern drop_pattern(double rate) {
 // What assign_segments may look at, with defaults. samples: 0, 1, 2, ... where empty.
 struct Draw {
   ConstTensor q = {}, k = {};
-  std::vector<uint32_t> samples = {};
+  std::vector<int32_t> samples = {};
   uint64_t seed = 1;
   uint32_t step = 2, layer = 3;
   int64_t first_position = 0;

@@ -14,14 +14,39 @@ SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
       q_index_(DType::kI32, {B, H, T}),
       k_index_(DType::kI32, {B, H, T}),
       k_limit_(DType::kI32, {B, H, T}),
-      q_first_(DType::kI32, {B, H, T}) {}
+      q_first_(DType::kI32, {B, H, T}),
+      q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), 4}),
+      k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), 4}),
+      tile_count_(DType::kI32, {2}) {}
 
 Segments SegmentArrays::view() const {
-  return {q_segment, k_segment, q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_};
+  return {q_segment, k_segment, q_begin_, k_begin_, q_index_,   k_index_,
+          k_limit_,  q_first_,  q_tiles_, k_tiles_, tile_count_};
+}
+
+std::array<Array*, 9> SegmentArrays::filled() {
+  return {&q_begin_, &k_begin_, &q_index_, &k_index_, &k_limit_, &q_first_, &q_tiles_, &k_tiles_, &tile_count_};
 }
 
 void SegmentArrays::poison() {
-  for (Array* array : {&q_begin_, &k_begin_, &q_index_, &k_index_, &k_limit_, &q_first_}) array->poison();
+  for (Array* array : filled()) array->poison();
+}
+
+GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) {
+  copies_.emplace_back(ctx, host.q_segment);
+  copies_.emplace_back(ctx, host.k_segment);
+  for (const Array* array : host.filled()) copies_.emplace_back(ctx, *array);
+}
+
+Segments GpuSegments::view() const {
+  const std::vector<GpuCopy>& c = copies_;
+  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10]};
+}
+
+void GpuSegments::download(SegmentArrays& to) const {
+  copies_[0].download(to.q_segment);
+  copies_[1].download(to.k_segment);
+  for (size_t i = 0; i < to.filled().size(); ++i) copies_[i + 2].download(*to.filled()[i]);
 }
 
 namespace {

@@ -1,11 +1,13 @@
 // Segments for tests of attention: every array in guarded memory of its own, and ways of choosing who belongs where.
 #pragma once
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "kernels/attention/segments.h"
 #include "support/array.h"
+#include "support/gpu.h"
 
 namespace scfa::test {
 
@@ -19,7 +21,21 @@ class SegmentArrays {
   Array q_segment, k_segment;
 
  private:
-  Array q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_;
+  friend class GpuSegments;
+  std::array<Array*, 9> filled();
+
+  Array q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_, q_tiles_, k_tiles_, tile_count_;
+};
+
+// A copy on the GPU, guard bands included.
+class GpuSegments {
+ public:
+  GpuSegments(const Context& ctx, SegmentArrays& host);
+  Segments view() const;
+  void download(SegmentArrays& to) const;
+
+ private:
+  std::vector<GpuCopy> copies_;  // in the order of Segments
 };
 
 // Chooses q_segment and k_segment among `count` segments.

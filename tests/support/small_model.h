@@ -35,7 +35,7 @@ struct OwnedBatch {
     for (int64_t b = 0; b < B; ++b) samples.push_back(static_cast<uint32_t>(b));
     batch.ids = Tensor(ids.data(), DType::kI32, Device::kCpu, {B, c.sequence_length});
     batch.targets = Tensor(targets.data(), DType::kI32, Device::kCpu, {B, c.sequence_length});
-    batch.samples = samples.data();
+    batch.samples = Tensor(samples.data(), DType::kI32, Device::kCpu, {B});
     batch.step = step;
     batch.gradient_scale = 1.0f / static_cast<float>(B * c.sequence_length);
   }
@@ -43,11 +43,25 @@ struct OwnedBatch {
   OwnedBatch& operator=(const OwnedBatch&) = delete;
 };
 
+// The losses of one batch alone.
+inline LossSums run(Gpt& model, const Batch& batch, bool gradients) {
+  model.take_losses();
+  model.forward(batch, gradients);
+  return model.take_losses();
+}
+
 // Larger values than a real initialisation gives, so that every path carries signal.
-inline void fill_large(const Gpt& model, float scale = 12.0f) {
+inline void fill_large(Gpt& model, float scale = 12.0f) {
+  Context& ctx = model.context();
+  std::vector<float> host(static_cast<size_t>(model.table().length));
+  const Tensor flat(host.data(), DType::kF32, Device::kCpu, {model.table().length});
+  ctx.copy(flat, model.values());
   for (const ParameterEntry& entry : model.table().entries)
     if (entry.init == Init::kNormal || entry.init == Init::kResidualNormal)
-      for (int64_t i = 0; i < entry.size; ++i) model.values().as<float>()[entry.offset + i] *= scale;
+      for (int64_t i = 0; i < entry.size; ++i) host[static_cast<size_t>(entry.offset + i)] *= scale;
+  ctx.copy(model.values(), flat);
+  model.values_changed();
+  ctx.synchronize();
 }
 
 }  // namespace scfa::test

@@ -34,8 +34,9 @@ class TinyRun {
     prepare(options);
   }
 
-  Config config(const std::string& pattern = "hash") const {
+  Config config(const std::string& pattern = "hash", const std::string& device = "cpu") const {
     Config c;
+    c.device = device;
     c.name = "tiny";
     c.runs = folder / "runs";
     c.data.directory = folder / "data";

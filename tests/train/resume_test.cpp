@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint.h"
 
@@ -15,12 +16,15 @@ using test::expect_error;
 using test::read_text;
 using test::TinyRun;
 
-class Resume : public testing::TestWithParam<std::tuple<const char*, const char*>> {};
+class Resume : public testing::TestWithParam<std::tuple<const char*, const char*, Device>> {
+ protected:
+  void SetUp() override { test::skip_without(std::get<2>(GetParam())); }
+};
 
 TEST_P(Resume, EqualsTheRunThatWasNeverStopped) {
-  const auto [pattern, order] = GetParam();
+  const auto [pattern, order, device] = GetParam();
   TinyRun tiny;
-  Config config = tiny.config(pattern);
+  Config config = tiny.config(pattern, name_of(device));
   config.data.order = order;
   const TrainResult whole = tiny.run(config);
   EXPECT_EQ(whole.step, 12);
@@ -45,9 +49,11 @@ TEST_P(Resume, EqualsTheRunThatWasNeverStopped) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Train, Resume,
-                         testing::Combine(testing::Values("dense", "hash", "drop"), testing::Values("epoch", "random")),
+                         testing::Combine(testing::Values("dense", "hash", "drop"), testing::Values("epoch", "random"),
+                                          testing::Values(Device::kCpu, Device::kGpu)),
                          [](const auto& row) {
-                           return std::string(std::get<0>(row.param)) + "_" + std::get<1>(row.param);
+                           return concat(std::get<0>(row.param), "_", std::get<1>(row.param), "_",
+                                         name_of(std::get<2>(row.param)));
                          });
 
 TEST(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {

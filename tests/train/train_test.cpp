@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/safetensors_reader.h"
 #include "support/tiny_run.h"
 #include "train/generate.h"
@@ -25,9 +26,18 @@ std::vector<nlohmann::json> read_metrics(const TinyRun& tiny) {
   return records;
 }
 
-TEST(Train, LearnsAndWritesMetricsAndACheckpoint) {
+class TrainOn : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override { test::skip_without(GetParam()); }
+  std::string device() const { return name_of(GetParam()); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Train, TrainOn, testing::Values(Device::kCpu, Device::kGpu),
+                         [](const auto& row) { return name_of(row.param); });
+
+TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
   TinyRun tiny;
-  Config config = tiny.config();
+  Config config = tiny.config("hash", device());
   config.train.steps = 60;
   const TrainResult result = tiny.run(config);
   const auto records = read_metrics(tiny);
@@ -35,12 +45,17 @@ TEST(Train, LearnsAndWritesMetricsAndACheckpoint) {
   EXPECT_EQ(records.front()["config"]["train"]["steps"], 60);
   EXPECT_TRUE(records.front().contains("commit") && records.front()["machine"].contains("cpu"));
   double first = 0, last = 0;
-  int64_t steps = 0, evals = 0;
+  int64_t steps = 0, evals = 0, profiles = 0;
   for (const auto& record : records) {
     if (record["type"] == "eval") {
       ++evals;
       EXPECT_NEAR(record["perplexity"], std::exp(record["loss"].get<double>()), 1e-9);
       EXPECT_EQ(record["tokens"], 7 * 64);
+    }
+    if (record["type"] == "profile") {
+      ++profiles;
+      for (const char* op : {"attention_forward", "attention_backward", "matmul_forward", "adamw"})
+        EXPECT_GT(record["times"][op], 0.0) << op;
     }
     if (record["type"] != "step") continue;
     ++steps;
@@ -48,18 +63,24 @@ TEST(Train, LearnsAndWritesMetricsAndACheckpoint) {
     last = record["loss"];
     EXPECT_EQ(record["step"], steps);
     EXPECT_EQ(record["tokens"], steps * 12 * 64);
-    for (const char* key : {"lr", "grad_norm", "seconds", "waited", "tokens_per_s", "flops_per_s"})
+    for (const char* key :
+         {"lr", "grad_norm", "seconds", "waited", "tokens_per_s", "flops_per_s", "utilisation", "peak_memory_bytes"})
       EXPECT_TRUE(record.contains(key)) << key;
   }
   EXPECT_EQ(steps, 60);
   EXPECT_EQ(evals, 60 / 6 + 1);
+  EXPECT_EQ(profiles, 60 / 10);
   EXPECT_NEAR(first, std::log(257.0), 0.1);
   EXPECT_LT(last, 3.0);
   EXPECT_LT(result.validation.loss / static_cast<double>(result.validation.tokens), 3.2);
   EXPECT_EQ(result.checkpoint, tiny.path("checkpoint-00000060"));
   EXPECT_TRUE(fs::exists(result.checkpoint + "/state.json"));
-  for (const char* part : {"memory: ", "parameter gradients", "optimizer state", "tok/s", "validation loss"})
+  for (const char* part :
+       {"memory: ", "parameter gradients", "optimizer state", "tok/s", "validation loss", "attention "})
     EXPECT_NE(tiny.out.find(part), std::string::npos) << part;
+  if (GetParam() == Device::kCpu) return;
+  EXPECT_EQ(records.front()["machine"]["gpu"]["name"], gpu::properties().name);
+  EXPECT_NE(tiny.out.find("device: " + gpu::properties().name), std::string::npos);
 }
 
 TEST(Train, TheCutIntoMicroBatchesDoesNotChangeTheData) {
@@ -79,9 +100,9 @@ TEST(Train, TheCutIntoMicroBatchesDoesNotChangeTheData) {
   }
 }
 
-TEST(Train, ANonFiniteStepStopsTheRunAndLeavesTheLastCheckpoint) {
+TEST_P(TrainOn, ANonFiniteStepStopsTheRunAndLeavesTheLastCheckpoint) {
   TinyRun tiny;
-  Config config = tiny.config();
+  Config config = tiny.config("hash", device());
   config.checkpoint.every = 2;
   config.train.steps = 4;
   tiny.run(config);
@@ -119,6 +140,29 @@ TEST(Train, ARunIsNeverReplacedUnasked) {
   const std::string saved = test::read_text(tiny.path("metrics.jsonl"));
   expect_error([&] { tiny.run(impossible, {.overwrite = true}); }, {"rotary", "512"});
   EXPECT_EQ(test::read_text(tiny.path("metrics.jsonl")), saved);
+}
+
+TEST(Train, AGpuThatIsNotThereIsNamed) {
+  if (gpu::available()) GTEST_SKIP() << "there is one";
+  TinyRun tiny;
+  expect_error([&] { tiny.run(tiny.config("hash", "gpu")); }, {"device: gpu", "cpu or auto"});
+  const TrainResult result = tiny.run(tiny.config("hash", "auto"));
+  EXPECT_EQ(result.step, 12);
+  EXPECT_EQ(tiny.out.find("device: cpu") != std::string::npos, kCudaBuild);
+}
+
+// Nothing is allocated: a GPU of any size can plan the model that takes the most of it.
+TEST(Train, MemoryPlanOfGpt2At8192TokensStaysBelow40GB) {
+  test::skip_without_gpu();
+  if (IsSkipped()) return;
+  const Context ctx(Device::kGpu);
+  GptConfig c;
+  c.vocab_size = 50257;
+  c.sequence_length = 8192;
+  int64_t bytes = Optimizer::memory(ParameterTable(c));
+  for (const Arena::Item& item : Gpt::memory_plan(ctx, c, 8, Gpt::Mode::kTraining)) bytes += item.bytes;
+  EXPECT_LT(bytes, int64_t{40} * 1000 * 1000 * 1000);
+  EXPECT_GT(bytes, int64_t{10} * 1000 * 1000 * 1000);
 }
 
 TEST(Train, DryRunChecksAndWritesNothing) {
@@ -164,15 +208,16 @@ TEST(Train, CheckpointIsStandardSafetensors) {
   EXPECT_TRUE(optimizer.tensors.contains("v.ln_f.weight"));
 }
 
-TEST(Generate, ContinuesAPromptTheSameWayForTheSameSeed) {
+TEST_P(TrainOn, GenerateContinuesAPromptTheSameWayForTheSameSeed) {
   TinyRun tiny;
-  tiny.run(tiny.config());
+  tiny.run(tiny.config("hash", device()));
   const auto text = [&](const GenerateOptions& options) {
     std::string made;
     generate(options, [&](std::string_view bytes) { made += bytes; });
     return made;
   };
-  GenerateOptions options{.checkpoint = tiny.path(""), .prompt = "Line ", .tokens = 20, .sampling = {}, .seed = 3};
+  GenerateOptions options{
+      .checkpoint = tiny.path(""), .prompt = "Line ", .tokens = 20, .sampling = {}, .seed = 3, .device = device()};
   const std::string first = text(options);
   EXPECT_EQ(first.substr(0, 5), "Line ");
   EXPECT_EQ(text(options), first);

@@ -39,13 +39,13 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   Array inverse_norm({B, T, H}), projections({H, pattern.buckets / 2, D});
   if (shared_qk) normalise_keys(ctx, t.k, inverse_norm, t.q);
   SegmentArrays segments(B, H, T, segment_count(pattern));
-  const std::vector<uint32_t> samples = {4, 9};
+  const std::vector<int32_t> samples = {4, 9};
   if (needs_projections(pattern)) draw_projections(ctx, projections, 1, 2, 3);
   assign_segments(ctx, segments.q_segment, segments.k_segment, pattern,
                   {.q = t.q,
                    .k = shared_qk ? Tensor() : t.k,
                    .projections = projections,
-                   .samples = samples.data(),
+                   .samples = ConstTensor(samples.data(), DType::kI32, Device::kCpu, {B}),
                    .seed = 1,
                    .step = 2,
                    .layer = 3});

@@ -1,93 +1,126 @@
+#include "kernels/attention/decode.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "kernels/attention/attention.h"
 #include "support/attention_tensors.h"
 #include "support/compare.h"
 
 namespace scfa::test {
 namespace {
 
-// Rows of x, (T, D) strided, that belong to a segment, up to position `end`, packed.
-Array cached_rows(const Tensor& x, const uint16_t* segment, uint16_t wanted, int64_t end) {
-  std::vector<double> rows;
-  for (int64_t t = 0; t < end; ++t) {
-    if (wanted == kNoSegment || segment[t] != wanted) continue;
-    const std::vector<double> row = values(x.select(t));
-    rows.insert(rows.end(), row.begin(), row.end());
-  }
-  Array cache({static_cast<int64_t>(rows.size()) / x.size(1), x.size(1)});
-  cache.assign(rows);
-  return cache;
+// A cache in guarded memory of its own.
+struct Cache {
+  Array keys, values, segments;
+  Cache(int64_t H, int64_t S, int64_t D) : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {H, S}) {}
+  KeyValueCache view() const { return {keys, values, segments}; }
+};
+
+Array ids(std::initializer_list<double> segments) {
+  Array array(DType::kU16, {1, static_cast<int64_t>(segments.size()), 1});
+  array.assign(segments);
+  return array;
 }
 
-// What a cache of the segment's keys gives for a query is what the full forward pass gives for it.
+// Token by token, with what came before in the cache, is what the full forward pass gives.
 TEST(AttentionDecode, EqualsTheRowsOfForward) {
   Context ctx;
-  const int64_t T = 130, D = 16;
+  const int64_t T = 130, H = 2, D = 16;
   for (const SegmentChoice& choice : segment_choices())
     for (const bool attend_self : {false, true}) {
-      SegmentArrays segments(1, 1, T, 3);
+      SegmentArrays segments(1, H, T, 3);
       choice.choose(segments, 3, 5);
       segments.build(ctx, attend_self);
-      AttentionTensors t({1, T, 1, D}, Layout::kSeparate, 1);
+      AttentionTensors t({1, T, H, D}, Layout::kSeparate, 1);
       t.forward(segments.view());
-      const auto head = [](const Tensor& x) {  // (1, T, 1, D) as (T, D)
-        Tensor rows = x.select(0);
-        rows.ndim = 2;
-        rows.shape[1] = rows.shape[2], rows.stride[1] = rows.stride[2];
-        return rows;
-      };
-      std::vector<double> got;
+      const Cache cache(H, T, D);
+      const Array out({1, T, H, D});
       for (int64_t i = 0; i < T; ++i) {
-        const uint16_t segment = segments.q_segment.as<uint16_t>()[i];
-        const auto cache = [&](const Tensor& x) {
-          return cached_rows(head(x), segments.k_segment.as<uint16_t>(), segment, attend_self ? i + 1 : i);
+        const auto row = [&](const Tensor& x) {  // (1, 1, H, D)
+          Tensor view = x;
+          view.data = x.offset(i * x.stride[1]);
+          view.shape[1] = 1;
+          return view;
         };
-        const Array keys = cache(t.k), values_of_keys = cache(t.v);
-        Array out({D});
-        attention_decode(ctx, out, head(t.q).select(i), keys, values_of_keys, t.scale);
-        const std::vector<double> row = out.values();
-        got.insert(got.end(), row.begin(), row.end());
+        Array q_segment(DType::kU16, {1, H, 1}), k_segment(DType::kU16, {1, H, 1});
+        for (int64_t h = 0; h < H; ++h) {
+          q_segment.as<uint16_t>()[h] = segments.q_segment.as<uint16_t>()[h * T + i];
+          k_segment.as<uint16_t>()[h] = segments.k_segment.as<uint16_t>()[h * T + i];
+        }
+        cache_append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
+        attention_decode(ctx, row(out), row(t.q), cache.view(), q_segment, attend_self ? i + 1 : i, t.scale);
       }
-      EXPECT_TRUE(close(got, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
+      EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
+    }
+}
+
+TEST(AttentionDecode, AppendWritesOnePosition) {
+  Context ctx;
+  const Array kv = normal({1, 1, 3, 2, 4}, 1);
+  const Cache cache(2, 5, 4);
+  cache_append(ctx, cache.view(), 2, part_of(kv, 1), part_of(kv, 2), ids({7, 65535}));
+  for (int64_t h = 0; h < 2; ++h)
+    for (int64_t s = 0; s < 5; ++s) {
+      const auto row = [&](const Array& of) { return values(of.view().select(h).select(s)); };
+      if (s == 2) {
+        EXPECT_EQ(row(cache.keys), values(part_of(kv, 1).select(0).select(0).select(h)));
+        EXPECT_EQ(row(cache.values), values(part_of(kv, 2).select(0).select(0).select(h)));
+      } else {
+        EXPECT_TRUE(std::isnan(row(cache.keys)[0]) && std::isnan(row(cache.values)[3]));
+      }
+      EXPECT_EQ(cache.segments.as<uint16_t>()[h * 5 + s], h == 0 && s == 2 ? 7 : 65535);
     }
 }
 
 TEST(AttentionDecode, NothingToSeeIsZero) {
   Context ctx;
-  const Array q = normal({8}, 1), none({0, 8});
-  Array out({8});
-  attention_decode(ctx, out, q, none, none, 1.0f);
+  const Array q = normal({1, 1, 1, 8}, 1), k = normal({1, 1, 1, 8}, 2);
+  const Cache cache(1, 4, 8);
+  Array out({1, 1, 1, 8});
+  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 1.0f);  // an empty cache
   EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
-  out.poison();
-  const Tensor unallocated(nullptr, DType::kF32, Device::kCpu, {0, 8});  // a cache that holds nothing yet
-  attention_decode(ctx, out, q, unallocated, unallocated, 1.0f);
-  EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
+  cache_append(ctx, cache.view(), 0, k, k, ids({1}));
+  cache_append(ctx, cache.view(), 1, k, k, ids({65535}));
+  for (const double segment : {0.0, 65535.0}) {  // another segment; a dropped query beside a dropped key
+    out.poison();
+    attention_decode(ctx, out, q, cache.view(), ids({segment}), 2, 1.0f);
+    EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
+  }
 }
 
 TEST(AttentionDecode, LargeScoresDoNotOverflow) {
   Context ctx;
-  Array q({1}), keys({4, 1}), rows({4, 1}), out({1});
-  q.assign({1});
-  keys.assign({-500, 300, 299, -1e30});
-  rows.assign({5, 1, 2, 7});
-  attention_decode(ctx, out, q, keys, rows, 1.0f);
+  Array q({1, 1, 1, 1}), row({1, 1, 1, 1}), value({1, 1, 1, 1}), out({1, 1, 1, 1});
+  const Cache cache(1, 4, 1);
+  const double keys[] = {-500, 300, 299, -1e30}, rows[] = {5, 1, 2, 7};
+  for (int i = 0; i < 4; ++i) {
+    row.fill(keys[i]);
+    value.fill(rows[i]);
+    cache_append(ctx, cache.view(), i, row, value, ids({0}));
+  }
+  q.fill(1);
+  attention_decode(ctx, out, q, cache.view(), ids({0}), 4, 1.0f);
   EXPECT_NEAR(out.as<float>()[0], (1 + 2 * std::exp(-1.0)) / (1 + std::exp(-1.0)), 1e-6);
 }
 
 TEST(AttentionDecode, WrongShapesAreNamed) {
   Context ctx;
-  const Array q({8}), keys({3, 8}), fewer({2, 8}), narrow({3, 7});
-  const auto decode = [&](Tensor out, ConstTensor query, ConstTensor k, ConstTensor v) {
-    return [=, &ctx] { attention_decode(ctx, out, query, k, v, 1.0f); };
+  const Array q({1, 1, 2, 8}), narrow({1, 1, 2, 7});
+  const Cache cache(2, 3, 8), fewer(2, 2, 8);
+  const Array segment = ids({0, 0}), one = ids({0});
+  const auto decode = [&](ConstTensor query, const KeyValueCache& with, ConstTensor of, int64_t n) {
+    return [=, &ctx, &q] { attention_decode(ctx, q, query, with, of, n, 1.0f); };
   };
-  EXPECT_TRUE(fails_naming(decode(q, q, narrow, narrow), {"attention_decode", "keys f32[3, 7]"}));
-  EXPECT_TRUE(fails_naming(decode(q, q, keys, fewer), {"attention_decode", "values f32[2, 8]"}));
-  EXPECT_TRUE(fails_naming(decode(keys, q, keys, keys), {"attention_decode", "out f32[3, 8]"}));
-  EXPECT_TRUE(fails_naming(decode(q, {}, keys, keys), {"attention_decode", "q "}));
-  EXPECT_TRUE(fails_naming(decode(q, q, {}, {}), {"attention_decode", "keys "}));
+  const KeyValueCache good = cache.view();
+  EXPECT_TRUE(fails_naming(decode(narrow, good, segment, 1), {"attention_decode: q ", "2, 7]"}));
+  EXPECT_TRUE(fails_naming(decode({}, good, segment, 1), {"attention_decode: q ", "empty"}));
+  EXPECT_TRUE(
+      fails_naming(decode(q, {cache.keys, fewer.values, cache.segments}, segment, 1), {"attention_decode: keys"}));
+  EXPECT_TRUE(fails_naming(decode(q, good, one, 1), {"attention_decode: q_segment "}));
+  EXPECT_TRUE(fails_naming(decode(q, good, segment, 4), {"attention_decode: 4 keys", "3"}));
+  EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
+  EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
 }
 
 }  // namespace

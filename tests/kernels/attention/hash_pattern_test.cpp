@@ -93,9 +93,10 @@ TEST(HashPattern, TiesGoToTheLowestBucket) {
   Array q({1, 4, 1, 2}), r({1, 3, 2}), ids(DType::kU16, {1, 1, 4}), k_ids(DType::kU16, {1, 1, 4});
   q.assign({0, 0, 1, 0, -1, 0, 0, -1});
   r.assign({0, 1, 1, 0, 1, 0});  // the second and third direction are the same
-  const uint32_t sample = 0;
+  const int32_t zero = 0;
+  const ConstTensor sample(&zero, DType::kI32, Device::kCpu, {1});
   assign_segments(ctx, ids, k_ids, hash_pattern(6),
-                  {.q = q, .k = {}, .projections = r, .samples = &sample, .seed = 0, .step = 0, .layer = 0});
+                  {.q = q, .k = {}, .projections = r, .samples = sample, .seed = 0, .step = 0, .layer = 0});
   EXPECT_EQ(ids.values(), (std::vector<double>{0, 1, 4, 3}));
 }
 

@@ -65,12 +65,12 @@ TEST(Patterns, WrongShapesAreNamed) {
   Context ctx;
   const Array q({1, 8, 2, 4}), k({1, 9, 2, 4}), projections({2, 8, 4}), fewer({2, 7, 4});
   const Array ids(DType::kU16, {1, 2, 8}), longer(DType::kU16, {1, 2, 9});
-  const uint32_t sample = 0;
+  const int32_t zero = 0;
+  const ConstTensor sample(&zero, DType::kI32, Device::kCpu, {1});
   const auto assign = [&](Tensor qs, Tensor ks, ConstTensor queries, ConstTensor keys, ConstTensor r) {
     return [=, &ctx, &sample] {
-      assign_segments(
-          ctx, qs, ks, hash_pattern(16),
-          {.q = queries, .k = keys, .projections = r, .samples = &sample, .seed = 0, .step = 0, .layer = 0});
+      assign_segments(ctx, qs, ks, hash_pattern(16),
+                      {.q = queries, .k = keys, .projections = r, .samples = sample, .seed = 0, .step = 0, .layer = 0});
     };
   };
   EXPECT_TRUE(fails_naming(assign(ids, ids, {}, {}, projections), {"assign_segments: q "}));

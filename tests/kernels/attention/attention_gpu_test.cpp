@@ -1,0 +1,210 @@
+// The GPU form of attention against the CPU form in f32 on the same inputs, rounded to bf16, and against the formulas
+// in double where T is small. What is allowed is what rounding probabilities and results to bf16 costs.
+#include "kernels/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <random>
+
+#include "support/compare.h"
+#include "support/formulas.h"
+#include "support/gpu.h"
+#include "support/segment_cases.h"
+
+namespace scfa::test {
+namespace {
+
+constexpr double kOut = 4e-3, kGradient = 8e-3, kLse = 1e-3;
+
+// Inputs and outputs as models lay them out: q, k, v in one tensor of 3 parts, or q, v in one of 2 and keys beside it.
+struct Set {
+  Array qkv, keys, dout, out, lse, dqkv, dkeys;
+  Set(DType type, const AttentionShape& s, bool shared)
+      : qkv(type, {s.B, s.T, shared ? 2 : 3, s.H, s.D}),
+        keys(type, {s.B, shared ? s.T : 0, s.H, s.D}),
+        dout(type, {s.B, s.T, s.H, s.D}),
+        out(type, {s.B, s.T, s.H, s.D}),
+        lse({s.B, s.H, s.T}),
+        dqkv(type, {s.B, s.T, shared ? 2 : 3, s.H, s.D}),
+        dkeys(type, {s.B, shared ? s.T : 0, s.H, s.D}) {}
+};
+
+struct Views {
+  Tensor q, k, v, dout, out, lse, dq, dk, dv;
+};
+
+Views views_of(const Tensor& qkv, const Tensor& keys, const Tensor& dout, const Tensor& out, const Tensor& lse,
+               const Tensor& dqkv, const Tensor& dkeys) {
+  const bool shared = qkv.size(2) == 2;
+  return {part_of(qkv, 0),  shared ? keys : part_of(qkv, 1),   part_of(qkv, shared ? 1 : 2), dout, out, lse,
+          part_of(dqkv, 0), shared ? dkeys : part_of(dqkv, 1), part_of(dqkv, shared ? 1 : 2)};
+}
+
+// Forward and backward on the device; outputs and scratch are poisoned first and guarded by bands.
+void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool attend_self, float scale) {
+  Context ctx(Device::kGpu);
+  const int64_t B = set.out.view().size(0), T = set.out.view().size(1), H = set.out.view().size(2);
+  Arena measure(Device::kGpu);
+  plan_segments(measure, B, H, T, count);
+  Arena arena(Device::kGpu, measure.used());
+  const Segments segments = plan_segments(arena, B, H, T, count);
+  for (const Tensor& t : {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index, segments.k_limit,
+                          segments.q_first, segments.q_tiles, segments.k_tiles, segments.tile_count})
+    gpu::fill(t.data, 0xFF, static_cast<size_t>(t.bytes()), ctx.stream());
+  ctx.copy(segments.q_segment, chosen.q_segment);
+  ctx.copy(segments.k_segment, chosen.k_segment);
+  build_segments(ctx, segments, attend_self);
+  const Array scratch({attention_scratch(ctx, B, T, H, set.out.view().size(3))});
+  const GpuCopy qkv(ctx, set.qkv), keys(ctx, set.keys), dout(ctx, set.dout), out(ctx, set.out), lse(ctx, set.lse);
+  const GpuCopy dqkv(ctx, set.dqkv), dkeys(ctx, set.dkeys), space(ctx, scratch);
+  const Views v = views_of(qkv, keys, dout, out, lse, dqkv, dkeys);
+  attention_forward(ctx, v.out, v.lse, v.q, v.k, v.v, segments, scale, space);
+  attention_backward(ctx, v.dq, v.dk, v.dv, v.dout, v.q, v.k, v.v, v.out, v.lse, segments, scale, space);
+  out.download(set.out), lse.download(set.lse), dqkv.download(set.dqkv), dkeys.download(set.dkeys);
+  qkv.download(set.qkv), keys.download(set.keys), space.download(scratch);
+}
+
+testing::AssertionResult close_lse(const std::vector<double>& got, const std::vector<double>& want) {
+  for (size_t i = 0; i < got.size(); ++i)
+    if (!(got[i] == want[i] || std::abs(got[i] - want[i]) < kLse * std::max(1.0, std::abs(want[i]) / 8)))
+      return testing::AssertionFailure() << "lse " << i << " is " << got[i] << ", not " << want[i];
+  return testing::AssertionSuccess();
+}
+
+using Choose = std::function<void(SegmentArrays&)>;
+
+void check(const AttentionShape& shape, int64_t count, bool shared, bool attend_self, const std::string& name,
+           const Choose& choose, double scale_of_inputs = 1.0) {
+  SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", D ", shape.D, ", ", count,
+                      " segments, self ", attend_self, shared ? ", shared" : ""));
+  const auto [B, T, H, D] = shape;
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
+  SegmentArrays segments(B, H, T, count);
+  choose(segments);
+  Set got(DType::kBF16, shape, shared), again(DType::kBF16, shape, shared), want(DType::kF32, shape, shared);
+  uint64_t seed = 100;
+  for (const auto& [bf16, copy, f32] :
+       {std::tuple(&got.qkv, &again.qkv, &want.qkv), std::tuple(&got.keys, &again.keys, &want.keys),
+        std::tuple(&got.dout, &again.dout, &want.dout)}) {
+    bf16->fill_normal(seed, scale_of_inputs);
+    copy->fill_normal(seed++, scale_of_inputs);
+    f32->assign(bf16->values());
+  }
+  run_gpu(got, segments, count, attend_self, scale);
+  run_gpu(again, segments, count, attend_self, scale);
+  EXPECT_TRUE(got.out.same_bits(again.out));
+  EXPECT_TRUE(got.lse.same_bits(again.lse));
+  EXPECT_TRUE(got.dqkv.same_bits(again.dqkv));
+  EXPECT_TRUE(got.dkeys.same_bits(again.dkeys));
+
+  Context cpu;
+  segments.build(cpu, attend_self);
+  const Array scratch({attention_scratch(cpu, B, T, H, D)});
+  const Views w = views_of(want.qkv, want.keys, want.dout, want.out, want.lse, want.dqkv, want.dkeys);
+  attention_forward(cpu, w.out, w.lse, w.q, w.k, w.v, segments.view(), scale, scratch);
+  attention_backward(cpu, w.dq, w.dk, w.dv, w.dout, w.q, w.k, w.v, w.out, w.lse, segments.view(), scale, scratch);
+  const Views g = views_of(got.qkv, got.keys, got.dout, got.out, got.lse, got.dqkv, got.dkeys);
+  // Gradients of scores are differences of terms of size one: dq of a query that sees one key is what is left of them.
+  const double unit = 0.5 * scale_of_inputs;
+  EXPECT_TRUE(close(g.out, values(w.out), kOut));
+  EXPECT_TRUE(close_lse(values(g.lse), values(w.lse)));
+  EXPECT_TRUE(close(g.dq, values(w.dq), kGradient, unit)) << "dq";
+  EXPECT_TRUE(close(g.dk, values(w.dk), kGradient, unit)) << "dk";
+  EXPECT_TRUE(close(g.dv, values(w.dv), kGradient)) << "dv";
+  if (T > 129) return;
+  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, attend_self);
+  const AttentionFormula formula(shape, values(w.q), values(w.k), values(w.v), visible, static_cast<double>(scale));
+  EXPECT_TRUE(close(g.out, formula.out, kOut)) << "out, formula";
+  EXPECT_TRUE(close_lse(values(g.lse), formula.lse));
+}
+
+Choose chosen(const SegmentChoice& choice, int64_t count) {
+  return [&choice, count](SegmentArrays& s) { choice.choose(s, count, 11); };
+}
+
+// Segments of the given sizes and the rest in the last one, at positions in random order.
+Choose of_sizes(std::vector<int64_t> sizes) {
+  return [sizes](SegmentArrays& s) {
+    std::mt19937_64 random(3);
+    const int64_t T = s.q_segment.view().size(2), heads = s.q_segment.view().numel() / T;
+    std::vector<uint16_t> ids;
+    for (size_t i = 0; i < sizes.size(); ++i)
+      ids.insert(ids.end(), static_cast<size_t>(sizes[i]), static_cast<uint16_t>(i));
+    ids.resize(static_cast<size_t>(T), static_cast<uint16_t>(sizes.size()));
+    for (int64_t head = 0; head < heads; ++head) {
+      std::shuffle(ids.begin(), ids.end(), random);
+      std::copy(ids.begin(), ids.end(), s.q_segment.as<uint16_t>() + head * T);
+      std::copy(ids.begin(), ids.end(), s.k_segment.as<uint16_t>() + head * T);
+    }
+  };
+}
+
+class AttentionGpu : public GpuTest {};
+
+TEST_F(AttentionGpu, ShapesAroundATile) {
+  for (const int64_t D : {64, 128})
+    for (const int64_t T : {1, 63, 64, 65, 127, 128, 129, 300})
+      for (const SegmentChoice& choice : segment_choices())
+        for (const bool self : {false, true}) {
+          const int64_t count = T < 64 ? 3 : 2 + T % 7;
+          check({1 + T % 2, T, 2, D}, count, self, self, choice.name, chosen(choice, count));
+        }
+}
+
+TEST_F(AttentionGpu, NarrowHeads) {
+  for (const int64_t D : {8, 24, 40, 72, 120})
+    for (const SegmentChoice& choice : segment_choices())
+      check({2, 200, 3, D}, 3, D == 24, true, choice.name, chosen(choice, 3));
+}
+
+TEST_F(AttentionGpu, LongerSequences) {
+  for (const SegmentChoice& choice : segment_choices()) {
+    check({1, 1000, 12, 64}, 16, true, false, choice.name, chosen(choice, 16));
+    check({2, 4097, 1, 64}, 8, false, true, choice.name, chosen(choice, 8));
+    check({1, 1000, 2, 128}, 64, false, false, choice.name, chosen(choice, 64));
+  }
+  check({1, 8192, 2, 64}, 1, false, true, "one", chosen(segment_choices()[0], 1));
+  check({1, 4096, 1, 128}, 1, false, true, "one", chosen(segment_choices()[0], 1));
+}
+
+TEST_F(AttentionGpu, SizesOfBuckets) {
+  const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, 640, 641, 0, 127};
+  for (const bool self : {false, true}) check({1, 4097, 2, 64}, 12, true, self, "sizes", of_sizes(sizes));
+  check({1, 4097, 1, 128}, 12, false, true, "sizes", of_sizes(sizes));
+}
+
+TEST_F(AttentionGpu, LongestSequence) {
+  const SegmentChoice& tied = segment_choices()[2];
+  check({1, 131072, 1, 64}, 64, true, false, tied.name, chosen(tied, 64));
+}
+
+TEST_F(AttentionGpu, ThousandsOfSegments) {
+  const SegmentChoice& tied = segment_choices()[2];
+  check({1, 8192, 2, 64}, 4096, true, true, tied.name, chosen(tied, 4096));
+}
+
+TEST_F(AttentionGpu, LargeScores) {
+  // Scores around a hundred: without their maximum taken off, exponentials would overflow. Probabilities are nearly one
+  // and nearly zero, and their gradients what is left of that.
+  check({1, 200, 1, 64}, 1, false, true, "one", chosen(segment_choices()[0], 1), 4.0);
+}
+
+TEST_F(AttentionGpu, RowsItCannotTakeAreNamed) {
+  Context ctx(Device::kGpu);
+  const AttentionShape shape{1, 8, 1, 136};
+  const Set set(DType::kBF16, shape, false);
+  const GpuCopy out(ctx, set.out), lse(ctx, set.lse), qkv(ctx, set.qkv);
+  Arena arena(Device::kGpu, 1 << 20);
+  const Segments segments = plan_segments(arena, 1, 1, 8, 1);
+  const Tensor scratch = arena.take("scratch", DType::kF32, {attention_scratch(ctx, 1, 8, 1, 136)}),
+               q = part_of(qkv, 0);
+  EXPECT_TRUE(fails_naming([&] { attention_forward(ctx, out, lse, q, q, q, segments, 1.0f, scratch); },
+                           {"attention_forward", "head dim", "136"}));
+}
+
+}  // namespace
+}  // namespace scfa::test

@@ -1,0 +1,170 @@
+// The GPU form of build_segments: lists equal the CPU's bit for bit, tiles cover every row once.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "support/compare.h"
+#include "support/segment_cases.h"
+
+namespace scfa::test {
+namespace {
+
+using Tile = std::array<int32_t, 4>;  // head, segment, first row, rows
+
+// What the tiles of one list must be, in any order, from the CPU's lists.
+std::vector<Tile> expected_tiles(const Tensor& begin) {
+  const int64_t heads = begin.size(0) * begin.size(1), S = begin.size(2) - 1;
+  std::vector<Tile> tiles;
+  for (int64_t head = 0; head < heads; ++head)
+    for (int64_t s = 0; s < S; ++s) {
+      const int32_t* at = begin.as<int32_t>() + head * (S + 1) + s;
+      for (int32_t first = 0; first < at[1] - at[0]; first += kTileRows)
+        tiles.push_back({static_cast<int32_t>(head), static_cast<int32_t>(s), first,
+                         std::min(static_cast<int32_t>(kTileRows), at[1] - at[0] - first)});
+    }
+  return tiles;
+}
+
+int32_t cost(const Segments& s, bool queries, const Tile& tile) {
+  const auto [head, segment, first, rows] = tile;
+  const int64_t T = s.q_segment.size(2), S = s.count();
+  const auto entry = [&](const Tensor& t) { return t.as<int32_t>() + head * (S + 1) + segment; };
+  const int32_t *q = entry(s.q_begin), *k = entry(s.k_begin);
+  if (queries) return s.k_limit.as<int32_t>()[head * T + q[0] + first + rows - 1];
+  return q[1] - q[0] - s.q_first.as<int32_t>()[head * T + k[0] + first];
+}
+
+void check_tiles(const Segments& got, const Segments& want, bool queries) {
+  const Tensor &list = queries ? got.q_tiles : got.k_tiles, &begin = queries ? want.q_begin : want.k_begin;
+  const int64_t count = got.tile_count.as<int32_t>()[queries ? 0 : 1];
+  std::vector<Tile> expected = expected_tiles(begin);
+  ASSERT_EQ(count, static_cast<int64_t>(expected.size()));
+  ASSERT_LE(count, list.size(0));
+  std::vector<Tile> tiles(static_cast<size_t>(list.size(0)));
+  std::copy_n(list.as<int32_t>(), list.numel(), tiles.data()->data());
+  for (size_t i = static_cast<size_t>(count); i < tiles.size(); ++i) ASSERT_EQ(tiles[i], (Tile{-1, -1, -1, -1}));
+  tiles.resize(static_cast<size_t>(count));
+  int before = 32;
+  for (const Tile& tile : tiles) {
+    const int magnitude = std::bit_width(static_cast<uint32_t>(cost(want, queries, tile)));
+    ASSERT_LE(magnitude, before) << "the longest first";
+    before = magnitude;
+  }
+  std::sort(tiles.begin(), tiles.end());
+  ASSERT_EQ(tiles, expected);
+}
+
+// Entries that nobody owns stay poisoned on either device, so the arrays are compared whole.
+void check_equal(const Segments& got, const Segments& want) {
+  const std::pair<const char*, Tensor Segments::*> arrays[] = {
+      {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
+      {"k_index", &Segments::k_index}, {"k_limit", &Segments::k_limit}, {"q_first", &Segments::q_first}};
+  for (const auto& [name, member] : arrays) {
+    const Tensor &a = got.*member, &b = want.*member;
+    const auto *x = a.as<int32_t>(), *y = b.as<int32_t>();
+    const auto [at, other] = std::mismatch(x, x + a.numel(), y);
+    ASSERT_EQ(at, x + a.numel()) << name << " at " << at - x << " is " << *at << ", not " << *other;
+  }
+}
+
+void check(Context& ctx, SegmentArrays& want, SegmentArrays& got, bool attend_self) {
+  Context cpu;
+  want.build(cpu, attend_self);
+  const GpuSegments device(ctx, got);
+  build_segments(ctx, device.view(), attend_self);
+  device.download(got);
+  check_equal(got.view(), want.view());
+  if (!testing::Test::HasFatalFailure()) check_tiles(got.view(), want.view(), true);
+  if (!testing::Test::HasFatalFailure()) check_tiles(got.view(), want.view(), false);
+}
+
+void check(Context& ctx, const SegmentChoice& choice, int64_t B, int64_t H, int64_t T, int64_t S, bool attend_self) {
+  SegmentArrays want(B, H, T, S), got(B, H, T, S);
+  choice.choose(want, S, static_cast<uint64_t>(T * S));
+  choice.choose(got, S, static_cast<uint64_t>(T * S));
+  check(ctx, want, got, attend_self);
+  if (testing::Test::HasFatalFailure())
+    FAIL() << choice.name << ", B " << B << ", H " << H << ", T " << T << ", " << S << " segments, self "
+           << attend_self;
+}
+
+class SegmentsGpu : public GpuTest {};
+
+TEST_F(SegmentsGpu, EqualTheCpu) {
+  Context ctx(Device::kGpu);
+  for (const int64_t T : {1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000, 4097})
+    for (const int64_t S : {1, 2, 3, 8, 16, 64, 4096})
+      for (const SegmentChoice& choice : segment_choices())
+        for (const bool self : {false, true}) {
+          check(ctx, choice, 1 + T % 3, 1 + S % 3, T, S, self);
+          if (HasFatalFailure()) return;
+        }
+}
+
+TEST_F(SegmentsGpu, LongSequences) {
+  Context ctx(Device::kGpu);
+  for (const int64_t T : {65536, 131072, 131041})
+    for (const int64_t S : {1, 64, 4096})
+      for (const SegmentChoice& choice : segment_choices()) {
+        check(ctx, choice, 1, 2, T, S, S != 64);
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST_F(SegmentsGpu, ManyHeads) {
+  Context ctx(Device::kGpu);
+  for (const int64_t S : {1, 16}) check(ctx, segment_choices()[3], 16, 12, 1024, S, false);
+}
+
+TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
+  Context ctx(Device::kGpu);
+  const int64_t B = 2, H = 3, T = 4097, S = 64;
+  SegmentArrays first(B, H, T, S), again(B, H, T, S);
+  segment_choices()[4].choose(first, S, 1);
+  segment_choices()[4].choose(again, S, 1);
+  const GpuSegments device(ctx, first);
+  build_segments(ctx, device.view(), true);
+  device.download(first);
+  for (int i = 0; i < 5; ++i) {
+    build_segments(ctx, device.view(), true);  // over what the last run left
+    device.download(again);
+    check_equal(again.view(), first.view());
+    check_tiles(again.view(), first.view(), true);
+    check_tiles(again.view(), first.view(), false);
+  }
+}
+
+// The GPU cannot throw: rows of segments that do not exist are in none.
+TEST_F(SegmentsGpu, UnknownSegmentsMeanNone) {
+  Context ctx(Device::kGpu);
+  const int64_t T = 200, S = 4;
+  SegmentArrays want(1, 1, T, S), got(1, 1, T, S);
+  segment_choices()[4].choose(want, S, 1);
+  segment_choices()[4].choose(got, S, 1);
+  const uint16_t unknown[] = {4, 5, 4096, 0xFFFE};
+  int64_t changed = 0;
+  for (const auto& [from, to] : {std::pair(&want.q_segment, &got.q_segment), {&want.k_segment, &got.k_segment}})
+    for (int64_t t = 0; t < T; ++t)
+      if (from->as<uint16_t>()[t] == kNoSegment) to->as<uint16_t>()[t] = unknown[changed++ % 4];
+  ASSERT_GT(changed, 100);
+  check(ctx, want, got, true);
+}
+
+TEST_F(SegmentsGpu, MissingTileListsAreNamed) {
+  Context ctx(Device::kGpu);
+  SegmentArrays arrays(1, 1, 10, 2);
+  const GpuSegments device(ctx, arrays);
+  const std::pair<const char*, Tensor Segments::*> lists[] = {
+      {"q_tiles", &Segments::q_tiles}, {"k_tiles", &Segments::k_tiles}, {"tile_count", &Segments::tile_count}};
+  for (const auto& [name, member] : lists) {
+    Segments s = device.view();
+    s.*member = {};
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", name}));
+  }
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, arrays.view(), true); }, {"build_segments", "gpu", "cpu"}));
+}
+
+}  // namespace
+}  // namespace scfa::test

@@ -1,0 +1,240 @@
+// The GPU forms of the ops around attention against their CPU forms.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/adamw.h"
+#include "kernels/cast.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "kernels/gelu.h"
+#include "kernels/matmul.h"
+#include "kernels/rotary.h"
+#include "support/gpu_ops.h"
+
+namespace scfa::test {
+namespace {
+
+constexpr DType kBF16 = DType::kBF16, kF32 = DType::kF32, kI32 = DType::kI32, kU16 = DType::kU16;
+constexpr double kRounded = 4e-3;  // a result rounded to bf16 once: 2^-9 at most, less on average
+constexpr double kSum = 2e-5;      // f32 sums in another order
+
+class OpsGpu : public GpuTest {};
+
+std::vector<double> whole_numbers(int64_t count, int64_t below, uint64_t seed) {
+  std::vector<double> numbers(static_cast<size_t>(count));
+  for (double& x : numbers) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    x = static_cast<double>((seed >> 33) % static_cast<uint64_t>(below));
+  }
+  return numbers;
+}
+
+TEST_F(OpsGpu, Matmul) {
+  struct Sizes {
+    int64_t N, K, M;
+  };
+  for (const auto& [N, K, M] :
+       {Sizes{1, 8, 8}, {65, 48, 24}, {1000, 64, 200}, {129, 768, 2304}, {33, 24, 50304}, {7, 5, 3}, {64, 3072, 768}})
+    for (const bool with_bias : {false, true}) {
+      SCOPED_TRACE(concat("N ", N, ", K ", K, ", M ", M, ", bias ", with_bias));
+      Twin x(kBF16, {N, K}), w(kBF16, {M, K}), b(kBF16, {M}), y(kBF16, {N, M}), dx(kBF16, {N, K});
+      Twin dy(kBF16, {N, M}), dw(kF32, {M, K}), db(kF32, {M});
+      x.fill_normal(1), w.fill_normal(2), b.fill_normal(3), dy.fill_normal(4), dw.fill_normal(5), db.fill_normal(6);
+      run_on_both({&y, &x, &w, &b}, [&](Context& ctx, const Views& v) {
+        matmul_forward(ctx, v[0], v[1], v[2], with_bias ? v[3] : Tensor());
+      });
+      EXPECT_TRUE(agree(y, kRounded));
+      run_on_both({&dx, &dw, &db, &dy, &x, &w}, [&](Context& ctx, const Views& v) {
+        matmul_backward(ctx, v[0], v[1], with_bias ? v[2] : Tensor(), v[3], v[4], v[5]);
+      });
+      EXPECT_TRUE(agree(dx, kRounded));
+      EXPECT_TRUE(agree(dw, kSum));
+      EXPECT_TRUE(agree(db, kSum));
+    }
+}
+
+TEST_F(OpsGpu, MatmulGradientsCanBeLeftOut) {
+  Twin x(kBF16, {9, 16}), w(kBF16, {8, 16}), dy(kBF16, {9, 8}), dw(kF32, {8, 16}), db(kF32, {8});
+  x.fill_normal(1), w.fill_normal(2), dy.fill_normal(3), dw.fill_normal(4), db.fill_normal(5);
+  run_on_both({&dw, &db, &dy, &x, &w},
+              [](Context& ctx, const Views& v) { matmul_backward(ctx, {}, {}, v[1], v[2], v[3], v[4]); });
+  EXPECT_TRUE(agree(db, kSum));
+  EXPECT_TRUE(agree(dw, 0.0));
+}
+
+TEST_F(OpsGpu, Gelu) {
+  for (const int64_t n : {1, 7, 65, 1000, 4096})
+    for (const Gelu kind : {Gelu::kErf, Gelu::kTanh}) {
+      Twin x(kBF16, {n}), y(kBF16, {n}), dy(kBF16, {n}), dx(kBF16, {n});
+      x.fill_normal(1, 2.0), dy.fill_normal(2);
+      run_on_both({&y, &x}, [&](Context& ctx, const Views& v) { gelu_forward(ctx, v[0], v[1], kind); });
+      EXPECT_TRUE(agree(y, kRounded)) << n;
+      run_on_both({&dx, &dy, &x}, [&](Context& ctx, const Views& v) { gelu_backward(ctx, v[0], v[1], v[2], kind); });
+      EXPECT_TRUE(agree(dx, kRounded)) << n;
+      run_on_both({&dy, &x}, [&](Context& ctx, const Views& v) { gelu_backward(ctx, v[0], v[0], v[1], kind); });
+      EXPECT_TRUE(agree(dy, kRounded)) << n << " in place";
+    }
+}
+
+TEST_F(OpsGpu, Embedding) {
+  struct Sizes {
+    int64_t B, T, V, C;
+  };
+  // The last two have tokens with thousands of rows, over many chunks, and one token alone.
+  for (const auto& [B, T, V, C] : {Sizes{1, 1, 3, 8},
+                                   {2, 65, 50, 24},
+                                   {3, 1000, 257, 128},
+                                   {2, 500, 5000, 768},
+                                   {4, 2048, 3, 16},
+                                   {1, 1000, 1, 8}})
+    for (const bool positions : {false, true}) {
+      SCOPED_TRACE(concat("B ", B, ", T ", T, ", V ", V, ", C ", C, ", positions ", positions));
+      Twin ids(kI32, {B, T}, false), wte(kBF16, {V, C}), wpe(kBF16, {T + 3, C}), x(kBF16, {B, T, C});
+      Twin dx(kBF16, {B, T, C}), dwte(kF32, {V, C}), dwpe(kF32, {T + 3, C});
+      ids.assign(whole_numbers(B * T, V, 1));
+      wte.fill_normal(2), wpe.fill_normal(3), dx.fill_normal(4), dwte.fill_normal(5), dwpe.fill_normal(6);
+      run_on_both({&x, &ids, &wte, &wpe}, [&, first = int64_t{2}](Context& ctx, const Views& v) {
+        embedding_forward(ctx, v[0], v[1], v[2], positions ? v[3] : Tensor(), first);
+      });
+      EXPECT_TRUE(agree(x, kRounded));
+      run_on_both({&dwte, &dwpe, &dx, &ids}, [&, N = B * T, width = C](Context& ctx, const Views& v) {
+        const Array space({embedding_backward_scratch(ctx, N, width)});
+        if (!ctx.on_gpu()) return embedding_backward(ctx, v[0], positions ? v[1] : Tensor(), v[2], v[3], {});
+        const GpuCopy scratch(ctx, space);
+        embedding_backward(ctx, v[0], positions ? v[1] : Tensor(), v[2], v[3], scratch);
+        scratch.download(space);
+      });
+      EXPECT_TRUE(agree(dwte, kSum));
+      EXPECT_TRUE(agree(dwpe, kSum));
+    }
+}
+
+TEST_F(OpsGpu, CrossEntropy) {
+  struct Sizes {
+    int64_t N, P, V;
+  };
+  for (const auto& [N, P, V] : {Sizes{1, 8, 1},
+                                {65, 64, 61},
+                                {9, 384, 257},
+                                {5, 1031, 1031},
+                                {3, 5000, 4999},
+                                {40, 50304, 50257},
+                                {2, 57351, 57351},
+                                {2, 131072, 131000}})
+    for (const float scale : {0.0f, 0.01f}) {
+      SCOPED_TRACE(concat("N ", N, ", P ", P, ", V ", V, ", scale ", scale));
+      Twin losses(kF32, {N}), hits(kF32, {N}), logits(kBF16, {N, P}), targets(kI32, {N}, false);
+      logits.fill_normal(1, 3.0);
+      targets.assign(whole_numbers(N, V, 2));
+      run_on_both({&losses, &hits, &logits, &targets}, [&, vocabulary = V](Context& ctx, const Views& v) {
+        cross_entropy(ctx, v[0], v[1], v[2], v[3], vocabulary, scale);
+      });
+      EXPECT_TRUE(agree(losses, 1e-5));
+      EXPECT_TRUE(agree(hits, 0.0));
+      EXPECT_TRUE(agree(logits, scale == 0.0f ? 0.0 : kRounded));
+    }
+}
+
+TEST_F(OpsGpu, CrossEntropyOfAnUnknownTargetIsNaN) {
+  Context ctx(Device::kGpu);
+  Array logits(kBF16, {2, 64}), targets(kI32, {2}), losses({2}), hits({2});
+  logits.fill_normal(1);
+  targets.assign({61, 3});
+  const GpuCopy l(ctx, losses), h(ctx, hits), z(ctx, logits), t(ctx, targets);
+  cross_entropy(ctx, l, h, z, t, 61, 1.0f);
+  l.download(losses), z.download(logits);
+  EXPECT_TRUE(std::isnan(losses.as<float>()[0]));
+  EXPECT_TRUE(std::isfinite(losses.as<float>()[1]));
+  EXPECT_TRUE(std::isnan(logits.values()[0]));
+}
+
+TEST_F(OpsGpu, AddLosses) {
+  for (const int64_t n : {1, 1000, 70000}) {
+    Twin sums(DType::kF64, {2}, false), losses(kF32, {n}), hits(kF32, {n});
+    sums.assign({3, 4});
+    losses.fill_normal(1), hits.fill_normal(2);
+    run_on_both({&sums, &losses, &hits},
+                [&, count = (n + 1) / 2](Context& ctx, const Views& v) { add_losses(ctx, v[0], v[1], v[2], count); });
+    EXPECT_TRUE(agree(sums, 1e-12, 1.0)) << n;
+  }
+}
+
+TEST_F(OpsGpu, NormAndAdamW) {
+  for (const int64_t n : {1, 65, 1000, 300007})
+    for (const float max_norm : {0.0f, 0.5f}) {
+      SCOPED_TRACE(concat("n ", n, ", max_norm ", max_norm));
+      Twin p(kF32, {n}), m(kF32, {n}), v(kF32, {n}), g(kF32, {n}), norm(kF32, {1}), copy(kBF16, {n});
+      Twin decays(kU16, {(n + kDecayBlock - 1) / kDecayBlock}, false);
+      p.fill_normal(1), m.fill_normal(2, 0.1), g.fill_normal(3), v.fill_normal(4, 0.1);
+      std::vector<double> squares = v.device_.values();
+      for (double& x : squares) x = x * x;
+      v.assign(squares);
+      decays.assign(whole_numbers(decays.device_.view().numel(), 2, 5));
+      AdamW settings{.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 3};
+      settings.max_norm = max_norm;
+      run_on_both({&p, &m, &v, &copy, &g, &decays, &norm}, [&](Context& ctx, const Views& t) {
+        gradient_norm(ctx, t[6], t[4]);
+        adamw(ctx, t[0], t[1], t[2], ctx.on_gpu() ? t[3] : Tensor(), t[4], t[5], t[6], settings);
+      });
+      EXPECT_TRUE(agree(norm, 1e-6));
+      for (const Twin* twin : {&p, &m, &v}) EXPECT_TRUE(agree(*twin, 1e-6));
+      const std::vector<double> copied = copy.device_.values();
+      for (size_t i = 0; i < copied.size(); ++i)
+        ASSERT_EQ(copied[i], static_cast<double>(from_bf16(to_bf16(p.device_.as<float>()[i])))) << i;
+    }
+}
+
+TEST_F(OpsGpu, ANormThatIsNotFiniteChangesNothing) {
+  Context ctx(Device::kGpu);
+  Array p({100}), norm({1}), copy(kBF16, {100});
+  p.fill_normal(1);
+  norm.fill(NAN);
+  const Array before = normal({100}, 1);
+  const GpuCopy p_gpu(ctx, p), m(ctx, p), v(ctx, p), g(ctx, p), norm_gpu(ctx, norm), copy_gpu(ctx, copy);
+  adamw(ctx, p_gpu, m, v, copy_gpu, g, {}, norm_gpu,
+        {.lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f, .step = 1});
+  p_gpu.download(p), copy_gpu.download(copy);
+  EXPECT_TRUE(p.same_bits(before));
+  EXPECT_TRUE(copy.poisoned());
+}
+
+TEST_F(OpsGpu, Rotary) {
+  for (const int64_t D : {2, 8, 64, 128})
+    for (const int64_t T : {1, 65, 1000})
+      for (const int direction : {1, -1}) {
+        Twin qkv(kBF16, {2, T, 3, 5, D});
+        qkv.fill_normal(1);
+        run_on_both({&qkv},
+                    [&](Context& ctx, const Views& v) { rotary(ctx, part_of(v[0], 1), 131000, 10000.0, direction); });
+        EXPECT_TRUE(agree(qkv, kRounded)) << D << " " << T;
+      }
+}
+
+TEST_F(OpsGpu, Cast) {
+  Context ctx(Device::kGpu);
+  for (const int64_t n : {1, 7, 1000}) {
+    const Array wide = normal({n}, 1), narrow(kBF16, {n}), back({n});
+    const GpuCopy w(ctx, wide), b(ctx, narrow), f(ctx, back);
+    cast(ctx, b, w);
+    cast(ctx, f, b);
+    b.download(narrow), f.download(back);
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_EQ(narrow.view().numel(), n);
+      EXPECT_EQ(back.as<float>()[i], from_bf16(to_bf16(wide.as<float>()[i]))) << i;
+    }
+  }
+}
+
+TEST_F(OpsGpu, WrongTypesAndDevicesAreNamed) {
+  Context ctx(Device::kGpu);
+  const Array x({8, 8}), narrow(kBF16, {8, 8});
+  const GpuCopy wide_gpu(ctx, x), narrow_gpu(ctx, narrow);
+  const Tensor wide = wide_gpu, good = narrow_gpu;
+  EXPECT_TRUE(fails_naming([&] { matmul_forward(ctx, good, wide, good, {}); }, {"matmul_forward: x ", "bf16"}));
+  EXPECT_TRUE(fails_naming([&] { matmul_forward(ctx, good, narrow, good, {}); }, {"matmul_forward", "on cpu"}));
+  EXPECT_TRUE(fails_naming([&] { gelu_forward(ctx, wide, wide, Gelu::kErf); }, {"gelu_forward: x ", "bf16"}));
+}
+
+}  // namespace
+}  // namespace scfa::test
