@@ -22,7 +22,7 @@ LAYERS = {
     "train": {"core", "kernels", "model", "data", "train"},
     "tools": {"core", "kernels", "model", "data", "train", "tools"},
 }
-KERNEL_HELPERS = {"kernels/cuda_utils.h", "kernels/vector_math.h"}
+KERNEL_HELPERS = {"kernels/device_math.cuh", "kernels/vector_math.h"}
 CUDA_SOURCES = {"core/gpu.cpp"}  # the .cpp files that CMake compiles only where CUDA is
 CUDA_HEADER = re.compile(r"(cuda|cublas|cusparse|curand|nccl|mma\.h|cub/|cute/|cutlass/|thrust/|nvtx|nvrtc|nvml)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
