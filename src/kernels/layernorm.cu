@@ -107,20 +107,47 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-// Partial dw and db: block k sums a contiguous range of rows, a thread owns columns. partial is (2, gridDim.x, C).
+constexpr int kColumnWarps = 8;
+
+// Partial dw and db: block (k, j) sums a contiguous range of rows of 32 packs of columns, a pack a lane; its warps take
+// turns with the rows, four at a time in flight, and add up in warp order. partial is (2, gridDim.x, C).
 template <class T>
-__global__ void __launch_bounds__(256) backward_columns_kernel(float* partial, const T* dy, const T* r,
-                                                               const float* mean, const float* rstd, int64_t N, int C) {
+__global__ void __launch_bounds__(32 * kColumnWarps)
+    backward_columns_kernel(float* partial, const T* dy, const T* r, const float* mean, const float* rstd, int64_t N,
+                            int C) {
+  __shared__ float sums[kColumnWarps][2][32 * kPack];
   const int64_t begin = N * blockIdx.x / gridDim.x, end = N * (blockIdx.x + 1) / gridDim.x;
-  for (int c = threadIdx.x; c < C; c += blockDim.x) {
-    float dw = 0.0f, db = 0.0f;
-    for (int64_t row = begin; row < end; ++row) {
-      const float g = static_cast<float>(dy[row * C + c]);
-      dw += g * (static_cast<float>(r[row * C + c]) - mean[row]) * rstd[row];
-      db += g;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int c = (static_cast<int>(blockIdx.y) * 32 + lane) * kPack;
+  float dw[kPack] = {}, db[kPack] = {};
+  if (c < C) {
+#pragma unroll 4
+    for (int64_t row = begin + warp; row < end; row += kColumnWarps) {
+      float g[kPack], x[kPack];
+      load(g, dy + row * C + c);
+      load(x, r + row * C + c);
+      const float m = mean[row], s = rstd[row];
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) {
+        dw[e] += g[e] * (x[e] - m) * s;
+        db[e] += g[e];
+      }
     }
-    partial[static_cast<int64_t>(blockIdx.x) * C + c] = dw;
-    partial[(static_cast<int64_t>(gridDim.x) + blockIdx.x) * C + c] = db;
+  }
+#pragma unroll
+  for (int e = 0; e < kPack; ++e) {
+    sums[warp][0][e * 32 + lane] = dw[e];
+    sums[warp][1][e * 32 + lane] = db[e];
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < 2 * 32 * kPack; i += 32 * kColumnWarps) {
+    const int which = i / (32 * kPack), column = i % (32 * kPack);
+    const int to = static_cast<int>(blockIdx.y) * 32 * kPack + column;
+    if (to >= C) continue;
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kColumnWarps; ++w) sum += sums[w][which][column % kPack * 32 + column / kPack];
+    partial[(static_cast<int64_t>(which) * gridDim.x + blockIdx.x) * C + to] = sum;
   }
 }
 
@@ -175,7 +202,8 @@ void backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, Con
       static_cast<const T*>(w.data), mean.as<float>(), rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());
   const int blocks = static_cast<int>(layernorm_backward_scratch(ctx, N, C) / (2 * static_cast<int64_t>(C)));
-  backward_columns_kernel<T><<<static_cast<unsigned>(blocks), 256, 0, ctx.stream()>>>(
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>((C + 32 * kPack - 1) / (32 * kPack)));
+  backward_columns_kernel<T><<<grid, 32 * kColumnWarps, 0, ctx.stream()>>>(
       scratch.as<float>(), static_cast<const T*>(dy.data), static_cast<const T*>(r.data), mean.as<float>(),
       rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());

@@ -1,108 +1,105 @@
 #include "tools/bench_attention.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
 
-#include "core/rng.h"
+#include "core/human.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
+#include "kernels/random.h"
 #include "model/activations.h"
+#include "tools/bench_timer.h"
 #include "train/machine.h"
 
 namespace scfa {
 
 namespace {
 
-double now_ms() {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-void fill_normal(Tensor x, uint32_t sample) {
-  float* data = x.as<float>();
-  for (int64_t i = 0; i + 1 < x.numel(); i += 2) {
-    const Random4 bits = random4(1, Purpose::kInit, 0, 0, 0, sample, static_cast<uint32_t>(i));
-    normal2(bits.v[0], bits.v[1], data[i], data[i + 1]);
-  }
-}
-
 // Keys are the normalised queries, as in the paper.
 struct Workspace {
-  Tensor qkv, keys, inverse_norm, out, lse, dout, dqkv, dkeys, projections, scratch;
+  Tensor qkv, keys, inverse_norm, out, lse, dout, dqkv, dkeys, projections, samples, scratch;
   Segments segments;
 
   Workspace(Arena& arena, const Context& ctx, const AttentionCase& c) {
     const int64_t B = c.batch, T = c.T, H = c.heads, D = c.head_dim;
-    const auto take = [&](std::initializer_list<int64_t> shape) { return arena.take("bench", DType::kF32, shape); };
-    qkv = take({B, T, 2, H, D});
-    dqkv = take({B, T, 2, H, D});
-    for (Tensor* t : {&keys, &dkeys, &out, &dout}) *t = take({B, T, H, D});
-    inverse_norm = take({B, T, H});
-    lse = take({B, H, T});
-    if (needs_projections(c.pattern)) projections = take({H, c.pattern.buckets / 2, D});
+    const auto take = [&](DType dtype, std::initializer_list<int64_t> shape) {
+      return arena.take("bench", dtype, shape);
+    };
+    const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
+    qkv = take(dtype, {B, T, 2, H, D});
+    dqkv = take(dtype, {B, T, 2, H, D});
+    for (Tensor* t : {&keys, &dkeys, &out, &dout}) *t = take(dtype, {B, T, H, D});
+    inverse_norm = take(f32, {B, T, H});
+    lse = take(f32, {B, H, T});
+    if (needs_projections(c.pattern)) projections = take(f32, {H, c.pattern.buckets / 2, D});
+    samples = take(DType::kI32, {B});
     segments = plan_segments(arena, B, H, T, segment_count(c.pattern));
-    scratch = take({attention_scratch(ctx, B, T, H, D)});
+    scratch = take(f32, {attention_scratch(ctx, B, T, H, D)});
   }
 };
 
-double count_pairs(const Segments& s) {
+}  // namespace
+
+double count_pairs(Context& ctx, const Segments& s) {
+  const int64_t heads = s.q_index.size(0) * s.q_index.size(1), T = s.q_index.size(2), S = s.count();
+  std::vector<int32_t> begins(static_cast<size_t>(heads * (S + 1))), limits(static_cast<size_t>(heads * T));
+  ctx.copy(Tensor(begins.data(), DType::kI32, Device::kCpu, {heads * (S + 1)}), s.q_begin);
+  ctx.copy(Tensor(limits.data(), DType::kI32, Device::kCpu, {heads * T}), s.k_limit);
   double pairs = 0;
-  const int64_t T = s.q_index.size(2), S = s.count();
-  for (int64_t head = 0; head < s.q_index.size(0) * s.q_index.size(1); ++head)
-    for (int32_t i = 0; i < s.q_begin.as<int32_t>()[head * (S + 1) + S]; ++i)
-      pairs += s.k_limit.as<int32_t>()[head * T + i];
+  for (int64_t head = 0; head < heads; ++head)
+    for (int32_t i = 0; i < begins[static_cast<size_t>(head * (S + 1) + S)]; ++i)
+      pairs += limits[static_cast<size_t>(head * T + i)];
   return pairs;
 }
 
-}  // namespace
-
-AttentionTimes time_attention(const AttentionCase& c, int repeats) {
-  Context ctx;
-  Arena measure(Device::kCpu);
+AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats) {
+  Arena measure(ctx.device());
   Workspace(measure, ctx, c);
-  Arena arena(Device::kCpu, measure.used());
+  if (ctx.on_gpu())
+    require(measure.used() <= gpu::free_memory(), "T = ", c.T, " with ", c.batch * c.heads, " heads needs ",
+            format_bytes(measure.used()), " of GPU memory, and ", format_bytes(gpu::free_memory()),
+            " are free; --batch makes it less");
+  Arena arena(ctx.device(), measure.used());
   const Workspace w(arena, ctx, c);
-  fill_normal(w.qkv, 0);
-  fill_normal(w.dout, 1);
-  std::vector<int32_t> samples(static_cast<size_t>(c.batch), 0);
+  fill_normal(ctx, w.dout, 1, 1);
+  ctx.zero(w.samples);
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const Tensor q = qkv_part(w.qkv, 0), v = qkv_part(w.qkv, 1), dq = qkv_part(w.dqkv, 0), dv = qkv_part(w.dqkv, 1);
   std::vector<double> prepare, forward, backward;
+  Marks marks(ctx, 4);
   for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
-    const double t0 = now_ms();
+    fill_normal(ctx, w.qkv, 2, static_cast<uint32_t>(i));
+    flush();
+    marks.set(0);
     if (w.projections) draw_projections(ctx, w.projections, 1, static_cast<uint32_t>(i), 0);
     normalise_keys(ctx, w.keys, w.inverse_norm, q);
     assign_segments(ctx, w.segments.q_segment, w.segments.k_segment, c.pattern,
                     {.q = q,
                      .k = {},
                      .projections = w.projections,
-                     .samples = Tensor(samples.data(), DType::kI32, Device::kCpu, {c.batch}),
+                     .samples = w.samples,
                      .seed = 1,
                      .step = static_cast<uint32_t>(i),
                      .layer = 0});
     build_segments(ctx, w.segments, attends_self(c.pattern));
-    const double t1 = now_ms();
+    marks.set(1);
     attention_forward(ctx, w.out, w.lse, q, w.keys, v, w.segments, scale, w.scratch);
-    const double t2 = now_ms();
+    marks.set(2);
     attention_backward(ctx, dq, w.dkeys, dv, w.dout, q, w.keys, v, w.out, w.lse, w.segments, scale, w.scratch);
     normalise_keys_backward(ctx, dq, w.dkeys, w.keys, w.inverse_norm);
-    const double t3 = now_ms();
+    marks.set(3);
+    const double times[] = {marks.between(0, 1), marks.between(1, 2), marks.between(2, 3)};
     if (i == 0) continue;
-    prepare.push_back(t1 - t0);
-    forward.push_back(t2 - t1);
-    backward.push_back(t3 - t2);
+    prepare.push_back(times[0]);
+    forward.push_back(times[1]);
+    backward.push_back(times[2]);
   }
-  return {median(prepare), median(forward), median(backward), count_pairs(w.segments)};
+  return {median(prepare), median(forward), median(backward), count_pairs(ctx, w.segments)};
 }
 
-void bench_attention(const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
+void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
                      const std::string& csv) {
   std::vector<AttentionPattern> patterns{{.pattern = "dense", .attend_self = {}}};
   for (const int64_t buckets : {8, 16, 32})
@@ -115,28 +112,31 @@ void bench_attention(const std::vector<int64_t>& lengths, const AttentionCase& s
     file << "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu\n";
   }
   const Machine machine = this_machine();
-  std::printf("%s, %d threads; batch x heads %ld, head dim %ld, f32; medians of %d\n", machine.cpu.c_str(),
-              machine.threads, shape.batch * shape.heads, shape.head_dim, repeats);
+  const std::string gpu = device_name(ctx.device());
+  const std::string where = ctx.on_gpu() ? gpu : concat(machine.cpu, ", ", machine.threads, " threads");
+  std::printf("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(), shape.batch * shape.heads,
+              shape.head_dim, name_of(activation_type(ctx.device())), repeats);
+  const CacheFlush flush(ctx);
   std::printf("%8s %-6s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop", "prepare ms",
-              "forward ms", "backward ms", "total ms", "GFLOP/s", "x dense");
+              "forward ms", "backward ms", "total ms", "TFLOP/s", "x dense");
   for (const int64_t T : lengths) {
     double dense = 0;
     for (const AttentionPattern& pattern : patterns) {
       AttentionCase settings = shape;
       settings.pattern = pattern;
       settings.T = T;
-      const AttentionTimes t = time_attention(settings, repeats);
+      const AttentionTimes t = time_attention(ctx, flush, settings, repeats);
       if (pattern.pattern == "dense") dense = t.total();
       const int64_t buckets = segment_count(pattern);
       const double drop = pattern.pattern == "drop" ? pattern.drop_rate : 0;
       const double flops = 14.0 * t.pairs * static_cast<double>(shape.head_dim);  // 2 products forward, 5 backward
-      std::printf("%8ld %-6s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.1f %8.2f\n", T, pattern.pattern.c_str(), buckets,
-                  drop, t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-6, dense / t.total());
+      std::printf("%8ld %-6s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, pattern.pattern.c_str(), buckets,
+                  drop, t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
       std::fflush(stdout);
       if (file.is_open())
         file << "scfa," << pattern.pattern << ',' << T << ',' << shape.batch * shape.heads << ',' << shape.head_dim
              << ',' << buckets << ',' << drop << ',' << t.prepare << ',' << t.forward << ',' << t.backward << ','
-             << t.total() << ",cpu\n";
+             << t.total() << ',' << gpu << std::endl;
     }
   }
   require(csv.empty() || file.flush().good(), csv, ": cannot be written");

@@ -1,9 +1,10 @@
-// Times of attention by pattern: preparation (projections, hash, sort), forward and backward.
+// Times of attention by pattern: preparation (projections, normalising, hash, sort), forward and backward.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "kernels/attention/patterns.h"
+#include "tools/bench_timer.h"
 
 namespace scfa {
 
@@ -18,10 +19,13 @@ struct AttentionTimes {  // milliseconds, medians
   double total() const { return prepare + forward + backward; }
 };
 
-AttentionTimes time_attention(const AttentionCase& settings, int repeats);
+// Each run has other random data and starts from cold caches.
+AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& settings, int repeats);
+
+double count_pairs(Context& ctx, const Segments& segments);  // of queries and keys they see
 
 // Runs dense, hash and drop at each length, prints a table and, if csv is not empty, writes it there too.
-void bench_attention(const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
+void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
                      const std::string& csv);
 
 }  // namespace scfa

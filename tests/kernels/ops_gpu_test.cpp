@@ -9,6 +9,7 @@
 #include "kernels/embedding.h"
 #include "kernels/gelu.h"
 #include "kernels/matmul.h"
+#include "kernels/random.h"
 #include "kernels/rotary.h"
 #include "support/gpu_ops.h"
 
@@ -223,6 +224,17 @@ TEST_F(OpsGpu, Cast) {
       EXPECT_EQ(narrow.view().numel(), n);
       EXPECT_EQ(back.as<float>()[i], from_bf16(to_bf16(wide.as<float>()[i]))) << i;
     }
+  }
+}
+
+TEST_F(OpsGpu, FillNormal) {
+  for (const int64_t n : {1, 2, 511, 100001}) {
+    SCOPED_TRACE(n);
+    Twin x(kF32, {n}), y(kBF16, {n});
+    run_on_both({&x}, [](Context& ctx, const Views& v) { fill_normal(ctx, v[0], 7, 3); });
+    EXPECT_TRUE(agree(x, 1e-5));
+    run_on_both({&y}, [](Context& ctx, const Views& v) { fill_normal(ctx, v[0], 7, 3); });
+    EXPECT_TRUE(agree(y, 1.0 / 256));
   }
 }
 

@@ -137,5 +137,21 @@ TEST(Programs, BenchWritesItsTable) {
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 7);
 }
 
+TEST(Programs, BenchTimesEveryOp) {
+  const TinyRun tiny;
+  const Outcome names = execute(tiny, {"bench", "op"});
+  EXPECT_EQ(names.code, 0) << names.err;
+  std::string list = names.out.substr(names.out.find(':') + 1);
+  const auto count = std::count(list.begin(), list.end(), ',') + 1;
+  const Outcome all =
+      execute(tiny, {"bench", "op", "all", "--length", "64", "--heads", "2", "--width", "64", "--outputs", "64",
+                     "--vocabulary", "128", "--parameters", "999", "--repeats", "1"});
+  EXPECT_EQ(all.code, 0) << all.err;
+  EXPECT_EQ(std::count(all.out.begin(), all.out.end(), '\n'), count + 2) << all.out;
+  EXPECT_EQ(all.out.find("nan"), std::string::npos) << all.out;
+  expect_one_line(execute(tiny, {"bench", "op", "spin"}), "bench: ", "spin");
+  expect_one_line(execute(tiny, {"bench", "op", "cast", "--width", "0"}), "bench: ", "--width");
+}
+
 }  // namespace
 }  // namespace scfa
