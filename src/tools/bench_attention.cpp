@@ -116,6 +116,7 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
   const std::string where = ctx.on_gpu() ? gpu : concat(machine.cpu, ", ", machine.threads, " threads");
   std::printf("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(), shape.batch * shape.heads,
               shape.head_dim, name_of(activation_type(ctx.device())), repeats);
+  std::printf("%s\n", describe_attention(ctx).c_str());
   const CacheFlush flush(ctx);
   std::printf("%8s %-6s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop", "prepare ms",
               "forward ms", "backward ms", "total ms", "TFLOP/s", "x dense");

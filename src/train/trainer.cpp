@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "core/human.h"
+#include "kernels/attention/attention.h"
 #include "train/config_io.h"
 #include "train/evaluate.h"
 #include "train/feeder.h"
@@ -107,11 +108,13 @@ class Trainer {
     for (const AttentionPattern& pattern : config_.model.attention)
       attention += (attention.empty() ? "" : " | ") + scfa::describe(pattern);
     console_.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
-    if (ctx_.on_gpu())
+    if (ctx_.on_gpu()) {
       console_.line(fmt::format("device: {}, bf16, {} for bf16 products by its data sheet", gpu::description(),
                                 peak_flops_ > 0 ? format_count(peak_flops_) + "FLOP/s" : "unknown FLOP/s"));
-    else if (kCudaBuild && config_.device == "auto")
+      console_.line(describe_attention(ctx_));
+    } else if (kCudaBuild && config_.device == "auto") {
       console_.line("device: cpu, f32 (" + gpu::description() + ")");
+    }
     console_.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
                               format_count(static_cast<double>(table.count)), config_.model.n_layer,
                               config_.model.n_head, config_.model.n_embd, config_.model.sequence_length, attention));

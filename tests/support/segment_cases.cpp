@@ -15,8 +15,8 @@ SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
       k_index_(DType::kI32, {B, H, T}),
       k_limit_(DType::kI32, {B, H, T}),
       q_first_(DType::kI32, {B, H, T}),
-      q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), 4}),
-      k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), 4}),
+      q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
+      k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
       tile_count_(DType::kI32, {2}) {}
 
 Segments SegmentArrays::view() const {

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "kernels/vector_math.h"
 
@@ -53,6 +55,31 @@ void check_common(const char* op, Context& ctx, const ConstTensor& q, const Cons
 }
 
 }  // namespace
+
+namespace {
+
+bool& portable() {
+  static bool on = [] {
+    const char* wanted = std::getenv("SCFA_ATTENTION");
+    return wanted != nullptr && std::string_view(wanted) == "portable";
+  }();
+  return on;
+}
+
+}  // namespace
+
+void use_portable_attention(bool on) {
+  portable() = on;
+}
+bool uses_portable_attention() {
+  return portable();
+}
+
+std::string describe_attention(const Context& ctx) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::describe_attention(ctx);
+  return "attention on the CPU: BLAS over gathered rows";
+}
 
 int64_t attention_scratch(const Context& ctx, int64_t B, int64_t T, int64_t H, int64_t D) {
   if constexpr (kCudaBuild)

@@ -8,13 +8,14 @@
 
 #include "core/gpu.h"
 #include "kernels/attention/attention.h"
-#include "kernels/attention/attention_sm80.cuh"
+#include "kernels/attention/attention_sm90.h"
+#include "kernels/attention/attention_tiles.cuh"
 
 namespace scfa::gpu {
 
 namespace {
 
-static_assert(kTile == kTileRows);
+static_assert(kTile == kTileRows && kTileEntry == 8);
 constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics follow
 constexpr float kLog2E = 1.442695041f;
 
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kern
     for (int half = 0; half < 2; ++half) {
       const int row = first + 8 * half + lane / 4;
       const bool valid = row < piece.rows;
-      const int64_t at = static_cast<int64_t>(piece.head) * p.T + (valid ? q_index[row] : 0);
+      const int64_t at = piece.q0 + piece.first + (valid ? row : 0);
       limit[half] = valid ? limits[row] : 0;
       const float2 statistics = p.statistics[at];
       lse[half] = valid ? statistics.x : INFINITY;
@@ -275,7 +276,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(
     const int* firsts = p.q_first + piece.k0 + piece.first;
     const int start = firsts[0] / kStep * kStep, steps = (piece.queries - start + kStep - 1) / kStep;
     const __nv_bfloat16 *q = head_of(p.q, piece), *dout = head_of(p.dout, piece);
-    const float2* of_head = p.statistics + static_cast<int64_t>(piece.head) * p.T;
+    const float2* of_segment = p.statistics + piece.q0;
     Gatherer<kStep, kD, kThreads> query_rows;
     {
       Gatherer<kRows, kD, kThreads> key_rows;
@@ -291,7 +292,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(
       if (threadIdx.x < kStep) {
         const int row = start + step * kStep + threadIdx.x;
         const bool valid = row < piece.queries;
-        copy_async<8>(shared_address(&statistics[step % 2][threadIdx.x]), of_head + (valid ? q_index[row] : 0), valid);
+        copy_async<8>(shared_address(&statistics[step % 2][threadIdx.x]), of_segment + (valid ? row : 0), valid);
       }
       commit_copies();
       query_rows.look_up(q_index, start + (step + 1) * kStep, piece.queries);
@@ -354,61 +355,81 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(
 
 // ---- rows in no segment, and delta ----------------------------------------------------------------------------------
 
-// A group of D/8 lanes, rounded up to a power of two, owns a row.
-struct RowOwner {
-  int64_t b, t, h;
-  int chunk;
-  bool valid;
-};
-
-template <int kLanes>
-__device__ inline RowOwner row_owner(const Problem& p, int64_t rows) {
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kLanes;
-  const int chunk = threadIdx.x % kLanes;
-  return {row / p.H / p.T, row / p.H % p.T, row % p.H, chunk, row < rows};
+__device__ inline uint4* chunk_at(const HeadRows& x, const Problem& p, int64_t head, int token, int chunk) {
+  return reinterpret_cast<uint4*>(x.data + head / p.H * x.batch + token * x.token + head % p.H * x.head + chunk * 8);
 }
 
-__device__ inline uint4* chunk_at(const HeadRows& x, const RowOwner& o) {
-  return reinterpret_cast<uint4*>(x.data + o.b * x.batch + o.t * x.token + o.h * x.head + o.chunk * 8);
+// Calls clear(head, token) in every thread of a warp for each row of the warp's 32 that is in no segment.
+template <class Clear>
+__device__ inline void for_dropped(const Problem& p, const uint16_t* segment, int64_t rows, const Clear& clear) {
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32 * 32,
+                lane = threadIdx.x % 32;
+  unsigned dropped = __ballot_sync(0xFFFFFFFFu, first + lane < rows && segment[first + lane] >= p.S);
+  for (; dropped != 0; dropped &= dropped - 1) {
+    const int64_t row = first + __ffs(static_cast<int>(dropped)) - 1;
+    clear(row / p.T, static_cast<int>(row % p.T));
+  }
 }
 
-// out = 0 and lse = +inf where a query is in no segment.
-template <int kLanes>
+// out = 0 and lse = +inf where a query is in no segment. A thread looks at a row, a warp clears those of its own.
 __global__ void __launch_bounds__(256) clear_dropped_kernel(const Problem p, const uint16_t* q_segment, int64_t rows) {
-  const RowOwner o = row_owner<kLanes>(p, rows);
-  if (!o.valid) return;
-  const int64_t at = (o.b * p.H + o.h) * p.T + o.t;
-  if (q_segment[at] < p.S) return;
-  if (o.chunk * 8 < p.D) *chunk_at(p.out, o) = make_uint4(0, 0, 0, 0);
-  if (o.chunk == 0) p.lse[at] = INFINITY;
+  const int lane = threadIdx.x % 32;
+  for_dropped(p, q_segment, rows, [&](int64_t head, int token) {
+    if (lane * 8 < p.D) *chunk_at(p.out, p, head, token, lane) = make_uint4(0, 0, 0, 0);
+    if (lane == 0) p.lse[head * p.T + token] = INFINITY;
+  });
 }
 
-// Statistics of every row, delta = out . dout; gradients of rows in no segment become zero.
-template <int kLanes>
+// The same for the gradients.
 __global__ void __launch_bounds__(256)
-    statistics_kernel(const Problem p, const uint16_t* q_segment, const uint16_t* k_segment, int64_t rows) {
-  const RowOwner o = row_owner<kLanes>(p, rows);
-  const bool here = o.valid && o.chunk * 8 < p.D;
-  float sum = 0.0f;
-  if (here) {
-    const uint4 a = *chunk_at(p.out, o), b = *chunk_at(p.dout, o);
-    const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+    clear_gradients_kernel(const Problem p, const uint16_t* q_segment, const uint16_t* k_segment, int64_t rows) {
+  const int lane = threadIdx.x % 32;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  for_dropped(p, q_segment, rows, [&](int64_t head, int token) {
+    if (lane * 8 < p.D) *chunk_at(p.dq, p, head, token, lane) = zero;
+  });
+  for_dropped(p, k_segment, rows, [&](int64_t head, int token) {
+    if (lane * 8 >= p.D) return;
+    *chunk_at(p.dk, p, head, token, lane) = zero;
+    *chunk_at(p.dv, p, head, token, lane) = zero;
+  });
+}
+
+// lse and delta = out . dout of every query in a segment. A group of kLanes lanes owns kEach rows of a head's sorted
+// list, all on their way at once; `blocks` blocks look after a head.
+constexpr int kEach = 4;
+template <int kLanes>
+__global__ void __launch_bounds__(256) statistics_kernel(const Problem p, int blocks) {
+  constexpr int kApart = 256 / kLanes;
+  const int head = static_cast<int>(blockIdx.x) / blocks, chunk = threadIdx.x % kLanes;
+  const int block_first = static_cast<int>(blockIdx.x) % blocks * kApart * kEach;
+  const int first = block_first + static_cast<int>(threadIdx.x) / kLanes;
+  const int rows = p.q_begin[static_cast<int64_t>(head) * (p.S + 1) + p.S];
+  if (block_first >= rows) return;
+  const int64_t list = static_cast<int64_t>(head) * p.T;
+  const __nv_bfloat16* out = p.out.data + head / p.H * p.out.batch + head % p.H * p.out.head + chunk * 8;
+  const __nv_bfloat16* dout = p.dout.data + head / p.H * p.dout.batch + head % p.H * p.dout.head + chunk * 8;
+  int token[kEach];
+  uint4 a[kEach] = {}, b[kEach] = {};
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      sum += __uint_as_float(x[i] << 16) * __uint_as_float(y[i] << 16) +
-             __uint_as_float(x[i] & 0xFFFF0000u) * __uint_as_float(y[i] & 0xFFFF0000u);
+  for (int i = 0; i < kEach; ++i) token[i] = first + i * kApart < rows ? p.q_index[list + first + i * kApart] : -1;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (token[i] < 0 || chunk * 8 >= p.D) continue;
+    a[i] = *reinterpret_cast<const uint4*>(out + token[i] * p.out.token);
+    b[i] = *reinterpret_cast<const uint4*>(dout + token[i] * p.dout.token);
   }
 #pragma unroll
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, offset);
-  if (!o.valid) return;
-  const int64_t at = (o.b * p.H + o.h) * p.T + o.t;
-  if (o.chunk == 0) p.statistics[at] = make_float2(p.lse[at], sum);
-  if (!here) return;
-  const uint4 zero = make_uint4(0, 0, 0, 0);
-  if (q_segment[at] >= p.S) *chunk_at(p.dq, o) = zero;
-  if (k_segment[at] >= p.S) {
-    *chunk_at(p.dk, o) = zero;
-    *chunk_at(p.dv, o) = zero;
+  for (int i = 0; i < kEach; ++i) {
+    const uint32_t x[4] = {a[i].x, a[i].y, a[i].z, a[i].w}, y[4] = {b[i].x, b[i].y, b[i].z, b[i].w};
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      sum += __uint_as_float(x[j] << 16) * __uint_as_float(y[j] << 16) +
+             __uint_as_float(x[j] & 0xFFFF0000u) * __uint_as_float(y[j] & 0xFFFF0000u);
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, offset);
+    if (token[i] >= 0 && chunk == 0) p.statistics[list + first + i * kApart] = make_float2(p.lse[list + token[i]], sum);
   }
 }
 
@@ -454,14 +475,18 @@ void launch_tiles(Context& ctx, const char* op, Kernel kernel, int own_tiles, co
   check_launch(op, ctx.stream());
 }
 
+bool on_hopper() {
+  return !uses_portable_attention() && sm90::probe().usable;
+}
+
 template <class S>
 void forward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   constexpr const char* kOp = "attention_forward";
-  constexpr int kLanes = S::kD / 8;
-  const auto blocks = static_cast<unsigned>((rows * kLanes + 255) / 256);
-  clear_dropped_kernel<kLanes><<<blocks, 256, 0, ctx.stream()>>>(p, s.q_segment.as<uint16_t>(), rows);
+  clear_dropped_kernel<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, ctx.stream()>>>(
+      p, s.q_segment.as<uint16_t>(), rows);
   check_launch(kOp, ctx.stream());
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
+  if (on_hopper()) return sm90::forward(ctx, p, s);
   launch_tiles<S>(ctx, kOp, forward_kernel<S>, 1, s.q_tiles, p);
 }
 
@@ -469,14 +494,22 @@ template <class Queries, class Keys>
 void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   constexpr const char* kOp = "attention_backward";
   constexpr int kLanes = Queries::kD / 8;
-  const auto blocks = static_cast<unsigned>((rows * kLanes + 255) / 256);
-  statistics_kernel<kLanes>
-      <<<blocks, 256, 0, ctx.stream()>>>(p, s.q_segment.as<uint16_t>(), s.k_segment.as<uint16_t>(), rows);
+  clear_gradients_kernel<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, ctx.stream()>>>(
+      p, s.q_segment.as<uint16_t>(), s.k_segment.as<uint16_t>(), rows);
   check_launch(kOp, ctx.stream());
+  constexpr int kRowsABlock = 256 / kLanes * kEach;
+  const int a_head = (p.T + kRowsABlock - 1) / kRowsABlock;
+  statistics_kernel<kLanes><<<static_cast<unsigned>(rows / p.T * a_head), 256, 0, ctx.stream()>>>(p, a_head);
+  check_launch(kOp, ctx.stream());
+  const bool hopper = on_hopper();
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
-  launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
+  if (hopper)
+    sm90::backward_queries(ctx, p, s);
+  else
+    launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
   p.tiles = static_cast<const int4*>(s.k_tiles.data);
   ++p.ticket;
+  if (hopper && sm90::backward_keys(ctx, p, s)) return;
   launch_tiles<Keys>(ctx, kOp, backward_keys_kernel<Keys>, 2, s.k_tiles, p);
 }
 
@@ -486,6 +519,12 @@ int* fresh_tickets(Context& ctx, const Tensor& scratch) {
 }
 
 }  // namespace
+
+std::string describe_attention(const Context& /*ctx*/) {
+  if (on_hopper()) return "attention: Hopper kernels (wgmma); " + sm90::probe().reason;
+  return "attention: portable kernels (mma.sync); " +
+         (uses_portable_attention() ? "SCFA_ATTENTION=portable" : sm90::probe().reason);
+}
 
 int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t /*D*/) {
   return kHeaderElements + 2 * B * H * T;

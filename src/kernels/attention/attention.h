@@ -1,6 +1,8 @@
 // Causal softmax attention over segments: one forward and one backward for every pattern.
 // FlashAttention (Dao et al. 2022, arXiv:2205.14135) on index lists (Pagliardini et al. 2023, arXiv:2306.01160).
 #pragma once
+#include <string>
+
 #include "core/context.h"
 #include "kernels/attention/segments.h"
 
@@ -26,6 +28,14 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
 
 int64_t attention_scratch(const Context& ctx, int64_t B, int64_t T, int64_t H, int64_t D);
 
+// On a GPU, whether to keep to the kernels that run on all of them where faster ones could run. At first: whether the
+// environment has SCFA_ATTENTION=portable.
+void use_portable_attention(bool on);
+bool uses_portable_attention();
+
+// Which kernels attention runs on here, and why, in words.
+std::string describe_attention(const Context& ctx);
+
 namespace cpu {
 decltype(scfa::attention_forward) attention_forward;
 decltype(scfa::attention_backward) attention_backward;
@@ -34,5 +44,6 @@ namespace gpu {
 decltype(scfa::attention_forward) attention_forward;
 decltype(scfa::attention_backward) attention_backward;
 decltype(scfa::attention_scratch) attention_scratch;
+decltype(scfa::describe_attention) describe_attention;
 }  // namespace gpu
 }  // namespace scfa

@@ -1,4 +1,4 @@
-// What the portable attention kernels share: the problem as they see it, tickets for tiles, rows gathered and
+// What the attention kernels share: the problem as they see it, tickets for tiles, rows gathered and
 // scattered.
 #pragma once
 #include "kernels/attention/mma_sm80.cuh"
@@ -16,9 +16,9 @@ struct HeadRows {
 struct Problem {
   HeadRows q, k, v, out, dout, dq, dk, dv;
   float* lse;          // (B, H, T), in token order
-  float2* statistics;  // (B, H, T) for backward: lse and delta, side by side
+  float2* statistics;  // (B, H, T) for backward, as the sorted lists of queries: lse and delta, side by side
   const int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
-  const int4* tiles;  // (head, segment, first row, rows)
+  const int4* tiles;  // entries of two: see segments.h
   const int* tile_count;
   int* ticket;  // the next tile to take
   int H, T, S, D;
@@ -58,7 +58,7 @@ class TileQueue {
       constexpr int kParts = kTile / kRows;
       int4 next = make_int4(-1, 0, 0, 0);
       if (taken / kParts < p.tile_count[which]) {
-        next = p.tiles[taken / kParts];
+        next = p.tiles[taken / kParts * 2];
         const int skip = taken % kParts * kRows;
         next.z += skip;
         next.w = min(next.w - skip, kRows);  // nothing, where the last part of a tile is empty

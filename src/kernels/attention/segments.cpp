@@ -19,8 +19,8 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t co
   s.q_first = arena.take(kName, DType::kI32, {B, H, T});
   if (arena.device() == Device::kCpu) return s;
   const int64_t capacity = tile_capacity(B, H, T, count);
-  s.q_tiles = arena.take(kName, DType::kI32, {capacity, 4});
-  s.k_tiles = arena.take(kName, DType::kI32, {capacity, 4});
+  s.q_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
+  s.k_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
   s.tile_count = arena.take(kName, DType::kI32, {2});
   return s;
 }
@@ -43,8 +43,8 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   require_tensor(segments.q_first, kOp, "q_first", DType::kI32, {B, H, T});
   if (ctx.on_gpu()) {
     const int64_t capacity = tile_capacity(B, H, T, S);
-    require_tensor(segments.q_tiles, kOp, "q_tiles", DType::kI32, {capacity, 4});
-    require_tensor(segments.k_tiles, kOp, "k_tiles", DType::kI32, {capacity, 4});
+    require_tensor(segments.q_tiles, kOp, "q_tiles", DType::kI32, {capacity, kTileEntry});
+    require_tensor(segments.k_tiles, kOp, "k_tiles", DType::kI32, {capacity, kTileEntry});
     require_tensor(segments.tile_count, kOp, "tile_count", DType::kI32, {2});
   }
   ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,

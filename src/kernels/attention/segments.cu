@@ -66,7 +66,7 @@ __device__ void cross_match(int q, int k, unsigned& keys_of_query, unsigned& que
   }
 }
 
-__global__ void __launch_bounds__(kThreads) sort_kernel(Lists lists, int T, int S, int warps, bool attend_self) {
+__global__ void __launch_bounds__(kThreads, 2) sort_kernel(Lists lists, int T, int S, int warps, bool attend_self) {
   extern __shared__ int counters[];
   int *q_count = counters, *k_count = counters + S * warps;  // [segment][warp]
   const int64_t head = blockIdx.x;
@@ -127,8 +127,12 @@ __global__ void __launch_bounds__(kThreads) sort_kernel(Lists lists, int T, int 
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 
+struct Entry {
+  int4 tile, rows;  // as segments.h has it
+};
+
 struct TileLists {
-  int4 *q_tiles, *k_tiles;
+  Entry *q_tiles, *k_tiles;
   int* tile_count;
   int* classes;  // [2][kClasses] counts, then [2][kClasses] of what was placed
 };
@@ -169,10 +173,12 @@ __device__ void for_tile(const Lists& lists, int64_t head, int64_t slot, int T, 
     if (first >= rows) continue;
     const int used = min(kRows, rows - first);
     const int64_t at = head * T + starts[segment] + first;
-    const int* q_starts = lists.q_begin + head * (S + 1);
-    const int cost =
-        list == 0 ? lists.k_limit[at + used - 1] : q_starts[segment + 1] - q_starts[segment] - lists.q_first[at];
-    work(list, class_of(cost), make_int4(static_cast<int>(head), segment, first, used));
+    const int* others = (list == 0 ? lists.k_begin : lists.q_begin) + head * (S + 1) + segment;
+    const int begin = list == 0 ? 0 : lists.q_first[at];
+    const int end = list == 0 ? lists.k_limit[at + used - 1] : others[1] - others[0];
+    work(list, class_of(end - begin),
+         Entry{make_int4(static_cast<int>(head), segment, first, used),
+               make_int4(static_cast<int>(at), static_cast<int>(head * T) + others[0], begin, end)});
   }
 }
 
@@ -183,7 +189,7 @@ __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists
   const int64_t slots = S + T / kRows + 1, i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < heads * slots)
     for_tile(lists, i / slots, i % slots, T, S,
-             [&](int list, int order, int4) { atomicAdd(&counts[list * kClasses + order], 1); });
+             [&](int list, int order, const Entry&) { atomicAdd(&counts[list * kClasses + order], 1); });
   __syncthreads();
   for (int c = threadIdx.x; c < 2 * kClasses; c += blockDim.x)
     if (counts[c] > 0) atomicAdd(&tiles.classes[c], counts[c]);
@@ -205,10 +211,10 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
     if (blockIdx.x == 0) tiles.tile_count[threadIdx.x] = sum;
   }
   const int64_t slots = S + T / kRows + 1, i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  int4 tile[2];
+  Entry tile[2];
   int of_class[2] = {-1, -1}, rank[2];
   if (i < heads * slots)
-    for_tile(lists, i / slots, i % slots, T, S, [&](int list, int order, int4 found) {
+    for_tile(lists, i / slots, i % slots, T, S, [&](int list, int order, const Entry& found) {
       tile[list] = found;
       of_class[list] = list * kClasses + order;
       rank[list] = atomicAdd(&counts[of_class[list]], 1);
@@ -239,7 +245,7 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
   sort_kernel<<<static_cast<unsigned>(heads), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(
       lists, T, S, warps, attend_self);
   check_launch(kOp, ctx.stream());
-  const TileLists tiles{static_cast<int4*>(s.q_tiles.data), static_cast<int4*>(s.k_tiles.data),
+  const TileLists tiles{static_cast<Entry*>(s.q_tiles.data), static_cast<Entry*>(s.k_tiles.data),
                         s.tile_count.as<int32_t>(), static_cast<int*>(ctx.workspace())};
   fill(tiles.classes, 0, 4 * kClasses * sizeof(int), ctx.stream());
   const auto blocks = static_cast<unsigned>((heads * (S + T / kRows + 1) + 255) / 256);

@@ -20,13 +20,16 @@ struct Segments {
   Tensor k_limit;               // (B, H, T) i32, sorted queries: how many keys of its segment the query sees
   Tensor q_first;               // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
   // GPU only: what there is to do, in tiles of kTileRows rows of one segment of one head, the longest first. An entry
-  // is (b * H + h, segment, first row within the segment, rows); tile_count[0] of q_tiles, [1] of k_tiles are filled.
-  Tensor q_tiles, k_tiles;  // (tile_capacity, 4) i32
+  // is (head, segment, first, rows, own, other, begin, end): head b * H + h; the tile's first row within the segment
+  // and how many it has; where it starts in the sorted lists of all heads; where the segment's rows of the other side
+  // start there; and from which of those to which the tile sees or is seen. tile_count[0] of q_tiles, [1] of k_tiles
+  // are filled.
+  Tensor q_tiles, k_tiles;  // (tile_capacity, kTileEntry) i32
   Tensor tile_count;        // (2) i32
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
-inline constexpr int64_t kTileRows = 128;
+inline constexpr int64_t kTileRows = 128, kTileEntry = 8;
 inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count) {
   return B * H * (T / kTileRows + count);  // of each segment at most one tile is not full
 }

@@ -143,9 +143,19 @@ Choose of_sizes(std::vector<int64_t> sizes) {
   };
 }
 
-class AttentionGpu : public GpuTest {};
+// Twice: on the portable kernels, and on the best there are for this GPU.
+class AttentionGpu : public GpuTest, public testing::WithParamInterface<bool> {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    use_portable_attention(GetParam());
+  }
+  void TearDown() override { use_portable_attention(false); }
+};
+INSTANTIATE_TEST_SUITE_P(Kernels, AttentionGpu, testing::Bool(),
+                         [](const auto& info) { return std::string(info.param ? "portable" : "best"); });
 
-TEST_F(AttentionGpu, ShapesAroundATile) {
+TEST_P(AttentionGpu, ShapesAroundATile) {
   for (const int64_t D : {64, 128})
     for (const int64_t T : {1, 63, 64, 65, 127, 128, 129, 300})
       for (const SegmentChoice& choice : segment_choices())
@@ -155,13 +165,13 @@ TEST_F(AttentionGpu, ShapesAroundATile) {
         }
 }
 
-TEST_F(AttentionGpu, NarrowHeads) {
+TEST_P(AttentionGpu, NarrowHeads) {
   for (const int64_t D : {8, 24, 40, 72, 120})
     for (const SegmentChoice& choice : segment_choices())
       check({2, 200, 3, D}, 3, D == 24, true, choice.name, chosen(choice, 3));
 }
 
-TEST_F(AttentionGpu, LongerSequences) {
+TEST_P(AttentionGpu, LongerSequences) {
   for (const SegmentChoice& choice : segment_choices()) {
     check({1, 1000, 12, 64}, 16, true, false, choice.name, chosen(choice, 16));
     check({2, 4097, 1, 64}, 8, false, true, choice.name, chosen(choice, 8));
@@ -171,29 +181,29 @@ TEST_F(AttentionGpu, LongerSequences) {
   check({1, 4096, 1, 128}, 1, false, true, "one", chosen(segment_choices()[0], 1));
 }
 
-TEST_F(AttentionGpu, SizesOfBuckets) {
+TEST_P(AttentionGpu, SizesOfBuckets) {
   const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, 640, 641, 0, 127};
   for (const bool self : {false, true}) check({1, 4097, 2, 64}, 12, true, self, "sizes", of_sizes(sizes));
   check({1, 4097, 1, 128}, 12, false, true, "sizes", of_sizes(sizes));
 }
 
-TEST_F(AttentionGpu, LongestSequence) {
+TEST_P(AttentionGpu, LongestSequence) {
   const SegmentChoice& tied = segment_choices()[2];
   check({1, 131072, 1, 64}, 64, true, false, tied.name, chosen(tied, 64));
 }
 
-TEST_F(AttentionGpu, ThousandsOfSegments) {
+TEST_P(AttentionGpu, ThousandsOfSegments) {
   const SegmentChoice& tied = segment_choices()[2];
   check({1, 8192, 2, 64}, 4096, true, true, tied.name, chosen(tied, 4096));
 }
 
-TEST_F(AttentionGpu, LargeScores) {
+TEST_P(AttentionGpu, LargeScores) {
   // Scores around a hundred: without their maximum taken off, exponentials would overflow. Probabilities are nearly one
   // and nearly zero, and their gradients what is left of that.
   check({1, 200, 1, 64}, 1, false, true, "one", chosen(segment_choices()[0], 1), 4.0);
 }
 
-TEST_F(AttentionGpu, RowsItCannotTakeAreNamed) {
+TEST_P(AttentionGpu, RowsItCannotTakeAreNamed) {
   Context ctx(Device::kGpu);
   const AttentionShape shape{1, 8, 1, 136};
   const Set set(DType::kBF16, shape, false);

@@ -11,44 +11,42 @@
 namespace scfa::test {
 namespace {
 
-using Tile = std::array<int32_t, 4>;  // head, segment, first row, rows
+using Tile = std::array<int32_t, kTileEntry>;  // see segments.h
 
 // What the tiles of one list must be, in any order, from the CPU's lists.
-std::vector<Tile> expected_tiles(const Tensor& begin) {
-  const int64_t heads = begin.size(0) * begin.size(1), S = begin.size(2) - 1;
+std::vector<Tile> expected_tiles(const Segments& lists, bool queries) {
+  const Tensor &begin = queries ? lists.q_begin : lists.k_begin, &other = queries ? lists.k_begin : lists.q_begin;
+  const int64_t heads = begin.size(0) * begin.size(1), S = begin.size(2) - 1, T = lists.q_segment.size(2);
   std::vector<Tile> tiles;
   for (int64_t head = 0; head < heads; ++head)
     for (int64_t s = 0; s < S; ++s) {
-      const int32_t* at = begin.as<int32_t>() + head * (S + 1) + s;
-      for (int32_t first = 0; first < at[1] - at[0]; first += kTileRows)
-        tiles.push_back({static_cast<int32_t>(head), static_cast<int32_t>(s), first,
-                         std::min(static_cast<int32_t>(kTileRows), at[1] - at[0] - first)});
+      const int32_t *at = begin.as<int32_t>() + head * (S + 1) + s, *there = other.as<int32_t>() + head * (S + 1) + s;
+      for (int32_t first = 0; first < at[1] - at[0]; first += kTileRows) {
+        const int32_t rows = std::min(static_cast<int32_t>(kTileRows), at[1] - at[0] - first);
+        const int64_t own = head * T + at[0] + first;
+        const int32_t from = queries ? 0 : lists.q_first.as<int32_t>()[own];
+        const int32_t to = queries ? lists.k_limit.as<int32_t>()[own + rows - 1] : there[1] - there[0];
+        tiles.push_back({static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(own),
+                         static_cast<int32_t>(head * T) + there[0], from, to});
+      }
     }
   return tiles;
 }
 
-int32_t cost(const Segments& s, bool queries, const Tile& tile) {
-  const auto [head, segment, first, rows] = tile;
-  const int64_t T = s.q_segment.size(2), S = s.count();
-  const auto entry = [&](const Tensor& t) { return t.as<int32_t>() + head * (S + 1) + segment; };
-  const int32_t *q = entry(s.q_begin), *k = entry(s.k_begin);
-  if (queries) return s.k_limit.as<int32_t>()[head * T + q[0] + first + rows - 1];
-  return q[1] - q[0] - s.q_first.as<int32_t>()[head * T + k[0] + first];
-}
-
 void check_tiles(const Segments& got, const Segments& want, bool queries) {
-  const Tensor &list = queries ? got.q_tiles : got.k_tiles, &begin = queries ? want.q_begin : want.k_begin;
+  const Tensor& list = queries ? got.q_tiles : got.k_tiles;
   const int64_t count = got.tile_count.as<int32_t>()[queries ? 0 : 1];
-  std::vector<Tile> expected = expected_tiles(begin);
+  std::vector<Tile> expected = expected_tiles(want, queries);
   ASSERT_EQ(count, static_cast<int64_t>(expected.size()));
   ASSERT_LE(count, list.size(0));
   std::vector<Tile> tiles(static_cast<size_t>(list.size(0)));
   std::copy_n(list.as<int32_t>(), list.numel(), tiles.data()->data());
-  for (size_t i = static_cast<size_t>(count); i < tiles.size(); ++i) ASSERT_EQ(tiles[i], (Tile{-1, -1, -1, -1}));
+  for (size_t i = static_cast<size_t>(count); i < tiles.size(); ++i)
+    ASSERT_EQ(tiles[i], (Tile{-1, -1, -1, -1, -1, -1, -1, -1}));
   tiles.resize(static_cast<size_t>(count));
   int before = 32;
   for (const Tile& tile : tiles) {
-    const int magnitude = std::bit_width(static_cast<uint32_t>(cost(want, queries, tile)));
+    const int magnitude = std::bit_width(static_cast<uint32_t>(tile[7] - tile[6]));
     ASSERT_LE(magnitude, before) << "the longest first";
     before = magnitude;
   }

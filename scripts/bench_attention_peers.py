@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Times PyTorch's causal attention on this GPU, in the columns of ./bench attention --csv, to compare with ours.
+
+  scripts/bench_attention_peers.py --csv peers.csv
+  scripts/bench_attention_peers.py --lengths 8192,16384 --batch 16 --heads 12 --head-dim 64 --append attention.csv
+
+Systems: pytorch_flash and pytorch_cudnn are F.scaled_dot_product_attention with that backend, dense; flex_hash is
+FlexAttention over rows that already lie sorted by bucket: its forward and backward are the kernels alone, and building
+the block mask is in prepare_ms. Inputs are random, bf16, larger than the L2 cache, which is overwritten between runs;
+times are medians by CUDA events after a warm-up. A case that fails is named on the console and left out.
+"""
+import argparse
+import statistics
+import sys
+
+COLUMNS = "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="8192,16384,32768", help="sequence lengths (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--systems", default="pytorch_flash,pytorch_cudnn,flex_hash", help="default: %(default)s")
+    parser.add_argument("--buckets", default="8,16", help="of flex_hash (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--csv", help="write the table here")
+    parser.add_argument("--append", help="add the rows to this table of ./bench attention")
+    args = parser.parse_args()
+    try:
+        import torch
+        from torch.nn import functional
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError as error:
+        sys.exit(f"bench_attention_peers.py: needs PyTorch: {error}")
+    if not torch.cuda.is_available():
+        sys.exit("bench_attention_peers.py: needs a CUDA GPU")
+    torch._functorch.config.donated_buffer = False  # backward is run several times on one forward
+    gpu = torch.cuda.get_device_name()
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    heads = args.batch * args.heads
+    lines = []
+
+    def timed(work, repeats):
+        """Median milliseconds from cold caches, and what the last call gave."""
+        times = []
+        for i in range(repeats + 1):  # the first is for warming up
+            flush.fill_(1)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            result = work()
+            end.record()
+            torch.cuda.synchronize()
+            if i > 0:
+                times.append(start.elapsed_time(end))
+        return statistics.median(times), result
+
+    def report(system, pattern, length, buckets, prepare, attend):
+        try:
+            q, k, v = (torch.randn(args.batch, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16,
+                                   requires_grad=True) for _ in range(3))
+            prepare_ms, context = timed(prepare, 1) if prepare else (0.0, None)
+            forward_ms, out = timed(lambda: attend(q, k, v, context), args.repeats)
+            dout = torch.randn_like(out)
+            backward_ms, _ = timed(lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True), args.repeats)
+        except (RuntimeError, torch.OutOfMemoryError) as error:
+            print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
+            return
+        total = prepare_ms + forward_ms + backward_ms
+        lines.append(f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},0,{prepare_ms:g},{forward_ms:g},"
+                     f"{backward_ms:g},{total:g},{gpu}")
+        print(f"{system:14} {pattern:6} T={length:6} buckets={buckets:3} prepare {prepare_ms:8.2f}  forward {forward_ms:8.2f}  "
+              f"backward {backward_ms:8.2f}  total {total:8.2f} ms", flush=True)
+
+    def sdpa(backend):
+        def attend(q, k, v, _):
+            with sdpa_kernel(backend):
+                return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return attend
+
+    def flex(length, buckets):
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        compiled, build = torch.compile(flex_attention), torch.compile(create_block_mask)
+        # The bucket of each sorted row, of random sizes around length / buckets.
+        drawn = torch.randint(buckets, (args.batch, args.heads, length), device="cuda")
+        bucket = drawn.sort(dim=-1).values.to(torch.int32)
+
+        def visible(b, h, q, k):
+            return (bucket[b, h, q] == bucket[b, h, k]) & (q >= k)
+
+        def prepare():
+            return build(visible, args.batch, args.heads, length, length, device="cuda")
+        return prepare, lambda q, k, v, mask: compiled(q, k, v, block_mask=mask)
+
+    dense = {"pytorch_flash": SDPBackend.FLASH_ATTENTION, "pytorch_cudnn": SDPBackend.CUDNN_ATTENTION}
+    for length in (int(x) for x in args.lengths.split(",")):
+        for system in args.systems.split(","):
+            if system in dense:
+                report(system, "dense", length, 1, None, sdpa(dense[system]))
+            elif system == "flex_hash":
+                for buckets in (int(x) for x in args.buckets.split(",")):
+                    report(system, "hash", length, buckets, *flex(length, buckets))
+            else:
+                sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash'])}")
+    if args.csv:
+        with open(args.csv, "w", encoding="utf-8") as file:
+            file.write("\n".join([COLUMNS, *lines]) + "\n")
+    if args.append:
+        with open(args.append, "a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()

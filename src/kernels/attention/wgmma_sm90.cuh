@@ -1,0 +1,259 @@
+// Building blocks of the Hopper kernels: the warpgroup-level bf16 matrix instruction of sm_90a and the barriers that
+// hand tiles from one warpgroup to another. PTX ISA 8.0, "Asynchronous Warpgroup Level Matrix Instructions",
+// "mbarrier". Tiles are those of mma_sm80.cuh: panels of 64 columns with 128-byte rows, swizzled, based at multiples of
+// 1024 bytes; a part of a tile may start at any multiple of 8 rows.
+#pragma once
+#include "kernels/attention/mma_sm80.cuh"
+
+// Code for sm_90a exactly; kernels are empty in any other compilation.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define SCFA_SM90A
+#endif
+
+namespace scfa::gpu {
+
+constexpr int kGroup = 128;  // threads of a warpgroup
+
+// A value that is the same in all threads of a warp, in a way that the compiler sees: matrix descriptors and branches
+// around matrix instructions then live in uniform registers.
+__device__ inline int uniform(int x) {
+  return __shfl_sync(0xFFFFFFFFu, x, 0);
+}
+
+// ---- operands in shared memory --------------------------------------------------------------------------------------
+// Matrix descriptors, 64 bits: start address, distance of panels (of an MN-major operand wider than 64; ignored
+// otherwise), distance of groups of eight rows (1024 bytes), 128-byte swizzle; all in units of 16 bytes. The upper half
+// is the same for all, so operands are passed as the lower one: going on within a tile is adding to it.
+constexpr uint32_t kDescriptorHigh = 1024 >> 4 | 1u << 30;
+
+__device__ inline uint32_t tile_descriptor(uint32_t address, uint32_t panel_bytes) {
+  return (address & 0x3FFFF) >> 4 | panel_bytes >> 4 << 16;
+}
+
+// An operand of kRows rows of kD columns whose rows are those of the product (K-major: sums run along a row).
+__device__ inline uint32_t rows_operand(uint32_t tile) {
+  return tile_descriptor(tile, 16);
+}
+// At the 16 columns from 16 k on.
+template <int kRows>
+__device__ inline uint32_t rows_at(uint32_t operand, int k) {
+  return operand + (k / 4 * (kRows * 128) + k % 4 * 32) / 16;
+}
+// The same tile with its columns as those of the product (MN-major: sums run down a column).
+template <int kRows>
+__device__ inline uint32_t columns_operand(uint32_t tile) {
+  return tile_descriptor(tile, kRows * 128);
+}
+// At the 16 rows from 16 k on.
+__device__ inline uint32_t columns_at(uint32_t operand, int k) {
+  return operand + k * (16 * 128) / 16;
+}
+
+// ---- the instruction ------------------------------------------------------------------------------------------------
+// d (64, N) = a (64, 16) b (16, N) [+ d], by the four warps of a warpgroup. Element d[4 j + i] of a thread: row
+// 16 warp + lane/4 + 8 (i/2), column 8 j + 2 (lane%4) + i%2. a comes from shared memory (ss) or from registers (rs), as
+// operand_of packs it. Asynchronous: between warpgroup_arrive() and warpgroup_wait() nothing may touch d or a.
+#define SCFA_ACC8(d, i)                                                                                       \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+
+template <int kN>
+struct Wgmma;
+template <>
+struct Wgmma<64> {
+  template <bool kTransA, bool kTransB>
+  __device__ static void ss(float (&d)[32], uint32_t a, uint32_t b, bool add) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %34, 0;\n"
+        "mov.b64 a, {%32, %37};\nmov.b64 b, {%33, %37};\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
+        "%23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, a, b, p, 1, 1, %35, %36;\n}"
+        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24)
+        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
+  }
+  template <bool kTransB>
+  __device__ static void rs(float (&d)[32], const uint32_t (&a)[4], uint32_t b, bool add) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %37, 0;\n"
+        "mov.b64 b, {%36, %39};\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
+        "%23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, {%32, %33, %34, %35}, b, p, 1, 1, %38;\n}"
+        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)), "n"(kTransB ? 1 : 0),
+          "n"(kDescriptorHigh));
+  }
+};
+
+template <>
+struct Wgmma<128> {
+  template <bool kTransA, bool kTransB>
+  __device__ static void ss(float (&d)[64], uint32_t a, uint32_t b, bool add) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %66, 0;\n"
+        "mov.b64 a, {%64, %69};\nmov.b64 b, {%65, %69};\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
+        "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
+        "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+        "}, a, b, p, 1, 1, %67, %68;\n}"
+        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40),
+          SCFA_ACC8(d, 48), SCFA_ACC8(d, 56)
+        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
+  }
+  template <bool kTransB>
+  __device__ static void rs(float (&d)[64], const uint32_t (&a)[4], uint32_t b, bool add) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %69, 0;\n"
+        "mov.b64 b, {%68, %71};\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
+        "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
+        "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+        "}, {%64, %65, %66, %67}, b, p, 1, 1, %70;\n}"
+        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40),
+          SCFA_ACC8(d, 48), SCFA_ACC8(d, 56)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)), "n"(kTransB ? 1 : 0),
+          "n"(kDescriptorHigh));
+  }
+};
+
+#undef SCFA_ACC8
+
+// Before the first product of a batch and after any ordinary write to its registers.
+__device__ inline void warpgroup_arrive() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+// The products since the last commit become one group.
+__device__ inline void warpgroup_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Until all but the newest kGroups groups are done.
+template <int kGroups>
+__device__ inline void warpgroup_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+}
+// Keeps the compiler from moving reads or writes of registers across this point.
+template <int kN>
+__device__ inline void pin(float (&d)[kN]) {
+#pragma unroll
+  for (int i = 0; i < kN; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int kN>
+__device__ inline void pin(uint32_t (&d)[kN][4]) {
+#pragma unroll
+  for (int i = 0; i < kN; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[i][j])::"memory");
+}
+
+// Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as operand a of the next product.
+template <int kN>
+__device__ inline void operand_of(uint32_t (&a)[4], const float (&d)[kN], int k) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = pack_bf16(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
+}
+
+// Operands of two halves of 16 columns back to shared memory: matrix m of 8 by 8 goes to the rows whose addresses lanes
+// 8 m to 8 m + 7 give. With the address of row lane % 16, chunk lane / 16 this undoes operand_of.
+__device__ inline void store_matrices(uint32_t row_address, const uint32_t (&a)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address), "r"(a[0]),
+               "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+__device__ inline uint4 load_chunk(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// ---- products of tiles ----------------------------------------------------------------------------------------------
+// d (64, kN) = rows `first` to first + 63 of a (kRowsA, kD) times the rows of b (kRowsB, kD), kN of them from the first
+// on, transposed.
+template <int kN, int kRowsA, int kRowsB, int kD>
+__device__ inline void start_rows(float (&d)[kN / 2], uint32_t a, int first, uint32_t b) {
+  const uint32_t from_a = rows_operand(a + first * 128), from_b = rows_operand(b);
+#pragma unroll
+  for (int k = 0; k < kD / 16; ++k)
+    Wgmma<kN>::template ss<false, false>(d, rows_at<kRowsA>(from_a, k), rows_at<kRowsB>(from_b, k), k > 0);
+}
+// d (64, kD) [+]= a (64, kK), from registers, times the first kK rows of b (kRowsB, kD).
+template <int kK, int kRowsB, int kD>
+__device__ inline void start_scores(float (&d)[kD / 2], const uint32_t (&a)[kK / 16][4], uint32_t b, bool add) {
+  const uint32_t from = columns_operand<kRowsB>(b);
+#pragma unroll
+  for (int k = 0; k < kK / 16; ++k) Wgmma<kD>::template rs<true>(d, a[k], columns_at(from, k), add || k > 0);
+}
+
+// ---- barriers -------------------------------------------------------------------------------------------------------
+// What copies and ordinary stores wrote before becomes visible to matrix instructions after.
+__device__ inline void fence_for_products() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Of `count` arrivals a phase. Lives in shared memory, 8 bytes.
+__device__ inline void barrier_init(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+// After the last barrier_init, before a __syncthreads().
+__device__ inline void barriers_are_made() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives once all copies that this thread has started are done.
+__device__ inline void barrier_arrive_copied(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// Until the phase of that parity is over.
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "wait%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra wait%=;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// A place in a ring of kStages stages whose barriers lie side by side. The consumer waits for a stage to be full with
+// parity(), the producer for it to be empty with the other one.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t turn = 0;
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, turn ^= 1;
+  }
+  __device__ uint32_t parity() const { return turn; }
+  __device__ uint32_t barrier(uint32_t first) const { return first + 8 * stage; }
+};
+
+// Named barrier 1..15 among `threads` threads.
+__device__ inline void sync_threads(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// The same without waiting: the others may go on once all have come.
+__device__ inline void pass_threads(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// Registers a thread of this warpgroup may use from here on; a multiple of 8.
+template <int kRegisters>
+__device__ inline void give_registers_back() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+}  // namespace scfa::gpu
