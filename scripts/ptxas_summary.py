@@ -12,7 +12,8 @@ PROPERTIES = re.compile(r"Function properties for (\w+)")
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
-SERIALISED = re.compile(r"wgmma.*serializ", re.IGNORECASE)
+# Matrix instructions run one after the other, setmaxnreg ignored, and so on; C7519 only says what the compiler added.
+SERIALISED = re.compile(r"wgmma.*serializ|\(C75(?!19)\d\d\)", re.IGNORECASE)
 
 
 def demangle(names):
