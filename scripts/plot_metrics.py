@@ -2,9 +2,14 @@
 """Plots the training and validation loss of one or more runs from their metrics.jsonl.
 
   scripts/plot_metrics.py runs/quickstart runs/other -o loss.png
+  scripts/plot_metrics.py --segments runs/quickstart -o segments.png
+
+--segments plots, of one run, how many segments of one size would leave as much attention to do as its buckets do
+("effective segments", 1 for dense), a line a layer, the band from its head with the fewest to that with the most.
 """
 import argparse
 import json
+import math
 import pathlib
 import sys
 
@@ -54,6 +59,44 @@ def read_run(path):
     return file.resolve().parent.name, points(train), points(val)
 
 
+def read_segments(path):
+    """[(step, effective segments by layer and head)] of the evaluations of a run."""
+    file = path / "metrics.jsonl" if path.is_dir() else path
+    read_run(path)  # which says what is wrong with the file
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record.get("type") == "resume":
+            found = {step: heads for step, heads in found.items() if step <= record["step"]}
+        elif "effective_segments" in record:
+            found[record["step"]] = record["effective_segments"]
+    if not found:
+        sys.exit(f"{file}: its evaluations say nothing of segments: a dense model, or written by an older version")
+    return sorted(found.items())
+
+
+def plot_segments(plt, path, output):
+    points = read_segments(path)
+    steps, layers = [step for step, _ in points], len(points[0][1])
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for layer in range(layers):
+        heads = [[h for h in by_layer[layer] if h is not None] or [math.nan] for _, by_layer in points]
+        color = plt.get_cmap("viridis")(layer / max(1, layers - 1) * 0.9)
+        axes.plot(steps, [sum(h) / len(h) for h in heads], color=color, marker="o", markersize=3, label=f"layer {layer}")
+        axes.fill_between(steps, [min(h) for h in heads], [max(h) for h in heads], color=color, alpha=0.12, linewidth=0)
+    axes.set_xlabel("steps")
+    axes.set_ylabel("effective segments of a head")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=1 + layers // 7, fontsize="small")
+    figure.tight_layout()
+    figure.savefig(output, dpi=150)
+    print(f"wrote {output}")
+
+
 def smooth(values, weight):
     """Exponential moving average, without the pull of its starting value."""
     average, norm, out = 0.0, 0.0, []
@@ -71,10 +114,13 @@ def main():
     parser.add_argument("--x", choices=["tokens", "steps", "seconds"], default="tokens", help="the horizontal axis")
     parser.add_argument("--smooth", type=float, default=0.9, metavar="W",
                         help="weight of the moving average over the training loss, 0 for none (default 0.9)")
+    parser.add_argument("--segments", action="store_true", help="plot effective segments of one run instead")
     args = parser.parse_args()
+    if args.segments and len(args.runs) != 1:
+        parser.error("--segments takes one run")
     if not 0 <= args.smooth < 1:
         parser.error("--smooth must be at least 0 and below 1")
-    runs = [read_run(path) for path in args.runs]
+    runs = [] if args.segments else [read_run(path) for path in args.runs]
 
     try:
         import matplotlib
@@ -84,6 +130,8 @@ def main():
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    if args.segments:
+        return plot_segments(plt, args.runs[0], args.output)
     column = ["steps", "tokens", "seconds"].index(args.x)
     figure, axes = plt.subplots(figsize=(8, 5))
     for index, (name, train, val) in enumerate(runs):

@@ -1,10 +1,41 @@
 #include "train/evaluate.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <limits>
 
 #include "core/rng.h"
 
 namespace scfa {
+
+bool spread_is_plain(const Evaluation& evaluation) {
+  for (const auto& layer : evaluation.spread)
+    for (const SegmentSpread& head : layer)
+      if (head.pairs < static_cast<double>(head.sequences)) return false;
+  return true;
+}
+
+std::string describe_spread(const Evaluation& evaluation) {
+  SegmentSpread all;
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+  for (const auto& layer : evaluation.spread) {
+    SegmentSpread sum;
+    for (const SegmentSpread& head : layer) {
+      sum.pairs += head.pairs;
+      sum.largest += head.largest;
+      sum.sequences += head.sequences;
+    }
+    least = std::min(least, sum.effective_segments());
+    most = std::max(most, sum.effective_segments());
+    all.pairs += sum.pairs;
+    all.largest += sum.largest;
+    all.sequences += sum.sequences;
+  }
+  char text[128];
+  std::snprintf(text, sizeof text, "effective segments %.2f (layers %.2f to %.2f), largest %.1f%% of the rows",
+                all.effective_segments(), least, most, 100 * all.largest_share());
+  return text;
+}
 
 Evaluator::Evaluator(const TokenSet& set, int64_t windows, int64_t sequence_length, int64_t batch)
     : set_(set), available_(count_windows(set, sequence_length)), length_(sequence_length), batch_(batch) {
@@ -36,14 +67,18 @@ double Evaluator::probe(Gpt& model, Feeder& feeder) {
   return sums.loss / static_cast<double>(sums.tokens);
 }
 
-LossSums Evaluator::run(Gpt& model, Feeder& feeder, const std::function<void(double)>& progress) {
-  LossSums sums;
+Evaluation Evaluator::run(Gpt& model, Feeder& feeder, const std::function<void(double)>& progress) {
+  const std::vector<BlockActivations>& blocks = model.activations().blocks;
+  Evaluation all;
+  all.spread.assign(blocks.size(), std::vector<SegmentSpread>(static_cast<size_t>(model.config().n_head)));
   for (int64_t begin = 0; begin < windows_; begin += batch_) {
     progress(static_cast<double>(begin) / static_cast<double>(windows_));
     run_batch(model, feeder, begin);
-    sums += model.take_losses();
+    all.sums += model.take_losses();
+    for (size_t layer = 0; layer < blocks.size(); ++layer)
+      add_spread(model.context(), all.spread[layer], blocks[layer].segments, std::min(batch_, windows_ - begin));
   }
-  return sums;
+  return all;
 }
 
 }  // namespace scfa

@@ -87,15 +87,31 @@ void Metrics::profile(int64_t step, double seconds, const std::map<std::string, 
   write(Json{{"type", "profile"}, {"step", step}, {"seconds", seconds}, {"times", times}}.dump());
 }
 
-void Metrics::eval(int64_t step, const LossSums& sums, double seconds) {
+void Metrics::eval(int64_t step, const Evaluation& evaluation, double seconds) {
+  const LossSums& sums = evaluation.sums;
   const auto tokens = static_cast<double>(sums.tokens);
-  const Json record = {{"type", "eval"},
-                       {"step", step},
-                       {"loss", sums.loss / tokens},
-                       {"perplexity", std::exp(sums.loss / tokens)},
-                       {"accuracy", sums.hits / tokens},
-                       {"tokens", sums.tokens},
-                       {"seconds", seconds}};
+  Json record = {{"type", "eval"},
+                 {"step", step},
+                 {"loss", sums.loss / tokens},
+                 {"perplexity", std::exp(sums.loss / tokens)},
+                 {"accuracy", sums.hits / tokens},
+                 {"tokens", sums.tokens},
+                 {"seconds", seconds}};
+  if (!spread_is_plain(evaluation)) {
+    const auto rounded = [](double x) { return std::round(x * 1e4) / 1e4; };
+    Json effective = Json::array(), largest = Json::array();
+    for (const auto& layer : evaluation.spread) {
+      Json of_layer = Json::array(), largest_of_layer = Json::array();
+      for (const SegmentSpread& head : layer) {
+        of_layer.push_back(rounded(head.effective_segments()));
+        largest_of_layer.push_back(rounded(head.largest_share()));
+      }
+      effective.push_back(of_layer);
+      largest.push_back(largest_of_layer);
+    }
+    record["effective_segments"] = effective;
+    record["largest_segment"] = largest;
+  }
   write(record.dump());
 }
 

@@ -8,6 +8,7 @@
 
 #include "model/gpt.h"
 #include "train/config.h"
+#include "train/evaluate.h"
 
 namespace scfa {
 
@@ -30,7 +31,8 @@ class Metrics {
   void step(const StepRecord& record);
   // Times of ops within a step, in seconds; those of one micro-batch stand for all.
   void profile(int64_t step, double seconds, const std::map<std::string, double>& times);
-  void eval(int64_t step, const LossSums& sums, double seconds);
+  // Unless every layer is dense, with how the rows of each layer and head spread over its segments.
+  void eval(int64_t step, const Evaluation& evaluation, double seconds);
 
   const std::string& path() const { return path_; }
 

@@ -264,22 +264,25 @@ class Trainer {
   // False if a signal came meanwhile.
   bool evaluate() {
     const double began = now();
+    Evaluation evaluation;
     try {
-      validation_ = evaluator_.run(*model_, *feeder_, [&](double share) {
+      evaluation = evaluator_.run(*model_, *feeder_, [&](double share) {
         if (stop_signal != 0) throw Stopped();
         console_.progress(share, "evaluating");
       });
     } catch (const Stopped&) {
       return false;
     }
+    validation_ = evaluation.sums;
     if (!std::isfinite(validation_.loss)) fail_unfit(step_, validation_.loss);
     eval_seconds_ = now() - began;
-    metrics_->eval(step_, validation_, eval_seconds_);
+    metrics_->eval(step_, evaluation, eval_seconds_);
     const double loss = validation_.loss / static_cast<double>(validation_.tokens);
     console_.line(fmt::format("step {:>{}}/{}  validation loss {:.4f}  perplexity {:.3f}  accuracy {:.2f}%  {}", step_,
                               std::to_string(config_.train.steps).size(), config_.train.steps, loss, std::exp(loss),
                               100 * validation_.hits / static_cast<double>(validation_.tokens),
                               format_duration(eval_seconds_)));
+    if (!spread_is_plain(evaluation)) console_.line("  " + describe_spread(evaluation));
     return true;
   }
 

@@ -51,6 +51,18 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
       ++evals;
       EXPECT_NEAR(record["perplexity"], std::exp(record["loss"].get<double>()), 1e-9);
       EXPECT_EQ(record["tokens"], 7 * 64);
+      ASSERT_EQ(record["effective_segments"].size(), config.model.n_layer);
+      for (size_t layer = 0; layer < record["effective_segments"].size(); ++layer) {
+        ASSERT_EQ(record["effective_segments"][layer].size(), config.model.n_head);
+        for (size_t head = 0; head < record["effective_segments"][layer].size(); ++head) {
+          const double effective = record["effective_segments"][layer][head];
+          const double largest = record["largest_segment"][layer][head];
+          EXPECT_GE(effective, 1.0);
+          EXPECT_LE(effective, static_cast<double>(config.model.pattern(0).buckets));
+          EXPECT_LE(largest, 1.0);
+          EXPECT_GE(largest, 1.0 / effective - 1e-3);  // the largest is at least as large as if all were of one size
+        }
+      }
     }
     if (record["type"] == "profile") {
       ++profiles;
@@ -75,8 +87,8 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
   EXPECT_LT(result.validation.loss / static_cast<double>(result.validation.tokens), 3.2);
   EXPECT_EQ(result.checkpoint, tiny.path("checkpoint-00000060"));
   EXPECT_TRUE(fs::exists(result.checkpoint + "/state.json"));
-  for (const char* part :
-       {"memory: ", "parameter gradients", "optimizer state", "tok/s", "validation loss", "attention "})
+  for (const char* part : {"memory: ", "parameter gradients", "optimizer state", "tok/s", "validation loss",
+                           "attention ", "effective segments "})
     EXPECT_NE(tiny.out.find(part), std::string::npos) << part;
   if (GetParam() == Device::kCpu) return;
   EXPECT_EQ(records.front()["machine"]["gpu"]["name"], gpu::properties().name);

@@ -42,6 +42,7 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   require_tensor(segments.k_limit, kOp, "k_limit", DType::kI32, {B, H, T});
   require_tensor(segments.q_first, kOp, "q_first", DType::kI32, {B, H, T});
   if (ctx.on_gpu()) {
+    require(B * H * T <= INT32_MAX, kOp, ": on the GPU at most 2^31 - 1 rows, not ", B * H * T);
     const int64_t capacity = tile_capacity(B, H, T, S);
     require_tensor(segments.q_tiles, kOp, "q_tiles", DType::kI32, {capacity, kTileEntry});
     require_tensor(segments.k_tiles, kOp, "k_tiles", DType::kI32, {capacity, kTileEntry});
@@ -54,6 +55,30 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);
   cpu::build_segments(ctx, segments, attend_self);
+}
+
+void add_spread(Context& ctx, std::vector<SegmentSpread>& of_head, const Segments& s, int64_t sequences) {
+  const int64_t H = s.q_begin.size(1), T = s.q_segment.size(2), S = s.count();
+  require(static_cast<int64_t>(of_head.size()) == H && sequences <= s.q_begin.size(0), "add_spread: ", sequences,
+          " sequences of ", of_head.size(), " heads from ", s.q_begin.describe());
+  const int64_t entries = sequences * H * (S + 1);
+  std::vector<int32_t> q(static_cast<size_t>(entries)), k(q.size());
+  ctx.copy(Tensor(q.data(), DType::kI32, Device::kCpu, {entries}), s.q_begin.slice(0, sequences).reshape({entries}));
+  ctx.copy(Tensor(k.data(), DType::kI32, Device::kCpu, {entries}), s.k_begin.slice(0, sequences).reshape({entries}));
+  const auto length = static_cast<double>(T);
+  for (int64_t i = 0; i < sequences * H; ++i) {
+    const auto first = static_cast<size_t>(i * (S + 1));
+    double pairs = 0, largest = 0;
+    for (size_t segment = first; segment < first + static_cast<size_t>(S); ++segment) {
+      const double queries = q[segment + 1] - q[segment], keys = k[segment + 1] - k[segment];
+      pairs += queries * keys;
+      largest = std::max(largest, queries);
+    }
+    SegmentSpread& head = of_head[static_cast<size_t>(i % H)];
+    head.pairs += pairs / (length * length);
+    head.largest += largest / length;
+    ++head.sequences;
+  }
 }
 
 namespace cpu {

@@ -3,6 +3,8 @@
 // keys that a query sees are always a prefix of the segment's key list. Patterns only choose segments; everything
 // behind this header is shared by all of them.
 #pragma once
+#include <vector>
+
 #include "core/arena.h"
 #include "core/context.h"
 
@@ -42,6 +44,19 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t co
 // at its own position. Deterministic. A segment id that is neither below count() nor kNoSegment is an error on the CPU
 // and means kNoSegment on the GPU, which cannot throw.
 void build_segments(Context& ctx, const Segments& segments, bool attend_self);
+
+// How the rows of a head spread over its segments, summed over sequences.
+struct SegmentSpread {
+  double pairs = 0;    // queries times keys of each segment, as a share of T^2: what is left of dense attention's work
+  double largest = 0;  // share of the queries that are in the largest segment
+  int64_t sequences = 0;
+  // As many segments of one size would leave as much work; infinite where nobody is left.
+  double effective_segments() const { return static_cast<double>(sequences) / pairs; }
+  double largest_share() const { return largest / static_cast<double>(sequences); }
+};
+
+// Adds the first `sequences` sequences of what build_segments made to of_head (H), on either device. Waits for it.
+void add_spread(Context& ctx, std::vector<SegmentSpread>& of_head, const Segments& segments, int64_t sequences);
 
 namespace cpu {
 decltype(scfa::build_segments) build_segments;

@@ -153,7 +153,7 @@ class AttentionGpu : public GpuTest, public testing::WithParamInterface<bool> {
   void TearDown() override { use_portable_attention(false); }
 };
 INSTANTIATE_TEST_SUITE_P(Kernels, AttentionGpu, testing::Bool(),
-                         [](const auto& info) { return std::string(info.param ? "portable" : "best"); });
+                         [](const auto& row) { return std::string(row.param ? "portable" : "best"); });
 
 TEST_P(AttentionGpu, ShapesAroundATile) {
   for (const int64_t D : {64, 128})

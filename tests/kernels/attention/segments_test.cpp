@@ -119,6 +119,46 @@ TEST(Segments, PlanHasTheShapes) {
                              {"segments", "1 to 4096", std::to_string(count).c_str()}));
 }
 
+TEST(Segments, SpreadIsTheShareOfPairs) {
+  Context ctx;
+  const int64_t B = 3, H = 2, T = 100, S = 5;
+  for (const SegmentChoice& choice : segment_choices()) {
+    SCOPED_TRACE(choice.name);
+    SegmentArrays arrays(B, H, T, S);
+    choice.choose(arrays, S, 3);
+    arrays.build(ctx, true);
+    std::vector<SegmentSpread> spread(H);
+    add_spread(ctx, spread, arrays.view(), 1);
+    add_spread(ctx, spread, arrays.view(), 2);  // the first once more, and the second; the third does not count
+    for (int64_t h = 0; h < H; ++h) {
+      double pairs = 0, largest = 0;
+      for (const int64_t b : {0, 0, 1}) {
+        const uint16_t *q = arrays.q_segment.as<uint16_t>() + (b * H + h) * T,
+                       *k = arrays.k_segment.as<uint16_t>() + (b * H + h) * T;
+        int64_t most = 0;
+        for (int64_t segment = 0; segment < S; ++segment) {
+          const auto queries = std::count(q, q + T, segment), keys = std::count(k, k + T, segment);
+          pairs += static_cast<double>(queries * keys) / (T * T);
+          most = std::max<int64_t>(most, queries);
+        }
+        largest += static_cast<double>(most) / T;
+      }
+      const SegmentSpread& got = spread[static_cast<size_t>(h)];
+      EXPECT_EQ(got.sequences, 3);
+      EXPECT_NEAR(got.pairs, pairs, 1e-12);
+      EXPECT_NEAR(got.largest_share(), largest / 3, 1e-12);
+      if (pairs > 0) {
+        EXPECT_NEAR(got.effective_segments(), 3 / pairs, 1e-9);
+      }
+    }
+  }
+  std::vector<SegmentSpread> wrong(H + 1);
+  const SegmentArrays arrays(B, H, T, S);
+  EXPECT_TRUE(fails_naming([&] { add_spread(ctx, wrong, arrays.view(), 1); }, {"add_spread", "3 heads"}));
+  wrong.resize(H);
+  EXPECT_TRUE(fails_naming([&] { add_spread(ctx, wrong, arrays.view(), 4); }, {"add_spread", "4 sequences"}));
+}
+
 TEST(Segments, WrongIdsAndShapesAreNamed) {
   Context ctx;
   for (const uint16_t id : {uint16_t{4}, uint16_t{5}, uint16_t{4096}, uint16_t{0xFFFE}})
