@@ -2,6 +2,7 @@
 // every width, parts of tiles, the way back to shared memory, and a ring of stages between warpgroups.
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <vector>
 
 #include "kernels/attention/attention_sm90.h"
@@ -163,19 +164,21 @@ class WgmmaGpu : public test::GpuTest {
  protected:
   void SetUp() override {
     GpuTest::SetUp();
-    if (!IsSkipped() && !sm90::probe().usable) GTEST_SKIP() << sm90::probe().reason;
+    if (IsSkipped() || HasFatalFailure()) return;
+    if (!sm90::probe().usable) GTEST_SKIP() << sm90::probe().reason;
+    ctx_ = std::make_unique<Context>(Device::kGpu);
   }
 
   template <class... Kernel, class... Arguments>
   void launch(int threads, int bytes, void (*kernel)(Kernel...), Arguments... arguments) {
     ASSERT_EQ(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), cudaSuccess);
-    kernel<<<1, threads, bytes, ctx_.stream()>>>(arguments...);
-    check_launch("test", ctx_.stream());
-    ctx_.synchronize();
+    kernel<<<1, threads, bytes, ctx_->stream()>>>(arguments...);
+    check_launch("test", ctx_->stream());
+    ctx_->synchronize();
   }
   static const Bf16* pointer(const GpuCopy& t) { return static_cast<const Bf16*>(Tensor(t).data); }
 
-  Context ctx_{Device::kGpu};
+  std::unique_ptr<Context> ctx_;
 };
 
 // rows of a times rows of b, transposed.
@@ -199,7 +202,7 @@ TEST_F(WgmmaGpu, RowsTimesRows) {
     SCOPED_TRACE(concat(kN, " ", kRowsA, " ", kRowsB, " ", kD, " ", first, " ", first_b));
     Array a(DType::kBF16, {kRowsA, kD}), b(DType::kBF16, {kRowsB, kD}), d(DType::kF32, {64, kN});
     a.fill_normal(1), b.fill_normal(2);
-    const GpuCopy on_a(ctx_, a), on_b(ctx_, b), on_d(ctx_, d);
+    const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
     launch(kGroup, (kRowsA + kRowsB) * kD * 2 + 1024, rows_kernel<kN, kRowsA, kRowsB, kD>, pointer(on_a), pointer(on_b),
            first, first_b, Tensor(on_d).as<float>());
     on_d.download(d);
@@ -222,7 +225,7 @@ TEST_F(WgmmaGpu, ScoresTimesColumns) {
     scores.fill_normal(3);
     rounded.assign(scores.values());
     b.fill_normal(4);
-    const GpuCopy on_scores(ctx_, scores), on_b(ctx_, b), on_d(ctx_, d);
+    const GpuCopy on_scores(*ctx_, scores), on_b(*ctx_, b), on_d(*ctx_, d);
     launch(kGroup, kRowsB * kD * 2 + 1024, scores_kernel<kK, kRowsB, kD>,
            static_cast<const float*>(Tensor(on_scores).data), pointer(on_b), Tensor(on_d).as<float>());
     on_d.download(d);
@@ -245,7 +248,7 @@ TEST_F(WgmmaGpu, OperandsGoBackToSharedMemory) {
     Array from(DType::kF32, {64, kD}), to(DType::kBF16, {64, kD}), want(DType::kBF16, {64, kD});
     from.fill_normal(5);
     want.assign(from.values());
-    const GpuCopy on_from(ctx_, from), on_to(ctx_, to);
+    const GpuCopy on_from(*ctx_, from), on_to(*ctx_, to);
     launch(kGroup, 64 * kD * 2 + 1024, store_matrices_kernel<kD>, static_cast<const float*>(Tensor(on_from).data),
            static_cast<Bf16*>(Tensor(on_to).data));
     on_to.download(to);
@@ -258,7 +261,7 @@ TEST_F(WgmmaGpu, OperandsGoBackToSharedMemory) {
 TEST_F(WgmmaGpu, RingsPassTilesBetweenWarpgroups) {
   Array a(DType::kBF16, {128, 64}), b(DType::kBF16, {kRingSteps * 128, 64}), d({128, 128});
   a.fill_normal(6), b.fill_normal(7);
-  const GpuCopy on_a(ctx_, a), on_b(ctx_, b), on_d(ctx_, d);
+  const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
   std::vector<double> want(128 * 128);
   const std::vector<double> all = product(a, 0, 128, b, 0, kRingSteps * 128);
   for (size_t i = 0; i < 128; ++i)
