@@ -15,32 +15,38 @@
 
 namespace scfa {
 
-namespace {
+AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const AttentionCase& c)
+    : shape(c), scale(1.0f / std::sqrt(static_cast<float>(c.head_dim))) {
+  const int64_t B = c.batch, T = c.T, H = c.heads, D = c.head_dim;
+  const auto take = [&](DType dtype, std::initializer_list<int64_t> sizes) {
+    return arena.take("bench", dtype, sizes);
+  };
+  const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
+  qkv = take(dtype, {B, T, 2, H, D});
+  dqkv = take(dtype, {B, T, 2, H, D});
+  for (Tensor* t : {&keys, &dkeys, &out, &dout}) *t = take(dtype, {B, T, H, D});
+  inverse_norm = take(f32, {B, T, H});
+  lse = take(f32, {B, H, T});
+  if (needs_projections(c.pattern)) projections = take(f32, {H, c.pattern.buckets / 2, D});
+  samples = take(DType::kI32, {B});
+  segments = plan_segments(arena, B, H, T, segment_count(c.pattern));
+  scratch = take(f32, {attention_scratch(ctx, B, T, H, D)});
+}
 
-// Keys are the normalised queries, as in the paper.
-struct Workspace {
-  Tensor qkv, keys, inverse_norm, out, lse, dout, dqkv, dkeys, projections, samples, scratch;
-  Segments segments;
-
-  Workspace(Arena& arena, const Context& ctx, const AttentionCase& c) {
-    const int64_t B = c.batch, T = c.T, H = c.heads, D = c.head_dim;
-    const auto take = [&](DType dtype, std::initializer_list<int64_t> shape) {
-      return arena.take("bench", dtype, shape);
-    };
-    const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
-    qkv = take(dtype, {B, T, 2, H, D});
-    dqkv = take(dtype, {B, T, 2, H, D});
-    for (Tensor* t : {&keys, &dkeys, &out, &dout}) *t = take(dtype, {B, T, H, D});
-    inverse_norm = take(f32, {B, T, H});
-    lse = take(f32, {B, H, T});
-    if (needs_projections(c.pattern)) projections = take(f32, {H, c.pattern.buckets / 2, D});
-    samples = take(DType::kI32, {B});
-    segments = plan_segments(arena, B, H, T, segment_count(c.pattern));
-    scratch = take(f32, {attention_scratch(ctx, B, T, H, D)});
-  }
-};
-
-}  // namespace
+void AttentionOperands::assign(Context& ctx, uint32_t step) const {
+  assign_segments(
+      ctx, segments.q_segment, segments.k_segment, shape.pattern,
+      {.q = q(), .k = {}, .projections = projections, .samples = samples, .seed = 1, .step = step, .layer = 0});
+}
+void AttentionOperands::build(Context& ctx) const {
+  build_segments(ctx, segments, attends_self(shape.pattern));
+}
+void AttentionOperands::forward(Context& ctx) const {
+  attention_forward(ctx, out, lse, q(), keys, v(), segments, scale, scratch);
+}
+void AttentionOperands::backward(Context& ctx) const {
+  attention_backward(ctx, dq(), dkeys, dv(), dout, q(), keys, v(), out, lse, segments, scale, scratch);
+}
 
 double count_pairs(Context& ctx, const Segments& s) {
   const int64_t heads = s.q_index.size(0) * s.q_index.size(1), T = s.q_index.size(2), S = s.count();
@@ -56,17 +62,15 @@ double count_pairs(Context& ctx, const Segments& s) {
 
 AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats) {
   Arena measure(ctx.device());
-  Workspace(measure, ctx, c);
+  const AttentionOperands planned(measure, ctx, c);
   if (ctx.on_gpu())
     require(measure.used() <= gpu::free_memory(), "T = ", c.T, " with ", c.batch * c.heads, " heads needs ",
             format_bytes(measure.used()), " of GPU memory, and ", format_bytes(gpu::free_memory()),
             " are free; --batch makes it less");
   Arena arena(ctx.device(), measure.used());
-  const Workspace w(arena, ctx, c);
+  const AttentionOperands w(arena, ctx, c);
   fill_normal(ctx, w.dout, 1, 1);
   ctx.zero(w.samples);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-  const Tensor q = qkv_part(w.qkv, 0), v = qkv_part(w.qkv, 1), dq = qkv_part(w.dqkv, 0), dv = qkv_part(w.dqkv, 1);
   std::vector<double> prepare, forward, backward;
   Marks marks(ctx, 4);
   for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
@@ -74,21 +78,14 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     flush();
     marks.set(0);
     if (w.projections) draw_projections(ctx, w.projections, 1, static_cast<uint32_t>(i), 0);
-    normalise_keys(ctx, w.keys, w.inverse_norm, q);
-    assign_segments(ctx, w.segments.q_segment, w.segments.k_segment, c.pattern,
-                    {.q = q,
-                     .k = {},
-                     .projections = w.projections,
-                     .samples = w.samples,
-                     .seed = 1,
-                     .step = static_cast<uint32_t>(i),
-                     .layer = 0});
-    build_segments(ctx, w.segments, attends_self(c.pattern));
+    normalise_keys(ctx, w.keys, w.inverse_norm, w.q());
+    w.assign(ctx, static_cast<uint32_t>(i));
+    w.build(ctx);
     marks.set(1);
-    attention_forward(ctx, w.out, w.lse, q, w.keys, v, w.segments, scale, w.scratch);
+    w.forward(ctx);
     marks.set(2);
-    attention_backward(ctx, dq, w.dkeys, dv, w.dout, q, w.keys, v, w.out, w.lse, w.segments, scale, w.scratch);
-    normalise_keys_backward(ctx, dq, w.dkeys, w.keys, w.inverse_norm);
+    w.backward(ctx);
+    normalise_keys_backward(ctx, w.dq(), w.dkeys, w.keys, w.inverse_norm);
     marks.set(3);
     const double times[] = {marks.between(0, 1), marks.between(1, 2), marks.between(2, 3)};
     if (i == 0) continue;

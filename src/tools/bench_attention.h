@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/attention/patterns.h"
+#include "model/activations.h"
 #include "tools/bench_timer.h"
 
 namespace scfa {
@@ -11,6 +12,25 @@ namespace scfa {
 struct AttentionCase {
   AttentionPattern pattern;
   int64_t T = 8192, batch = 1, heads = 4, head_dim = 64;
+};
+
+// Operands of the ops around attention: queries and values as the product left them; keys are the normalised queries,
+// as in the paper.
+struct AttentionOperands {
+  AttentionCase shape;
+  float scale;  // of scores
+  Tensor qkv, keys, inverse_norm, out, lse, dout, dqkv, dkeys, projections, samples, scratch;
+  Segments segments;
+
+  AttentionOperands(Arena& arena, const Context& ctx, const AttentionCase& shape);
+  Tensor q() const { return qkv_part(qkv, 0); }
+  Tensor v() const { return qkv_part(qkv, 1); }
+  Tensor dq() const { return qkv_part(dqkv, 0); }
+  Tensor dv() const { return qkv_part(dqkv, 1); }
+  void assign(Context& ctx, uint32_t step) const;
+  void build(Context& ctx) const;
+  void forward(Context& ctx) const;
+  void backward(Context& ctx) const;
 };
 
 struct AttentionTimes {  // milliseconds, medians

@@ -9,7 +9,6 @@
 #include "core/human.h"
 #include "core/rng.h"
 #include "kernels/adamw.h"
-#include "kernels/attention/attention.h"
 #include "kernels/attention/decode.h"
 #include "kernels/attention/normalise.h"
 #include "kernels/cast.h"
@@ -20,7 +19,6 @@
 #include "kernels/matmul.h"
 #include "kernels/random.h"
 #include "kernels/rotary.h"
-#include "model/activations.h"
 #include "tools/bench_attention.h"
 #include "tools/bench_timer.h"
 #include "train/machine.h"
@@ -60,13 +58,14 @@ class Operands {
     ctx_.copy(t, ConstTensor(values.data(), DType::kI32, Device::kCpu, {t.numel()}));
     return t;
   }
+  void fill(const Tensor& t) { fill_normal(ctx_, t, 1, ++count_); }
   Arena& arena() { return arena_; }
   bool real() const { return real_; }
 
  private:
   Tensor normal(DType dtype, std::initializer_list<int64_t> shape) {
     const Tensor t = arena_.take("bench", dtype, shape);
-    if (real_) fill_normal(ctx_, t, 1, ++count_);
+    if (real_) fill(t);
     return t;
   }
   Context& ctx_;
@@ -192,46 +191,26 @@ OpCase gradient_norm_case(Context& ctx, Operands& o, const OpShape& s) {
       .sizes = concat(s.parameters), .reads = {g}, .writes = {norm}, .run = [=, &ctx] { gradient_norm(ctx, norm, g); }};
 }
 
-// Operands of the ops around attention: queries and values of B sequences as the product left them, keys apart.
-struct Heads {
-  int64_t B, T, H, D;
-  Tensor qkv, dqkv, keys, dkeys, out, dout, inverse_norm, lse, projections, samples, scratch;
-  Segments segments;
-  AttentionPattern pattern;
-  float scale;
-
+// Filled, with the keys, segments and results that the ops before would have left.
+struct Heads : AttentionOperands {
   Heads(Context& ctx, Operands& o, const OpShape& s)
-      : B(s.rows / s.length),
-        T(s.length),
-        H(s.heads),
-        D(s.head_dim),
-        pattern(s.pattern),
-        scale(1.0f / std::sqrt(static_cast<float>(s.head_dim))) {
-    qkv = o.activations({B, T, 2, H, D});
-    dqkv = o.activations({B, T, 2, H, D});
-    for (Tensor* t : {&keys, &dkeys, &out, &dout}) *t = o.activations({B, T, H, D});
-    inverse_norm = o.floats({B, T, H});
-    lse = o.floats({B, H, T});
-    if (needs_projections(pattern)) projections = o.floats({H, pattern.buckets / 2, D});
-    samples = o.zeros(DType::kI32, {B});
-    segments = plan_segments(o.arena(), B, H, T, segment_count(pattern));
-    scratch = o.floats({attention_scratch(ctx, B, T, H, D)});
+      : AttentionOperands(o.arena(), ctx,
+                          {.pattern = s.pattern,
+                           .T = s.length,
+                           .batch = s.rows / s.length,
+                           .heads = s.heads,
+                           .head_dim = s.head_dim}) {
     if (!o.real()) return;
+    for (const Tensor& t : {qkv, dqkv, dkeys, dout, projections})
+      if (t) o.fill(t);
+    ctx.zero(samples);
     normalise_keys(ctx, keys, inverse_norm, q());
-    assign(ctx);
-    build_segments(ctx, segments, attends_self(pattern));
+    assign(ctx, 0);
+    build(ctx);
     forward(ctx);
   }
-  Tensor q() const { return qkv_part(qkv, 0); }
-  Tensor v() const { return qkv_part(qkv, 1); }
-  void assign(Context& ctx) const {
-    assign_segments(
-        ctx, segments.q_segment, segments.k_segment, pattern,
-        {.q = q(), .k = {}, .projections = projections, .samples = samples, .seed = 1, .step = 0, .layer = 0});
-  }
-  void forward(Context& ctx) const { attention_forward(ctx, out, lse, q(), keys, v(), segments, scale, scratch); }
-  std::string sizes() const { return concat(B, " x ", T, " x ", H, " x ", D); }
-  std::string sizes_and_pattern() const { return sizes() + ", " + describe(pattern); }
+  std::string sizes() const { return concat(shape.batch, " x ", shape.T, " x ", shape.heads, " x ", shape.head_dim); }
+  std::string sizes_and_pattern() const { return sizes() + ", " + describe(shape.pattern); }
 };
 
 OpCase rotary_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -250,9 +229,8 @@ OpCase normalise_keys_case(Context& ctx, Operands& o, const OpShape& s) {
 
 OpCase normalise_keys_backward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Heads h(ctx, o, s);
-  const Tensor dq = qkv_part(h.dqkv, 0);
-  return {.sizes = h.sizes(), .reads = {dq, h.dkeys, h.keys, h.inverse_norm}, .writes = {dq}, .run = [=, &ctx] {
-            normalise_keys_backward(ctx, dq, h.dkeys, h.keys, h.inverse_norm);
+  return {.sizes = h.sizes(), .reads = {h.dq(), h.dkeys, h.keys, h.inverse_norm}, .writes = {h.dq()}, .run = [=, &ctx] {
+            normalise_keys_backward(ctx, h.dq(), h.dkeys, h.keys, h.inverse_norm);
           }};
 }
 
@@ -268,7 +246,7 @@ OpCase assign_segments_case(Context& ctx, Operands& o, const OpShape& s) {
   OpCase c{.sizes = h.sizes_and_pattern(),
            .reads = {},
            .writes = {h.segments.q_segment, h.segments.k_segment},
-           .run = [=, &ctx] { h.assign(ctx); }};
+           .run = [=, &ctx] { h.assign(ctx, 0); }};
   if (needs_projections(s.pattern)) {
     c.reads = {h.q()};
     c.flops = static_cast<double>(h.keys.numel() * s.pattern.buckets);
@@ -282,7 +260,7 @@ OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
   return {.sizes = h.sizes_and_pattern(),
           .reads = {g.q_segment, g.k_segment},
           .writes = {g.q_index, g.k_index, g.k_limit, g.q_first},
-          .run = [=, &ctx] { build_segments(ctx, h.segments, attends_self(h.pattern)); }};
+          .run = [=, &ctx] { h.build(ctx); }};
 }
 
 OpCase attention_forward_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -291,21 +269,16 @@ OpCase attention_forward_case(Context& ctx, Operands& o, const OpShape& s) {
           .reads = {h.q(), h.keys, h.v()},
           .writes = {h.out, h.lse},
           .run = [=, &ctx] { h.forward(ctx); },
-          .flops = o.real() ? 4.0 * count_pairs(ctx, h.segments) * static_cast<double>(h.D) : 0};
+          .flops = o.real() ? 4.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Heads h(ctx, o, s);
-  const Tensor dq = qkv_part(h.dqkv, 0), dv = qkv_part(h.dqkv, 1);
   return {.sizes = h.sizes_and_pattern(),
           .reads = {h.q(), h.keys, h.v(), h.out, h.dout, h.lse},
-          .writes = {dq, h.dkeys, dv},
-          .run =
-              [=, &ctx] {
-                attention_backward(ctx, dq, h.dkeys, dv, h.dout, h.q(), h.keys, h.v(), h.out, h.lse, h.segments,
-                                   h.scale, h.scratch);
-              },
-          .flops = o.real() ? 10.0 * count_pairs(ctx, h.segments) * static_cast<double>(h.D) : 0};
+          .writes = {h.dq(), h.dkeys, h.dv()},
+          .run = [=, &ctx] { h.backward(ctx); },
+          .flops = o.real() ? 10.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {
