@@ -246,6 +246,20 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, const H
   wait_copies<0>();
 }
 
+// Steps [begin, end) that only the other computing warpgroup needs.
+template <class S>
+__device__ inline void skip_steps(const Memory<S>& memory, Ring<S::kStages>& keys, Ring<S::kStages>& values, int begin,
+                                  int end) {
+  for (int step = begin; step < end; ++step) {
+    barrier_wait(keys.barrier(memory.first_full()), keys.parity());
+    release(keys.barrier(memory.first_empty()));
+    keys.next();
+    barrier_wait(values.barrier(memory.second_full()), values.parity());
+    release(values.barrier(memory.second_empty()));
+    values.next();
+  }
+}
+
 // A warp's 16 rows of an accumulator, times factor, as bf16 to the tokens of the slot, through the warp's own rows of a
 // tile that nobody reads any more.
 template <int kD>
@@ -477,14 +491,7 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
         values.next();
       }
     }
-    for (int step = steps; step < all_steps; ++step) {  // the other warpgroup's
-      barrier_wait(keys.barrier(memory.first_full()), keys.parity());
-      release(keys.barrier(memory.first_empty()));
-      keys.next();
-      barrier_wait(values.barrier(memory.second_full()), values.parity());
-      release(values.barrier(memory.second_empty()));
-      values.next();
-    }
+    skip_steps(memory, keys, values, steps, all_steps);
     sync_threads(2 + group, kGroup);  // no warp of the group reads its queries any more
     float inverse[2];
     float* lse = p.lse + static_cast<int64_t>(slot.head) * p.T;
@@ -598,14 +605,7 @@ __device__ inline void compute_backward_queries(const Problem& p, const Memory<S
     pin(dq);
     pin(gradients);
     if (steps > 0) release(done.barrier(memory.first_empty()));
-    for (int step = steps; step < all_steps; ++step) {
-      barrier_wait(keys.barrier(memory.first_full()), keys.parity());
-      release(keys.barrier(memory.first_empty()));
-      keys.next();
-      barrier_wait(values.barrier(memory.second_full()), values.parity());
-      release(values.barrier(memory.second_empty()));
-      values.next();
-    }
+    skip_steps(memory, keys, values, steps, all_steps);
     sync_threads(2 + group, kGroup);
     const float factor[2] = {p.scale, p.scale};
     scatter<kD>(dq, factor, queries, warp_first, p.dq, p, slot);
