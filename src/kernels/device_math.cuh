@@ -35,7 +35,7 @@ __device__ inline uint4 pack(const float (&v)[kPack]) {
   return *reinterpret_cast<const uint4*>(pairs);
 }
 __device__ inline void store(__nv_bfloat16* p, const float (&v)[kPack]) {
-  *reinterpret_cast<uint4*>(p) = pack(v);
+  __stwb(reinterpret_cast<uint4*>(p), pack(v));  // of a plain assignment the compiler may make four stores
 }
 
 __device__ inline float to_float(float x) {

@@ -82,8 +82,8 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
   matmul_backward(ctx, dbranch, d.attn_proj_weight, d.attn_proj_bias, dresidual, a.attention, p.attn_proj_weight);
   const Heads heads(a.qkv, a.shared_keys), dheads(shared.dqkv, shared.dshared_keys);
   attention_backward(ctx, dheads.q, dheads.k, dheads.v, as_heads(dbranch, c.n_head), heads.q, heads.k, heads.v,
-                     as_heads(a.attention, c.n_head), a.lse, a.segments, c.softmax_scale(), shared.attention_scratch);
-  if (c.shared_qk) normalise_keys_backward(ctx, dheads.q, dheads.k, heads.k, a.inverse_norm);
+                     as_heads(a.attention, c.n_head), a.lse, a.segments, c.softmax_scale(), shared.attention_scratch,
+                     c.shared_qk ? a.inverse_norm : Tensor());
   if (c.rotary()) {
     rotary(ctx, dheads.q, 0, c.rotary_theta, -1);
     if (!c.shared_qk) rotary(ctx, dheads.k, 0, c.rotary_theta, -1);

@@ -22,10 +22,13 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
     return arena.take("bench", dtype, sizes);
   };
   const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
-  qkv = take(dtype, {B, T, 2, H, D});
-  dqkv = take(dtype, {B, T, 2, H, D});
-  for (Tensor* t : {&keys, &dkeys, &out, &dout}) *t = take(dtype, {B, T, H, D});
-  inverse_norm = take(f32, {B, T, H});
+  qkv = take(dtype, {B, T, shape.shared ? 2 : 3, H, D});
+  dqkv = take(dtype, {B, T, shape.shared ? 2 : 3, H, D});
+  for (Tensor* t : {&out, &dout}) *t = take(dtype, {B, T, H, D});
+  if (shape.shared) {
+    for (Tensor* t : {&keys, &dkeys}) *t = take(dtype, {B, T, H, D});
+    inverse_norm = take(f32, {B, T, H});
+  }
   lse = take(f32, {B, H, T});
   if (needs_projections(c.pattern)) projections = take(f32, {H, c.pattern.buckets / 2, D});
   samples = take(DType::kI32, {B});
@@ -34,18 +37,26 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
 }
 
 void AttentionOperands::assign(Context& ctx, uint32_t step) const {
-  assign_segments(
-      ctx, segments.q_segment, segments.k_segment, shape.pattern,
-      {.q = q(), .k = {}, .projections = projections, .samples = samples, .seed = 1, .step = step, .layer = 0});
+  assign_segments(ctx, segments.q_segment, segments.k_segment, shape.pattern,
+                  {.q = q(),
+                   .k = shape.shared ? Tensor() : k(),
+                   .projections = projections,
+                   .samples = samples,
+                   .seed = 1,
+                   .step = step,
+                   .layer = 0});
 }
 void AttentionOperands::build(Context& ctx) const {
   build_segments(ctx, segments, attends_self(shape.pattern));
 }
+void AttentionOperands::normalise(Context& ctx) const {
+  if (shape.shared) normalise_keys(ctx, keys, inverse_norm, q());
+}
 void AttentionOperands::forward(Context& ctx) const {
-  attention_forward(ctx, out, lse, q(), keys, v(), segments, scale, scratch);
+  attention_forward(ctx, out, lse, q(), k(), v(), segments, scale, scratch);
 }
 void AttentionOperands::backward(Context& ctx) const {
-  attention_backward(ctx, dq(), dkeys, dv(), dout, q(), keys, v(), out, lse, segments, scale, scratch);
+  attention_backward(ctx, dq(), dk(), dv(), dout, q(), k(), v(), out, lse, segments, scale, scratch, inverse_norm);
 }
 
 double count_pairs(Context& ctx, const Segments& s) {
@@ -78,14 +89,13 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     flush();
     marks.set(0);
     if (w.projections) draw_projections(ctx, w.projections, 1, static_cast<uint32_t>(i), 0);
-    normalise_keys(ctx, w.keys, w.inverse_norm, w.q());
+    w.normalise(ctx);
     w.assign(ctx, static_cast<uint32_t>(i));
     w.build(ctx);
     marks.set(1);
     w.forward(ctx);
     marks.set(2);
     w.backward(ctx);
-    normalise_keys_backward(ctx, w.dq(), w.dkeys, w.keys, w.inverse_norm);
     marks.set(3);
     const double times[] = {marks.between(0, 1), marks.between(1, 2), marks.between(2, 3)};
     if (i == 0) continue;
@@ -122,6 +132,7 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
     for (const AttentionPattern& pattern : patterns) {
       AttentionCase settings = shape;
       settings.pattern = pattern;
+      settings.shared = pattern.pattern == "hash";  // as in the paper; the others have keys of their own, as peers do
       settings.T = T;
       const AttentionTimes t = time_attention(ctx, flush, settings, repeats);
       if (pattern.pattern == "dense") dense = t.total();

@@ -12,10 +12,11 @@ namespace scfa {
 struct AttentionCase {
   AttentionPattern pattern;
   int64_t T = 8192, batch = 1, heads = 4, head_dim = 64;
+  bool shared = true;  // keys are the normalised queries
 };
 
-// Operands of the ops around attention: queries and values as the product left them; keys are the normalised queries,
-// as in the paper.
+// Operands of the ops around attention, as the product left them: queries, keys and values, or, where `shared`, queries
+// and values, and keys are the normalised queries.
 struct AttentionOperands {
   AttentionCase shape;
   float scale;  // of scores
@@ -24,9 +25,12 @@ struct AttentionOperands {
 
   AttentionOperands(Arena& arena, const Context& ctx, const AttentionCase& shape);
   Tensor q() const { return qkv_part(qkv, 0); }
-  Tensor v() const { return qkv_part(qkv, 1); }
+  Tensor k() const { return shape.shared ? keys : qkv_part(qkv, 1); }
+  Tensor v() const { return qkv_part(qkv, shape.shared ? 1 : 2); }
   Tensor dq() const { return qkv_part(dqkv, 0); }
-  Tensor dv() const { return qkv_part(dqkv, 1); }
+  Tensor dk() const { return shape.shared ? dkeys : qkv_part(dqkv, 1); }
+  Tensor dv() const { return qkv_part(dqkv, shape.shared ? 1 : 2); }
+  void normalise(Context& ctx) const;  // makes the keys where they are shared
   void assign(Context& ctx, uint32_t step) const;
   void build(Context& ctx) const;
   void forward(Context& ctx) const;

@@ -193,18 +193,19 @@ OpCase gradient_norm_case(Context& ctx, Operands& o, const OpShape& s) {
 
 // Filled, with the keys, segments and results that the ops before would have left.
 struct Heads : AttentionOperands {
-  Heads(Context& ctx, Operands& o, const OpShape& s)
+  Heads(Context& ctx, Operands& o, const OpShape& s, bool shared = true)
       : AttentionOperands(o.arena(), ctx,
                           {.pattern = s.pattern,
                            .T = s.length,
                            .batch = s.rows / s.length,
                            .heads = s.heads,
-                           .head_dim = s.head_dim}) {
+                           .head_dim = s.head_dim,
+                           .shared = shared}) {
     if (!o.real()) return;
     for (const Tensor& t : {qkv, dqkv, dkeys, dout, projections})
       if (t) o.fill(t);
     ctx.zero(samples);
-    normalise_keys(ctx, keys, inverse_norm, q());
+    normalise(ctx);
     assign(ctx, 0);
     build(ctx);
     forward(ctx);
@@ -264,19 +265,19 @@ OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
 }
 
 OpCase attention_forward_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
+  const Heads h(ctx, o, s, s.pattern.pattern == "hash");
   return {.sizes = h.sizes_and_pattern(),
-          .reads = {h.q(), h.keys, h.v()},
+          .reads = {h.q(), h.k(), h.v()},
           .writes = {h.out, h.lse},
           .run = [=, &ctx] { h.forward(ctx); },
           .flops = o.real() ? 4.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
+  const Heads h(ctx, o, s, s.pattern.pattern == "hash");
   return {.sizes = h.sizes_and_pattern(),
-          .reads = {h.q(), h.keys, h.v(), h.out, h.dout, h.lse},
-          .writes = {h.dq(), h.dkeys, h.dv()},
+          .reads = {h.q(), h.k(), h.v(), h.out, h.dout, h.lse},
+          .writes = {h.dq(), h.dk(), h.dv()},
           .run = [=, &ctx] { h.backward(ctx); },
           .flops = o.real() ? 10.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
 }

@@ -17,15 +17,19 @@ SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
       q_first_(DType::kI32, {B, H, T}),
       q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
       k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
-      tile_count_(DType::kI32, {2}) {}
+      q_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
+      k_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
+      short_segments_(DType::kI32, {B * H * count, kTileEntry}),
+      tile_count_(DType::kI32, {kTileCounts}) {}
 
 Segments SegmentArrays::view() const {
-  return {q_segment, k_segment, q_begin_, k_begin_, q_index_,   k_index_,
-          k_limit_,  q_first_,  q_tiles_, k_tiles_, tile_count_};
+  return {q_segment, k_segment, q_begin_, k_begin_,      q_index_,      k_index_,        k_limit_,
+          q_first_,  q_tiles_,  k_tiles_, q_wide_tiles_, k_wide_tiles_, short_segments_, tile_count_};
 }
 
-std::array<Array*, 9> SegmentArrays::filled() {
-  return {&q_begin_, &k_begin_, &q_index_, &k_index_, &k_limit_, &q_first_, &q_tiles_, &k_tiles_, &tile_count_};
+std::array<Array*, 12> SegmentArrays::filled() {
+  return {&q_begin_, &k_begin_, &q_index_,      &k_index_,      &k_limit_,        &q_first_,
+          &q_tiles_, &k_tiles_, &q_wide_tiles_, &k_wide_tiles_, &short_segments_, &tile_count_};
 }
 
 void SegmentArrays::poison() {
@@ -40,7 +44,7 @@ GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) {
 
 Segments GpuSegments::view() const {
   const std::vector<GpuCopy>& c = copies_;
-  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10]};
+  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13]};
 }
 
 void GpuSegments::download(SegmentArrays& to) const {

@@ -22,9 +22,10 @@ class SegmentArrays {
 
  private:
   friend class GpuSegments;
-  std::array<Array*, 9> filled();
+  std::array<Array*, 12> filled();
 
-  Array q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_, q_tiles_, k_tiles_, tile_count_;
+  Array q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_, q_tiles_, k_tiles_, q_wide_tiles_, k_wide_tiles_,
+      short_segments_, tile_count_;
 };
 
 // A copy on the GPU, guard bands included.

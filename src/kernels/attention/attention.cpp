@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "kernels/attention/normalise.h"
 #include "kernels/vector_math.h"
 
 extern "C" {  // of OpenBLAS; not in every cblas.h
@@ -105,7 +106,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
-                        Tensor scratch) {
+                        Tensor scratch, ConstTensor inverse_norm) {
   constexpr const char* kOp = "attention_backward";
   check_common(kOp, ctx, q, lse, segments, scratch);
   check_rows(kOp, "q", q, q);
@@ -116,13 +117,18 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
   check_rows(kOp, "dq", dq, q);
   check_rows(kOp, "dk", dk, q);
   check_rows(kOp, "dv", dv, q);
-  ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, segments.q_index, scratch});
+  if (inverse_norm) {
+    require_tensor(inverse_norm, kOp, "inverse_norm", DType::kF32, {q.size(0), q.size(1), q.size(2)});
+    for (const auto& [name, t] : {std::pair("k", k), std::pair<const char*, ConstTensor>("dk", dk)})
+      require(t.contiguous(), kOp, ": with inverse_norm ", name, " must be contiguous, not ", t.describe());
+  }
+  ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, segments.q_index, scratch, inverse_norm});
   const Section section(ctx, kOp);
   if (q.numel() == 0) return;
   if constexpr (kCudaBuild)
     if (ctx.on_gpu())
-      return gpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch);
-  cpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch);
+      return gpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
+  cpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
 }
 
 namespace cpu {
@@ -262,9 +268,9 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
   });
 }
 
-void attention_backward(Context& /*ctx*/, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q,
-                        ConstTensor k, ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments,
-                        float scale, Tensor scratch) {
+void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
+                        ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
+                        Tensor scratch, ConstTensor inverse_norm) {
   const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3);
 #pragma omp parallel for
   for (int64_t head = 0; head < B * H; ++head)
@@ -310,6 +316,7 @@ void attention_backward(Context& /*ctx*/, Tensor dq, Tensor dk, Tensor dv, Const
     scatter(HeadRows(dk, piece.b, piece.h), dkeys, piece.k_index, piece.keys, D);
     scatter(HeadRows(dv, piece.b, piece.h), dvalues, piece.k_index, piece.keys, D);
   });
+  if (inverse_norm) cpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
 }
 
 }  // namespace cpu

@@ -10,13 +10,14 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention/attention_sm90.h"
 #include "kernels/attention/attention_tiles.cuh"
+#include "kernels/attention/normalise.h"
 
 namespace scfa::gpu {
 
 namespace {
 
 static_assert(kTile == kTileRows && kTileEntry == 8);
-constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics follow
+constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics and a buffer of the Hopper kernels follow
 constexpr float kLog2E = 1.442695041f;
 
 // How a kernel cuts its work: kWarps warps of 16 kM rows each, kStep rows of the other side at a time, kBlocks blocks
@@ -449,6 +450,7 @@ Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& 
   p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
   p.lse = const_cast<float*>(lse.as<float>());
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kHeaderElements);
+  p.dq_parts = scratch.as<float>() + kHeaderElements + 2 * q.size(0) * q.size(1) * q.size(2);
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
   p.k_limit = s.k_limit.as<int32_t>(), p.q_first = s.q_first.as<int32_t>();
@@ -490,8 +492,9 @@ void forward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   launch_tiles<S>(ctx, kOp, forward_kernel<S>, 1, s.q_tiles, p);
 }
 
+// Whether dq has taken in what goes through normalised keys.
 template <class Queries, class Keys>
-void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
+bool backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   constexpr const char* kOp = "attention_backward";
   constexpr int kLanes = Queries::kD / 8;
   clear_gradients_kernel<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, ctx.stream()>>>(
@@ -501,16 +504,16 @@ void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   const int a_head = (p.T + kRowsABlock - 1) / kRowsABlock;
   statistics_kernel<kLanes><<<static_cast<unsigned>(rows / p.T * a_head), 256, 0, ctx.stream()>>>(p, a_head);
   check_launch(kOp, ctx.stream());
-  const bool hopper = on_hopper();
+  if (on_hopper()) {
+    sm90::backward(ctx, p, s, sm90::takes_whole(rows / p.T * p.S, p.D));
+    return true;
+  }
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
-  if (hopper)
-    sm90::backward_queries(ctx, p, s);
-  else
-    launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
+  launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
   p.tiles = static_cast<const int4*>(s.k_tiles.data);
   ++p.ticket;
-  if (hopper && sm90::backward_keys(ctx, p, s)) return;
   launch_tiles<Keys>(ctx, kOp, backward_keys_kernel<Keys>, 2, s.k_tiles, p);
+  return false;
 }
 
 int* fresh_tickets(Context& ctx, const Tensor& scratch) {
@@ -526,8 +529,8 @@ std::string describe_attention(const Context& /*ctx*/) {
          (uses_portable_attention() ? "SCFA_ATTENTION=portable" : sm90::probe().reason);
 }
 
-int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t /*D*/) {
-  return kHeaderElements + 2 * B * H * T;
+int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t D) {
+  return kHeaderElements + 2 * B * H * T + (sm90::probe().usable ? sm90::dq_parts_size(D) : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
@@ -544,16 +547,16 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
-                        Tensor scratch) {
+                        Tensor scratch, ConstTensor inverse_norm) {
   Problem p = describe(q, k, v, segments, scale, lse, scratch);
+  p.inverse_norm = inverse_norm ? inverse_norm.as<float>() : nullptr;
   p.out = rows_of(out), p.dout = rows_of(dout);
   p.dq = rows_of(dq), p.dk = rows_of(dk), p.dv = rows_of(dv);
   p.ticket = fresh_tickets(ctx, scratch);
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
-  if (q.size(3) <= 64)
-    backward<Queries64, Keys64>(ctx, p, segments, rows);
-  else
-    backward<Queries128, Keys128>(ctx, p, segments, rows);
+  const bool whole_derivative = q.size(3) <= 64 ? backward<Queries64, Keys64>(ctx, p, segments, rows)
+                                                : backward<Queries128, Keys128>(ctx, p, segments, rows);
+  if (inverse_norm && !whole_derivative) gpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
 }
 
 }  // namespace scfa::gpu

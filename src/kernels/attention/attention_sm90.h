@@ -18,11 +18,15 @@ struct Probe {
 };
 const Probe& probe();
 
-// Each takes the tiles of p.tiles by p.ticket and writes what its portable namesake writes. D a multiple of 8 up to
-// 128; backward_keys does nothing and returns false for more than 64.
+// D a multiple of 8 up to 128. They take tickets from p.ticket on, forward one, backward three. backward finds
+// statistics computed and rows in no segment cleared. whole: short segments are taken whole, which is faster where
+// there are many of them; p.dq_parts is only used then.
 void forward(Context& ctx, const Problem& p, const Segments& s);
-void backward_queries(Context& ctx, const Problem& p, const Segments& s);
-bool backward_keys(Context& ctx, const Problem& p, const Segments& s);
+void backward(Context& ctx, Problem p, const Segments& s, bool whole);
+
+// Floats of p.dq_parts, and whether to take whole the short ones among `segments` of heads of D.
+int64_t dq_parts_size(int64_t D);
+bool takes_whole(int64_t segments, int64_t D);
 
 }  // namespace sm90
 }  // namespace scfa::gpu

@@ -20,7 +20,9 @@ struct Problem {
   const int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
   const int4* tiles;  // entries of two: see segments.h
   const int* tile_count;
-  int* ticket;  // the next tile to take
+  int* ticket;                // the next tile to take
+  float* dq_parts;            // a block's sums of dq, where it takes whole segments: kShortRows rows of 64
+  const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's. Or null.
   int H, T, S, D;
   float scale;       // of scores
   float scale_log2;  // the same for exponentials of base two
@@ -142,7 +144,7 @@ __device__ inline void scatter_rows(const float (&acc)[kM][kD / 8][4], const flo
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "r"(T::at(tile, row, chunk))
                  : "memory");
-    *reinterpret_cast<uint4*>(head + index[row] * stride + chunk * 8) = v;
+    store_global(head + index[row] * stride + chunk * 8, v);
   }
 }
 

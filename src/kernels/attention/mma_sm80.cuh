@@ -31,6 +31,19 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
+// 16 bytes at once: of a plain assignment the compiler makes four stores.
+__device__ inline void store_global(void* to, const uint4& v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+__device__ inline uint4 load_global(const void* from) {
+  uint4 v;
+  asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 // kRows rows of kD bf16 in panels of 64 columns, 128 bytes a row. A 16-byte chunk lies where its number, xor the row's
 // low bits, says: eight rows of one column meet eight different groups of banks.
@@ -73,6 +86,15 @@ __device__ inline uint32_t pack_bf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+__device__ inline float low_half(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
+__device__ inline float high_half(uint32_t pair) {
+  return __uint_as_float(pair & 0xFFFF0000u);
+}
+__device__ inline uint32_t add_bf16(uint32_t a, uint32_t b) {  // two sums, in f32
+  return pack_bf16(low_half(a) + low_half(b), high_half(a) + high_half(b));
 }
 __device__ inline float exp2_fast(float x) {
   float y;

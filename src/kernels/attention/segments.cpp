@@ -21,7 +21,10 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t co
   const int64_t capacity = tile_capacity(B, H, T, count);
   s.q_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
   s.k_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
-  s.tile_count = arena.take(kName, DType::kI32, {2});
+  for (Tensor* wide : {&s.q_wide_tiles, &s.k_wide_tiles})
+    *wide = arena.take(kName, DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry});
+  s.short_segments = arena.take(kName, DType::kI32, {B * H * count, kTileEntry});
+  s.tile_count = arena.take(kName, DType::kI32, {kTileCounts});
   return s;
 }
 
@@ -46,11 +49,15 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
     const int64_t capacity = tile_capacity(B, H, T, S);
     require_tensor(segments.q_tiles, kOp, "q_tiles", DType::kI32, {capacity, kTileEntry});
     require_tensor(segments.k_tiles, kOp, "k_tiles", DType::kI32, {capacity, kTileEntry});
-    require_tensor(segments.tile_count, kOp, "tile_count", DType::kI32, {2});
+    const int64_t wide = tile_capacity(B, H, T, S, kWideTileRows);
+    require_tensor(segments.q_wide_tiles, kOp, "q_wide_tiles", DType::kI32, {wide, kTileEntry});
+    require_tensor(segments.k_wide_tiles, kOp, "k_wide_tiles", DType::kI32, {wide, kTileEntry});
+    require_tensor(segments.short_segments, kOp, "short_segments", DType::kI32, {B * H * S, kTileEntry});
+    require_tensor(segments.tile_count, kOp, "tile_count", DType::kI32, {kTileCounts});
   }
   ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
                          segments.k_index, segments.k_limit, segments.q_first, segments.q_tiles, segments.k_tiles,
-                         segments.tile_count});
+                         segments.q_wide_tiles, segments.k_wide_tiles, segments.short_segments, segments.tile_count});
   const Section section(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);

@@ -131,31 +131,44 @@ struct Entry {
   int4 tile, rows;  // as segments.h has it
 };
 
+constexpr int kLists = 5;                       // the first of TileCount
+constexpr int kOrders = kLists * 2 * kClasses;  // of a list: classes of long segments, then of short ones
+
 struct TileLists {
-  Entry *q_tiles, *k_tiles;
+  Entry* entries[kLists];
   int* tile_count;
-  int* classes;  // [2][kClasses] counts, then [2][kClasses] of what was placed
+  int* counts;  // [kOrders] of what there is, then [kOrders] of what was placed
 };
+
+__host__ __device__ int slots_of(int T, int S) {
+  return S + T / kRows + 1;
+}
 
 __device__ int class_of(int cost) {
   return kClasses - 1 - min(kClasses - 1, 32 - __clz(cost));  // dearest first
 }
 
-// Calls work(list, class, tile) for the tiles of one slot of a head, at most one of each list, so that no thread has
-// more to do than another however long a segment is.
+// Calls work(list, order, entry) for what one slot of a head stands for, at most once for each list, so that no thread
+// has more to do than another however long a segment is. order: where in the list it belongs, to a power of two of its
+// cost.
 template <class Work>
-__device__ void for_tile(const Lists& lists, int64_t head, int64_t slot, int T, int S, const Work& work) {
-  // Slot i < S is the first tile of segment i. Slot S + j stands for rows from j kRows on of the sorted list: it is
-  // the tile that starts there or up to kRows - 1 rows later in the same segment, unless that is a segment's first.
+__device__ void for_slot(const Lists& lists, int64_t head, int slot, int T, int S, const Work& work) {
+  // Slot i < S is the first tile of segment i. Slot S + j stands for rows from j times the list's tiles on of the
+  // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first.
+  const int64_t list_begin = head * T;
 #pragma unroll
-  for (int list = 0; list < 2; ++list) {
-    const int* starts = (list == 0 ? lists.q_begin : lists.k_begin) + head * (S + 1);
+  for (int list = 0; list < kLists; ++list) {
+    const bool queries = list != kKeyTiles && list != kWideKeyTiles;
+    const int* starts = (queries ? lists.q_begin : lists.k_begin) + head * (S + 1);
+    const int* others = (queries ? lists.k_begin : lists.q_begin) + head * (S + 1);
+    const int tile_rows =
+        static_cast<int>(list == kWideQueryTiles || list == kWideKeyTiles ? kWideTileRows : kTileRows);
     int segment, first;
     if (slot < S) {
-      segment = static_cast<int>(slot), first = 0;
+      segment = slot, first = 0;
     } else {
-      const int row = static_cast<int>(slot - S) * kRows;
-      if (row >= starts[S]) continue;
+      const int64_t row = int64_t{slot - S} * tile_rows;
+      if (list == kShortSegments || row >= starts[S]) continue;
       int low = 0, high = S - 1;  // the last segment that starts at or before the row
       while (low < high) {
         const int middle = (low + high + 1) / 2;
@@ -165,67 +178,82 @@ __device__ void for_tile(const Lists& lists, int64_t head, int64_t slot, int T, 
           high = middle - 1;
       }
       segment = low;
-      const int tile = (row - starts[segment] + kRows - 1) / kRows;
+      const int tile = (static_cast<int>(row) - starts[segment] + tile_rows - 1) / tile_rows;
       if (tile == 0) continue;
-      first = tile * kRows;
+      first = tile * tile_rows;
     }
-    const int rows = starts[segment + 1] - starts[segment];
+    const int rows = starts[segment + 1] - starts[segment], there = others[segment + 1] - others[segment];
+    const bool is_short = max(rows, there) <= kShortRows;
+    const int64_t own = list_begin + starts[segment] + first, other = list_begin + others[segment];
+    if (list == kShortSegments) {
+      if (is_short && rows + there > 0)
+        work(list, class_of(rows + there),
+             Entry{make_int4(static_cast<int>(head), segment, rows, there),
+                   make_int4(static_cast<int>(own), static_cast<int>(other), 0, 0)});
+      continue;
+    }
     if (first >= rows) continue;
-    const int used = min(kRows, rows - first);
-    const int64_t at = head * T + starts[segment] + first;
-    const int* others = (list == 0 ? lists.k_begin : lists.q_begin) + head * (S + 1) + segment;
-    const int begin = list == 0 ? 0 : lists.q_first[at];
-    const int end = list == 0 ? lists.k_limit[at + used - 1] : others[1] - others[0];
-    work(list, class_of(end - begin),
+    const int used = min(tile_rows, rows - first);
+    const int begin = queries ? 0 : lists.q_first[own], end = queries ? lists.k_limit[own + used - 1] : there;
+    const int part = is_short ? kClasses : 0;
+    work(list, part + class_of(end - begin),
          Entry{make_int4(static_cast<int>(head), segment, first, used),
-               make_int4(static_cast<int>(at), static_cast<int>(head * T) + others[0], begin, end)});
+               make_int4(static_cast<int>(own), static_cast<int>(other), begin, end)});
   }
 }
 
-__global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists tiles, int64_t heads, int T, int S) {
-  __shared__ int counts[2 * kClasses];
-  for (int i = threadIdx.x; i < 2 * kClasses; i += blockDim.x) counts[i] = 0;
+// grid: (heads, slots of a head / 256)
+__global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
+  __shared__ int counts[kOrders];
+  for (int i = threadIdx.x; i < kOrders; i += blockDim.x) counts[i] = 0;
   __syncthreads();
-  const int64_t slots = S + T / kRows + 1, i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < heads * slots)
-    for_tile(lists, i / slots, i % slots, T, S,
-             [&](int list, int order, const Entry&) { atomicAdd(&counts[list * kClasses + order], 1); });
+  const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (slot < slots_of(T, S))
+    for_slot(lists, blockIdx.x, slot, T, S,
+             [&](int list, int order, const Entry&) { atomicAdd(&counts[list * 2 * kClasses + order], 1); });
   __syncthreads();
-  for (int c = threadIdx.x; c < 2 * kClasses; c += blockDim.x)
-    if (counts[c] > 0) atomicAdd(&tiles.classes[c], counts[c]);
+  for (int c = threadIdx.x; c < kOrders; c += blockDim.x)
+    if (counts[c] > 0) atomicAdd(&tiles.counts[c], counts[c]);
 }
 
-// A block asks for room in each class once, for all its tiles: an atomic a tile would queue at a few addresses.
-__global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists tiles, int64_t heads, int T, int S) {
-  __shared__ int starts[2 * kClasses], counts[2 * kClasses];
-  const int own = threadIdx.x;  // the class that this thread looks after, if there is one
-  if (own < 2 * kClasses) starts[own] = tiles.classes[own], counts[own] = 0;
+// A block asks for room in each order once, for all it places: an atomic an entry would queue at a few addresses.
+__global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
+  __shared__ int starts[kOrders], counts[kOrders];
+  static_assert(kOrders <= 256);
+  const int own = threadIdx.x;  // the order that this thread looks after, if there is one
+  if (own < kOrders) starts[own] = tiles.counts[own], counts[own] = 0;
   __syncthreads();
-  if (threadIdx.x < 2) {
-    int sum = 0;
-    for (int c = threadIdx.x * kClasses; c < static_cast<int>(threadIdx.x + 1) * kClasses; ++c) {
-      const int count = starts[c];
-      starts[c] = sum;
+  if (threadIdx.x < kLists) {
+    const int list = threadIdx.x;
+    int sum = 0, of_long = 0;
+    for (int c = 0; c < 2 * kClasses; ++c) {
+      if (c == kClasses) of_long = sum;
+      const int count = starts[list * 2 * kClasses + c];
+      starts[list * 2 * kClasses + c] = sum;
       sum += count;
     }
-    if (blockIdx.x == 0) tiles.tile_count[threadIdx.x] = sum;
+    if (blockIdx.x == 0 && blockIdx.y == 0) {
+      tiles.tile_count[list] = sum;
+      if (list < kShortSegments) tiles.tile_count[kLongQueryTiles + list] = of_long;
+    }
   }
-  const int64_t slots = S + T / kRows + 1, i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  Entry tile[2];
-  int of_class[2] = {-1, -1}, rank[2];
-  if (i < heads * slots)
-    for_tile(lists, i / slots, i % slots, T, S, [&](int list, int order, const Entry& found) {
-      tile[list] = found;
-      of_class[list] = list * kClasses + order;
-      rank[list] = atomicAdd(&counts[of_class[list]], 1);
+  const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  Entry entry[kLists];
+  int order_of[kLists], rank[kLists];
+#pragma unroll
+  for (int list = 0; list < kLists; ++list) order_of[list] = -1;
+  if (slot < slots_of(T, S))
+    for_slot(lists, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found) {
+      entry[list] = found;
+      order_of[list] = list * 2 * kClasses + order;
+      rank[list] = atomicAdd(&counts[order_of[list]], 1);
     });
   __syncthreads();
-  if (own < 2 * kClasses && counts[own] > 0) starts[own] += atomicAdd(&tiles.classes[2 * kClasses + own], counts[own]);
+  if (own < kOrders && counts[own] > 0) starts[own] += atomicAdd(&tiles.counts[kOrders + own], counts[own]);
   __syncthreads();
 #pragma unroll
-  for (int list = 0; list < 2; ++list)
-    if (of_class[list] >= 0)
-      (list == 0 ? tiles.q_tiles : tiles.k_tiles)[starts[of_class[list]] + rank[list]] = tile[list];
+  for (int list = 0; list < kLists; ++list)
+    if (order_of[list] >= 0) tiles.entries[list][starts[order_of[list]] + rank[list]] = entry[list];
 }
 
 }  // namespace
@@ -245,13 +273,16 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
   sort_kernel<<<static_cast<unsigned>(heads), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(
       lists, T, S, warps, attend_self);
   check_launch(kOp, ctx.stream());
-  const TileLists tiles{static_cast<Entry*>(s.q_tiles.data), static_cast<Entry*>(s.k_tiles.data),
-                        s.tile_count.as<int32_t>(), static_cast<int*>(ctx.workspace())};
-  fill(tiles.classes, 0, 4 * kClasses * sizeof(int), ctx.stream());
-  const auto blocks = static_cast<unsigned>((heads * (S + T / kRows + 1) + 255) / 256);
-  count_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, heads, T, S);
+  const TileLists tiles{{static_cast<Entry*>(s.q_tiles.data), static_cast<Entry*>(s.k_tiles.data),
+                         static_cast<Entry*>(s.q_wide_tiles.data), static_cast<Entry*>(s.k_wide_tiles.data),
+                         static_cast<Entry*>(s.short_segments.data)},
+                        s.tile_count.as<int32_t>(),
+                        static_cast<int*>(ctx.workspace())};
+  fill(tiles.counts, 0, 2 * kOrders * sizeof(int), ctx.stream());
+  const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));
+  count_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, T, S);
   check_launch(kOp, ctx.stream());
-  place_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, heads, T, S);
+  place_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, T, S);
   check_launch(kOp, ctx.stream());
 }
 

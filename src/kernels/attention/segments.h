@@ -21,19 +21,35 @@ struct Segments {
   Tensor q_index, k_index;      // (B, H, T) i32, sorted: the position of the row
   Tensor k_limit;               // (B, H, T) i32, sorted queries: how many keys of its segment the query sees
   Tensor q_first;               // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
-  // GPU only: what there is to do, in tiles of kTileRows rows of one segment of one head, the longest first. An entry
-  // is (head, segment, first, rows, own, other, begin, end): head b * H + h; the tile's first row within the segment
-  // and how many it has; where it starts in the sorted lists of all heads; where the segment's rows of the other side
-  // start there; and from which of those to which the tile sees or is seen. tile_count[0] of q_tiles, [1] of k_tiles
-  // are filled.
-  Tensor q_tiles, k_tiles;  // (tile_capacity, kTileEntry) i32
-  Tensor tile_count;        // (2) i32
+  // GPU only: what there is to do. A tile is up to kTileRows rows of one segment of one head: an entry is (head,
+  // segment, first, rows, own, other, begin, end): head b * H + h; the tile's first row within the segment and how many
+  // it has; where it starts in the sorted lists of all heads; where the segment's rows of the other side start there;
+  // and from which of those to which the tile sees or is seen. Tiles of long segments come first, those of short ones
+  // (at most kShortRows queries and keys) behind them; the dearest first in either part. q_wide_tiles and k_wide_tiles
+  // are the same of kWideTileRows rows. short_segments has an entry (head, segment, queries, keys, own, other, 0, 0)
+  // for each short segment that has rows, the largest first; own and other as in a tile of queries.
+  Tensor q_tiles, k_tiles;            // (tile_capacity, kTileEntry) i32
+  Tensor q_wide_tiles, k_wide_tiles;  // (tile_capacity of wide tiles, kTileEntry) i32
+  Tensor short_segments;              // (B * H * S, kTileEntry) i32
+  Tensor tile_count;                  // (kTileCounts) i32: entries that are filled, in the order of TileCount
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
-inline constexpr int64_t kTileRows = 128, kTileEntry = 8;
-inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count) {
-  return B * H * (T / kTileRows + count);  // of each segment at most one tile is not full
+inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 8, kShortRows = 1280;
+enum TileCount : int {  // NOLINT(cppcoreguidelines-use-enum-class): indices
+  kQueryTiles,
+  kKeyTiles,
+  kWideQueryTiles,
+  kWideKeyTiles,
+  kShortSegments,
+  kLongQueryTiles,  // those of q_tiles that belong to long segments, and so on
+  kLongKeyTiles,
+  kLongWideQueryTiles,
+  kLongWideKeyTiles,
+  kTileCounts
+};
+inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count, int64_t rows = kTileRows) {
+  return B * H * (T / rows + count);  // of each segment at most one tile is not full
 }
 
 Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count);

@@ -150,6 +150,13 @@ __device__ inline void pin(uint32_t (&d)[kN][4]) {
     for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[i][j])::"memory");
 }
 
+// The same value, of which the compiler does not know that: what depends on it is computed here and not kept in
+// registers from before.
+__device__ inline int here(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as operand a of the next product.
 template <int kN>
 __device__ inline void operand_of(uint32_t (&a)[4], const float (&d)[kN], int k) {
@@ -172,6 +179,23 @@ __device__ inline uint4 load_chunk(uint32_t address) {
                : "memory");
   return v;
 }
+__device__ inline int load_int(uint32_t address) {
+  int v;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+  return v;
+}
+__device__ inline float2 load_pair(uint32_t address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
+  return v;
+}
+__device__ inline void store_int(uint32_t address, int v) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+}
+__device__ inline void store_chunk(uint32_t address, const uint4& v) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
 
 // ---- products of tiles ----------------------------------------------------------------------------------------------
 // d (64, kN) = rows `first` to first + 63 of a (kRowsA, kD) times the rows of b (kRowsB, kD), kN of them from the first
@@ -189,6 +213,14 @@ __device__ inline void start_scores(float (&d)[kD / 2], const uint32_t (&a)[kK /
   const uint32_t from = columns_operand<kRowsB>(b);
 #pragma unroll
   for (int k = 0; k < kK / 16; ++k) Wgmma<kD>::template rs<true>(d, a[k], columns_at(from, k), add || k > 0);
+}
+// d (64, kD) = the transpose of the 64 columns of a panel of kK rows, times the kK rows of b (kK, kD).
+template <int kK, int kD>
+__device__ inline void start_columns(float (&d)[kD / 2], uint32_t panel, uint32_t b) {
+  const uint32_t from_a = columns_operand<kK>(panel), from_b = columns_operand<kK>(b);
+#pragma unroll
+  for (int k = 0; k < kK / 16; ++k)
+    Wgmma<kD>::template ss<true, true>(d, columns_at(from_a, k), columns_at(from_b, k), k > 0);
 }
 
 // ---- barriers -------------------------------------------------------------------------------------------------------

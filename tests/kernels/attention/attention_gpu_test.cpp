@@ -20,9 +20,12 @@ namespace {
 
 constexpr double kOut = 4e-3, kGradient = 8e-3, kLse = 1e-3;
 
+// Where keys are: a part beside queries and values, a tensor of their own, or that and the normalised queries.
+enum class Keys { kPart, kBeside, kNormalised };
+
 // Inputs and outputs as models lay them out: q, k, v in one tensor of 3 parts, or q, v in one of 2 and keys beside it.
 struct Set {
-  Array qkv, keys, dout, out, lse, dqkv, dkeys;
+  Array qkv, keys, dout, out, lse, dqkv, dkeys, inverse_norm;
   Set(DType type, const AttentionShape& s, bool shared)
       : qkv(type, {s.B, s.T, shared ? 2 : 3, s.H, s.D}),
         keys(type, {s.B, shared ? s.T : 0, s.H, s.D}),
@@ -30,7 +33,22 @@ struct Set {
         out(type, {s.B, s.T, s.H, s.D}),
         lse({s.B, s.H, s.T}),
         dqkv(type, {s.B, s.T, shared ? 2 : 3, s.H, s.D}),
-        dkeys(type, {s.B, shared ? s.T : 0, s.H, s.D}) {}
+        dkeys(type, {s.B, shared ? s.T : 0, s.H, s.D}),
+        inverse_norm({s.B, s.T, s.H}) {}
+
+  // Makes the keys of the queries.
+  void normalise(const AttentionShape& s) {
+    const std::vector<double> q = values(part_of(qkv, 0));
+    std::vector<double> k(q.size()), inverse(q.size() / static_cast<size_t>(s.D));
+    for (size_t i = 0; i < inverse.size(); ++i) {
+      const auto begin = q.begin() + static_cast<std::ptrdiff_t>(i) * s.D;
+      inverse[i] = 1.0 / std::sqrt(std::inner_product(begin, begin + s.D, begin, 0.0));
+      for (size_t d = 0; d < static_cast<size_t>(s.D); ++d)
+        k[i * static_cast<size_t>(s.D) + d] = q[i * static_cast<size_t>(s.D) + d] * inverse[i];
+    }
+    keys.assign(k);
+    inverse_norm.assign(inverse);
+  }
 };
 
 struct Views {
@@ -45,7 +63,8 @@ Views views_of(const Tensor& qkv, const Tensor& keys, const Tensor& dout, const 
 }
 
 // Forward and backward on the device; outputs and scratch are poisoned first and guarded by bands.
-void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool attend_self, float scale) {
+void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool attend_self, float scale,
+             bool normalised) {
   Context ctx(Device::kGpu);
   const int64_t B = set.out.view().size(0), T = set.out.view().size(1), H = set.out.view().size(2);
   Arena measure(Device::kGpu);
@@ -53,17 +72,19 @@ void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool at
   Arena arena(Device::kGpu, measure.used());
   const Segments segments = plan_segments(arena, B, H, T, count);
   for (const Tensor& t : {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index, segments.k_limit,
-                          segments.q_first, segments.q_tiles, segments.k_tiles, segments.tile_count})
+                          segments.q_first, segments.q_tiles, segments.k_tiles, segments.q_wide_tiles,
+                          segments.k_wide_tiles, segments.short_segments, segments.tile_count})
     gpu::fill(t.data, 0xFF, static_cast<size_t>(t.bytes()), ctx.stream());
   ctx.copy(segments.q_segment, chosen.q_segment);
   ctx.copy(segments.k_segment, chosen.k_segment);
   build_segments(ctx, segments, attend_self);
   const Array scratch({attention_scratch(ctx, B, T, H, set.out.view().size(3))});
   const GpuCopy qkv(ctx, set.qkv), keys(ctx, set.keys), dout(ctx, set.dout), out(ctx, set.out), lse(ctx, set.lse);
-  const GpuCopy dqkv(ctx, set.dqkv), dkeys(ctx, set.dkeys), space(ctx, scratch);
+  const GpuCopy dqkv(ctx, set.dqkv), dkeys(ctx, set.dkeys), space(ctx, scratch), norm(ctx, set.inverse_norm);
   const Views v = views_of(qkv, keys, dout, out, lse, dqkv, dkeys);
   attention_forward(ctx, v.out, v.lse, v.q, v.k, v.v, segments, scale, space);
-  attention_backward(ctx, v.dq, v.dk, v.dv, v.dout, v.q, v.k, v.v, v.out, v.lse, segments, scale, space);
+  attention_backward(ctx, v.dq, v.dk, v.dv, v.dout, v.q, v.k, v.v, v.out, v.lse, segments, scale, space,
+                     normalised ? Tensor(norm) : Tensor());
   out.download(set.out), lse.download(set.lse), dqkv.download(set.dqkv), dkeys.download(set.dkeys);
   qkv.download(set.qkv), keys.download(set.keys), space.download(scratch);
 }
@@ -77,11 +98,13 @@ testing::AssertionResult close_lse(const std::vector<double>& got, const std::ve
 
 using Choose = std::function<void(SegmentArrays&)>;
 
-void check(const AttentionShape& shape, int64_t count, bool shared, bool attend_self, const std::string& name,
-           const Choose& choose, double scale_of_inputs = 1.0) {
+void check(const AttentionShape& shape, int64_t count, Keys keys, bool attend_self, const std::string& name,
+           const Choose& choose, double scale_of_inputs = 1.0,
+           const std::function<std::vector<double>(const Set&)>& change_qkv = nullptr) {
   SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", D ", shape.D, ", ", count,
-                      " segments, self ", attend_self, shared ? ", shared" : ""));
+                      " segments, self ", attend_self, ", keys ", static_cast<int>(keys)));
   const auto [B, T, H, D] = shape;
+  const bool shared = keys != Keys::kPart, normalised = keys == Keys::kNormalised;
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
   SegmentArrays segments(B, H, T, count);
   choose(segments);
@@ -92,28 +115,42 @@ void check(const AttentionShape& shape, int64_t count, bool shared, bool attend_
         std::tuple(&got.dout, &again.dout, &want.dout)}) {
     bf16->fill_normal(seed, scale_of_inputs);
     copy->fill_normal(seed++, scale_of_inputs);
+    if (change_qkv && bf16 == &got.qkv) {
+      bf16->assign(change_qkv(got));
+      copy->assign(bf16->values());
+    }
     f32->assign(bf16->values());
   }
-  run_gpu(got, segments, count, attend_self, scale);
-  run_gpu(again, segments, count, attend_self, scale);
+  if (normalised) {
+    got.normalise(shape), again.normalise(shape);
+    want.keys.assign(got.keys.values());
+    want.inverse_norm.assign(got.inverse_norm.values());
+  }
+  run_gpu(got, segments, count, attend_self, scale, normalised);
+  run_gpu(again, segments, count, attend_self, scale, normalised);
   EXPECT_TRUE(got.out.same_bits(again.out));
   EXPECT_TRUE(got.lse.same_bits(again.lse));
   EXPECT_TRUE(got.dqkv.same_bits(again.dqkv));
-  EXPECT_TRUE(got.dkeys.same_bits(again.dkeys));
+  if (!normalised) {
+    EXPECT_TRUE(got.dkeys.same_bits(again.dkeys));
+  }
 
   Context cpu;
   segments.build(cpu, attend_self);
   const Array scratch({attention_scratch(cpu, B, T, H, D)});
   const Views w = views_of(want.qkv, want.keys, want.dout, want.out, want.lse, want.dqkv, want.dkeys);
   attention_forward(cpu, w.out, w.lse, w.q, w.k, w.v, segments.view(), scale, scratch);
-  attention_backward(cpu, w.dq, w.dk, w.dv, w.dout, w.q, w.k, w.v, w.out, w.lse, segments.view(), scale, scratch);
+  attention_backward(cpu, w.dq, w.dk, w.dv, w.dout, w.q, w.k, w.v, w.out, w.lse, segments.view(), scale, scratch,
+                     normalised ? want.inverse_norm.view() : Tensor());
   const Views g = views_of(got.qkv, got.keys, got.dout, got.out, got.lse, got.dqkv, got.dkeys);
   // Gradients of scores are differences of terms of size one: dq of a query that sees one key is what is left of them.
   const double unit = 0.5 * scale_of_inputs;
   EXPECT_TRUE(close(g.out, values(w.out), kOut));
   EXPECT_TRUE(close_lse(values(g.lse), values(w.lse)));
   EXPECT_TRUE(close(g.dq, values(w.dq), kGradient, unit)) << "dq";
-  EXPECT_TRUE(close(g.dk, values(w.dk), kGradient, unit)) << "dk";
+  if (!normalised) {
+    EXPECT_TRUE(close(g.dk, values(w.dk), kGradient, unit)) << "dk";
+  }
   EXPECT_TRUE(close(g.dv, values(w.dv), kGradient)) << "dv";
   if (T > 129) return;
   const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, attend_self);
@@ -161,46 +198,89 @@ TEST_P(AttentionGpu, ShapesAroundATile) {
       for (const SegmentChoice& choice : segment_choices())
         for (const bool self : {false, true}) {
           const int64_t count = T < 64 ? 3 : 2 + T % 7;
-          check({1 + T % 2, T, 2, D}, count, self, self, choice.name, chosen(choice, count));
+          check({1 + T % 2, T, 2, D}, count, self ? Keys::kBeside : Keys::kPart, self, choice.name,
+                chosen(choice, count));
         }
 }
 
 TEST_P(AttentionGpu, NarrowHeads) {
   for (const int64_t D : {8, 24, 40, 72, 120})
     for (const SegmentChoice& choice : segment_choices())
-      check({2, 200, 3, D}, 3, D == 24, true, choice.name, chosen(choice, 3));
+      check({2, 200, 3, D}, 3, D == 24 ? Keys::kBeside : Keys::kPart, true, choice.name, chosen(choice, 3));
 }
 
 TEST_P(AttentionGpu, LongerSequences) {
   for (const SegmentChoice& choice : segment_choices()) {
-    check({1, 1000, 12, 64}, 16, true, false, choice.name, chosen(choice, 16));
-    check({2, 4097, 1, 64}, 8, false, true, choice.name, chosen(choice, 8));
-    check({1, 1000, 2, 128}, 64, false, false, choice.name, chosen(choice, 64));
+    check({1, 1000, 12, 64}, 16, Keys::kBeside, false, choice.name, chosen(choice, 16));
+    check({2, 4097, 1, 64}, 8, Keys::kPart, true, choice.name, chosen(choice, 8));
+    check({1, 1000, 2, 128}, 64, Keys::kPart, false, choice.name, chosen(choice, 64));
   }
-  check({1, 8192, 2, 64}, 1, false, true, "one", chosen(segment_choices()[0], 1));
-  check({1, 4096, 1, 128}, 1, false, true, "one", chosen(segment_choices()[0], 1));
+  check({1, 8192, 2, 64}, 1, Keys::kPart, true, "one", chosen(segment_choices()[0], 1));
+  check({1, 4096, 1, 128}, 1, Keys::kPart, true, "one", chosen(segment_choices()[0], 1));
+}
+
+TEST_P(AttentionGpu, NormalisedKeys) {
+  for (const char* name : {"one", "tied", "sizes around a tile"}) {
+    const auto choice = std::find_if(segment_choices().begin(), segment_choices().end(),
+                                     [&](const SegmentChoice& c) { return c.name == name; });
+    for (const bool self : {false, true})
+      for (const int64_t D : {64, 40, 128})
+        for (const int64_t T : {1, 129, 300})
+          check({1, T, 18, D}, 4, Keys::kNormalised, self, name, chosen(*choice, 4));
+    check({2, 1000, 9, 64}, 4, Keys::kNormalised, false, name, chosen(*choice, 4));
+    check({1, 4097, 2, 64}, 4, Keys::kNormalised, false, name, chosen(*choice, 4));
+  }
+}
+
+// Enough segments that short ones are taken whole, and long ones beside them.
+TEST_P(AttentionGpu, ManySegments) {
+  for (const SegmentChoice& choice : segment_choices())
+    for (const bool self : {false, true}) {
+      check({2, 700, 9, 64}, 4, Keys::kPart, self, choice.name, chosen(choice, 4));
+      if (choice.name == "untied") check({1, 1281, 40, 64}, 2, Keys::kBeside, self, choice.name, chosen(choice, 2));
+    }
+  const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, 1279, 1280, 1281, 640, 641, 0, 127};
+  for (const Keys keys : {Keys::kPart, Keys::kNormalised})
+    for (const bool self : {false, true}) check({1, 8193, 6, 64}, 15, keys, self, "sizes", of_sizes(sizes));
 }
 
 TEST_P(AttentionGpu, SizesOfBuckets) {
   const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, 640, 641, 0, 127};
-  for (const bool self : {false, true}) check({1, 4097, 2, 64}, 12, true, self, "sizes", of_sizes(sizes));
-  check({1, 4097, 1, 128}, 12, false, true, "sizes", of_sizes(sizes));
+  for (const bool self : {false, true}) check({1, 4097, 2, 64}, 12, Keys::kBeside, self, "sizes", of_sizes(sizes));
+  check({1, 4097, 1, 128}, 12, Keys::kPart, true, "sizes", of_sizes(sizes));
 }
 
 TEST_P(AttentionGpu, LongestSequence) {
   const SegmentChoice& tied = segment_choices()[2];
-  check({1, 131072, 1, 64}, 64, true, false, tied.name, chosen(tied, 64));
+  check({1, 131072, 1, 64}, 64, Keys::kBeside, false, tied.name, chosen(tied, 64));
 }
 
 TEST_P(AttentionGpu, ThousandsOfSegments) {
   const SegmentChoice& tied = segment_choices()[2];
-  check({1, 8192, 2, 64}, 4096, true, true, tied.name, chosen(tied, 4096));
+  check({1, 8192, 2, 64}, 4096, Keys::kBeside, true, tied.name, chosen(tied, 4096));
 }
 
 TEST_P(AttentionGpu, LargeScores) {
   // Scores around a hundred: without their maximum taken off, exponentials would overflow. Probabilities are nearly one
   // and nearly zero, and their gradients what is left of that.
-  check({1, 200, 1, 64}, 1, false, true, "one", chosen(segment_choices()[0], 1), 4.0);
+  check({1, 200, 1, 64}, 1, Keys::kPart, true, "one", chosen(segment_choices()[0], 1), 4.0);
+}
+
+TEST_P(AttentionGpu, ScoresThatGrow) {
+  // Later keys have higher and higher scores: what was taken off the first ones is far too little for the last.
+  for (const int64_t D : {64, 128})
+    for (const bool self : {false, true}) {
+      const AttentionShape shape{1, 1500, 2, D};
+      check(shape, 2, Keys::kPart, self, "growing", chosen(segment_choices()[2], 2), 1.0, [&](const Set& set) {
+        std::vector<double> values = set.qkv.values();
+        for (int64_t t = 0; t < shape.T; ++t)
+          for (int64_t i = 0; i < 2 * shape.H * D; ++i) {  // queries and keys point the same way and grow
+            double& x = values[static_cast<size_t>(t * 3 * shape.H * D + i)];
+            x = x * 0.05 + 6.0 * static_cast<double>(t) / static_cast<double>(shape.T);
+          }
+        return values;
+      });
+    }
 }
 
 TEST_P(AttentionGpu, RowsItCannotTakeAreNamed) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
 
 #include "support/compare.h"
 #include "support/segment_cases.h"
@@ -11,47 +12,88 @@
 namespace scfa::test {
 namespace {
 
-using Tile = std::array<int32_t, kTileEntry>;  // see segments.h
+using Entry = std::array<int32_t, kTileEntry>;  // see segments.h
 
-// What the tiles of one list must be, in any order, from the CPU's lists.
-std::vector<Tile> expected_tiles(const Segments& lists, bool queries) {
+// A list as it must be, in any order, from the CPU's lists: its entries, and whether each is of a short segment.
+using Expected = std::vector<std::pair<Entry, bool>>;
+
+Expected expected_tiles(const Segments& lists, bool queries, int64_t tile_rows) {
   const Tensor &begin = queries ? lists.q_begin : lists.k_begin, &other = queries ? lists.k_begin : lists.q_begin;
   const int64_t heads = begin.size(0) * begin.size(1), S = begin.size(2) - 1, T = lists.q_segment.size(2);
-  std::vector<Tile> tiles;
+  Expected tiles;
   for (int64_t head = 0; head < heads; ++head)
     for (int64_t s = 0; s < S; ++s) {
       const int32_t *at = begin.as<int32_t>() + head * (S + 1) + s, *there = other.as<int32_t>() + head * (S + 1) + s;
-      for (int32_t first = 0; first < at[1] - at[0]; first += kTileRows) {
-        const int32_t rows = std::min(static_cast<int32_t>(kTileRows), at[1] - at[0] - first);
+      const bool is_short = std::max(at[1] - at[0], there[1] - there[0]) <= kShortRows;
+      for (int32_t first = 0; first < at[1] - at[0]; first += static_cast<int32_t>(tile_rows)) {
+        const int32_t rows = std::min(static_cast<int32_t>(tile_rows), at[1] - at[0] - first);
         const int64_t own = head * T + at[0] + first;
         const int32_t from = queries ? 0 : lists.q_first.as<int32_t>()[own];
         const int32_t to = queries ? lists.k_limit.as<int32_t>()[own + rows - 1] : there[1] - there[0];
-        tiles.push_back({static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(own),
-                         static_cast<int32_t>(head * T) + there[0], from, to});
+        tiles.push_back({{static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(own),
+                          static_cast<int32_t>(head * T) + there[0], from, to},
+                         is_short});
       }
     }
   return tiles;
 }
 
-void check_tiles(const Segments& got, const Segments& want, bool queries) {
-  const Tensor& list = queries ? got.q_tiles : got.k_tiles;
-  const int64_t count = got.tile_count.as<int32_t>()[queries ? 0 : 1];
-  std::vector<Tile> expected = expected_tiles(want, queries);
-  ASSERT_EQ(count, static_cast<int64_t>(expected.size()));
+Expected expected_short_segments(const Segments& lists) {
+  const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
+  Expected entries;
+  for (int64_t i = 0; i < heads * S; ++i) {
+    const int64_t head = i / S, s = i % S;
+    const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
+                  *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
+    const int32_t queries = q[1] - q[0], keys = k[1] - k[0], base = static_cast<int32_t>(head * T);
+    if (queries + keys == 0 || std::max(queries, keys) > kShortRows) continue;
+    entries.push_back(
+        {{static_cast<int32_t>(head), static_cast<int32_t>(s), queries, keys, base + q[0], base + k[0], 0, 0}, true});
+  }
+  return entries;
+}
+
+// The list has the expected entries and no others; those of long segments come first (long_count of them, or -1 where
+// the two kinds are mixed), the dearest first in either part.
+void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected expected,
+                const std::function<int32_t(const Entry&)>& cost) {
+  ASSERT_EQ(count, static_cast<int32_t>(expected.size()));
   ASSERT_LE(count, list.size(0));
-  std::vector<Tile> tiles(static_cast<size_t>(list.size(0)));
-  std::copy_n(list.as<int32_t>(), list.numel(), tiles.data()->data());
-  for (size_t i = static_cast<size_t>(count); i < tiles.size(); ++i)
-    ASSERT_EQ(tiles[i], (Tile{-1, -1, -1, -1, -1, -1, -1, -1}));
-  tiles.resize(static_cast<size_t>(count));
+  std::vector<Entry> entries(static_cast<size_t>(list.size(0)));
+  std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
+  for (size_t i = static_cast<size_t>(count); i < entries.size(); ++i)
+    ASSERT_EQ(entries[i], (Entry{-1, -1, -1, -1, -1, -1, -1, -1}));
+  entries.resize(static_cast<size_t>(count));
+  std::sort(expected.begin(), expected.end());
   int before = 32;
-  for (const Tile& tile : tiles) {
-    const int magnitude = std::bit_width(static_cast<uint32_t>(tile[7] - tile[6]));
+  int32_t at = 0;
+  for (const Entry& entry : entries) {
+    if (at == long_count) before = 32;
+    const int magnitude = std::bit_width(static_cast<uint32_t>(cost(entry)));
     ASSERT_LE(magnitude, before) << "the longest first";
     before = magnitude;
+    const auto found = std::lower_bound(expected.begin(), expected.end(), std::pair(entry, false));
+    ASSERT_TRUE(found != expected.end() && found->first == entry) << "entry " << at;
+    if (long_count >= 0) {
+      ASSERT_EQ(found->second, at >= long_count) << "entry " << at << " of " << long_count << " long ones";
+    }
+    ++at;
   }
-  std::sort(tiles.begin(), tiles.end());
-  ASSERT_EQ(tiles, expected);
+  std::sort(entries.begin(), entries.end());
+  ASSERT_TRUE(std::adjacent_find(entries.begin(), entries.end()) == entries.end()) << "an entry twice";
+}
+
+void check_tiles(const Segments& got, const Segments& want) {
+  const auto* count = got.tile_count.as<int32_t>();
+  const auto pairs = [](const Entry& e) { return e[7] - e[6]; };
+  check_list(got.q_tiles, count[kQueryTiles], count[kLongQueryTiles], expected_tiles(want, true, kTileRows), pairs);
+  check_list(got.k_tiles, count[kKeyTiles], count[kLongKeyTiles], expected_tiles(want, false, kTileRows), pairs);
+  check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kLongWideQueryTiles],
+             expected_tiles(want, true, kWideTileRows), pairs);
+  check_list(got.k_wide_tiles, count[kWideKeyTiles], count[kLongWideKeyTiles],
+             expected_tiles(want, false, kWideTileRows), pairs);
+  check_list(got.short_segments, count[kShortSegments], -1, expected_short_segments(want),
+             [](const Entry& e) { return e[2] + e[3]; });
 }
 
 // Entries that nobody owns stay poisoned on either device, so the arrays are compared whole.
@@ -74,8 +116,7 @@ void check(Context& ctx, SegmentArrays& want, SegmentArrays& got, bool attend_se
   build_segments(ctx, device.view(), attend_self);
   device.download(got);
   check_equal(got.view(), want.view());
-  if (!testing::Test::HasFatalFailure()) check_tiles(got.view(), want.view(), true);
-  if (!testing::Test::HasFatalFailure()) check_tiles(got.view(), want.view(), false);
+  if (!testing::Test::HasFatalFailure()) check_tiles(got.view(), want.view());
 }
 
 void check(Context& ctx, const SegmentChoice& choice, int64_t B, int64_t H, int64_t T, int64_t S, bool attend_self) {
@@ -129,8 +170,7 @@ TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
     build_segments(ctx, device.view(), true);  // over what the last run left
     device.download(again);
     check_equal(again.view(), first.view());
-    check_tiles(again.view(), first.view(), true);
-    check_tiles(again.view(), first.view(), false);
+    check_tiles(again.view(), first.view());
   }
 }
 
@@ -154,8 +194,12 @@ TEST_F(SegmentsGpu, MissingTileListsAreNamed) {
   Context ctx(Device::kGpu);
   SegmentArrays arrays(1, 1, 10, 2);
   const GpuSegments device(ctx, arrays);
-  const std::pair<const char*, Tensor Segments::*> lists[] = {
-      {"q_tiles", &Segments::q_tiles}, {"k_tiles", &Segments::k_tiles}, {"tile_count", &Segments::tile_count}};
+  const std::pair<const char*, Tensor Segments::*> lists[] = {{"q_tiles", &Segments::q_tiles},
+                                                              {"k_tiles", &Segments::k_tiles},
+                                                              {"q_wide_tiles", &Segments::q_wide_tiles},
+                                                              {"k_wide_tiles", &Segments::k_wide_tiles},
+                                                              {"short_segments", &Segments::short_segments},
+                                                              {"tile_count", &Segments::tile_count}};
   for (const auto& [name, member] : lists) {
     Segments s = device.view();
     s.*member = {};

@@ -1,0 +1,222 @@
+// Attention forward for Hopper. Each computing warpgroup goes through its steps by itself: scores, exponentials,
+// results; what overlaps is the work of different warpgroups. The highest score is looked for in the first step only:
+// exponentials of later ones are taken relative to it, which is exact as long as nothing overflows, and the search for
+// a new highest waits until their sum shows that there is one.
+#include <algorithm>
+
+#include "core/gpu.h"
+#include "kernels/attention/attention_sm90.h"
+#include "kernels/attention/hopper_block.cuh"
+#include "kernels/attention/launch_sm90.cuh"
+
+namespace scfa::gpu::sm90 {
+
+namespace {
+
+// A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
+constexpr float kSumLimit = 0x1p64f;
+
+// A thread's two rows: `base` is what exponents are relative to, `sum` the thread's share of the sum of exponentials.
+struct Online {
+  float base[2], sum[2];
+};
+
+// Hides the keys from the rows' limits on; begin: the step's first key.
+template <int kStep>
+__device__ inline void hide(float (&s)[kStep / 2], uint32_t limits, int begin) {
+  const int column = begin + 2 * here(threadIdx.x % 4);
+  const int left[2] = {load_int(limits) - column, load_int(limits + 8 * 4) - column};
+#pragma unroll
+  for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (8 * j + i % 2 >= left[i / 2]) s[4 * j + i] = -INFINITY;
+}
+
+// The highest score of each row becomes the base, if it is above it; returns what all before is to be multiplied by.
+template <int kStep>
+__device__ inline void raise(float (&shrink)[2], Online& state, const float (&s)[kStep / 2], float scale_log2) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float highest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};  // several, so that none waits for the last
+#pragma unroll
+    for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& most = highest[2 * (j % 2) + i];
+        most = fmaxf(most, s[4 * j + 2 * half + i]);
+      }
+    const float most = quad_max(fmaxf(fmaxf(highest[0], highest[1]), fmaxf(highest[2], highest[3])));
+    const float base = fmaxf(state.base[half], most * scale_log2);
+    shrink[half] = base == -INFINITY ? 0.0f : exp2_fast(state.base[half] - base);
+    state.base[half] = base == -INFINITY ? 0.0f : base;  // a row that sees nothing
+    state.sum[half] *= shrink[half];
+  }
+}
+
+// Scores become probabilities relative to the base; total: their sums.
+template <int kStep>
+__device__ inline void exponentiate(float (&s)[kStep / 2], float (&total)[2], const Online& state, float scale_log2) {
+  float part[2][2] = {};
+#pragma unroll
+  for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& x = s[4 * j + i];
+      x = exp2_fast(x * scale_log2 - state.base[i / 2]);
+      part[i / 2][i % 2] += x;
+    }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) total[half] = part[half][0] + part[half][1];
+}
+
+// Makes the highest of the probabilities one, where it is above that: a sum of one large term is exact then.
+template <int kStep>
+__device__ inline void lower(float (&shrink)[2], float (&s)[kStep / 2], float (&total)[2], Online& state) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float highest[2] = {1.0f, 1.0f};
+#pragma unroll
+    for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) highest[i] = fmaxf(highest[i], s[4 * j + 2 * half + i]);
+    const float most = quad_max(fmaxf(highest[0], highest[1]));
+    shrink[half] = __frcp_rn(most);
+    state.base[half] += __log2f(most);
+    state.sum[half] *= shrink[half];
+    total[half] *= shrink[half];
+#pragma unroll
+    for (int j = 0; j < kStep / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) s[4 * j + 2 * half + i] *= shrink[half];
+  }
+}
+
+template <class S>
+__device__ inline void compute_forward(const Problem& p, const Memory<S>& memory) {
+  constexpr int kD = S::kD, kStep = S::kStep;
+  const int group = uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
+  const int warp = uniform(threadIdx.x / 32) % 4;
+  const int group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + lane / 4;
+  Ring<S::kSlots> slots;
+  Ring<S::kStages> ring;
+  while (true) {
+    barrier_wait(slots.barrier(memory.tile_full()), slots.parity());
+    fence_for_products();
+    const SlotView<S> slot{memory.slot(slots.stage)};
+    if (uniform(slot.head()) < 0) break;
+    const int rows = uniform(slot.rows());
+    const int most = uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
+    const int steps = (most + kStep - 1) / kStep;
+    const uint32_t queries = memory.own(slots.stage, 0);
+    Online state = {{-INFINITY, -INFINITY}, {}};
+    float out[kD / 2] = {};
+    uint32_t probabilities[kStep / 16][4];
+    uint32_t last_empty = 0;
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      const uint32_t keys = memory.other(ring.stage, 0), values = memory.other(ring.stage, 1);
+      barrier_wait(ring.barrier(memory.full()), ring.parity());
+      fence_for_products();
+      float s[kStep / 2];
+      pin(s);
+      warpgroup_arrive();
+      start_rows<kStep, S::kRows, kStep, kD>(s, queries, group_first, keys);
+      warpgroup_commit();
+      warpgroup_wait<0>();
+      pin(s);
+      pin(out);
+      pin(probabilities);
+      if (step > 0) release(last_empty);  // the product of the step before is done too
+      last_empty = ring.barrier(memory.empty());
+      const bool masked = (step + 1) * kStep > uniform(slot.bound(group_first));
+      if (masked) hide<kStep>(s, slot.bounds(here(row)), step * kStep);
+      bool search = step == 0;
+      float total[2], shrink[2];
+      const auto rescale = [&] {
+#pragma unroll
+        for (int i = 0; i < kD / 2; ++i) out[i] *= shrink[i / 2 % 2];
+      };
+      if (!search) {
+        exponentiate<kStep>(s, total, state, p.scale_log2);
+        constexpr float kMost = kStep / 4;  // the sum of so many probabilities, none of them above one
+        if (__any_sync(0xFFFFFFFFu, !(total[0] <= kMost && total[1] <= kMost))) {
+          search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
+          if (search) {
+            float again[1][kStep / 8][4] = {};
+            multiply_rows<1, kStep, kD, S::kRows>(again, queries, here(warp_first), keys);
+#pragma unroll
+            for (int i = 0; i < kStep / 2; ++i) s[i] = again[0][i / 4][i % 4];
+            if (masked) hide<kStep>(s, slot.bounds(here(row)), step * kStep);
+          } else {
+            lower<kStep>(shrink, s, total, state);
+            rescale();
+          }
+        }
+      }
+      if (search) {
+        raise<kStep>(shrink, state, s, p.scale_log2);
+        rescale();
+        exponentiate<kStep>(s, total, state, p.scale_log2);
+      }
+      state.sum[0] += total[0], state.sum[1] += total[1];
+#pragma unroll
+      for (int k = 0; k < kStep / 16; ++k) operand_of(probabilities[k], s, k);
+      pin(out);
+      pin(probabilities);
+      warpgroup_arrive();
+      start_scores<kStep, kStep, kD>(out, probabilities, values, true);
+      warpgroup_commit();
+      ring.next();
+    }
+    warpgroup_wait<0>();
+    pin(out);
+    pin(probabilities);
+    if (steps > 0) release(last_empty);
+    skip_steps<S>(memory, ring, steps, (uniform(slot.end()) + kStep - 1) / kStep);
+    sync_threads(2 + group, kGroup);  // no warp of the group reads its queries any more
+    float inverse[2];
+    float* lse = p.lse + static_cast<int64_t>(slot.head()) * p.T;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = quad_sum(state.sum[half]);
+      inverse[half] = total > 0.0f ? 1.0f / total : 0.0f;
+      if (lane % 4 == 0 && row + 8 * half < slot.rows())
+        lse[slot.token(row + 8 * half)] = total > 0.0f ? state.base[half] + log2f(total) : INFINITY;
+    }
+    scatter<typename S::Own>(out, inverse, queries, warp_first, slot.rows(), slot.head(), p.out, p,
+                             [&](int at) { return slot.token(at); });
+    release(slots.barrier(memory.tile_empty()));
+    slots.next();
+  }
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, 1) forward_kernel(const __grid_constant__ Problem p, int list) {
+#ifdef SCFA_SM90A
+  const Memory<S> memory;
+  memory.make_barriers();
+  if (uniform(threadIdx.x / kGroup) == 0) {
+    give_registers_back<S::kGather>();
+    gather<S, Side::kQueries, false>(p, memory, list, p.q, p.q, p.k, p.v);
+  } else {
+    take_registers<S::kCompute>();
+    compute_forward<S>(p, memory);
+  }
+#endif
+}
+
+using Forward64 = Shape<64, 3, 1, 2, 128, 4, 32, 160>;
+using Forward128 = Shape<128, 3, 1, 1, 64, 4, 32, 160>;
+
+}  // namespace
+
+void forward(Context& ctx, const Problem& p, const Segments& s) {
+  constexpr const char* kOp = "attention_forward";
+  if (p.D <= 64)
+    launch_blocks<Forward64>(ctx, kOp, forward_kernel<Forward64>, kWideQueryTiles, s.q_wide_tiles, p);
+  else
+    launch_blocks<Forward128>(ctx, kOp, forward_kernel<Forward128>, kWideQueryTiles, s.q_wide_tiles, p);
+}
+
+}  // namespace scfa::gpu::sm90

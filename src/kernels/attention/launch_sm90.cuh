@@ -1,0 +1,23 @@
+// How the Hopper kernels are launched: a block a multiprocessor, which takes tiles from the list of the kernel's shape.
+#pragma once
+#include <algorithm>
+
+#include "core/gpu.h"
+#include "kernels/attention/hopper_block.cuh"
+#include "kernels/attention/segments.h"
+
+namespace scfa::gpu::sm90 {
+
+template <class S>
+void launch_blocks(Context& ctx, const char* op, void (*kernel)(Problem, int), int list, const Tensor& entries,
+                   Problem p) {
+  p.tiles = static_cast<const int4*>(entries.data);
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Memory<S>::kBytes);
+  if (status != cudaSuccess) fail(op, ": ", cudaGetErrorString(status));
+  const int64_t grid = std::min(entries.size(0), int64_t{properties().multiprocessors});
+  kernel<<<static_cast<unsigned>(grid), S::kThreads, Memory<S>::kBytes, ctx.stream()>>>(p, list);
+  check_launch(op, ctx.stream());
+}
+
+}  // namespace scfa::gpu::sm90
