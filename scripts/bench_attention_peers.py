@@ -30,6 +30,7 @@ def main():
     args = parser.parse_args()
     try:
         import torch
+        import torch._functorch.config
         from torch.nn import functional
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ImportError as error:
@@ -40,7 +41,12 @@ def main():
     gpu = torch.cuda.get_device_name()
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     heads = args.batch * args.heads
-    lines = []
+    outputs = []  # rows are written as they come: a run that is stopped keeps what it has
+    if args.csv:
+        outputs.append(open(args.csv, "w", encoding="utf-8"))
+        outputs[-1].write(COLUMNS + "\n")
+    if args.append:
+        outputs.append(open(args.append, "a", encoding="utf-8"))
 
     def timed(work, repeats):
         """Median milliseconds from cold caches, and what the last call gave."""
@@ -68,8 +74,11 @@ def main():
             print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
             return
         total = prepare_ms + forward_ms + backward_ms
-        lines.append(f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},0,{prepare_ms:g},{forward_ms:g},"
-                     f"{backward_ms:g},{total:g},{gpu}")
+        row = (f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},0,{prepare_ms:g},{forward_ms:g},"
+               f"{backward_ms:g},{total:g},{gpu}\n")
+        for file in outputs:
+            file.write(row)
+            file.flush()
         print(f"{system:14} {pattern:6} T={length:6} buckets={buckets:3} prepare {prepare_ms:8.2f}  forward {forward_ms:8.2f}  "
               f"backward {backward_ms:8.2f}  total {total:8.2f} ms", flush=True)
 
@@ -103,12 +112,8 @@ def main():
                     report(system, "hash", length, buckets, *flex(length, buckets))
             else:
                 sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash'])}")
-    if args.csv:
-        with open(args.csv, "w", encoding="utf-8") as file:
-            file.write("\n".join([COLUMNS, *lines]) + "\n")
-    if args.append:
-        with open(args.append, "a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
+    for file in outputs:
+        file.close()
 
 
 if __name__ == "__main__":

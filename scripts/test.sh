@@ -8,8 +8,9 @@ usage() {
   cat <<'END'
 Usage: scripts/test.sh [--all] [CTEST OPTION...]
   Sets up (scripts/setup.sh), then runs the tests; options such as -R NAME go to ctest.
-  --all   also: warnings as errors, GPU code for sm_80 and sm_90a without register spills (if nvcc is there), all
-          tests under the address and undefined-behaviour sanitizers, formatting, includes, clang-tidy, generated docs
+  --all   also: warnings as errors, GPU code for sm_80 and sm_90a without register spills, attention's without local
+          memory (if nvcc is there), all tests under the address and undefined-behaviour sanitizers, formatting,
+          includes, clang-tidy, generated docs
 END
 }
 
@@ -64,7 +65,7 @@ check_gpu_code() {
   elif [[ -z $(find src -name '*.cu') ]]; then
     say "there is no GPU code"
   else
-    scripts/ptxas_summary.py build/ci.log
+    scripts/ptxas_summary.py build/ci.log && scripts/check_sass.py --nvcc "$(find_nvcc)"
   fi
 }
 

@@ -10,12 +10,17 @@ Context::Context(Device device) : device_(device) {
   require(gpu::available(), "device gpu: ", gpu::description());
   stream_ = gpu::create_stream();
   copy_stream_ = gpu::create_stream();
+  side_stream_ = gpu::create_stream();
+  forked_ = gpu::create_event(false);
+  joined_ = gpu::create_event(false);
   workspace_ = Buffer(kWorkspaceBytes, device);
 }
 
 Context::~Context() {
   if (stream_ == nullptr) return;
   for (Event event : events_) gpu::destroy_event(event);
+  for (Event event : {forked_, joined_}) gpu::destroy_event(event);
+  gpu::destroy_stream(side_stream_);
   gpu::destroy_stream(copy_stream_);
   gpu::destroy_stream(stream_);
 }
@@ -28,6 +33,17 @@ void Context::require_here(const char* op, std::initializer_list<ConstTensor> te
 
 void Context::synchronize() const {
   if (on_gpu()) gpu::synchronize(stream_, "synchronize");
+}
+
+Stream Context::fork_side() const {
+  gpu::record(forked_, stream_);
+  gpu::wait(side_stream_, forked_);
+  return side_stream_;
+}
+
+void Context::join_side() const {
+  gpu::record(joined_, side_stream_);
+  gpu::wait(stream_, joined_);
 }
 
 void Context::zero(const Tensor& tensor) const {

@@ -35,6 +35,11 @@ class Context {
   Stream copy_stream() const { return copy_stream_; }  // for copies beside the work on stream()
   void synchronize() const;
 
+  // GPU only: a stream for work beside that on stream(): what is launched on it comes after all that was launched on
+  // stream() before, and what is launched on stream() after join_side() comes after it.
+  Stream fork_side() const;
+  void join_side() const;
+
   // GPU only: scratch of kWorkspaceBytes, 256-byte aligned, for one op at a time; what an op leaves there the next one
   // overwrites.
   void* workspace() const { return workspace_.data(); }
@@ -66,7 +71,8 @@ class Context {
   Event next_event();
 
   Device device_;
-  Stream stream_ = nullptr, copy_stream_ = nullptr;
+  Stream stream_ = nullptr, copy_stream_ = nullptr, side_stream_ = nullptr;
+  Event forked_ = nullptr, joined_ = nullptr;
   Buffer workspace_;
   std::shared_ptr<void> blas_;
   bool collecting_ = false;

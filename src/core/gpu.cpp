@@ -40,8 +40,12 @@ const Properties& properties() {
     check(cudaGetDeviceProperties(&p, 0), "reading the GPU's properties");
     int driver = 0;
     check(cudaDriverGetVersion(&driver), "reading the driver's version");
-    return Properties{p.name, concat(driver / 1000, ".", driver % 1000 / 10), p.major * 10 + p.minor,
-                      p.multiProcessorCount, static_cast<int64_t>(p.totalGlobalMem)};
+    return Properties{p.name,
+                      concat(driver / 1000, ".", driver % 1000 / 10),
+                      p.major * 10 + p.minor,
+                      p.multiProcessorCount,
+                      static_cast<int64_t>(p.totalGlobalMem),
+                      static_cast<int64_t>(p.sharedMemPerBlockOptin)};
   }();
   return found;
 }

@@ -23,7 +23,8 @@ struct Properties {
   std::string driver;  // the newest CUDA version that the driver supports, as "13.0"
   int compute = 0;     // compute capability, major * 10 + minor
   int multiprocessors = 0;
-  int64_t memory = 0;  // bytes
+  int64_t memory = 0;         // bytes
+  int64_t shared_memory = 0;  // bytes that a block can have
 };
 const Properties& properties();
 

@@ -15,10 +15,12 @@ Gelu gelu_kind(const GptConfig& c) {
   return c.gelu == "erf" ? Gelu::kErf : Gelu::kTanh;
 }
 
+// And makes the keys where they are shared: both look at the queries.
 void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActivations& a, const Heads& heads,
                      const AttentionDraw& draw) {
   const Segments& s = a.segments;
   if (draw.q_segment) {
+    if (c.shared_qk) normalise_keys(ctx, heads.k, a.inverse_norm, heads.q);
     ctx.copy(s.q_segment, draw.q_segment);
     ctx.copy(s.k_segment, draw.k_segment);
     return;
@@ -30,7 +32,9 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
                            .seed = draw.seed,
                            .step = draw.step,
                            .layer = static_cast<uint32_t>(layer),
-                           .first_position = draw.first_position};
+                           .first_position = draw.first_position,
+                           .shared_keys = c.shared_qk ? heads.k : Tensor(),
+                           .inverse_norm = c.shared_qk ? a.inverse_norm : Tensor()};
   assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input);
 }
 
@@ -43,7 +47,6 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
   const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
   matmul_forward(ctx, a.qkv.reshape({B, T, c.qkv_parts() * c.n_embd}), a.ln_1, p.attn_weight, p.attn_bias);
   const Heads heads(a.qkv, a.shared_keys);
-  if (c.shared_qk) normalise_keys(ctx, heads.k, a.inverse_norm, heads.q);
   // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
   choose_segments(ctx, c, layer, a, heads, draw);
   if (c.rotary())

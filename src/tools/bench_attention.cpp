@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "core/human.h"
+#include "core/rng.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
 #include "kernels/random.h"
@@ -44,13 +45,12 @@ void AttentionOperands::assign(Context& ctx, uint32_t step) const {
                    .samples = samples,
                    .seed = 1,
                    .step = step,
-                   .layer = 0});
+                   .layer = 0,
+                   .shared_keys = keys,
+                   .inverse_norm = inverse_norm});
 }
 void AttentionOperands::build(Context& ctx) const {
   build_segments(ctx, segments, attends_self(shape.pattern));
-}
-void AttentionOperands::normalise(Context& ctx) const {
-  if (shape.shared) normalise_keys(ctx, keys, inverse_norm, q());
 }
 void AttentionOperands::forward(Context& ctx) const {
   attention_forward(ctx, out, lse, q(), k(), v(), segments, scale, scratch);
@@ -71,6 +71,25 @@ double count_pairs(Context& ctx, const Segments& s) {
   return pairs;
 }
 
+namespace {
+
+// Segments like `like`, on the device: one has a share of skew of the rows of every head, the others the rest.
+Buffer skewed_segments(Context& ctx, const AttentionCase& c, const Tensor& like) {
+  std::vector<uint16_t> ids(static_cast<size_t>(like.numel()));
+  const auto others = static_cast<uint32_t>(segment_count(c.pattern) - 1);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const Random4 bits = random4(1, Purpose::kDropQuery, 0, 0, 0, 0, static_cast<uint32_t>(i));
+    ids[i] = uniform(bits.v[0]) < static_cast<float>(c.skew) ? 0 : static_cast<uint16_t>(1 + bits.v[1] % others);
+  }
+  Buffer buffer(static_cast<size_t>(like.bytes()), like.device);
+  Tensor to = like;
+  to.data = buffer.data();
+  ctx.copy(to, Tensor(ids.data(), DType::kU16, Device::kCpu, {like.size(0), like.size(1), like.size(2)}));
+  return buffer;
+}
+
+}  // namespace
+
 AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats) {
   Arena measure(ctx.device());
   const AttentionOperands planned(measure, ctx, c);
@@ -82,6 +101,7 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
   const AttentionOperands w(arena, ctx, c);
   fill_normal(ctx, w.dout, 1, 1);
   ctx.zero(w.samples);
+  const Buffer skewed = c.skew > 0 ? skewed_segments(ctx, c, w.segments.q_segment) : Buffer();
   std::vector<double> prepare, forward, backward;
   Marks marks(ctx, 4);
   for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
@@ -89,8 +109,13 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     flush();
     marks.set(0);
     if (w.projections) draw_projections(ctx, w.projections, 1, static_cast<uint32_t>(i), 0);
-    w.normalise(ctx);
     w.assign(ctx, static_cast<uint32_t>(i));
+    if (c.skew > 0)
+      for (Tensor ids : {w.segments.q_segment, w.segments.k_segment}) {
+        Tensor drawn = ids;
+        drawn.data = skewed.data();
+        ctx.copy(ids, drawn);
+      }
     w.build(ctx);
     marks.set(1);
     w.forward(ctx);
@@ -108,10 +133,17 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
 
 void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
                      const std::string& csv) {
-  std::vector<AttentionPattern> patterns{{.pattern = "dense", .attend_self = {}}};
+  struct Row {
+    const char* name;
+    AttentionPattern pattern;
+    double skew = 0;
+  };
+  std::vector<Row> rows{{"dense", {.pattern = "dense", .attend_self = {}}}};
   for (const int64_t buckets : {8, 16, 32})
-    patterns.push_back({.pattern = "hash", .buckets = buckets, .attend_self = {}});
-  for (const double rate : {0.5, 0.7}) patterns.push_back({.pattern = "drop", .drop_rate = rate, .attend_self = {}});
+    rows.push_back({"hash", {.pattern = "hash", .buckets = buckets, .attend_self = {}}});
+  rows.push_back({"hash_skewed", {.pattern = "hash", .buckets = 16, .attend_self = {}}, 0.3});
+  for (const double rate : {0.5, 0.7})
+    rows.push_back({"drop", {.pattern = "drop", .drop_rate = rate, .attend_self = {}}});
   std::ofstream file;
   if (!csv.empty()) {
     file.open(csv);
@@ -125,27 +157,28 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
               shape.head_dim, name_of(activation_type(ctx.device())), repeats);
   std::printf("%s\n", describe_attention(ctx).c_str());
   const CacheFlush flush(ctx);
-  std::printf("%8s %-6s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop", "prepare ms",
+  std::printf("%8s %-11s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop", "prepare ms",
               "forward ms", "backward ms", "total ms", "TFLOP/s", "x dense");
   for (const int64_t T : lengths) {
     double dense = 0;
-    for (const AttentionPattern& pattern : patterns) {
+    for (const auto& [name, pattern, skew] : rows) {
       AttentionCase settings = shape;
       settings.pattern = pattern;
       settings.shared = pattern.pattern == "hash";  // as in the paper; the others have keys of their own, as peers do
       settings.T = T;
+      settings.skew = skew;
       const AttentionTimes t = time_attention(ctx, flush, settings, repeats);
       if (pattern.pattern == "dense") dense = t.total();
       const int64_t buckets = segment_count(pattern);
       const double drop = pattern.pattern == "drop" ? pattern.drop_rate : 0;
       const double flops = 14.0 * t.pairs * static_cast<double>(shape.head_dim);  // 2 products forward, 5 backward
-      std::printf("%8ld %-6s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, pattern.pattern.c_str(), buckets,
-                  drop, t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
+      std::printf("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, name, buckets, drop, t.prepare,
+                  t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
       std::fflush(stdout);
       if (file.is_open())
-        file << "scfa," << pattern.pattern << ',' << T << ',' << shape.batch * shape.heads << ',' << shape.head_dim
-             << ',' << buckets << ',' << drop << ',' << t.prepare << ',' << t.forward << ',' << t.backward << ','
-             << t.total() << ',' << gpu << std::endl;
+        file << "scfa," << name << ',' << T << ',' << shape.batch * shape.heads << ',' << shape.head_dim << ','
+             << buckets << ',' << drop << ',' << t.prepare << ',' << t.forward << ',' << t.backward << ',' << t.total()
+             << ',' << gpu << std::endl;
     }
   }
   require(csv.empty() || file.flush().good(), csv, ": cannot be written");

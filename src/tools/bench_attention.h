@@ -13,6 +13,7 @@ struct AttentionCase {
   AttentionPattern pattern;
   int64_t T = 8192, batch = 1, heads = 4, head_dim = 64;
   bool shared = true;  // keys are the normalised queries
+  double skew = 0;     // share of the rows that one segment has; the others have the rest, evenly; 0: as the pattern says
 };
 
 // Operands of the ops around attention, as the product left them: queries, keys and values, or, where `shared`, queries
@@ -30,8 +31,7 @@ struct AttentionOperands {
   Tensor dq() const { return qkv_part(dqkv, 0); }
   Tensor dk() const { return shape.shared ? dkeys : qkv_part(dqkv, 1); }
   Tensor dv() const { return qkv_part(dqkv, shape.shared ? 1 : 2); }
-  void normalise(Context& ctx) const;  // makes the keys where they are shared
-  void assign(Context& ctx, uint32_t step) const;
+  void assign(Context& ctx, uint32_t step) const;  // segments, and the keys where they are shared
   void build(Context& ctx) const;
   void forward(Context& ctx) const;
   void backward(Context& ctx) const;

@@ -205,7 +205,6 @@ struct Heads : AttentionOperands {
     for (const Tensor& t : {qkv, dqkv, dkeys, dout, projections})
       if (t) o.fill(t);
     ctx.zero(samples);
-    normalise(ctx);
     assign(ctx, 0);
     build(ctx);
     forward(ctx);

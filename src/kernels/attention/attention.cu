@@ -20,6 +20,11 @@ static_assert(kTile == kTileRows && kTileEntry == 8);
 constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics and a buffer of the Hopper kernels follow
 constexpr float kLog2E = 1.442695041f;
 
+// Floats for the statistics of so many rows; what follows stays aligned to 16 bytes.
+constexpr int64_t statistics_size(int64_t rows) {
+  return (2 * rows + 3) / 4 * 4;
+}
+
 // How a kernel cuts its work: kWarps warps of 16 kM rows each, kStep rows of the other side at a time, kBlocks blocks
 // to an SM. What decides is registers (two accumulators of scores and one or two of results a warp) and, for D = 128,
 // the 99 KB of shared memory that consumer GPUs have.
@@ -450,7 +455,7 @@ Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& 
   p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
   p.lse = const_cast<float*>(lse.as<float>());
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kHeaderElements);
-  p.dq_parts = scratch.as<float>() + kHeaderElements + 2 * q.size(0) * q.size(1) * q.size(2);
+  p.dq_parts = scratch.as<float>() + kHeaderElements + statistics_size(q.size(0) * q.size(1) * q.size(2));
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
   p.k_limit = s.k_limit.as<int32_t>(), p.q_first = s.q_first.as<int32_t>();
@@ -530,7 +535,7 @@ std::string describe_attention(const Context& /*ctx*/) {
 }
 
 int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t D) {
-  return kHeaderElements + 2 * B * H * T + (sm90::probe().usable ? sm90::dq_parts_size(D) : 0);
+  return kHeaderElements + statistics_size(B * H * T) + (sm90::probe().usable ? sm90::dq_parts_size(D) : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,

@@ -110,8 +110,6 @@ __global__ void __launch_bounds__(S::kThreads, 1) queries_kernel(const __grid_co
 
 // ---- dk and dv, and dq of short segments ----------------------------------------------------------------------------
 
-constexpr int kAllConsumers = 1 + 1 + 3;  // a named barrier: 1 is the gathering group's, 2 to 4 are the computing ones'
-
 // Where a block that takes whole segments sums up dq of 64 queries: a warpgroup's accumulators, four of a thread side
 // by side, as they lie in registers. Only ever touched by the same thread.
 __device__ inline float4* parts_of(const Problem& p, int queries) {
@@ -173,44 +171,35 @@ __device__ inline void through_norm(float (&dk)[S::kD / 2], uint32_t keys, int r
     }
 }
 
-// A step's probabilities and their gradients as operands, keys by queries; dv += probabilities dout is under way.
-// Queries past the end are zeros with statistics of zero: they add nothing. Keys past the end are hidden. Registers are
-// few: scores are gone, and probabilities rounded, before the gradients of these come.
+// Of a step's scores s, its probabilities and their gradients as operands, keys by queries; dv += probabilities dout is
+// under way then. Queries past the end are zeros with statistics of zero: they add nothing. Keys past the end are
+// hidden. Registers are few: scores are gone, and probabilities rounded, before the gradients of these come.
 template <class S>
 __device__ inline void compute_gradients(uint32_t (&operand)[S::kStep / 16][4], uint32_t (&gradients)[S::kStep / 16][4],
-                                         float (&dv)[S::kD / 2], const Problem& p, const Memory<S>& memory,
-                                         const SlotView<S>& slot, uint32_t keys, uint32_t values, int stage, int begin,
-                                         int group_first, int row) {
+                                         float (&s)[S::kStep / 2], float (&dv)[S::kD / 2], const Problem& p,
+                                         const Memory<S>& memory, const SlotView<S>& slot, uint32_t values, int stage,
+                                         int begin, int group_first, int row) {
   constexpr int kD = S::kD, kStep = S::kStep;
-  const uint32_t queries = memory.other(stage, 0), douts = memory.other(stage, 1);
+  const uint32_t douts = memory.other(stage, 1);
   const int lane = threadIdx.x % 32, rows = uniform(slot.rows());
   const uint32_t statistics = memory.statistics(stage) + lane % 4 * 16;  // lse, delta of two queries
-  {
-    float s[kStep / 2];
-    pin(s);
-    warpgroup_arrive();
-    start_rows<kStep, S::kRows, kStep, kD>(s, keys, group_first, queries);
-    warpgroup_commit();
-    warpgroup_wait<0>();
-    pin(s);
-    if (group_first + 64 > rows || begin < uniform(slot.bound(group_first + 63))) {
-      const int at = here(row), column = begin + 2 * here(lane % 4);
-      const int hidden[2] = {(at < rows ? slot.bound(at) : INT_MAX) - column,
-                             (at + 8 < rows ? slot.bound(at + 8) : INT_MAX) - column};
+  if (group_first + 64 > rows || begin < uniform(slot.bound(group_first + 63))) {
+    const int at = here(row), column = begin + 2 * here(lane % 4);
+    const int hidden[2] = {(at < rows ? slot.bound(at) : INT_MAX) - column,
+                           (at + 8 < rows ? slot.bound(at + 8) : INT_MAX) - column};
 #pragma unroll
-      for (int i = 0; i < kStep / 2; ++i)
-        if (8 * (i / 4) + i % 2 < hidden[i / 2 % 2]) s[i] = -INFINITY;
-    }
-#pragma unroll
-    for (int j = 0; j < kStep / 8; ++j) {
-      const uint4 two = load_chunk(statistics + 64 * j);
-      const float lse[2] = {__uint_as_float(two.x), __uint_as_float(two.z)};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) s[4 * j + i] = exp2_fast(s[4 * j + i] * p.scale_log2 - lse[i % 2]);
-    }
-#pragma unroll
-    for (int k = 0; k < kStep / 16; ++k) operand_of(operand[k], s, k);
+    for (int i = 0; i < kStep / 2; ++i)
+      if (8 * (i / 4) + i % 2 < hidden[i / 2 % 2]) s[i] = -INFINITY;
   }
+#pragma unroll
+  for (int j = 0; j < kStep / 8; ++j) {
+    const uint4 two = load_chunk(statistics + 64 * j);
+    const float lse[2] = {__uint_as_float(two.x), __uint_as_float(two.z)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[4 * j + i] = exp2_fast(s[4 * j + i] * p.scale_log2 - lse[i % 2]);
+  }
+#pragma unroll
+  for (int k = 0; k < kStep / 16; ++k) operand_of(operand[k], s, k);
   float ds[kStep / 2];
   pin(ds);
   pin(dv);
@@ -242,7 +231,7 @@ __device__ inline void compute_gradients(uint32_t (&operand)[S::kStep / 16][4], 
 // queries in every tile of keys.
 template <class S, bool kWhole>
 __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
-  constexpr int kD = S::kD, kStep = S::kStep, kConsumers = S::kGroups * kGroup;
+  constexpr int kD = S::kD, kStep = S::kStep;
   static_assert(!kWhole || (kD == 64 && kStep == 64));
   using Exchange = Tile<S::kRows, kStep>;
   const int group = uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
@@ -259,70 +248,125 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
     const int end = uniform(slot.end());
     const uint32_t keys = memory.own(slots.stage, 0), values = memory.own(slots.stage, 1);
     float dk[kD / 2] = {}, dv[kD / 2] = {};
-    int begin = uniform(slot.begin()), taker = begin / kStep % S::kGroups;
-#pragma unroll 1
-    for (; begin < end; begin += kStep, ring.next()) {
-      barrier_wait(ring.barrier(memory.full()), ring.parity());
-      const bool visible = group_first < uniform(slot.rows()) && begin + kStep > uniform(slot.bound(group_first));
-      if (!kWhole && !visible) {
-        release(ring.barrier(memory.empty()));  // no query of the step sees a key of the group
-        continue;
-      }
-      fence_for_products();
-      const uint32_t exchange = memory.extra() + taker * Exchange::kBytes;
-      const auto hand_over = [&](const uint32_t(&gradients)[kStep / 16][4]) {
-        barrier_wait(memory.exchange_empty() + 8 * taker, (turns >> taker & 1) ^ 1);
-        const uint32_t corner = Exchange::at(exchange, warp_first + lane % 16, lane / 16);
-#pragma unroll
-        for (int k = 0; k < kStep / 16; ++k) store_matrices(Exchange::step(corner, 0, 2 * k), gradients[k]);
-        fence_for_products();
-        release(memory.exchange_full() + 8 * taker);
-      };
-      uint32_t operand[kStep / 16][4], gradients[kStep / 16][4];
-      if (visible) {
-        compute_gradients<S>(operand, gradients, dv, p, memory, slot, keys, values, ring.stage, begin, group_first,
-                             row);
-        if constexpr (kWhole) hand_over(gradients);
-        pin(dk);
-        pin(gradients);
-        warpgroup_arrive();
-        start_scores<kStep, kStep, kD>(dk, gradients, memory.other(ring.stage, 0), true);
-        warpgroup_commit();
-        warpgroup_wait<0>();
-        pin(dk);
-        pin(dv);
-        pin(operand);
-        pin(gradients);
-      } else {
-#pragma unroll
-        for (int k = 0; k < kStep / 16; ++k)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) gradients[k][i] = 0;
-        hand_over(gradients);
-      }
+    const Steps steps(uniform(slot.begin()), end, kStep, kWhole && uniform(slot.number()) % 2 != 0);
+    int owed = -1;  // the step of queries whose dq this group is to compute
+    const auto start_dq = [&](float(&dq)[kD / 2]) {
+      barrier_wait(memory.exchange_full() + 8 * group, (turns >> group & 1) ^ 1);
+      pin(dq);
+      warpgroup_arrive();
+      start_columns<S::kRows, kD>(dq, memory.extra() + group * Exchange::kBytes, keys);
+      warpgroup_commit();
+    };
+    const auto finish_dq = [&](const float(&dq)[kD / 2], int queries) {
+      release(memory.exchange_empty() + 8 * group);
+      if constexpr (kWhole) add_parts(parts_of(p, queries), dq, uniform(slot.number()) == 0);
+    };
+    const auto sees = [&](int begin) {  // whether any query of the step sees a key of the group
+      return group_first < uniform(slot.rows()) && begin + kStep > uniform(slot.bound(group_first));
+    };
+    float s[kStep / 2];
+    const auto start_scores_of = [&](int stage) {
+      pin(s);
+      warpgroup_arrive();
+      start_rows<kStep, S::kRows, kStep, kD>(s, keys, group_first, memory.other(stage, 0));
+      warpgroup_commit();
+    };
+    uint32_t operand[kStep / 16][4], gradients[kStep / 16][4];
+    const auto start_dk = [&] {
+      pin(dk);
+      pin(gradients);
+      warpgroup_arrive();
+      start_scores<kStep, kStep, kD>(dk, gradients, memory.other(ring.stage, 0), true);
+      warpgroup_commit();
+    };
+    const auto finish_step = [&] {
+      warpgroup_wait<0>();
+      pin(s);
+      pin(dk);
+      pin(dv);
+      pin(operand);
+      pin(gradients);
       release(ring.barrier(memory.empty()));
-      if constexpr (kWhole) {
-        if (taker == group) {
-          barrier_wait(memory.exchange_full() + 8 * taker, turns >> taker & 1);
-          float dq[kD / 2];
-          pin(dq);
-          warpgroup_arrive();
-          start_columns<S::kRows, kD>(dq, exchange, keys);
-          warpgroup_commit();
+    };
+    if constexpr (kWhole) {
+#pragma unroll 1
+      for (int i = 0; i < steps.count; ++i, ring.next()) {
+        const int begin = steps.at(i), taker = begin / kStep % S::kGroups;
+        barrier_wait(ring.barrier(memory.full()), ring.parity());
+        fence_for_products();
+        const auto hand_over = [&] {
+          barrier_wait(memory.exchange_empty() + 8 * taker, (turns >> taker & 1) ^ 1);
+          const uint32_t corner =
+              Exchange::at(memory.extra() + taker * Exchange::kBytes, warp_first + lane % 16, lane / 16);
+#pragma unroll
+          for (int k = 0; k < kStep / 16; ++k) store_matrices(Exchange::step(corner, 0, 2 * k), gradients[k]);
+          fence_for_products();
+          release(memory.exchange_full() + 8 * taker);
+        };
+        if (sees(begin)) {
+          start_scores_of(ring.stage);
           warpgroup_wait<0>();
-          pin(dq);
-          release(memory.exchange_empty() + 8 * taker);
-          add_parts(parts_of(p, begin / kStep), dq, uniform(slot.number()) == 0);
+          pin(s);
+          compute_gradients<S>(operand, gradients, s, dv, p, memory, slot, values, ring.stage, begin, group_first, row);
+          hand_over();
+          start_dk();
+        } else {
+#pragma unroll
+          for (int k = 0; k < kStep / 16; ++k)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) gradients[k][j] = 0;
+          hand_over();
         }
+        if (owed >= 0) {  // all have handed over what it takes a step ago
+          float dq[kD / 2];
+          start_dq(dq);
+          finish_step();
+          pin(dq);
+          finish_dq(dq, owed);
+        } else {
+          finish_step();
+        }
+        owed = taker == group ? begin / kStep : -1;
         turns ^= 1u << taker;
-        if (++taker == S::kGroups) taker = 0;
+      }
+    } else {
+      int i = 0;
+      for (; i < steps.count && !sees(steps.at(i)); ++i, ring.next()) {
+        barrier_wait(ring.barrier(memory.full()), ring.parity());
+        release(ring.barrier(memory.empty()));
+      }
+      if (i < steps.count) {
+        barrier_wait(ring.barrier(memory.full()), ring.parity());
+        fence_for_products();
+        start_scores_of(ring.stage);
+        warpgroup_wait<0>();
+        pin(s);
+      }
+#pragma unroll 1
+      for (; i < steps.count; ++i, ring.next()) {
+        compute_gradients<S>(operand, gradients, s, dv, p, memory, slot, values, ring.stage, steps.at(i), group_first,
+                             row);
+        start_dk();
+        // The next step's scores come out with these. After the last step nobody reads them.
+        Ring<S::kStages> next = ring;
+        if (i + 1 < steps.count) {
+          next.next();
+          barrier_wait(next.barrier(memory.full()), next.parity());
+        }
+        fence_for_products();
+        start_scores_of(next.stage);
+        finish_step();
       }
     }
-    // No warp reads the tile any more: the group's own rows, and where whole segments are taken all keys.
-    if (kWhole)
-      sync_threads(kAllConsumers, kConsumers);
-    else
-      sync_threads(2 + group, kGroup);
+    if (kWhole && owed >= 0) {
+      float dq[kD / 2];
+      start_dq(dq);
+      warpgroup_wait<0>();
+      pin(dq);
+      finish_dq(dq, owed);
+    }
+    sync_threads(2 + group,
+                 kGroup);  // no warp of the group reads its rows of the values any more; others still may keys
     const auto token_of = [&](int at) { return slot.token(at); };
     const int rows = uniform(slot.rows()), head = uniform(slot.head());
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
@@ -338,28 +382,24 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       const float inverse_norm[2] = {__int_as_float(load_int(norms + 4 * row)),
                                      __int_as_float(load_int(norms + 4 * (row + 8)))};
       through_norm<S>(dk, keys, row, inverse_norm, p.scale);
-      __syncwarp();
       if constexpr (kWhole) {
 #pragma unroll
         for (int i = 0; i < kD / 2; ++i) dk[i] += dq[i] * p.scale;
       }
-      scatter<typename S::Own, !kWhole>(dk, one, keys, warp_first, rows, head, p.dq, p, token_of);
+      scatter<typename S::Own, !kWhole>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
     } else {
       scatter<typename S::Own>(dv, one, values, warp_first, rows, head, p.dv, p, token_of);
-      scatter<typename S::Own>(dk, scale, keys, warp_first, rows, head, p.dk, p, token_of);
+      scatter<typename S::Own>(dk, scale, values, warp_first, rows, head, p.dk, p, token_of);
       if constexpr (kWhole) {
         if (uniform(slot.last()) != 0) {
           const int* index = p.q_index + uniform(slot.queries());
           const int first_seen = uniform(slot.first_seen());
-          const uint32_t staging = memory.extra() + group * Exchange::kBytes;
           for (int at = group * kStep; at < end; at += S::kGroups * kStep) {
             float dq[kD / 2] = {};
             if (at >= first_seen) load_parts(dq, parts_of(p, at / kStep));
-            scatter<Tile<64, kD>>(dq, scale, staging, 16 * warp, end - at, head, p.dq, p,
-                                  [&](int i) { return index[at + i]; });
-            __syncwarp();
+            scatter<typename S::Own>(dq, scale, values, warp_first, group_first + end - at, head, p.dq, p,
+                                     [&](int i) { return index[at + i - group_first]; });
           }
-          sync_threads(kAllConsumers, kConsumers);  // what is staged here the next tile overwrites
         }
       }
     }
@@ -404,18 +444,22 @@ bool takes_whole(int64_t segments, int64_t D) {
 
 void backward(Context& ctx, Problem p, const Segments& s, bool whole) {
   constexpr const char* kOp = "attention_backward";
-  const int queries = whole ? kLongWideQueryTiles : kWideQueryTiles, keys = whole ? kLongWideKeyTiles : kWideKeyTiles;
-  if (p.D <= 64) {
-    if (whole) launch_blocks<Segments64>(ctx, kOp, keys_kernel<Segments64, true>, kShortSegments, s.short_segments, p);
+  if (p.D > 64) {
+    launch_blocks<Queries128>(ctx.stream(), kOp, queries_kernel<Queries128>, kQueryTiles, s.q_tiles, p);
     ++p.ticket;
-    launch_blocks<Queries64>(ctx, kOp, queries_kernel<Queries64>, queries, s.q_wide_tiles, p);
-    ++p.ticket;
-    launch_blocks<Keys64>(ctx, kOp, keys_kernel<Keys64, false>, keys, s.k_wide_tiles, p);
-  } else {
-    launch_blocks<Queries128>(ctx, kOp, queries_kernel<Queries128>, kQueryTiles, s.q_tiles, p);
-    ++p.ticket;
-    launch_blocks<Keys128>(ctx, kOp, keys_kernel<Keys128, false>, kKeyTiles, s.k_tiles, p);
+    launch_blocks<Keys128>(ctx.stream(), kOp, keys_kernel<Keys128, false>, kKeyTiles, s.k_tiles, p);
+    return;
   }
+  // Long segments come first, beside the short ones, which fill what they leave.
+  const Stream stream = whole ? ctx.fork_side() : ctx.stream();
+  const int queries = whole ? kLongWideQueryTiles : kWideQueryTiles, keys = whole ? kLongWideKeyTiles : kWideKeyTiles;
+  launch_blocks<Queries64>(stream, kOp, queries_kernel<Queries64>, queries, s.q_wide_tiles, p);
+  ++p.ticket;
+  launch_blocks<Keys64>(stream, kOp, keys_kernel<Keys64, false>, keys, s.k_wide_tiles, p);
+  if (!whole) return;
+  ++p.ticket;
+  launch_blocks<Segments64>(ctx.stream(), kOp, keys_kernel<Segments64, true>, kShortSegments, s.short_segments, p);
+  ctx.join_side();
 }
 
 }  // namespace scfa::gpu::sm90

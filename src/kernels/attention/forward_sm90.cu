@@ -214,9 +214,9 @@ using Forward128 = Shape<128, 3, 1, 1, 64, 4, 32, 160>;
 void forward(Context& ctx, const Problem& p, const Segments& s) {
   constexpr const char* kOp = "attention_forward";
   if (p.D <= 64)
-    launch_blocks<Forward64>(ctx, kOp, forward_kernel<Forward64>, kWideQueryTiles, s.q_wide_tiles, p);
+    launch_blocks<Forward64>(ctx.stream(), kOp, forward_kernel<Forward64>, kWideQueryTiles, s.q_wide_tiles, p);
   else
-    launch_blocks<Forward128>(ctx, kOp, forward_kernel<Forward128>, kWideQueryTiles, s.q_wide_tiles, p);
+    launch_blocks<Forward128>(ctx.stream(), kOp, forward_kernel<Forward128>, kWideQueryTiles, s.q_wide_tiles, p);
 }
 
 }  // namespace scfa::gpu::sm90

@@ -9,15 +9,15 @@
 namespace scfa::gpu::sm90 {
 
 template <class S>
-void launch_blocks(Context& ctx, const char* op, void (*kernel)(Problem, int), int list, const Tensor& entries,
+void launch_blocks(Stream stream, const char* op, void (*kernel)(Problem, int), int list, const Tensor& entries,
                    Problem p) {
   p.tiles = static_cast<const int4*>(entries.data);
   const cudaError_t status =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Memory<S>::kBytes);
   if (status != cudaSuccess) fail(op, ": ", cudaGetErrorString(status));
   const int64_t grid = std::min(entries.size(0), int64_t{properties().multiprocessors});
-  kernel<<<static_cast<unsigned>(grid), S::kThreads, Memory<S>::kBytes, ctx.stream()>>>(p, list);
-  check_launch(op, ctx.stream());
+  kernel<<<static_cast<unsigned>(grid), S::kThreads, Memory<S>::kBytes, stream>>>(p, list);
+  check_launch(op, stream);
 }
 
 }  // namespace scfa::gpu::sm90

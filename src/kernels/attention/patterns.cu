@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/rng.h"
+#include "kernels/attention/mma_sm80.cuh"
 #include "kernels/attention/patterns.h"
 #include "kernels/attention/rows.cuh"
 
@@ -37,27 +38,42 @@ __global__ void __launch_bounds__(256)
 
 constexpr int kHashRows = 128;  // a block's, one a thread
 
-// bucket = index of the largest |x . direction|, plus half where the product is negative. A thread keeps its row in
-// registers; directions come from shared memory, the same for all threads. grid: (T / kHashRows, H, B).
-template <int kD>
+// bucket = index of the largest |x . direction|, plus half where the product is negative; keys, if given, become
+// x / |x|. Rows go through shared memory, so that they are read and written in order; a thread keeps its own in
+// registers. Directions come from shared memory, the same for all threads. grid: (T / kHashRows, H, B).
+template <int kD, bool kKeys>
 __global__ void __launch_bounds__(kHashRows)
-    hash_kernel(uint16_t* q_segment, uint16_t* k_segment, RowsOf x, const float* projections, int half, int T, int D) {
-  extern __shared__ float4 directions[];  // (half, kD / 4), zero behind D
-  const int h = blockIdx.y, b = blockIdx.z, H = gridDim.y;
-  auto* flat = reinterpret_cast<float*>(directions);
+    hash_kernel(uint16_t* q_segment, uint16_t* k_segment, RowsOf keys, float* inverse_norm, RowsOf x,
+                const float* projections, int half, int T, int D) {
+  using Rows = Tile<kHashRows, kD>;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const uint32_t tile = shared_address(shared);
+  const auto* directions = reinterpret_cast<const float4*>(shared + Rows::kBytes);  // (half, kD / 4), zero behind D
+  const int h = blockIdx.y, b = blockIdx.z, H = gridDim.y, first = blockIdx.x * kHashRows,
+            used = min(kHashRows, T - first);
+  constexpr int kEach = kHashRows * Rows::kChunks / kHashRows;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int at = i * kHashRows + static_cast<int>(threadIdx.x), row = at / Rows::kChunks, chunk = at % Rows::kChunks;
+    const bool valid = row < used && chunk * kPack < D;
+    copy_async<16>(Rows::at(tile, row, chunk), x.row(b, first + (valid ? row : 0), h) + (valid ? chunk * kPack : 0),
+                   valid);
+  }
+  commit_copies();
+  auto* flat = reinterpret_cast<float*>(shared + Rows::kBytes);
   for (int i = threadIdx.x; i < half * kD; i += kHashRows)
     flat[i] = i % kD < D ? projections[(static_cast<int64_t>(h) * half + i / kD) * D + i % kD] : 0.0f;
+  wait_copies<0>();
   __syncthreads();
-  const int t = blockIdx.x * kHashRows + threadIdx.x;
-  if (t >= T) return;
+  const int own = threadIdx.x;
   float row[kD];
-  const __nv_bfloat16* from = x.row(b, t, h);
 #pragma unroll
-  for (int d = 0; d < kD; d += kPack) {
-    float v[kPack] = {};
-    if (d < D) load(v, from + d);
+  for (int chunk = 0; chunk < Rows::kChunks; ++chunk) {
+    const auto* at = reinterpret_cast<const uint4*>(shared + (Rows::at(tile, own, chunk) - tile));
+    float v[kPack];
+    unpack(v, *at);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) row[d + i] = v[i];
+    for (int i = 0; i < kPack; ++i) row[chunk * kPack + i] = v[i];
   }
   float best = -1.0f;
   int bucket = 0;
@@ -74,9 +90,33 @@ __global__ void __launch_bounds__(kHashRows)
       bucket = y < 0.0f ? c + half : c;
     }
   }
-  const int64_t at = (static_cast<int64_t>(b) * H + h) * T + t;
-  q_segment[at] = static_cast<uint16_t>(bucket);
-  if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(bucket);
+  if (own < used) {
+    const int64_t at = (static_cast<int64_t>(b) * H + h) * T + first + own;
+    q_segment[at] = static_cast<uint16_t>(bucket);
+    if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(bucket);
+  }
+  if constexpr (kKeys) {
+    float square = 0.0f;
+#pragma unroll
+    for (int d = 0; d < kD; ++d) square += row[d] * row[d];
+    const float scale = 1.0f / fmaxf(sqrtf(square), 1e-12f);
+    if (own < used) inverse_norm[(static_cast<int64_t>(b) * T + first + own) * H + h] = scale;
+#pragma unroll
+    for (int chunk = 0; chunk < Rows::kChunks; ++chunk) {
+      float v[kPack];
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) v[i] = row[chunk * kPack + i] * scale;
+      *reinterpret_cast<uint4*>(shared + (Rows::at(tile, own, chunk) - tile)) = pack(v);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int at = i * kHashRows + static_cast<int>(threadIdx.x), r = at / Rows::kChunks, chunk = at % Rows::kChunks;
+      if (r >= used || chunk * kPack >= D) continue;
+      __stwb(reinterpret_cast<uint4*>(keys.row(b, first + r, h) + chunk * kPack),
+             *reinterpret_cast<const uint4*>(shared + (Rows::at(tile, r, chunk) - tile)));
+    }
+  }
 }
 
 // The same bits as on the CPU. A thread owns a row; consecutive ones share a draw of four numbers.
@@ -95,21 +135,24 @@ __global__ void __launch_bounds__(256)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const ConstTensor& x,
-               const ConstTensor& projections) {
+// keys: empty, or what the rows over their norms are written to.
+void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Tensor& keys, const Tensor& inverse_norm,
+               const ConstTensor& x, const ConstTensor& projections) {
   require_packs("assign_segments", "rows to hash", x);
   const int T = static_cast<int>(x.size(1)), D = static_cast<int>(x.size(3));
   const int half = static_cast<int>(projections.size(1));
   const dim3 grid(static_cast<unsigned>((T + kHashRows - 1) / kHashRows), static_cast<unsigned>(x.size(2)),
                   static_cast<unsigned>(x.size(0)));
   const auto launch = [&](auto kernel, int padded) {
-    kernel<<<grid, kHashRows, static_cast<size_t>(half * padded) * sizeof(float), ctx.stream()>>>(
-        q_segment, k_segment, RowsOf(x), projections.as<float>(), half, T, D);
+    const auto bytes = static_cast<size_t>(kHashRows * padded * 2 + half * padded * 4);
+    kernel<<<grid, kHashRows, bytes, ctx.stream()>>>(q_segment, k_segment, RowsOf(keys ? ConstTensor(keys) : x),
+                                                     keys ? inverse_norm.as<float>() : nullptr, RowsOf(x),
+                                                     projections.as<float>(), half, T, D);
   };
   if (D <= 64)
-    launch(hash_kernel<64>, 64);
+    launch(keys ? hash_kernel<64, true> : hash_kernel<64, false>, 64);
   else
-    launch(hash_kernel<128>, 128);
+    launch(keys ? hash_kernel<128, true> : hash_kernel<128, false>, 128);
   check_launch("assign_segments", ctx.stream());
 }
 
@@ -139,8 +182,8 @@ void assign_hash(Context& ctx, Tensor q_segment, Tensor k_segment, const Attenti
                  const PatternInput& input) {
   if (pattern.buckets == 1) return assign_dense(ctx, q_segment, k_segment, pattern, input);
   auto *q = q_segment.as<uint16_t>(), *k = k_segment.as<uint16_t>();
-  hash_rows(ctx, q, input.k ? nullptr : k, input.q, input.projections);
-  if (input.k) hash_rows(ctx, k, nullptr, input.k, input.projections);
+  hash_rows(ctx, q, input.k ? nullptr : k, input.shared_keys, input.inverse_norm, input.q, input.projections);
+  if (input.k) hash_rows(ctx, k, nullptr, {}, {}, input.k, input.projections);
 }
 
 void assign_drop(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,

@@ -1,9 +1,12 @@
 // One stable counting sort a head, and the lists of tiles.
 // A block owns a head; each of its warps walks a contiguous part of the positions, 32 at a time, twice: once to count
 // rows by segment, once to place them. Ranks within the 32 come from warp votes, so the order within a segment is that
-// of the positions, and what was counted on the way is a query's limit and a key's first query.
+// of the positions, and what was counted on the way is a query's limit and a key's first query. Where queries and keys
+// are in the same segments, one list is enough: it is sorted in shared memory and written in order.
 #include <algorithm>
+#include <bit>
 
+#include "core/gpu.h"
 #include "kernels/attention/segments.h"
 
 namespace scfa::gpu {
@@ -56,73 +59,137 @@ __device__ int scan(int* counts, int size) {
   return total;
 }
 
-// Lanes whose key has the segment of this lane's query, and whose query that of this lane's key.
-__device__ void cross_match(int q, int k, unsigned& keys_of_query, unsigned& queries_of_key) {
-  keys_of_query = queries_of_key = 0;
-#pragma unroll
-  for (int other = 0; other < 32; ++other) {
-    if (__shfl_sync(kAll, k, other) == q) keys_of_query |= 1u << other;
-    if (__shfl_sync(kAll, q, other) == k) queries_of_key |= 1u << other;
+// Of numbers below 2^bits, one a lane: which lanes have this lane's `mine`, and which have its `other`.
+__device__ void match(int number, int mine, int other, int bits, unsigned& of_mine, unsigned& of_other) {
+  of_mine = of_other = kAll;
+  for (int b = 0; b < bits; ++b) {
+    const unsigned set = __ballot_sync(kAll, number >> b & 1);
+    of_mine &= mine >> b & 1 ? set : ~set;
+    of_other &= other >> b & 1 ? set : ~set;
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 2) sort_kernel(Lists lists, int T, int S, int warps, bool attend_self) {
+// The segments of a head's rows; S for none.
+struct Ids {
+  const uint16_t* id;
+  int T, S;
+  __device__ int at(int t) const { return t < T ? min(static_cast<int>(id[t]), S) : S; }
+};
+
+// Calls work(position, query's segment, key's) for each lane's position of a warp's part, 32 by 32; four times as many
+// are on their way.
+template <class Work>
+__device__ void walk(const Ids& q, const Ids& k, int begin, int end, const Work& work) {
+  constexpr int kAhead = 4;
+  const int lane = threadIdx.x % 32;
+  for (int t0 = begin; t0 < end; t0 += 32 * kAhead) {
+    int query[kAhead], key[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int t = t0 + 32 * i + lane;
+      query[i] = t < end ? q.at(t) : q.S, key[i] = t < end ? k.at(t) : k.S;
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (t0 + 32 * i < end) work(t0 + 32 * i + lane, query[i], key[i]);
+  }
+}
+
+// counters: [segment][warp] of queries, then of keys; then S + 1 starts; then, where kStaged, a position an entry.
+template <bool kStaged>
+__global__ void __launch_bounds__(kThreads, 2)
+    sort_kernel(Lists lists, int T, int S, int bits, int warps, bool attend_self) {
   extern __shared__ int counters[];
-  int *q_count = counters, *k_count = counters + S * warps;  // [segment][warp]
+  __shared__ int differ;
+  int *q_count = counters, *k_count = counters + S * warps;
   const int64_t head = blockIdx.x;
-  const uint16_t *q_segment = lists.q_segment + head * T, *k_segment = lists.k_segment + head * T;
+  const Ids q_ids{lists.q_segment + head * T, T, S}, k_ids{lists.k_segment + head * T, T, S};
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int i = threadIdx.x; i < 2 * S * warps; i += kThreads) counters[i] = 0;
+  if (threadIdx.x == 0) differ = 0;
   __syncthreads();
+  if (kStaged) {
+    bool different = false;
+    for (int t = threadIdx.x; t < T; t += kThreads) different |= q_ids.at(t) != k_ids.at(t);
+    if (__any_sync(kAll, different) && lane == 0) differ = 1;
+    __syncthreads();
+  }
+  const bool same = kStaged && differ == 0;
   const int part = ((T + warps - 1) / warps + 31) / 32 * 32;
   const int begin = warp < warps ? min(T, warp * part) : T, end = min(T, begin + part);
   const unsigned before = (1u << lane) - 1;
-
-  for (int t0 = begin; t0 < end; t0 += 32) {
-    const int t = t0 + lane;
-    const int q = t < end ? q_segment[t] : kNoSegment, k = t < end ? k_segment[t] : kNoSegment;
-    const unsigned q_peers = __match_any_sync(kAll, q), k_peers = __match_any_sync(kAll, k);
-    if (q < S && (q_peers & before) == 0) q_count[q * warps + warp] += __popc(q_peers);
-    if (k < S && (k_peers & before) == 0) k_count[k * warps + warp] += __popc(k_peers);
-    __syncwarp();
-  }
+  const auto count = [&](int* counts, const Ids& ids) {
+    walk(ids, ids, begin, end, [&](int, int id, int) {
+      unsigned peers, unused;
+      match(id, id, id, bits, peers, unused);
+      if (id < S && (peers & before) == 0) counts[id * warps + warp] += __popc(peers);
+      __syncwarp();
+    });
+  };
+  count(q_count, q_ids);
+  if (!same) count(k_count, k_ids);
   __syncthreads();
-  const int queries = scan(q_count, S * warps), keys = scan(k_count, S * warps);
+  const int queries = scan(q_count, S * warps), keys = same ? queries : scan(k_count, S * warps);
+  if (same) k_count = q_count;
+  int* q_begin = lists.q_begin + head * (S + 1);
+  int* k_begin = lists.k_begin + head * (S + 1);
+  int* starts = counters + 2 * S * warps;
   for (int s = threadIdx.x; s <= S; s += kThreads) {
-    lists.q_begin[head * (S + 1) + s] = s < S ? q_count[s * warps] : queries;
-    lists.k_begin[head * (S + 1) + s] = s < S ? k_count[s * warps] : keys;
+    q_begin[s] = starts[s] = s < S ? q_count[s * warps] : queries;
+    k_begin[s] = s < S ? k_count[s * warps] : keys;
   }
   __syncthreads();
 
   // From here on a counter is where the warp's next row of the segment goes.
-  const int *q_start = lists.q_begin + head * (S + 1), *k_start = lists.k_begin + head * (S + 1);
-  for (int t0 = begin; t0 < end; t0 += 32) {
-    const int t = t0 + lane;
-    int q = t < end ? q_segment[t] : kNoSegment, k = t < end ? k_segment[t] : kNoSegment;
-    if (q >= S) q = -1;
-    if (k >= S) k = -2;  // never the same as that of a query in no segment
-    const unsigned q_peers = __match_any_sync(kAll, q), k_peers = __match_any_sync(kAll, k);
-    unsigned keys_of_query = q_peers, queries_of_key = q_peers;
-    if (__any_sync(kAll, q != k)) cross_match(q, k, keys_of_query, queries_of_key);
+  const int64_t list = head * T;
+  if (same) {
+    auto* position = reinterpret_cast<uint16_t*>(starts + S + 1);
+    walk(q_ids, q_ids, begin, end, [&](int t, int id, int) {
+      unsigned peers, unused;
+      match(id, id, id, bits, peers, unused);
+      if (id < S) position[q_count[id * warps + warp] + __popc(peers & before)] = static_cast<uint16_t>(t);
+      __syncwarp();
+      if (id < S && (peers & before) == 0) q_count[id * warps + warp] += __popc(peers);
+      __syncwarp();
+    });
+    __syncthreads();
+    for (int i = threadIdx.x; i < queries; i += kThreads) {
+      int low = 0, high = S - 1;  // the segment of entry i: the last that starts at or before it
+      while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (starts[middle] <= i)
+          low = middle;
+        else
+          high = middle - 1;
+      }
+      const int rank = i - starts[low];
+      lists.q_index[list + i] = lists.k_index[list + i] = position[i];
+      lists.k_limit[list + i] = attend_self ? rank + 1 : rank;
+      lists.q_first[list + i] = attend_self ? rank : rank + 1;
+    }
+    return;
+  }
+  walk(q_ids, k_ids, begin, end, [&](int t, int q, int k) {
+    unsigned q_peers, k_peers, keys_of_query, queries_of_key;
+    match(q, q, k, bits, q_peers, queries_of_key);
+    match(k, k, q, bits, k_peers, keys_of_query);
     const unsigned up_to = attend_self ? before | 1u << lane : before;    // keys that a query here sees
     const unsigned earlier = attend_self ? before : before | 1u << lane;  // queries that do not see a key here
-    if (q >= 0) {
-      const int entry = q_count[q * warps + warp] + __popc(q_peers & before);
-      const int64_t at = head * T + entry;
+    if (q < S) {
+      const int64_t at = list + q_count[q * warps + warp] + __popc(q_peers & before);
       lists.q_index[at] = t;
-      lists.k_limit[at] = k_count[q * warps + warp] - k_start[q] + __popc(keys_of_query & up_to);
+      lists.k_limit[at] = k_count[q * warps + warp] - k_begin[q] + __popc(keys_of_query & up_to);
     }
-    if (k >= 0) {
-      const int entry = k_count[k * warps + warp] + __popc(k_peers & before);
-      const int64_t at = head * T + entry;
+    if (k < S) {
+      const int64_t at = list + k_count[k * warps + warp] + __popc(k_peers & before);
       lists.k_index[at] = t;
-      lists.q_first[at] = q_count[k * warps + warp] - q_start[k] + __popc(queries_of_key & earlier);
+      lists.q_first[at] = q_count[k * warps + warp] - q_begin[k] + __popc(queries_of_key & earlier);
     }
     __syncwarp();
-    if (q >= 0 && (q_peers & before) == 0) q_count[q * warps + warp] += __popc(q_peers);
-    if (k >= 0 && (k_peers & before) == 0) k_count[k * warps + warp] += __popc(k_peers);
+    if (q < S && (q_peers & before) == 0) q_count[q * warps + warp] += __popc(q_peers);
+    if (k < S && (k_peers & before) == 0) k_count[k * warps + warp] += __popc(k_peers);
     __syncwarp();
-  }
+  });
 }
 
 // ---- tiles ----------------------------------------------------------------------------------------------------------
@@ -267,11 +334,15 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
   const Lists lists{s.q_segment.as<uint16_t>(), s.k_segment.as<uint16_t>(), s.q_begin.as<int32_t>(),
                     s.k_begin.as<int32_t>(),    s.q_index.as<int32_t>(),    s.k_index.as<int32_t>(),
                     s.k_limit.as<int32_t>(),    s.q_first.as<int32_t>()};
-  const int warps = walkers(S), shared_bytes = S * warps * 8;
-  if (cudaFuncSetAttribute(sort_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess)
+  const int warps = walkers(S), bits = std::bit_width(static_cast<unsigned>(S));
+  int shared_bytes = S * warps * 8 + (S + 1) * 4;
+  const bool staged = T <= 65536 && shared_bytes + 2 * T + 1024 <= properties().shared_memory;
+  if (staged) shared_bytes += 2 * T;
+  const auto kernel = staged ? sort_kernel<true> : sort_kernel<false>;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess)
     fail(kOp, ": ", S, " segments need ", shared_bytes, " bytes of shared memory");
-  sort_kernel<<<static_cast<unsigned>(heads), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(
-      lists, T, S, warps, attend_self);
+  kernel<<<static_cast<unsigned>(heads), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(
+      lists, T, S, bits, warps, attend_self);
   check_launch(kOp, ctx.stream());
   const TileLists tiles{{static_cast<Entry*>(s.q_tiles.data), static_cast<Entry*>(s.k_tiles.data),
                          static_cast<Entry*>(s.q_wide_tiles.data), static_cast<Entry*>(s.k_wide_tiles.data),

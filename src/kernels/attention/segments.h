@@ -35,7 +35,7 @@ struct Segments {
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
-inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 8, kShortRows = 1280;
+inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 8, kShortRows = 1536;
 enum TileCount : int {  // NOLINT(cppcoreguidelines-use-enum-class): indices
   kQueryTiles,
   kKeyTiles,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -237,9 +238,10 @@ TEST_P(AttentionGpu, ManySegments) {
   for (const SegmentChoice& choice : segment_choices())
     for (const bool self : {false, true}) {
       check({2, 700, 9, 64}, 4, Keys::kPart, self, choice.name, chosen(choice, 4));
-      if (choice.name == "untied") check({1, 1281, 40, 64}, 2, Keys::kBeside, self, choice.name, chosen(choice, 2));
+      if (choice.name == "untied")
+        check({1, kShortRows + 1, 40, 64}, 2, Keys::kBeside, self, choice.name, chosen(choice, 2));
     }
-  const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, 1279, 1280, 1281, 640, 641, 0, 127};
+  const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, kShortRows - 1, kShortRows, kShortRows + 1, 640, 0};
   for (const Keys keys : {Keys::kPart, Keys::kNormalised})
     for (const bool self : {false, true}) check({1, 8193, 6, 64}, 15, keys, self, "sizes", of_sizes(sizes));
 }
@@ -281,6 +283,40 @@ TEST_P(AttentionGpu, ScoresThatGrow) {
         return values;
       });
     }
+}
+
+// Shapes, segments and skew at random. SCFA_RANDOM_CASES says how many, SCFA_RANDOM_SEED which.
+TEST_P(AttentionGpu, RandomCases) {
+  const auto setting = [](const char* name, int otherwise) {
+    const char* text = std::getenv(name);
+    return text != nullptr ? std::atoi(text) : otherwise;
+  };
+  const int cases = setting("SCFA_RANDOM_CASES", 30), seed = setting("SCFA_RANDOM_SEED", 1);
+  std::mt19937_64 random(static_cast<uint64_t>(seed));
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
+  for (int i = 0; i < cases && !HasFailure(); ++i) {
+    const int64_t D = below(4) > 0 ? 64 : below(2) > 0 ? 128 : 8 + 8 * below(16);
+    const int64_t T = 1 + (below(16) > 0 ? below(400) : below(2500)), B = 1 + below(2), H = 1 + below(T < 200 ? 12 : 3);
+    const int64_t count = below(3) > 0 ? 1 + below(16) : 1 + below(200);
+    const auto keys = static_cast<Keys>(below(3));
+    const unsigned dropped = below(2) > 0 ? 0 : static_cast<unsigned>(below(101));  // percent
+    const auto skew = static_cast<unsigned>(below(101));                            // percent in segment 0
+    const bool tied = keys == Keys::kNormalised || below(2) > 0;
+    const auto choose = [&](SegmentArrays& s) {
+      std::mt19937_64 draw(static_cast<uint64_t>(seed) * 1000000 + static_cast<uint64_t>(i));
+      for (int64_t row = 0; row < s.q_segment.view().numel(); ++row)
+        for (const Array* ids : {&s.q_segment, &s.k_segment}) {
+          const uint64_t id = draw() % 100 < skew ? 0 : draw() % static_cast<uint64_t>(count);
+          ids->as<uint16_t>()[row] = draw() % 100 < dropped ? kNoSegment : static_cast<uint16_t>(id);
+          if (tied) {
+            s.k_segment.as<uint16_t>()[row] = s.q_segment.as<uint16_t>()[row];
+            break;
+          }
+        }
+    };
+    check({B, T, H, D}, count, keys, below(2) > 0,
+          concat("case ", i, " of seed ", seed, ", dropped ", dropped, ", skew ", skew, ", tied ", tied), choose);
+  }
 }
 
 TEST_P(AttentionGpu, RowsItCannotTakeAreNamed) {

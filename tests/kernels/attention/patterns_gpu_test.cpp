@@ -21,6 +21,52 @@ Array samples_of(const std::vector<int32_t>& samples) {
   return array;
 }
 
+TEST_F(PatternsGpu, MakesSharedKeysInTheSamePass) {
+  Context cpu, ctx(Device::kGpu);
+  for (const char* name : {"hash", "dense", "drop"})
+    for (const int64_t D : {8, 64, 72, 128})
+      for (const int64_t T : {1, 127, 300}) {
+        SCOPED_TRACE(concat(name, ", T ", T, ", D ", D));
+        const AttentionPattern pattern{.pattern = name, .buckets = 8, .attend_self = {}};
+        const int64_t B = 2, H = 3;
+        Array rows(DType::kBF16, {B, T, 2, H, D}), f32({B, T, 2, H, D});
+        const Array projections({H, 4, D}), samples = samples_of({0, 1});
+        rows.fill_normal(5);
+        f32.assign(rows.values());
+        draw_projections(cpu, projections, 1, 2, 3);
+        const Array keys(DType::kBF16, {B, T, H, D}), norm({B, T, H}), want_keys({B, T, H, D}), want_norm({B, T, H});
+        const Array q(DType::kU16, {B, H, T}), alone(DType::kU16, {B, H, T}), k(DType::kU16, {B, H, T});
+        const GpuCopy rows_gpu(ctx, rows), projections_gpu(ctx, projections), samples_gpu(ctx, samples),
+            keys_gpu(ctx, keys), norm_gpu(ctx, norm), q_gpu(ctx, q), k_gpu(ctx, k), alone_gpu(ctx, alone);
+        PatternInput input{.q = part_of(rows_gpu, 0),
+                           .k = {},
+                           .projections = projections_gpu,
+                           .samples = samples_gpu,
+                           .seed = 1,
+                           .step = 2,
+                           .layer = 3,
+                           .shared_keys = keys_gpu,
+                           .inverse_norm = norm_gpu};
+        assign_segments(ctx, q_gpu, k_gpu, pattern, input);
+        input.shared_keys = input.inverse_norm = {};
+        assign_segments(ctx, alone_gpu, k_gpu, pattern, input);
+        q_gpu.download(q), alone_gpu.download(alone), keys_gpu.download(keys), norm_gpu.download(norm);
+        EXPECT_TRUE(q.same_bits(alone));
+        assign_segments(cpu, alone, k, pattern,
+                        {.q = part_of(f32, 0),
+                         .k = {},
+                         .projections = projections,
+                         .samples = samples,
+                         .seed = 1,
+                         .step = 2,
+                         .layer = 3,
+                         .shared_keys = want_keys,
+                         .inverse_norm = want_norm});
+        EXPECT_TRUE(close(keys, want_keys.values(), 3e-3));
+        EXPECT_TRUE(close(norm, want_norm.values(), 1e-5));
+      }
+}
+
 TEST_F(PatternsGpu, DirectionsEqualTheCpu) {
   Context cpu, ctx(Device::kGpu);
   for (const int64_t H : {1, 3, 12})

@@ -86,6 +86,24 @@ __global__ void __launch_bounds__(kGroup) scores_kernel(const float* scores, con
 #endif
 }
 
+template <int kK, int kD>
+__global__ void __launch_bounds__(kGroup) columns_kernel(const Bf16* a, int panel, const Bf16* b, float* to) {
+#ifdef SCFA_SM90A
+  const uint32_t tile_a = shared_tiles(), tile_b = tile_a + Tile<kK, 128>::kBytes;
+  load_tile<kK, 128>(tile_a, a);
+  load_tile<kK, kD>(tile_b, b);
+  float d[kD / 2];
+  for (float& x : d) x = NAN;
+  pin(d);
+  warpgroup_arrive();
+  start_columns<kK, kD>(d, tile_a + panel * (kK * 128), tile_b);
+  warpgroup_commit();
+  warpgroup_wait<0>();
+  pin(d);
+  store<kD>(to, d);
+#endif
+}
+
 template <int kD>
 __global__ void __launch_bounds__(kGroup) store_matrices_kernel(const float* from, Bf16* to) {
 #ifdef SCFA_SM90A
@@ -241,6 +259,30 @@ TEST_F(WgmmaGpu, ScoresTimesColumns) {
   check.operator()<64, 128, 64>();  // the first rows only
   check.operator()<64, 64, 128>();
   check.operator()<128, 128, 128>();
+}
+
+TEST_F(WgmmaGpu, ColumnsTimesColumns) {
+  const auto check = [&]<int kK, int kD>(int panel) {
+    SCOPED_TRACE(concat(kK, " ", kD, " ", panel));
+    Array a(DType::kBF16, {kK, 128}), b(DType::kBF16, {kK, kD}), d({64, kD});
+    a.fill_normal(8), b.fill_normal(9);
+    const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
+    launch(kGroup, kK * (128 + kD) * 2 + 1024, columns_kernel<kK, kD>, pointer(on_a), panel, pointer(on_b),
+           Tensor(on_d).as<float>());
+    on_d.download(d);
+    const std::vector<double> x = a.values(), y = b.values();
+    std::vector<double> want(64 * kD);
+    for (size_t k = 0; k < kK; ++k)
+      for (size_t i = 0; i < 64; ++i)
+        for (size_t j = 0; j < kD; ++j)
+          want[i * kD + j] += x[k * 128 + 64 * static_cast<size_t>(panel) + i] * y[k * kD + j];
+    EXPECT_TRUE(test::close(d.values(), want, 1e-5));
+  };
+  check.operator()<64, 64>(0);
+  check.operator()<128, 64>(1);
+  check.operator()<192, 64>(0);
+  check.operator()<192, 64>(1);
+  check.operator()<128, 128>(1);
 }
 
 TEST_F(WgmmaGpu, OperandsGoBackToSharedMemory) {
