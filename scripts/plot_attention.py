@@ -13,7 +13,7 @@ import csv
 import sys
 
 COLUMNS = ["prepare_ms", "forward_ms", "backward_ms", "total_ms"]
-MARKERS = {"dense": "o", "hash": "s", "drop": "^"}
+MARKERS = {"dense": "o", "hash": "s", "hash_skewed": "v", "drop": "^"}
 
 
 def read_rows(paths):
@@ -35,8 +35,8 @@ def read_rows(paths):
 
 
 def label(row):
-    if row["pattern"] == "hash":
-        return f"{row['system']}, hash, {row['buckets']} buckets"
+    if row["pattern"].startswith("hash"):
+        return f"{row['system']}, {row['pattern'].replace('_', ' ')}, {row['buckets']} buckets"
     if row["pattern"] == "drop":
         return f"{row['system']}, drop {100 * float(row['drop']):g} %"
     return f"{row['system']}, {row['pattern']}"

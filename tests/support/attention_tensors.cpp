@@ -52,11 +52,11 @@ void AttentionTensors::forward(const Segments& segments) {
   attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
 }
 
-void AttentionTensors::backward(const Segments& segments) {
+void AttentionTensors::backward(const Segments& segments, const ConstTensor& inverse_norm) {
   Context ctx;
   Array scratch({attention_scratch(ctx, shape.B, shape.T, shape.H, shape.D)});
   for (Array& array : gradients_) array.poison();
-  attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch);
+  attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
 }
 
 void AttentionTensors::expect_formulas(const Segments& segments, bool attend_self, double tolerance) {

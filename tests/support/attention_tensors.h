@@ -21,7 +21,7 @@ class AttentionTensors {
 
   // Each poisons first what it writes, and its scratch.
   void forward(const Segments& segments);
-  void backward(const Segments& segments);
+  void backward(const Segments& segments, const ConstTensor& inverse_norm = {});
   // Expects both to agree with the formulas for what these segments let be seen.
   void expect_formulas(const Segments& segments, bool attend_self, double tolerance);
   // What no op may touch: the third part of out's tensor in Layout::kShared.

@@ -112,12 +112,12 @@ __global__ void __launch_bounds__(S::kThreads, 1) queries_kernel(const __grid_co
 
 // Where a block that takes whole segments sums up dq of 64 queries: a warpgroup's accumulators, four of a thread side
 // by side, as they lie in registers. Only ever touched by the same thread.
-__device__ inline float4* parts_of(const Problem& p, int queries) {
+[[maybe_unused]] __device__ inline float4* parts_of(const Problem& p, int queries) {
   return reinterpret_cast<float4*>(p.dq_parts + (blockIdx.x * (kShortRows / 64) + queries) * int64_t{64 * 64}) +
          threadIdx.x % kGroup;
 }
 // first: nothing is there yet.
-__device__ inline void add_parts(float4* to, const float (&dq)[32], bool first) {
+[[maybe_unused]] __device__ inline void add_parts(float4* to, const float (&dq)[32], bool first) {
 #pragma unroll
   for (int c = 0; c < 8; ++c) {
     float4* at = to + c * kGroup;
@@ -131,7 +131,7 @@ __device__ inline void add_parts(float4* to, const float (&dq)[32], bool first) 
                    : "memory");
   }
 }
-__device__ inline void load_parts(float (&dq)[32], const float4* from) {
+[[maybe_unused]] __device__ inline void load_parts(float (&dq)[32], const float4* from) {
 #pragma unroll
   for (int c = 0; c < 8; ++c)
     asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"

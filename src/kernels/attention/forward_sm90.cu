@@ -14,7 +14,7 @@ namespace scfa::gpu::sm90 {
 namespace {
 
 // A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
-constexpr float kSumLimit = 0x1p64f;
+[[maybe_unused]] constexpr float kSumLimit = 0x1p64f;
 
 // A thread's two rows: `base` is what exponents are relative to, `sum` the thread's share of the sum of exponentials.
 struct Online {

@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "kernels/attention/normalise.h"
 #include "kernels/attention/patterns.h"
 #include "kernels/rotary.h"
 #include "support/attention_tensors.h"
@@ -37,7 +36,6 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   const std::vector<double> dout = values(t.dout);
 
   Array inverse_norm({B, T, H}), projections({H, pattern.buckets / 2, D});
-  if (shared_qk) normalise_keys(ctx, t.k, inverse_norm, t.q);
   SegmentArrays segments(B, H, T, segment_count(pattern));
   const std::vector<int32_t> samples = {4, 9};
   if (needs_projections(pattern)) draw_projections(ctx, projections, 1, 2, 3);
@@ -48,13 +46,14 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
                    .samples = ConstTensor(samples.data(), DType::kI32, Device::kCpu, {B}),
                    .seed = 1,
                    .step = 2,
-                   .layer = 3});
+                   .layer = 3,
+                   .shared_keys = shared_qk ? t.k : Tensor(),
+                   .inverse_norm = shared_qk ? Tensor(inverse_norm) : Tensor()});
   segments.build(ctx, attends_self(pattern));
   if (with_rotary)
     for (const Tensor& rows : {t.q, t.k}) rotary(ctx, rows, 0, kTheta, 1);
   t.forward(segments.view());
-  t.backward(segments.view());
-  if (shared_qk) normalise_keys_backward(ctx, t.dq, t.dk, t.k, inverse_norm);
+  t.backward(segments.view(), shared_qk ? Tensor(inverse_norm) : Tensor());
   if (with_rotary) rotary(ctx, t.dq, 0, kTheta, -1);
   if (with_rotary && !shared_qk) rotary(ctx, t.dk, 0, kTheta, -1);
 

@@ -173,6 +173,13 @@ TEST(Attention, WrongShapesAreNamed) {
         },
         {concat("attention_backward: ", name, " ").c_str()}));
   }
+  const auto with_norm = [&](const Tensor& dk, const Tensor& inverse_norm) {
+    return [&ctx, &segments, &lse, &scratch, good, dk, inverse_norm] {
+      attention_backward(ctx, good, dk, good, good, good, good, good, good, lse, segments.view(), 1.0f, scratch,
+                         inverse_norm);
+    };
+  };
+  EXPECT_TRUE(fails_naming(with_norm(good, good), {"attention_backward: inverse_norm "}));
 }
 
 }  // namespace

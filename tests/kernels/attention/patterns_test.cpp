@@ -79,6 +79,25 @@ TEST(Patterns, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(assign(ids, longer, q, {}, projections), {"assign_segments: k_segment "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, fewer), {"assign_segments: projections "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, {}), {"assign_segments: projections ", "empty"}));
+  const Array norm({1, 8, 2}), short_norm({1, 7, 2});
+  const auto share = [&](const ConstTensor& keys, const Tensor& shared_keys, const Tensor& inverse_norm) {
+    return [&ctx, &sample, &ids, &q, &projections, keys, shared_keys, inverse_norm] {
+      assign_segments(ctx, ids, ids, hash_pattern(16),
+                      {.q = q,
+                       .k = keys,
+                       .projections = projections,
+                       .samples = sample,
+                       .seed = 0,
+                       .step = 0,
+                       .layer = 0,
+                       .shared_keys = shared_keys,
+                       .inverse_norm = inverse_norm});
+    };
+  };
+  EXPECT_TRUE(fails_naming(share({}, k, norm), {"assign_segments: shared_keys "}));
+  EXPECT_TRUE(fails_naming(share({}, q, short_norm), {"assign_segments: inverse_norm "}));
+  EXPECT_TRUE(fails_naming(share({}, q, {}), {"assign_segments: inverse_norm "}));
+  EXPECT_TRUE(fails_naming(share(q, q, norm), {"assign_segments: ", "shared_keys"}));
   EXPECT_TRUE(fails_naming([&] { draw_projections(ctx, {}, 0, 0, 0); }, {"draw_projections: projections "}));
 }
 
