@@ -35,7 +35,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nvcc", default="nvcc", help="compiler (default %(default)s)")
     args = parser.parse_args()
-    sources = sorted((ROOT / "src/kernels/attention").glob("*ward_sm90.cu"))
+    sources = [source for source in sorted((ROOT / "src/kernels/attention").glob("*_sm90.cu"))
+               if "hopper_gather.cuh" in source.read_text(encoding="utf-8")]
     kernels, bad = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for source in sources:

@@ -1,8 +1,10 @@
-// Whether the Hopper kernels run here.
+// Whether the Hopper kernels run here, and which of them backward takes.
 #include "kernels/attention/attention_sm90.h"
 
 #include "core/buffer.h"
 #include "core/gpu.h"
+#include "kernels/attention/attention_tiles.cuh"
+#include "kernels/attention/backward_sm90.h"
 #include "kernels/attention/wgmma_sm90.cuh"
 
 namespace scfa::gpu::sm90 {
@@ -43,6 +45,27 @@ const Probe& probe() {
     return {true, properties().name + " runs code for sm_90a"};
   }();
   return found;
+}
+
+int64_t dq_parts_size(int64_t D) {
+  return D <= 64 ? int64_t{properties().multiprocessors} * kShortRows * 64 : 0;
+}
+
+// A block takes a segment, so that they should be enough to go round.
+bool takes_whole(int64_t segments, int64_t D) {
+  return D <= 64 && 2 * segments >= properties().multiprocessors;
+}
+
+void backward(Context& ctx, Problem p, const Segments& s, bool whole) {
+  // Long segments come first, beside the short ones, which fill what they leave.
+  const Stream stream = whole ? ctx.fork_side() : ctx.stream();
+  backward_queries(stream, p, s, whole);
+  ++p.ticket;
+  backward_keys(stream, p, s, whole);
+  if (!whole) return;
+  ++p.ticket;
+  backward_segments(ctx.stream(), p, s);
+  ctx.join_side();
 }
 
 }  // namespace scfa::gpu::sm90

@@ -2,11 +2,8 @@
 // results; what overlaps is the work of different warpgroups. The highest score is looked for in the first step only:
 // exponentials of later ones are taken relative to it, which is exact as long as nothing overflows, and the search for
 // a new highest waits until their sum shows that there is one.
-#include <algorithm>
-
-#include "core/gpu.h"
 #include "kernels/attention/attention_sm90.h"
-#include "kernels/attention/hopper_block.cuh"
+#include "kernels/attention/hopper_gather.cuh"
 #include "kernels/attention/launch_sm90.cuh"
 
 namespace scfa::gpu::sm90 {

@@ -1,114 +1,16 @@
-// Attention backward for Hopper. Tiles of keys sum up dk and dv: scores are transposed, keys by queries, so that
-// probabilities become an operand without leaving their registers. For dq there are two ways:
-// - A short segment is taken by one block whole, tile of keys by tile of keys: gradients of scores go through shared
-//   memory, dq is summed in f32 in a buffer that the block has to itself and that stays in the L2 cache.
-// - Of a long segment, blocks take tiles; a kernel of its own that owns tiles of queries computes scores once more.
-// Either way every sum has one owner and one order, so results are the same bits in every run.
+// dk and dv for Hopper, and dq of short segments. Tiles of keys sum up dk and dv: scores are transposed, keys by
+// queries, so that probabilities become an operand without leaving their registers. Of a long segment, blocks take
+// tiles. A short one is taken by one block whole, tile of keys by tile of keys: gradients of scores go through shared
+// memory, dq is summed in f32 in a buffer that the block has to itself and that stays in the L2 cache.
 #include <climits>
 
-#include "kernels/attention/attention_sm90.h"
+#include "kernels/attention/backward_sm90.h"
+#include "kernels/attention/hopper_gather.cuh"
 #include "kernels/attention/launch_sm90.cuh"
 
 namespace scfa::gpu::sm90 {
 
 namespace {
-
-// ---- dq of long segments --------------------------------------------------------------------------------------------
-
-// As forward, with probabilities from lse, and their gradients from dout and v.
-template <class S>
-__device__ inline void compute_queries(const Problem& p, const Memory<S>& memory) {
-  constexpr int kD = S::kD, kStep = S::kStep;
-  const int group = uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
-  const int warp = uniform(threadIdx.x / 32) % 4;
-  const int group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + lane / 4;
-  Ring<S::kSlots> slots;
-  Ring<S::kStages> ring;
-  while (true) {
-    barrier_wait(slots.barrier(memory.tile_full()), slots.parity());
-    fence_for_products();
-    const SlotView<S> slot{memory.slot(slots.stage)};
-    if (uniform(slot.head()) < 0) break;
-    const int rows = uniform(slot.rows());
-    const int most = uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
-    const int steps = (most + kStep - 1) / kStep;
-    const uint32_t queries = memory.own(slots.stage, 0), douts = memory.own(slots.stage, 1);
-    const float2 statistics[2] = {load_pair(memory.own_statistics(slots.stage) + 8 * row),  // lse, delta
-                                  load_pair(memory.own_statistics(slots.stage) + 8 * (row + 8))};
-    float dq[kD / 2] = {};
-    uint32_t gradients[kStep / 16][4];
-    uint32_t last_empty = 0;
-#pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
-      const uint32_t keys = memory.other(ring.stage, 0), values = memory.other(ring.stage, 1);
-      barrier_wait(ring.barrier(memory.full()), ring.parity());
-      fence_for_products();
-      float s[kStep / 2], ds[kStep / 2];
-      pin(s);
-      pin(ds);
-      warpgroup_arrive();
-      start_rows<kStep, S::kRows, kStep, kD>(s, queries, group_first, keys);
-      warpgroup_commit();
-      start_rows<kStep, S::kRows, kStep, kD>(ds, douts, group_first, values);
-      warpgroup_commit();
-      warpgroup_wait<1>();
-      pin(s);
-      pin(dq);
-      pin(gradients);
-      if (step > 0) release(last_empty);  // the product of the step before is done too
-      last_empty = ring.barrier(memory.empty());
-      if ((step + 1) * kStep > uniform(slot.bound(group_first))) {
-        const int column = step * kStep + 2 * here(lane % 4);
-        const int left[2] = {slot.bound(here(row)) - column, slot.bound(here(row) + 8) - column};
-#pragma unroll
-        for (int i = 0; i < kStep / 2; ++i)
-          if (8 * (i / 4) + i % 2 >= left[i / 2 % 2]) s[i] = -INFINITY;
-      }
-#pragma unroll
-      for (int i = 0; i < kStep / 2; ++i) s[i] = exp2_fast(s[i] * p.scale_log2 - statistics[i / 2 % 2].x);
-      warpgroup_wait<0>();
-      pin(ds);
-#pragma unroll
-      for (int i = 0; i < kStep / 2; ++i) ds[i] = s[i] * (ds[i] - statistics[i / 2 % 2].y);
-#pragma unroll
-      for (int k = 0; k < kStep / 16; ++k) operand_of(gradients[k], ds, k);
-      pin(dq);
-      pin(gradients);
-      warpgroup_arrive();
-      start_scores<kStep, kStep, kD>(dq, gradients, keys, true);
-      warpgroup_commit();
-      ring.next();
-    }
-    warpgroup_wait<0>();
-    pin(dq);
-    pin(gradients);
-    if (steps > 0) release(last_empty);
-    skip_steps<S>(memory, ring, steps, (uniform(slot.end()) + kStep - 1) / kStep);
-    sync_threads(2 + group, kGroup);  // no warp of the group reads its queries any more
-    const float factor[2] = {p.scale, p.scale};
-    scatter<typename S::Own>(dq, factor, queries, warp_first, slot.rows(), slot.head(), p.dq, p,
-                             [&](int at) { return slot.token(at); });
-    release(slots.barrier(memory.tile_empty()));
-    slots.next();
-  }
-}
-
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, 1) queries_kernel(const __grid_constant__ Problem p, int list) {
-#ifdef SCFA_SM90A
-  const Memory<S> memory;
-  memory.make_barriers();
-  if (uniform(threadIdx.x / kGroup) == 0) {
-    give_registers_back<S::kGather>();
-    gather<S, Side::kQueries, true>(p, memory, list, p.q, p.dout, p.k, p.v);
-  } else {
-    take_registers<S::kCompute>();
-    compute_queries<S>(p, memory);
-  }
-#endif
-}
-
-// ---- dk and dv, and dq of short segments ----------------------------------------------------------------------------
 
 // Where a block that takes whole segments sums up dq of 64 queries: a warpgroup's accumulators, four of a thread side
 // by side, as they lie in registers. Only ever touched by the same thread.
@@ -423,43 +325,25 @@ __global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(const __grid_const
 #endif
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-
-using Queries64 = Shape<64, 3, 2, 2, 64, 5, 32, 160>;
-using Queries128 = Shape<128, 2, 2, 1, 64, 3, 40, 232>;
 using Keys64 = Shape<64, 3, 2, 2, 64, 5, 32, 160>;
 using Keys128 = Shape<128, 2, 2, 1, 64, 4, 40, 232>;
 using Segments64 = Shape<64, 3, 2, 2, 64, 3, 32, 160, 3 * 192 * 64 * 2>;
 
 }  // namespace
 
-int64_t dq_parts_size(int64_t D) {
-  return D <= 64 ? int64_t{properties().multiprocessors} * kShortRows * 64 : 0;
-}
-
-// A block takes a segment, so that they should be enough to go round.
-bool takes_whole(int64_t segments, int64_t D) {
-  return D <= 64 && 2 * segments >= properties().multiprocessors;
-}
-
-void backward(Context& ctx, Problem p, const Segments& s, bool whole) {
+void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only_long) {
   constexpr const char* kOp = "attention_backward";
-  if (p.D > 64) {
-    launch_blocks<Queries128>(ctx.stream(), kOp, queries_kernel<Queries128>, kQueryTiles, s.q_tiles, p);
-    ++p.ticket;
-    launch_blocks<Keys128>(ctx.stream(), kOp, keys_kernel<Keys128, false>, kKeyTiles, s.k_tiles, p);
-    return;
-  }
-  // Long segments come first, beside the short ones, which fill what they leave.
-  const Stream stream = whole ? ctx.fork_side() : ctx.stream();
-  const int queries = whole ? kLongWideQueryTiles : kWideQueryTiles, keys = whole ? kLongWideKeyTiles : kWideKeyTiles;
-  launch_blocks<Queries64>(stream, kOp, queries_kernel<Queries64>, queries, s.q_wide_tiles, p);
-  ++p.ticket;
-  launch_blocks<Keys64>(stream, kOp, keys_kernel<Keys64, false>, keys, s.k_wide_tiles, p);
-  if (!whole) return;
-  ++p.ticket;
-  launch_blocks<Segments64>(ctx.stream(), kOp, keys_kernel<Segments64, true>, kShortSegments, s.short_segments, p);
-  ctx.join_side();
+  if (p.D <= 64)
+    launch_blocks<Keys64>(stream, kOp, keys_kernel<Keys64, false>, only_long ? kLongWideKeyTiles : kWideKeyTiles,
+                          s.k_wide_tiles, p);
+  else
+    launch_blocks<Keys128>(stream, kOp, keys_kernel<Keys128, false>, only_long ? kLongKeyTiles : kKeyTiles, s.k_tiles,
+                           p);
+}
+
+void backward_segments(Stream stream, const Problem& p, const Segments& s) {
+  launch_blocks<Segments64>(stream, "attention_backward", keys_kernel<Segments64, true>, kShortSegments,
+                            s.short_segments, p);
 }
 
 }  // namespace scfa::gpu::sm90
