@@ -13,7 +13,7 @@ struct AttentionCase {
   AttentionPattern pattern;
   int64_t T = 8192, batch = 1, heads = 4, head_dim = 64;
   bool shared = true;  // keys are the normalised queries
-  double skew = 0;     // share of the rows that one segment has; the others have the rest, evenly; 0: as the pattern says
+  double skew = 0;  // share of the rows that one segment has; the others have the rest, evenly; 0: as the pattern says
 };
 
 // Operands of the ops around attention, as the product left them: queries, keys and values, or, where `shared`, queries
