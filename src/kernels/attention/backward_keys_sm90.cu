@@ -267,8 +267,8 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       pin(dq);
       finish_dq(dq, owed);
     }
-    sync_threads(2 + group,
-                 kGroup);  // no warp of the group reads its rows of the values any more; others still may keys
+    // No warp of the group reads its rows of the values any more. Other groups may still read keys.
+    sync_threads(2 + group, kGroup);
     const auto token_of = [&](int at) { return slot.token(at); };
     const int rows = uniform(slot.rows()), head = uniform(slot.head());
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
