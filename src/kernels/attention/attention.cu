@@ -16,7 +16,7 @@ namespace scfa::gpu {
 
 namespace {
 
-static_assert(kTile == kTileRows && kTileEntry == 8);
+static_assert(kTile == kTileRows && kTileEntry == 4 * kEntryWords);
 constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics and a buffer of the Hopper kernels follow
 constexpr float kLog2E = 1.442695041f;
 
@@ -455,7 +455,12 @@ Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& 
   p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
   p.lse = const_cast<float*>(lse.as<float>());
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kHeaderElements);
-  p.dq_parts = scratch.as<float>() + kHeaderElements + statistics_size(q.size(0) * q.size(1) * q.size(2));
+  float* rest = scratch.as<float>() + kHeaderElements + statistics_size(q.size(0) * q.size(1) * q.size(2));
+  const sm90::Sums sums = sm90::sums_of(q.size(0), q.size(1), q.size(2), q.size(3));
+  p.turns = reinterpret_cast<unsigned*>(rest);
+  p.ring_blocks = static_cast<int>(sums.ring_blocks);
+  p.dq_ring = rest + sums.turns;
+  p.dq_parts = p.dq_ring + sums.ring;
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
   p.k_limit = s.k_limit.as<int32_t>(), p.q_first = s.q_first.as<int32_t>();
@@ -535,7 +540,7 @@ std::string describe_attention(const Context& /*ctx*/) {
 }
 
 int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t D) {
-  return kHeaderElements + statistics_size(B * H * T) + (sm90::probe().usable ? sm90::dq_parts_size(D) : 0);
+  return kHeaderElements + statistics_size(B * H * T) + (sm90::probe().usable ? sm90::sums_of(B, T, H, D).floats() : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,

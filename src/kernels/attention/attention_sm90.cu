@@ -1,6 +1,8 @@
 // Whether the Hopper kernels run here, and which of them backward takes.
 #include "kernels/attention/attention_sm90.h"
 
+#include <algorithm>
+
 #include "core/buffer.h"
 #include "core/gpu.h"
 #include "kernels/attention/attention_tiles.cuh"
@@ -47,21 +49,23 @@ const Probe& probe() {
   return found;
 }
 
-int64_t dq_parts_size(int64_t D) {
-  return D <= 64 ? int64_t{properties().multiprocessors} * kShortRows * 64 : 0;
+Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D) {
+  // From when a segment's last tile is begun until its first one is done, about twice as many rows as there are in the
+  // tiles of all blocks go by, and the segment itself.
+  const int64_t blocks = properties().multiprocessors, head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
+  const int64_t ring = std::min(head + 6 * blocks, B * H * head);
+  return {ring, 8 * ring, ring * kQueryBlock * columns, D <= 64 ? blocks * kShortRows * 64 : 0};
 }
 
 // A block takes a segment, so that they should be enough to go round.
 bool takes_whole(int64_t segments, int64_t D) {
-  return D <= 64 && 2 * segments >= properties().multiprocessors;
+  return D <= 64 && segments >= 2 * properties().multiprocessors;
 }
 
 void backward(Context& ctx, Problem p, const Segments& s, bool whole) {
+  fill(p.turns, 0, static_cast<size_t>(p.ring_blocks) * 8 * sizeof(unsigned), ctx.stream());
   // Long segments come first, beside the short ones, which fill what they leave.
-  const Stream stream = whole ? ctx.fork_side() : ctx.stream();
-  backward_queries(stream, p, s, whole);
-  ++p.ticket;
-  backward_keys(stream, p, s, whole);
+  backward_keys(whole ? ctx.fork_side() : ctx.stream(), p, s, whole);
   if (!whole) return;
   ++p.ticket;
   backward_segments(ctx.stream(), p, s);

@@ -24,8 +24,14 @@ const Probe& probe();
 void forward(Context& ctx, const Problem& p, const Segments& s);
 void backward(Context& ctx, Problem p, const Segments& s, bool whole);
 
-// Floats of p.dq_parts, and whether to take whole the short ones among `segments` of heads of D.
-int64_t dq_parts_size(int64_t D);
+// What backward needs of the scratch besides, in floats: p.turns, p.dq_ring and p.dq_parts, in this order.
+struct Sums {
+  int64_t ring_blocks, turns, ring, parts;
+  int64_t floats() const { return turns + ring + parts; }
+};
+Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D);
+
+// Whether to take whole the short ones among `segments` of heads of D.
 bool takes_whole(int64_t segments, int64_t D);
 
 }  // namespace sm90

@@ -5,7 +5,8 @@
 
 namespace scfa::gpu {
 
-constexpr int kTile = 128;  // rows of a tile of the work lists
+constexpr int kTile = 128;      // rows of a tile of the work lists
+constexpr int kEntryWords = 3;  // of 16 bytes, of an entry of theirs
 
 // Rows of all heads of a (B, T, H, D) tensor, D contiguous; strides in elements.
 struct HeadRows {
@@ -18,10 +19,13 @@ struct Problem {
   float* lse;          // (B, H, T), in token order
   float2* statistics;  // (B, H, T) for backward, as the sorted lists of queries: lse and delta, side by side
   const int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
-  const int4* tiles;  // entries of two: see segments.h
+  const int4* tiles;  // entries of kEntryWords: see segments.h
   const int* tile_count;
-  int* ticket;                // the next tile to take
-  float* dq_parts;            // a block's sums of dq, where it takes whole segments: kShortRows rows of 64
+  int* ticket;      // the next tile to take
+  float* dq_parts;  // a block's sums of dq, where it takes whole segments: kShortRows rows of 64
+  float* dq_ring;   // sums of dq of blocks of kQueryBlock queries on their way, in a ring of ring_blocks
+  unsigned* turns;  // of each block of the ring, whose turn it is to add: see backward_keys_sm90.cu
+  int ring_blocks;
   const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's. Or null.
   int H, T, S, D;
   float scale;       // of scores
@@ -60,7 +64,7 @@ class TileQueue {
       constexpr int kParts = kTile / kRows;
       int4 next = make_int4(-1, 0, 0, 0);
       if (taken / kParts < p.tile_count[which]) {
-        next = p.tiles[taken / kParts * 2];
+        next = p.tiles[taken / kParts * kEntryWords];
         const int skip = taken % kParts * kRows;
         next.z += skip;
         next.w = min(next.w - skip, kRows);  // nothing, where the last part of a tile is empty

@@ -1,7 +1,7 @@
-// dk and dv for Hopper, and dq of short segments. Tiles of keys sum up dk and dv: scores are transposed, keys by
-// queries, so that probabilities become an operand without leaving their registers. Of a long segment, blocks take
-// tiles. A short one is taken by one block whole, tile of keys by tile of keys: gradients of scores go through shared
-// memory, dq is summed in f32 in a buffer that the block has to itself and that stays in the L2 cache.
+// dq, dk and dv for Hopper, by tiles of keys, which sum up dk and dv: scores are transposed, keys by queries, so that
+// probabilities become an operand without leaving their registers. Gradients of scores go through shared memory, where
+// queries need them; dq is summed up in f32 in buffers that stay in the L2 cache. Of a long segment, blocks take tiles
+// and share a buffer. A short one may be taken by one block whole, tile by tile, which has a buffer to itself.
 #include <climits>
 
 #include "kernels/attention/backward_sm90.h"
@@ -33,13 +33,69 @@ namespace {
                    : "memory");
   }
 }
-[[maybe_unused]] __device__ inline void load_parts(float (&dq)[32], const float4* from) {
+template <int kN>
+__device__ inline void load_parts(float (&dq)[kN], const float4* from) {
 #pragma unroll
-  for (int c = 0; c < 8; ++c)
+  for (int c = 0; c < kN / 4; ++c)
     asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(dq[4 * c]), "=f"(dq[4 * c + 1]), "=f"(dq[4 * c + 2]), "=f"(dq[4 * c + 3])
                  : "l"(from + c * kGroup)
                  : "memory");
+}
+
+// Whether the caller is the first of two that meet, by all lanes of a warp; for the second one it returns when the
+// first has written.
+__device__ inline bool is_first(const RingBlock& block, const Problem& p, int warp) {
+  unsigned* meeting = block.meeting(p, warp);
+  const unsigned nobody = block.use * kMeeting;
+  unsigned before = nobody;
+  if (threadIdx.x % 32 == 0) {
+    do {  // who met there last may not have left yet
+      asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], %2, %3;"
+                   : "=r"(before)
+                   : "l"(meeting), "r"(nobody), "r"(nobody + 1)
+                   : "memory");
+    } while (before != nobody && before != nobody + 2);
+  }
+  __syncwarp();
+  return uniform(static_cast<int>(before - nobody)) == 0;
+}
+
+// By all lanes of a warp, when it has written.
+__device__ inline void leave(const RingBlock& block, const Problem& p, int warp, bool first) {
+  __syncwarp();
+  if (threadIdx.x % 32 != 0) return;
+  if (first) {
+    store_release(block.meeting(p, warp), block.use * kMeeting + 2);
+  } else {
+    *block.meeting(p, warp) = (block.use + 1) * kMeeting;
+    store_release(block.turn(p, warp), (block.use + 1) * kUse);
+  }
+}
+
+// Pieces of 16 bytes of rows lane / 4 and lane / 4 + 8 of a warp's rows of 64 columns, in place of an accumulator:
+// piece[half][i] is chunk 4 i + lane % 4 of the row, rounded to bf16.
+__device__ inline void pieces_of(uint4 (&piece)[2][2], const float (&acc)[32], float factor) {
+  const bool odd = threadIdx.x % 2 != 0, upper = threadIdx.x % 4 >= 2;
+  const auto swap = [](uint32_t& a, uint32_t& b, bool second, int distance) {
+    // Of lanes `distance` apart the first keeps a and gets the other's a as b, the second keeps b.
+    const uint32_t got = __shfl_xor_sync(0xFFFFFFFFu, second ? a : b, distance);
+    (second ? a : b) = got;
+  };
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t w[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        w[j] = pack_bf16(acc[16 * i + 4 * j + 2 * half] * factor, acc[16 * i + 4 * j + 2 * half + 1] * factor);
+      swap(w[0], w[1], odd, 1);
+      swap(w[2], w[3], odd, 1);
+      swap(w[0], w[2], upper, 2);
+      swap(w[1], w[3], upper, 2);
+      piece[half][i] = make_uint4(w[0], w[1], w[2], w[3]);
+    }
 }
 
 // What normalising keys adds to dq, (dk - k (k . dk)) / |q|, in place of dk, which is scaled first. keys: the tile the
@@ -73,68 +129,163 @@ __device__ inline void through_norm(float (&dk)[S::kD / 2], uint32_t keys, int r
     }
 }
 
-// Of a step's scores s, its probabilities and their gradients as operands, keys by queries; dv += probabilities dout is
-// under way then. Queries past the end are zeros with statistics of zero: they add nothing. Keys past the end are
-// hidden. Registers are few: scores are gone, and probabilities rounded, before the gradients of these come.
-template <class S>
-__device__ inline void compute_gradients(uint32_t (&operand)[S::kStep / 16][4], uint32_t (&gradients)[S::kStep / 16][4],
-                                         float (&s)[S::kStep / 2], float (&dv)[S::kD / 2], const Problem& p,
-                                         const Memory<S>& memory, const SlotView<S>& slot, uint32_t values, int stage,
-                                         int begin, int group_first, int row) {
-  constexpr int kD = S::kD, kStep = S::kStep;
-  const uint32_t douts = memory.other(stage, 1);
-  const int lane = threadIdx.x % 32, rows = uniform(slot.rows());
-  const uint32_t statistics = memory.statistics(stage) + lane % 4 * 16;  // lse, delta of two queries
-  if (group_first + 64 > rows || begin < uniform(slot.bound(group_first + 63))) {
-    const int at = here(row), column = begin + 2 * here(lane % 4);
+// Of scores s of keys by queries, columns from kFirst to kEnd, their probabilities as operands. hide: keys past the
+// end, and those that queries do not see yet, begin being the first query. Queries past the end have statistics of
+// zero, as they are zeros themselves: they add nothing.
+template <class S, int kFirst, int kEnd>
+__device__ inline void compute_probabilities(uint32_t (&operand)[S::kStep / 16][4], float (&s)[S::kStep / 2],
+                                             const Problem& p, uint32_t lse, const SlotView<S>& slot, bool hide,
+                                             int begin, int row) {
+  const int lane = threadIdx.x % 32;
+  if (hide) {
+    const int at = here(row), column = begin + 2 * here(lane % 4), rows = slot.rows();
     const int hidden[2] = {(at < rows ? slot.bound(at) : INT_MAX) - column,
                            (at + 8 < rows ? slot.bound(at + 8) : INT_MAX) - column};
 #pragma unroll
-    for (int i = 0; i < kStep / 2; ++i)
+    for (int i = kFirst / 2; i < kEnd / 2; ++i)
       if (8 * (i / 4) + i % 2 < hidden[i / 2 % 2]) s[i] = -INFINITY;
   }
 #pragma unroll
-  for (int j = 0; j < kStep / 8; ++j) {
-    const uint4 two = load_chunk(statistics + 64 * j);
-    const float lse[2] = {__uint_as_float(two.x), __uint_as_float(two.z)};
+  for (int j = kFirst / 8; j < kEnd / 8; ++j) {
+    const float2 two = load_pair(lse + 8 * (lane % 4) + 32 * j);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) s[4 * j + i] = exp2_fast(s[4 * j + i] * p.scale_log2 - lse[i % 2]);
+    for (int i = 0; i < 4; ++i) s[4 * j + i] = exp2_fast(s[4 * j + i] * p.scale_log2 - (i % 2 == 0 ? two.x : two.y));
   }
 #pragma unroll
-  for (int k = 0; k < kStep / 16; ++k) operand_of(operand[k], s, k);
-  float ds[kStep / 2];
-  pin(ds);
+  for (int k = kFirst / 16; k < kEnd / 16; ++k) operand_of(operand[k], s, k);
+}
+
+// Gradients of scores as operands from probabilities and from dout v, whose product comes into ds, unless it is on its
+// way there (kStarted); dv += probabilities dout.
+template <class S, bool kStarted>
+__device__ inline void compute_gradients(uint32_t (&gradients)[S::kStep / 16][4], uint32_t (&operand)[S::kStep / 16][4],
+                                         float (&ds)[S::kStep / 2], float (&dv)[S::kD / 2], uint32_t values,
+                                         uint32_t douts, uint32_t deltas, int group_first) {
+  constexpr int kD = S::kD, kStep = S::kStep;
+  const int lane = threadIdx.x % 32;
   pin(dv);
   pin(operand);
+  if (!kStarted) pin(ds);
   warpgroup_arrive();
-  start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
-  warpgroup_commit();
+  if (!kStarted) {
+    start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
+    warpgroup_commit();
+  }
   start_scores<kStep, kStep, kD>(dv, operand, douts, true);
   warpgroup_commit();
   warpgroup_wait<1>();
   pin(ds);
 #pragma unroll
   for (int j = 0; j < kStep / 8; ++j) {
-    const uint4 two = load_chunk(statistics + 64 * j);
-    const float delta[2] = {__uint_as_float(two.y), __uint_as_float(two.w)};
+    const float2 delta = load_pair(deltas + 8 * (lane % 4) + 32 * j);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint32_t pair = operand[j / 2][j % 2 * 2 + half];
-      ds[4 * j + 2 * half] = low_half(pair) * (ds[4 * j + 2 * half] - delta[0]);
-      ds[4 * j + 2 * half + 1] = high_half(pair) * (ds[4 * j + 2 * half + 1] - delta[1]);
+      ds[4 * j + 2 * half] = low_half(pair) * (ds[4 * j + 2 * half] - delta.x);
+      ds[4 * j + 2 * half + 1] = high_half(pair) * (ds[4 * j + 2 * half + 1] - delta.y);
     }
   }
 #pragma unroll
   for (int k = 0; k < kStep / 16; ++k) operand_of(gradients[k], ds, k);
+  warpgroup_wait<0>();
+  pin(dv);
+  pin(operand);
 }
 
-// Where whole segments are taken, warpgroups hand their gradients of scores to that one among them whose turn it is to
-// compute dq of the step's queries, through as many buffers as there are warpgroups: it is the same one for the same
-// queries in every tile of keys.
+// dq of a tile's blocks of queries where blocks of threads share the sums. By each warp of the warpgroup that computes
+// it.
+template <class S>
+struct SharedSums {
+  static constexpr int kHalves = S::kD / 64;  // dq comes 64 columns at a time
+  const Problem& p;
+  const SlotView<S>& slot;
+  int warp;
+
+  struct Place {
+    RingBlock block;
+    int tile;
+    bool first;  // no other tile adds to the block before
+    __device__ unsigned turn() const { return block.use * kUse + (first ? 0 : tile + 2); }
+  };
+  __device__ Place place_of(int block) const {
+    const uint4 order = load_chunk(slot.order());
+    return {RingBlock(p, static_cast<int>(order.y), static_cast<int>(order.z), block), static_cast<int>(order.w),
+            block * kQueryBlock < static_cast<int>(order.x)};
+  }
+  // A look at whose turn it is, for wait() later.
+  __device__ unsigned look(int block) const { return load_relaxed(place_of(block).block.turn(p, warp)); }
+  // Until it is this tile's. Nothing that comes after is begun before the value has arrived, and sums only ever are in
+  // the L2 cache, so that there is nothing to invalidate.
+  __device__ void wait(int block, unsigned seen) const {
+    const Place place = place_of(block);
+    while (seen != place.turn()) seen = load_relaxed(place.block.turn(p, warp));
+    __syncwarp();
+  }
+  __device__ void tell(int block) const {
+    const Place place = place_of(block);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) place.block.tell(p, place.tile, warp);
+  }
+  // dq into the sums, or where they are complete with it to where it belongs. comes_first: what it returned for the
+  // first half.
+  __device__ bool add(float (&dq)[32], int block, int half, bool comes_first) const {
+    const Place place = place_of(block);
+    float4* sums = place.block.sums(p, S::kD) + half * 8 * kGroup;
+    if (place.tile > 0) {
+      add_parts(sums, dq, place.first);
+      return false;
+    }
+    const bool meets = p.inverse_norm != nullptr;
+    if (half == 0) comes_first = !meets || is_first(place.block, p, warp);
+    if (!place.first) {
+#pragma unroll
+      for (int batch = 0; batch < 2; ++batch) {
+        float before[16];
+        load_parts(before, sums + batch * 4 * kGroup);
+#pragma unroll
+        for (int i = 0; i < 16; ++i) dq[16 * batch + i] += before[i];
+      }
+    }
+    uint4 piece[2][2];
+    pieces_of(piece, dq, p.scale);
+    const int lane = here(threadIdx.x % 32), first = 16 * warp + lane / 4, head = slot.head();
+    const int last = slot.end() - 1 - block * kQueryBlock;
+    const int* index = p.q_index + slot.queries() + block * kQueryBlock;
+    __nv_bfloat16* data = p.dq.data + head / p.H * p.dq.batch + head % p.H * p.dq.head + 64 * half + lane % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (first + 8 * i > last) continue;
+      __nv_bfloat16* row = data + index[first + 8 * i] * p.dq.token;
+      const bool inside[2] = {64 * half + lane % 4 * 8 < p.D, 64 * half + 32 + lane % 4 * 8 < p.D};
+      if (!comes_first) {
+        const uint4 none = make_uint4(0, 0, 0, 0);
+        const uint4 there[2] = {inside[0] ? load_global(row) : none, inside[1] ? load_global(row + 32) : none};
+        piece[i][0] = sum_of(piece[i][0], there[0]), piece[i][1] = sum_of(piece[i][1], there[1]);
+      }
+      if (inside[0]) store_global(row, piece[i][0]);
+      if (inside[1]) store_global(row + 32, piece[i][1]);
+    }
+    if (meets && half + 1 == kHalves) leave(place.block, p, warp, comes_first);
+    return comes_first;
+  }
+};
+
+// The product for 64 columns of dq of a block of queries: gradients of scores of all of the tile's keys are in
+// exchange.
+template <class S>
+__device__ inline void start_dq(float (&dq)[32], uint32_t exchange, uint32_t keys, int half) {
+  pin(dq);
+  warpgroup_arrive();
+  start_columns<S::kRows, 64>(dq, exchange, keys + half * S::kRows * 128);
+  warpgroup_commit();
+}
+
+// Warpgroups hand their gradients of scores to that one among them whose turn it is to compute dq of the step's
+// queries, two steps later, through as many buffers as there are warpgroups: it is the same one for the same queries in
+// every tile of keys.
 template <class S, bool kWhole>
 __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
   constexpr int kD = S::kD, kStep = S::kStep;
-  static_assert(!kWhole || (kD == 64 && kStep == 64));
   using Exchange = Tile<S::kRows, kStep>;
   const int group = uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
   const int warp = uniform(threadIdx.x / 32) % 4;
@@ -147,24 +298,41 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
     fence_for_products();
     const SlotView<S> slot{memory.slot(slots.stage)};
     if (uniform(slot.head()) < 0) break;
-    const int end = uniform(slot.end());
+    const SharedSums<S> sums{p, slot, warp};
     const uint32_t keys = memory.own(slots.stage, 0), values = memory.own(slots.stage, 1);
     float dk[kD / 2] = {}, dv[kD / 2] = {};
-    const Steps steps(uniform(slot.begin()), end, kStep, kWhole && uniform(slot.number()) % 2 != 0);
-    int owed = -1;  // the step of queries whose dq this group is to compute
-    const auto start_dq = [&](float(&dq)[kD / 2]) {
+    // Blocks of queries, a step each. Every second tile of a whole segment goes backwards.
+    const int first_block = uniform(slot.begin()) / kStep, end_block = (uniform(slot.end()) + kStep - 1) / kStep;
+    const bool backwards = kWhole && uniform(slot.number()) % 2 != 0;
+    const int by = backwards ? -1 : 1;
+    // From where on the group's keys are seen, and all of them by all queries of a block.
+    const int rows_of_group = uniform(slot.rows()) - group_first;
+    const int seen_from = rows_of_group > 0 ? uniform(slot.bound(group_first)) / kStep : INT_MAX;
+    const int bare_from = rows_of_group >= 64 ? (uniform(slot.bound(group_first + 63)) + kStep - 1) / kStep : INT_MAX;
+    const auto is_mine = [&](int block) { return block % S::kGroups == group; };
+    // dq of the block, with work(half) to do while the products for each 64 columns run.
+    const auto pay = [&](int owed, const auto& work) {
       barrier_wait(memory.exchange_full() + 8 * group, (turns >> group & 1) ^ 1);
-      pin(dq);
-      warpgroup_arrive();
-      start_columns<S::kRows, kD>(dq, memory.extra() + group * Exchange::kBytes, keys);
-      warpgroup_commit();
+      const unsigned seen = kWhole ? 0 : sums.look(owed);
+      [[maybe_unused]] bool first = false;
+#pragma unroll
+      for (int half = 0; half < kD / 64; ++half) {
+        float dq[32];
+        start_dq<S>(dq, memory.extra() + group * Exchange::kBytes, keys, half);
+        work(half);
+        if (!kWhole && half == 0) sums.wait(owed, seen);
+        warpgroup_wait<0>();
+        pin(dq);
+        if (half + 1 == kD / 64) release(memory.exchange_empty() + 8 * group);
+        if constexpr (kWhole)
+          add_parts(parts_of(p, owed), dq, uniform(slot.number()) == 0);
+        else
+          first = sums.add(dq, owed, half, first);
+      }
     };
-    const auto finish_dq = [&](const float(&dq)[kD / 2], int queries) {
-      release(memory.exchange_empty() + 8 * group);
-      if constexpr (kWhole) add_parts(parts_of(p, queries), dq, uniform(slot.number()) == 0);
-    };
-    const auto sees = [&](int begin) {  // whether any query of the step sees a key of the group
-      return group_first < uniform(slot.rows()) && begin + kStep > uniform(slot.bound(group_first));
+    // What the gathering warpgroup does not tell as it comes too late for it.
+    const auto tell = [&](int block) {
+      if (!kWhole && block >= end_block - S::kTold) sums.tell(block);
     };
     float s[kStep / 2];
     const auto start_scores_of = [&](int stage) {
@@ -173,99 +341,99 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       start_rows<kStep, S::kRows, kStep, kD>(s, keys, group_first, memory.other(stage, 0));
       warpgroup_commit();
     };
-    uint32_t operand[kStep / 16][4], gradients[kStep / 16][4];
-    const auto start_dk = [&] {
-      pin(dk);
-      pin(gradients);
-      warpgroup_arrive();
-      start_scores<kStep, kStep, kD>(dk, gradients, memory.other(ring.stage, 0), true);
-      warpgroup_commit();
-    };
-    const auto finish_step = [&] {
+    if (first_block < end_block) {
+      barrier_wait(ring.barrier(memory.full()), ring.parity());
+      fence_for_products();
+      start_scores_of(ring.stage);
       warpgroup_wait<0>();
       pin(s);
-      pin(dk);
-      pin(dv);
-      pin(operand);
-      pin(gradients);
-      release(ring.barrier(memory.empty()));
-    };
-    if constexpr (kWhole) {
+    }
 #pragma unroll 1
-      for (int i = 0; i < steps.count; ++i, ring.next()) {
-        const int begin = steps.at(i), taker = begin / kStep % S::kGroups;
-        barrier_wait(ring.barrier(memory.full()), ring.parity());
+    for (int block = backwards ? end_block - 1 : first_block; backwards ? block >= first_block : block < end_block;
+         block += by) {
+      const auto has_been = [&](int back) {
+        return (backwards ? block + back < end_block : block - back >= first_block) && is_mine(block - back * by);
+      };
+      const int taker = block % S::kGroups;
+      const bool owes = has_been(2);
+      const uint32_t empty = ring.barrier(memory.empty());
+      const auto hand_over = [&](const uint32_t(&gradients)[kStep / 16][4]) {
+        barrier_wait(memory.exchange_empty() + 8 * taker, (turns >> taker & 1) ^ 1);
+        const uint32_t corner =
+            Exchange::at(memory.extra() + taker * Exchange::kBytes, warp_first + lane % 16, lane / 16);
+#pragma unroll
+        for (int k = 0; k < kStep / 16; ++k) store_matrices(Exchange::step(corner, 0, 2 * k), gradients[k]);
         fence_for_products();
-        const auto hand_over = [&] {
-          barrier_wait(memory.exchange_empty() + 8 * taker, (turns >> taker & 1) ^ 1);
-          const uint32_t corner =
-              Exchange::at(memory.extra() + taker * Exchange::kBytes, warp_first + lane % 16, lane / 16);
-#pragma unroll
-          for (int k = 0; k < kStep / 16; ++k) store_matrices(Exchange::step(corner, 0, 2 * k), gradients[k]);
-          fence_for_products();
-          release(memory.exchange_full() + 8 * taker);
-        };
-        if (sees(begin)) {
-          start_scores_of(ring.stage);
-          warpgroup_wait<0>();
-          pin(s);
-          compute_gradients<S>(operand, gradients, s, dv, p, memory, slot, values, ring.stage, begin, group_first, row);
-          hand_over();
-          start_dk();
-        } else {
-#pragma unroll
-          for (int k = 0; k < kStep / 16; ++k)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) gradients[k][j] = 0;
-          hand_over();
-        }
-        if (owed >= 0) {  // all have handed over what it takes a step ago
-          float dq[kD / 2];
-          start_dq(dq);
-          finish_step();
-          pin(dq);
-          finish_dq(dq, owed);
-        } else {
-          finish_step();
-        }
-        owed = taker == group ? begin / kStep : -1;
+        release(memory.exchange_full() + 8 * taker);
         turns ^= 1u << taker;
-      }
-    } else {
-      int i = 0;
-      for (; i < steps.count && !sees(steps.at(i)); ++i, ring.next()) {
-        barrier_wait(ring.barrier(memory.full()), ring.parity());
-        release(ring.barrier(memory.empty()));
-      }
-      if (i < steps.count) {
-        barrier_wait(ring.barrier(memory.full()), ring.parity());
-        fence_for_products();
+      };
+      // The next step's scores come out with this one's last products. After the last step nobody reads them.
+      const auto finish_step = [&] {
+        if (!owes && has_been(3)) tell(block - 3);
+        if (backwards ? block > first_block : block + 1 < end_block) {
+          ring.next();
+          barrier_wait(ring.barrier(memory.full()), ring.parity());
+          fence_for_products();
+        }
         start_scores_of(ring.stage);
         warpgroup_wait<0>();
         pin(s);
-      }
-#pragma unroll 1
-      for (; i < steps.count; ++i, ring.next()) {
-        compute_gradients<S>(operand, gradients, s, dv, p, memory, slot, values, ring.stage, steps.at(i), group_first,
-                             row);
-        start_dk();
-        // The next step's scores come out with these. After the last step nobody reads them.
-        Ring<S::kStages> next = ring;
-        if (i + 1 < steps.count) {
-          next.next();
-          barrier_wait(next.barrier(memory.full()), next.parity());
+      };
+      if (block >= seen_from) {
+        uint32_t operand[kStep / 16][4], gradients[kStep / 16][4];
+        const uint32_t queries = memory.other(ring.stage, 0), statistics = memory.statistics(ring.stage);
+        const uint32_t douts = memory.other(ring.stage, 1), deltas = statistics + 4 * kStep;
+        const auto probabilities = [&]<int kFirst, int kEnd>() {
+          compute_probabilities<S, kFirst, kEnd>(operand, s, p, statistics, slot, block < bare_from, block * kStep,
+                                                 row);
+        };
+        if (owes) {
+          pay(block - 2 * by, [&](int half) {
+            if constexpr (kD == 64)
+              probabilities.template operator()<0, kStep>();
+            else if (half == 0)
+              probabilities.template operator()<0, kStep / 2>();
+            else
+              probabilities.template operator()<kStep / 2, kStep>();
+          });
+          compute_gradients<S, false>(gradients, operand, s, dv, values, douts, deltas, group_first);
+        } else if constexpr (kD == 64) {
+          probabilities.template operator()<0, kStep>();
+          compute_gradients<S, false>(gradients, operand, s, dv, values, douts, deltas, group_first);
+        } else {
+          float ds[kStep / 2];
+          pin(ds);
+          warpgroup_arrive();
+          start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
+          warpgroup_commit();
+          probabilities.template operator()<0, kStep>();
+          compute_gradients<S, true>(gradients, operand, ds, dv, values, douts, deltas, group_first);
         }
-        fence_for_products();
-        start_scores_of(next.stage);
+        hand_over(gradients);
+        pin(dk);
+        pin(gradients);
+        warpgroup_arrive();
+        start_scores<kStep, kStep, kD>(dk, gradients, queries, true);
+        warpgroup_commit();
+        finish_step();
+        pin(dk);
+        pin(gradients);
+      } else {
+        if (owes) pay(block - 2 * by, [](int) {});
+        const uint32_t zeros[kStep / 16][4] = {};
+        hand_over(zeros);
         finish_step();
       }
+      release(empty);
     }
-    if (kWhole && owed >= 0) {
-      float dq[kD / 2];
-      start_dq(dq);
-      warpgroup_wait<0>();
-      pin(dq);
-      finish_dq(dq, owed);
+    if (first_block < end_block) ring.next();
+    {
+      const int last = backwards ? first_block : end_block - 1, owed = is_mine(last) ? last : last - by;
+      if (is_mine(owed) && owed >= first_block && owed < end_block) pay(owed, [](int) {});
+    }
+    if constexpr (!kWhole) {
+      for (int block = max(end_block - 3, first_block); block < end_block; ++block)
+        if (is_mine(block)) tell(block);
     }
     // No warp of the group reads its rows of the values any more. Other groups may still read keys.
     sync_threads(2 + group, kGroup);
@@ -273,11 +441,12 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
     const int rows = uniform(slot.rows()), head = uniform(slot.head());
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
     if (p.inverse_norm != nullptr) {
+      // The tile's rows are queries as well.
+      const int block_of_rows = uniform(slot.number()) * S::kGroups + group;
       float dq[kD / 2] = {};
       if constexpr (kWhole) {
-        // The tile's rows are queries as well, and their dq is complete: later keys are not seen by them.
-        const int queries = uniform(slot.number()) * S::kGroups + group;
-        if (queries * kStep < end) load_parts(dq, parts_of(p, queries));
+        // Their dq is complete: later keys are not seen by them.
+        if (block_of_rows < end_block) load_parts(dq, parts_of(p, block_of_rows));
       }
       scatter<typename S::Own>(dv, one, values, warp_first, rows, head, p.dv, p, token_of);
       const uint32_t norms = memory.own_statistics(slots.stage);
@@ -287,8 +456,16 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       if constexpr (kWhole) {
 #pragma unroll
         for (int i = 0; i < kD / 2; ++i) dk[i] += dq[i] * p.scale;
+        scatter<typename S::Own>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
+      } else if (block_of_rows < end_block) {
+        const RingBlock block = sums.place_of(block_of_rows).block;
+        const bool first = is_first(block, p, warp);
+        if (first)
+          scatter<typename S::Own>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
+        else
+          scatter<typename S::Own, true>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
+        leave(block, p, warp, first);
       }
-      scatter<typename S::Own, !kWhole>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
     } else {
       scatter<typename S::Own>(dv, one, values, warp_first, rows, head, p.dv, p, token_of);
       scatter<typename S::Own>(dk, scale, values, warp_first, rows, head, p.dk, p, token_of);
@@ -296,6 +473,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         if (uniform(slot.last()) != 0) {
           const int* index = p.q_index + uniform(slot.queries());
           const int first_seen = uniform(slot.first_seen());
+          const int end = uniform(slot.end());
           for (int at = group * kStep; at < end; at += S::kGroups * kStep) {
             float dq[kD / 2] = {};
             if (at >= first_seen) load_parts(dq, parts_of(p, at / kStep));
@@ -317,7 +495,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(const __grid_const
   memory.make_barriers();
   if (uniform(threadIdx.x / kGroup) == 0) {
     give_registers_back<S::kGather>();
-    gather<S, Side::kKeys, true, kWhole>(p, memory, list, p.k, p.v, p.q, p.dout);
+    gather<S, Side::kKeys, kWhole>(p, memory, list, p.k, p.v, p.q, p.dout);
   } else {
     take_registers<S::kCompute>();
     compute_keys<S, kWhole>(p, memory);
@@ -325,9 +503,8 @@ __global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(const __grid_const
 #endif
 }
 
-using Keys64 = Shape<64, 3, 2, 2, 64, 5, 32, 160>;
-using Keys128 = Shape<128, 2, 2, 1, 64, 4, 40, 232>;
-using Segments64 = Shape<64, 3, 2, 2, 64, 3, 32, 160, 3 * 192 * 64 * 2>;
+using Keys64 = Shape<64, 3, 2, 2, 64, 3, 32, 160, 3 * 192 * 64 * 2>;
+using Keys128 = Shape<128, 2, 2, 1, 64, 3, 40, 232, 2 * 128 * 64 * 2>;
 
 }  // namespace
 
@@ -342,8 +519,7 @@ void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only
 }
 
 void backward_segments(Stream stream, const Problem& p, const Segments& s) {
-  launch_blocks<Segments64>(stream, "attention_backward", keys_kernel<Segments64, true>, kShortSegments,
-                            s.short_segments, p);
+  launch_blocks<Keys64>(stream, "attention_backward", keys_kernel<Keys64, true>, kShortSegments, s.short_segments, p);
 }
 
 }  // namespace scfa::gpu::sm90

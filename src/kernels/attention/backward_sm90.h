@@ -9,9 +9,8 @@ struct Problem;
 
 namespace sm90 {
 
-// dq; dk and dv, or where p.inverse_norm is given what goes through the keys added to dq, so after it. only_long: of
-// long segments.
-void backward_queries(Stream stream, const Problem& p, const Segments& s, bool only_long);
+// dq, dk and dv, or where p.inverse_norm is given what goes through the keys in dq instead of dk. only_long: of long
+// segments.
 void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only_long);
 // Everything of short segments. D at most 64.
 void backward_segments(Stream stream, const Problem& p, const Segments& s);

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) forward_kernel(const __grid_co
   memory.make_barriers();
   if (uniform(threadIdx.x / kGroup) == 0) {
     give_registers_back<S::kGather>();
-    gather<S, Side::kQueries, false>(p, memory, list, p.q, p.q, p.k, p.v);
+    gather<S, Side::kQueries>(p, memory, list, p.q, p.q, p.k, p.v);
   } else {
     take_registers<S::kCompute>();
     compute_forward<S>(p, memory);

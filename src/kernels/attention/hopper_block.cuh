@@ -17,6 +17,9 @@ struct Shape {
   static constexpr int kD = kD_, kGroups = kGroups_, kOwn = kOwn_, kSlots = kSlots_, kStep = kStep_, kStages = kStages_;
   static constexpr int kGather = kGather_, kCompute = kCompute_, kExtra = kExtra_;
   static constexpr int kRows = 64 * kGroups, kThreads = kGroup * (1 + kGroups);
+  // Of sums that blocks share: when a stage is gathered, those of so many steps before are added to. Consumers add
+  // those of a step when they have released the next one's stage.
+  static constexpr int kTold = kStages + 2;
   static_assert((kGather + kGroups * kCompute) * kGroup <= 65536 && kSlots <= 2);
   using Own = Tile<kRows, kD>;
   using Other = Tile<kStep, kD>;
@@ -30,6 +33,9 @@ struct Slot {
   // Where a block takes a whole segment: the tile's number in it, whether it is the last, where the segment's queries
   // start in the sorted lists, and the first of them that sees any key, rounded down to a step.
   int number, last, queries, first_seen;
+  // Where tiles of a segment's keys are taken by several blocks: the first query that sees the next tile, where in the
+  // ring of sums of dq the segment's first block lies, how often the ring has gone round before, the tile's number.
+  int next, place, use, tile;
   alignas(16) int tokens[S::kRows];
   alignas(16) int bounds[S::kRows];  // k_limit or q_first of the rows; zero past them
 };
@@ -44,6 +50,7 @@ struct SlotView {
   __device__ int last() const { return load_int(at + offsetof(Slot<S>, last)); }
   __device__ int queries() const { return load_int(at + offsetof(Slot<S>, queries)); }
   __device__ int first_seen() const { return load_int(at + offsetof(Slot<S>, first_seen)); }
+  __device__ uint32_t order() const { return at + offsetof(Slot<S>, next); }
   __device__ int token(int row) const { return load_int(at + offsetof(Slot<S>, tokens) + 4 * row); }
   __device__ uint32_t bounds(int row) const { return at + offsetof(Slot<S>, bounds) + 4 * row; }
   __device__ int bound(int row) const { return load_int(bounds(row)); }
@@ -66,7 +73,7 @@ class Memory {
   static constexpr int kStatisticsStart = kOwnStatisticsStart + S::kSlots * S::kRows * 8;
   static constexpr int kIndexStart = kStatisticsStart + S::kStages * S::kStep * 8;
   static constexpr int kEntryStart = kIndexStart + kIndexAhead * S::kStep * 4;
-  static constexpr int kBarrierStart = kEntryStart + 2 * 32;
+  static constexpr int kBarrierStart = kEntryStart + 2 * 16 * kEntryWords;
 
  public:
   static constexpr int kBytes = kBarrierStart + static_cast<int>(sizeof(Barriers)) + 1024;  // to align
@@ -87,7 +94,7 @@ class Memory {
   __device__ uint32_t own_statistics(int slot) const { return base_ + kOwnStatisticsStart + slot * S::kRows * 8; }
   __device__ uint32_t statistics(int stage) const { return base_ + kStatisticsStart + stage * S::kStep * 8; }
   __device__ uint32_t index(int i) const { return base_ + kIndexStart + i * S::kStep * 4; }
-  __device__ uint32_t entry(int i) const { return base_ + kEntryStart + 32 * i; }
+  __device__ uint32_t entry(int i) const { return base_ + kEntryStart + 16 * kEntryWords * i; }
   __device__ uint32_t entry_full() const { return base_ + kBarrierStart + offsetof(Barriers, entry_full); }
   __device__ uint32_t tile_full() const { return base_ + kBarrierStart + offsetof(Barriers, tile_full); }
   __device__ uint32_t tile_empty() const { return base_ + kBarrierStart + offsetof(Barriers, tile_empty); }
@@ -179,10 +186,7 @@ __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2],
     if (row >= rows || chunk * 8 >= p.D) continue;
     __nv_bfloat16* at = data + token(row) * to.token;
     uint4 v = load_chunk(T::at(tile, row, chunk));
-    if (kAdd) {
-      const uint4 before = load_global(at);
-      v = {add_bf16(v.x, before.x), add_bf16(v.y, before.y), add_bf16(v.z, before.z), add_bf16(v.w, before.w)};
-    }
+    if (kAdd) v = sum_of(v, load_global(at));
     store_global(at, v);
   }
 }

@@ -1,6 +1,6 @@
 // What the gathering warpgroup of a Hopper kernel does: rows from token order into the ring of stages.
 #pragma once
-#include "kernels/attention/hopper_block.cuh"
+#include "kernels/attention/hopper_ring.cuh"
 
 namespace scfa::gpu::sm90 {
 
@@ -95,7 +95,7 @@ __device__ inline void prefetch_lists(const Problem& p, uint32_t entry) {
 
 // What warpgroup 0 does. first and second are the other side's two operands: k and v, or q and dout. kWhole: entries
 // are whole segments, whose tiles of keys are taken one after the other.
-template <class S, Side kSide, bool kStatistics, bool kWhole = false>
+template <class S, Side kSide, bool kWhole = false>
 __device__ inline void gather(const Problem& p, const Memory<S>& memory, int list, const HeadRows& own0,
                               const HeadRows& own1, const HeadRows& first, const HeadRows& second) {
   constexpr bool kQueries = kSide == Side::kQueries;
@@ -109,24 +109,32 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
   const int lane = threadIdx.x % 32, chunk = lane % (S::kD / 8);
   const bool inside = chunk * 8 < p.D;
   // Thread 0 asks for a ticket two entries ahead and has the entry copied one ahead, so that nobody waits for either.
-  int ticket = threadIdx.x == 0 ? atomicAdd(p.ticket, 1) : 0;
-  const auto look_ahead = [&](int to) {
+  // Where blocks share sums, tiles should be begun in the order of the tickets: then they are drawn as late as the ring
+  // of stages allows.
+  constexpr bool kShared = !kQueries && !kWhole;
+  int ticket = 0;
+  const auto draw = [&] {
+    if (threadIdx.x == 0) ticket = atomicAdd(p.ticket, 1);
+  };
+  const auto look_up = [&](int to) {
     if (threadIdx.x != 0) return;
     const uint32_t entry = memory.entry(to);
     if (ticket < p.tile_count[list]) {
-      copy_async<16>(entry, p.tiles + 2 * ticket, true);
-      copy_async<16>(entry + 16, p.tiles + 2 * ticket + 1, true);
+#pragma unroll
+      for (int i = 0; i < kEntryWords; ++i)
+        copy_async<16>(entry + 16 * i, p.tiles + int64_t{kEntryWords} * ticket + i, true);
     } else {
       store_int(entry, -1);
     }
     barrier_arrive_copied(memory.entry_full() + 8 * to);
-    ticket = atomicAdd(p.ticket, 1);
   };
-  look_ahead(0);
+  draw();
+  look_up(0);
+  if (!kShared) draw();
   for (;; entries.next()) {
     sync_threads(1, kGroup);  // all have read the entry before the last one
     barrier_wait(entries.barrier(memory.entry_full()), entries.parity());
-    look_ahead(entries.stage ^ 1);
+    if (!kShared) look_up(entries.stage ^ 1), draw();
     const uint4 tile_words = load_chunk(memory.entry(entries.stage)),
                 where_words = load_chunk(memory.entry(entries.stage) + 16);
     const int4 tile = reinterpret_cast<const int4&>(tile_words), where = reinterpret_cast<const int4&>(where_words);
@@ -175,7 +183,7 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
                                                      {&from0, &from1}, inside, own);
         else
           Quarter<S::kRows, S::kD>::template copy<1>({memory.own(slots.stage, 0)}, {&from0}, inside, own);
-        if (kStatistics && !kQueries && p.inverse_norm != nullptr) {
+        if (!kQueries && p.inverse_norm != nullptr) {
           const float* norms = p.inverse_norm + tile.x / p.H * int64_t{p.T} * p.H + tile.x % p.H;
           own.for_each([&](int row, int token) {
             copy_async<4>(memory.own_statistics(slots.stage) + 4 * row, norms + int64_t{token} * p.H, true);
@@ -190,9 +198,6 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
           const bool valid = row < rows;
           copy_async<4>(tokens + 4 * row, own_index + (valid ? row : 0), valid);
           copy_async<4>(limits + 4 * row, bounds + (valid ? row : 0), valid);
-          if (kStatistics && kQueries)
-            copy_async<8>(memory.own_statistics(slots.stage) + 8 * row, p.statistics + own_at + (valid ? row : 0),
-                          valid);
         }
         barrier_arrive_copied(tile_full);
         if (threadIdx.x == 0) {
@@ -201,13 +206,23 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
           if (kWhole)
             store_chunk(slot + 16,
                         make_uint4(word(number), word(number + 1 == tiles), word(where.x), word(first_seen)));
+          if (!kWhole && !kQueries) {
+            const uint32_t order = memory.entry(entries.stage) + 32;
+            const int next = load_int(order), place = load_int(order + 4);
+            const int number = tile.z / S::kRows;
+            store_chunk(slot + 16, make_uint4(word(number), 0, word(where.y), 0));
+            store_chunk(slot + 32, make_uint4(word(next / kStep * kStep), word(place % p.ring_blocks),
+                                              word(place / p.ring_blocks), word(number)));
+          }
           barrier_arrive(tile_full);
         }
       }
       const Source from0(first, tile.x, p.H, chunk), from1(second, tile.x, p.H, chunk);
 #pragma unroll 1
       for (int i = 0; i < steps.count; ++i) {
-        if (number + 1 == tiles && i + 1 == steps.count) {
+        const bool last = number + 1 == tiles && i + 1 == steps.count;
+        if (kShared && last) draw();
+        if (!kShared && last) {
           Ring<2> next = entries;
           next.next();
           barrier_wait(next.barrier(memory.entry_full()), next.parity());
@@ -220,16 +235,26 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
         barrier_wait(ring.barrier(memory.empty()), ring.parity() ^ 1);
         Rows::template copy<2>({memory.other(ring.stage, 0), memory.other(ring.stage, 1)}, {&from0, &from1}, inside,
                                [&](int row) { return row < left ? load_int(part + 4 * row) : -1; });
-        if (kStatistics && !kQueries && threadIdx.x < kStep) {
+        if (!kQueries && threadIdx.x < kStep) {
           const int query = at + static_cast<int>(threadIdx.x);
-          copy_async<8>(memory.statistics(ring.stage) + threadIdx.x * 8,
-                        p.statistics + (kWhole ? where.x : where.y) + min(query, end - 1), query < end);
+          const float2* statistics = p.statistics + (kWhole ? where.x : where.y) + min(query, end - 1);
+          const uint32_t to = memory.statistics(ring.stage) + threadIdx.x * 4;
+          copy_async<4>(to, &statistics->x, query < end);
+          copy_async<4>(to + 4 * kStep, &statistics->y, query < end);
         }
         barrier_arrive_copied(ring.barrier(memory.full()));
+        if (kShared && last) look_up(entries.stage ^ 1);
+        if (kShared && i >= S::kTold && static_cast<int>(threadIdx.x) % kGroup == i % 4 * 32) {
+          // Its sums are added to: those who added have released a later stage since.
+          const int place = load_int(memory.entry(entries.stage) + 36);
+          RingBlock(p, place % p.ring_blocks, place / p.ring_blocks, begin / kStep + i - S::kTold)
+              .tell(p, tile.z / S::kRows);
+        }
         __syncwarp();  // the part that was used before may be overwritten
         fetch_index(i + kIndexAhead - 1);
         ring.next();
       }
+      if (kShared && steps.count == 0) draw(), look_up(entries.stage ^ 1);
       index = (index + steps.count) % kIndexAhead;
       slots.next();
     }

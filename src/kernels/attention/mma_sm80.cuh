@@ -97,6 +97,9 @@ __device__ inline float high_half(uint32_t pair) {
 __device__ inline uint32_t add_bf16(uint32_t a, uint32_t b) {  // two sums, in f32
   return pack_bf16(low_half(a) + low_half(b), high_half(a) + high_half(b));
 }
+__device__ inline uint4 sum_of(const uint4& a, const uint4& b) {  // eight
+  return {add_bf16(a.x, b.x), add_bf16(a.y, b.y), add_bf16(a.z, b.z), add_bf16(a.w, b.w)};
+}
 __device__ inline float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

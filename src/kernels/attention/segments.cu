@@ -5,6 +5,7 @@
 // are in the same segments, one list is enough: it is sorted in shared memory and written in order.
 #include <algorithm>
 #include <bit>
+#include <climits>
 
 #include "core/gpu.h"
 #include "kernels/attention/segments.h"
@@ -195,16 +196,24 @@ __global__ void __launch_bounds__(kThreads, 2)
 // ---- tiles ----------------------------------------------------------------------------------------------------------
 
 struct Entry {
-  int4 tile, rows;  // as segments.h has it
+  int4 tile, rows, order;  // as segments.h has it
 };
+static_assert(sizeof(Entry) == kTileEntry * sizeof(int32_t));
 
 constexpr int kLists = 5;                       // the first of TileCount
 constexpr int kOrders = kLists * 2 * kClasses;  // of a list: classes of long segments, then of short ones
 
+// Entries, and in the upper half blocks of queries that those of keys stand for: one atomic counts both, so that both
+// are in one order.
+using Count = unsigned long long;  // as atomicAdd has it
+__device__ Count count_of(int entries, int blocks) {
+  return static_cast<Count>(blocks) << 32 | static_cast<unsigned>(entries);
+}
+
 struct TileLists {
   Entry* entries[kLists];
   int* tile_count;
-  int* counts;  // [kOrders] of what there is, then [kOrders] of what was placed
+  Count* counts;  // [kOrders] of what there is, then [kOrders] of what was placed
 };
 
 __host__ __device__ int slots_of(int T, int S) {
@@ -215,27 +224,37 @@ __device__ int class_of(int cost) {
   return kClasses - 1 - min(kClasses - 1, 32 - __clz(cost));  // dearest first
 }
 
-// Calls work(list, order, entry) for what one slot of a head stands for, at most once for each list, so that no thread
-// has more to do than another however long a segment is. order: where in the list it belongs, to a power of two of its
-// cost.
+__device__ constexpr bool is_of_keys(int list) {
+  return list == kKeyTiles || list == kWideKeyTiles;
+}
+__device__ constexpr int rows_of_tile(int list) {
+  return static_cast<int>(list == kWideQueryTiles || list == kWideKeyTiles ? kWideTileRows : kTileRows);
+}
+__device__ int tiles_of(int rows, int tile_rows) {
+  return max((rows + tile_rows - 1) / tile_rows, 1);
+}
+
+// Calls work(list, order, entry, count) for what one slot of a head stands for, at most once for each list. order:
+// where in the list it belongs, to a power of two of its cost. Tiles of keys are placed segment by segment: the entry
+// is then of all of them.
 template <class Work>
 __device__ void for_slot(const Lists& lists, int64_t head, int slot, int T, int S, const Work& work) {
-  // Slot i < S is the first tile of segment i. Slot S + j stands for rows from j times the list's tiles on of the
-  // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first.
+  // Slot i < S is segment i, and its first tile. Slot S + j stands for rows from j times the list's tiles on of the
+  // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first. So no
+  // thread has more to do than another however long a segment is.
   const int64_t list_begin = head * T;
 #pragma unroll
   for (int list = 0; list < kLists; ++list) {
-    const bool queries = list != kKeyTiles && list != kWideKeyTiles;
-    const int* starts = (queries ? lists.q_begin : lists.k_begin) + head * (S + 1);
-    const int* others = (queries ? lists.k_begin : lists.q_begin) + head * (S + 1);
-    const int tile_rows =
-        static_cast<int>(list == kWideQueryTiles || list == kWideKeyTiles ? kWideTileRows : kTileRows);
+    const bool of_keys = is_of_keys(list);
+    const int* starts = (of_keys ? lists.k_begin : lists.q_begin) + head * (S + 1);
+    const int* others = (of_keys ? lists.q_begin : lists.k_begin) + head * (S + 1);
+    const int tile_rows = rows_of_tile(list);
     int segment, first;
     if (slot < S) {
       segment = slot, first = 0;
     } else {
       const int64_t row = int64_t{slot - S} * tile_rows;
-      if (list == kShortSegments || row >= starts[S]) continue;
+      if (of_keys || list == kShortSegments || row >= starts[S]) continue;
       int low = 0, high = S - 1;  // the last segment that starts at or before the row
       while (low < high) {
         const int middle = (low + high + 1) / 2;
@@ -252,75 +271,117 @@ __device__ void for_slot(const Lists& lists, int64_t head, int slot, int T, int 
     const int rows = starts[segment + 1] - starts[segment], there = others[segment + 1] - others[segment];
     const bool is_short = max(rows, there) <= kShortRows;
     const int64_t own = list_begin + starts[segment] + first, other = list_begin + others[segment];
-    if (list == kShortSegments) {
+    const int part = is_short ? kClasses : 0;
+    const int4 where = make_int4(static_cast<int>(own), static_cast<int>(other), 0, there),
+               none = make_int4(0, 0, 0, 0);
+    if (of_keys) {
+      if (rows + there > 0)
+        work(list, part + class_of(there), Entry{make_int4(static_cast<int>(head), segment, 0, rows), where, none},
+             count_of(tiles_of(rows, tile_rows), (there + kQueryBlock - 1) / kQueryBlock));
+    } else if (list == kShortSegments) {
       if (is_short && rows + there > 0)
         work(list, class_of(rows + there),
-             Entry{make_int4(static_cast<int>(head), segment, rows, there),
-                   make_int4(static_cast<int>(own), static_cast<int>(other), 0, 0)});
-      continue;
+             Entry{make_int4(static_cast<int>(head), segment, rows, there), make_int4(where.x, where.y, 0, 0), none},
+             count_of(1, 0));
+    } else if (first < rows) {
+      const int used = min(tile_rows, rows - first), end = lists.k_limit[own + used - 1];
+      work(list, part + class_of(end),
+           Entry{make_int4(static_cast<int>(head), segment, first, used), make_int4(where.x, where.y, 0, end), none},
+           count_of(1, 0));
     }
-    if (first >= rows) continue;
-    const int used = min(tile_rows, rows - first);
-    const int begin = queries ? 0 : lists.q_first[own], end = queries ? lists.k_limit[own + used - 1] : there;
-    const int part = is_short ? kClasses : 0;
-    work(list, part + class_of(end - begin),
-         Entry{make_int4(static_cast<int>(head), segment, first, used),
-               make_int4(static_cast<int>(own), static_cast<int>(other), begin, end)});
   }
 }
 
 // grid: (heads, slots of a head / 256)
 __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
-  __shared__ int counts[kOrders];
+  __shared__ Count counts[kOrders];
   for (int i = threadIdx.x; i < kOrders; i += blockDim.x) counts[i] = 0;
   __syncthreads();
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (slot < slots_of(T, S))
-    for_slot(lists, blockIdx.x, slot, T, S,
-             [&](int list, int order, const Entry&) { atomicAdd(&counts[list * 2 * kClasses + order], 1); });
+    for_slot(lists, blockIdx.x, slot, T, S, [&](int list, int order, const Entry&, Count count) {
+      atomicAdd(&counts[list * 2 * kClasses + order], count);
+    });
   __syncthreads();
   for (int c = threadIdx.x; c < kOrders; c += blockDim.x)
     if (counts[c] > 0) atomicAdd(&tiles.counts[c], counts[c]);
 }
 
+// Writes every `step`th tile of a segment's keys from tile `from` on; the last one is the first of the list.
+__device__ void place_keys(const Lists& lists, Entry* to, const Entry& segment, int tile_rows, int from, int step) {
+  const int keys = segment.tile.w, tiles = tiles_of(keys, tile_rows);
+  for (int tile = from; tile < tiles; tile += step) {
+    const int first = tile * tile_rows, own = segment.rows.x + first;
+    Entry entry = segment;
+    entry.tile.z = first, entry.tile.w = min(tile_rows, keys - first), entry.rows.x = own;
+    // The first tile also looks after queries that see no key.
+    entry.rows.z = tile == 0 ? 0 : lists.q_first[own];
+    entry.order.x = tile + 1 < tiles ? lists.q_first[own + tile_rows] : INT_MAX;
+    to[tiles - 1 - tile] = entry;
+  }
+}
+
 // A block asks for room in each order once, for all it places: an atomic an entry would queue at a few addresses.
 __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
-  __shared__ int starts[kOrders], counts[kOrders];
+  __shared__ Count starts[kOrders], counts[kOrders];
   static_assert(kOrders <= 256);
   const int own = threadIdx.x;  // the order that this thread looks after, if there is one
   if (own < kOrders) starts[own] = tiles.counts[own], counts[own] = 0;
   __syncthreads();
   if (threadIdx.x < kLists) {
     const int list = threadIdx.x;
-    int sum = 0, of_long = 0;
+    Count sum = 0, of_long = 0;
     for (int c = 0; c < 2 * kClasses; ++c) {
       if (c == kClasses) of_long = sum;
-      const int count = starts[list * 2 * kClasses + c];
+      const Count count = starts[list * 2 * kClasses + c];
       starts[list * 2 * kClasses + c] = sum;
       sum += count;
     }
     if (blockIdx.x == 0 && blockIdx.y == 0) {
-      tiles.tile_count[list] = sum;
-      if (list < kShortSegments) tiles.tile_count[kLongQueryTiles + list] = of_long;
+      tiles.tile_count[list] = static_cast<int>(sum);
+      if (list < kShortSegments) tiles.tile_count[kLongQueryTiles + list] = static_cast<int>(of_long);
     }
   }
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   Entry entry[kLists];
-  int order_of[kLists], rank[kLists];
+  int order_of[kLists];
+  Count rank[kLists];
 #pragma unroll
   for (int list = 0; list < kLists; ++list) order_of[list] = -1;
   if (slot < slots_of(T, S))
-    for_slot(lists, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found) {
+    for_slot(lists, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found, Count count) {
       entry[list] = found;
       order_of[list] = list * 2 * kClasses + order;
-      rank[list] = atomicAdd(&counts[order_of[list]], 1);
+      rank[list] = atomicAdd(&counts[order_of[list]], count);
     });
   __syncthreads();
   if (own < kOrders && counts[own] > 0) starts[own] += atomicAdd(&tiles.counts[kOrders + own], counts[own]);
   __syncthreads();
+  constexpr int kFew = 8;  // tiles that a thread writes alone; more are for the warp
 #pragma unroll
-  for (int list = 0; list < kLists; ++list)
-    if (order_of[list] >= 0) tiles.entries[list][starts[order_of[list]] + rank[list]] = entry[list];
+  for (int list = 0; list < kLists; ++list) {
+    const bool placed = order_of[list] >= 0;
+    const Count at = placed ? starts[order_of[list]] + rank[list] : 0;
+    Entry* to = tiles.entries[list] + static_cast<unsigned>(at);
+    if (!is_of_keys(list)) {
+      if (placed) *to = entry[list];
+      continue;
+    }
+    const int tile_rows = rows_of_tile(list);
+    Entry segment = placed ? entry[list] : Entry{};
+    segment.order.y = static_cast<int>(at >> 32);
+    const int count = placed ? tiles_of(segment.tile.w, tile_rows) : 0;
+    if (count > 0 && count <= kFew) place_keys(lists, to, segment, tile_rows, 0, 1);
+    for (unsigned many = __ballot_sync(kAll, count > kFew); many != 0; many &= many - 1) {
+      const int lane = __ffs(static_cast<int>(many)) - 1;
+      const auto from = [&](int x) { return __shfl_sync(kAll, x, lane); };
+      const Entry theirs{make_int4(from(segment.tile.x), from(segment.tile.y), 0, from(segment.tile.w)),
+                         make_int4(from(segment.rows.x), from(segment.rows.y), 0, from(segment.rows.w)),
+                         make_int4(0, from(segment.order.y), 0, 0)};
+      Entry* there = tiles.entries[list] + from(static_cast<int>(at));
+      place_keys(lists, there, theirs, tile_rows, static_cast<int>(threadIdx.x) % 32, 32);
+    }
+  }
 }
 
 }  // namespace
@@ -348,8 +409,8 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
                          static_cast<Entry*>(s.q_wide_tiles.data), static_cast<Entry*>(s.k_wide_tiles.data),
                          static_cast<Entry*>(s.short_segments.data)},
                         s.tile_count.as<int32_t>(),
-                        static_cast<int*>(ctx.workspace())};
-  fill(tiles.counts, 0, 2 * kOrders * sizeof(int), ctx.stream());
+                        static_cast<Count*>(ctx.workspace())};
+  fill(tiles.counts, 0, 2 * kOrders * sizeof(Count), ctx.stream());
   const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));
   count_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, T, S);
   check_launch(kOp, ctx.stream());

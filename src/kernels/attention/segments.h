@@ -22,12 +22,15 @@ struct Segments {
   Tensor k_limit;               // (B, H, T) i32, sorted queries: how many keys of its segment the query sees
   Tensor q_first;               // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
   // GPU only: what there is to do. A tile is up to kTileRows rows of one segment of one head: an entry is (head,
-  // segment, first, rows, own, other, begin, end): head b * H + h; the tile's first row within the segment and how many
-  // it has; where it starts in the sorted lists of all heads; where the segment's rows of the other side start there;
-  // and from which of those to which the tile sees or is seen. Tiles of long segments come first, those of short ones
-  // (at most kShortRows queries and keys) behind them; the dearest first in either part. q_wide_tiles and k_wide_tiles
-  // are the same of kWideTileRows rows. short_segments has an entry (head, segment, queries, keys, own, other, 0, 0)
-  // for each short segment that has rows, the largest first; own and other as in a tile of queries.
+  // segment, first, rows, own, other, begin, end, next, place, 0, 0): head b * H + h; the tile's first row within the
+  // segment and how many it has; where it starts in the sorted lists of all heads; where the segment's rows of the
+  // other side start there; and from which of those to which the tile sees or is seen. Tiles of long segments come
+  // first, those of short ones (at most kShortRows queries and keys) behind them; the dearest first in either part. The
+  // tiles of keys of a segment are side by side, the last one first; the first one, which may have no rows, is seen
+  // from the segment's first query on whatever it has. next: the first query that sees the next tile, INT32_MAX behind
+  // the last. place: how many blocks of kQueryBlock queries the segments before in the list have. q_wide_tiles and
+  // k_wide_tiles are the same of kWideTileRows rows. short_segments has an entry (head, segment, queries, keys, own,
+  // other, 0 ...) for each short segment that has rows, the largest first; own and other as in a tile of queries.
   Tensor q_tiles, k_tiles;            // (tile_capacity, kTileEntry) i32
   Tensor q_wide_tiles, k_wide_tiles;  // (tile_capacity of wide tiles, kTileEntry) i32
   Tensor short_segments;              // (B * H * S, kTileEntry) i32
@@ -35,7 +38,8 @@ struct Segments {
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
-inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 8, kShortRows = 1536;
+inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 12;
+inline constexpr int64_t kShortRows = 1536, kQueryBlock = 64;
 enum TileCount : int {  // NOLINT(cppcoreguidelines-use-enum-class): indices
   kQueryTiles,
   kKeyTiles,
@@ -55,8 +59,8 @@ inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count, int
 Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count);
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the lists of
-// tiles: a tile of queries costs what its last row's k_limit says, a tile of keys what is left of the queries behind
-// its first row's q_first; the order of tiles of about the same cost is free. attend_self: whether a query sees a key
+// tiles: a tile of queries costs what its last row's k_limit says, tiles of keys what their segment has of queries; the
+// order of what costs about the same is free. attend_self: whether a query sees a key
 // at its own position. Deterministic. A segment id that is neither below count() nor kNoSegment is an error on the CPU
 // and means kNoSegment on the GPU, which cannot throw.
 void build_segments(Context& ctx, const Segments& segments, bool attend_self);

@@ -17,25 +17,75 @@ using Entry = std::array<int32_t, kTileEntry>;  // see segments.h
 // A list as it must be, in any order, from the CPU's lists: its entries, and whether each is of a short segment.
 using Expected = std::vector<std::pair<Entry, bool>>;
 
-Expected expected_tiles(const Segments& lists, bool queries, int64_t tile_rows) {
-  const Tensor &begin = queries ? lists.q_begin : lists.k_begin, &other = queries ? lists.k_begin : lists.q_begin;
-  const int64_t heads = begin.size(0) * begin.size(1), S = begin.size(2) - 1, T = lists.q_segment.size(2);
+Expected expected_query_tiles(const Segments& lists, int64_t tile_rows) {
+  const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
   Expected tiles;
   for (int64_t head = 0; head < heads; ++head)
     for (int64_t s = 0; s < S; ++s) {
-      const int32_t *at = begin.as<int32_t>() + head * (S + 1) + s, *there = other.as<int32_t>() + head * (S + 1) + s;
+      const int32_t *at = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
+                    *there = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
       const bool is_short = std::max(at[1] - at[0], there[1] - there[0]) <= kShortRows;
       for (int32_t first = 0; first < at[1] - at[0]; first += static_cast<int32_t>(tile_rows)) {
         const int32_t rows = std::min(static_cast<int32_t>(tile_rows), at[1] - at[0] - first);
         const int64_t own = head * T + at[0] + first;
-        const int32_t from = queries ? 0 : lists.q_first.as<int32_t>()[own];
-        const int32_t to = queries ? lists.k_limit.as<int32_t>()[own + rows - 1] : there[1] - there[0];
         tiles.push_back({{static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(own),
-                          static_cast<int32_t>(head * T) + there[0], from, to},
+                          static_cast<int32_t>(head * T) + there[0], 0, lists.k_limit.as<int32_t>()[own + rows - 1]},
                          is_short});
       }
     }
   return tiles;
+}
+
+// Tiles of keys come segment by segment, long ones first, then by the magnitude of their queries, each from its last
+// tile to its first; `place` counts blocks of queries up.
+void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, const Segments& lists, int64_t tile_rows) {
+  const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
+  std::vector<Entry> entries(static_cast<size_t>(list.size(0)));
+  std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
+  ASSERT_LE(count, list.size(0));
+  std::vector<bool> seen(static_cast<size_t>(heads * S));
+  int32_t at = 0, place = 0, before = 64;
+  while (at < count) {
+    const int64_t head = entries[static_cast<size_t>(at)][0], s = entries[static_cast<size_t>(at)][1];
+    ASSERT_TRUE(head >= 0 && head < heads && s >= 0 && s < S) << "entry " << at;
+    ASSERT_FALSE(seen[static_cast<size_t>(head * S + s)]) << "a segment twice";
+    seen[static_cast<size_t>(head * S + s)] = true;
+    const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
+                  *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
+    const int32_t queries = q[1] - q[0], keys = k[1] - k[0];
+    const bool is_short = std::max(queries, keys) <= kShortRows;
+    ASSERT_EQ(is_short, at >= long_count) << "entry " << at << " of " << long_count << " long ones";
+    const int32_t magnitude = std::bit_width(static_cast<uint32_t>(queries)) + (is_short ? 0 : 32);
+    ASSERT_LE(magnitude, before) << "the longest first";
+    before = magnitude;
+    const auto rows = static_cast<int32_t>(tile_rows), base = static_cast<int32_t>(head * T);
+    const int32_t tiles = std::max((keys + rows - 1) / rows, 1);
+    const int32_t* first_query = lists.q_first.as<int32_t>() + base + k[0];
+    for (int32_t tile = tiles - 1; tile >= 0; --tile, ++at) {
+      const int32_t first = tile * rows;
+      const Entry expected = {static_cast<int32_t>(head),
+                              static_cast<int32_t>(s),
+                              first,
+                              std::min(rows, keys - first),
+                              base + k[0] + first,
+                              base + q[0],
+                              tile == 0 ? 0 : first_query[first],
+                              queries,
+                              tile + 1 < tiles ? first_query[first + rows] : INT32_MAX,
+                              place};
+      ASSERT_LT(at, count);
+      ASSERT_EQ(entries[static_cast<size_t>(at)], expected) << "entry " << at;
+    }
+    place += (queries + kQueryBlock - 1) / kQueryBlock;
+  }
+  for (int64_t i = 0; i < heads * S; ++i) {
+    const int64_t head = i / S, s = i % S;
+    const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
+                  *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
+    ASSERT_EQ(seen[static_cast<size_t>(i)], q[1] - q[0] + k[1] - k[0] > 0) << "segment " << s << " of head " << head;
+  }
+  for (auto i = static_cast<size_t>(count); i < entries.size(); ++i)
+    for (const int32_t word : entries[i]) ASSERT_EQ(word, -1);
 }
 
 Expected expected_short_segments(const Segments& lists) {
@@ -62,7 +112,7 @@ void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected 
   std::vector<Entry> entries(static_cast<size_t>(list.size(0)));
   std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
   for (size_t i = static_cast<size_t>(count); i < entries.size(); ++i)
-    ASSERT_EQ(entries[i], (Entry{-1, -1, -1, -1, -1, -1, -1, -1}));
+    for (const int32_t word : entries[i]) ASSERT_EQ(word, -1);
   entries.resize(static_cast<size_t>(count));
   std::sort(expected.begin(), expected.end());
   int before = 32;
@@ -86,12 +136,11 @@ void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected 
 void check_tiles(const Segments& got, const Segments& want) {
   const auto* count = got.tile_count.as<int32_t>();
   const auto pairs = [](const Entry& e) { return e[7] - e[6]; };
-  check_list(got.q_tiles, count[kQueryTiles], count[kLongQueryTiles], expected_tiles(want, true, kTileRows), pairs);
-  check_list(got.k_tiles, count[kKeyTiles], count[kLongKeyTiles], expected_tiles(want, false, kTileRows), pairs);
+  check_list(got.q_tiles, count[kQueryTiles], count[kLongQueryTiles], expected_query_tiles(want, kTileRows), pairs);
   check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kLongWideQueryTiles],
-             expected_tiles(want, true, kWideTileRows), pairs);
-  check_list(got.k_wide_tiles, count[kWideKeyTiles], count[kLongWideKeyTiles],
-             expected_tiles(want, false, kWideTileRows), pairs);
+             expected_query_tiles(want, kWideTileRows), pairs);
+  check_key_tiles(got.k_tiles, count[kKeyTiles], count[kLongKeyTiles], want, kTileRows);
+  check_key_tiles(got.k_wide_tiles, count[kWideKeyTiles], count[kLongWideKeyTiles], want, kWideTileRows);
   check_list(got.short_segments, count[kShortSegments], -1, expected_short_segments(want),
              [](const Entry& e) { return e[2] + e[3]; });
 }
