@@ -45,7 +45,7 @@ __device__ inline void load_parts(float (&dq)[kN], const float4* from) {
 
 // Whether the caller is the first of two that meet, by all lanes of a warp; for the second one it returns when the
 // first has written.
-__device__ inline bool is_first(const RingBlock& block, const Problem& p, int warp) {
+[[maybe_unused]] __device__ inline bool is_first(const RingBlock& block, const Problem& p, int warp) {
   unsigned* meeting = block.meeting(p, warp);
   const unsigned nobody = block.use * kMeeting;
   unsigned before = nobody;
@@ -62,7 +62,7 @@ __device__ inline bool is_first(const RingBlock& block, const Problem& p, int wa
 }
 
 // By all lanes of a warp, when it has written.
-__device__ inline void leave(const RingBlock& block, const Problem& p, int warp, bool first) {
+[[maybe_unused]] __device__ inline void leave(const RingBlock& block, const Problem& p, int warp, bool first) {
   __syncwarp();
   if (threadIdx.x % 32 != 0) return;
   if (first) {
@@ -75,7 +75,7 @@ __device__ inline void leave(const RingBlock& block, const Problem& p, int warp,
 
 // Pieces of 16 bytes of rows lane / 4 and lane / 4 + 8 of a warp's rows of 64 columns, in place of an accumulator:
 // piece[half][i] is chunk 4 i + lane % 4 of the row, rounded to bf16.
-__device__ inline void pieces_of(uint4 (&piece)[2][2], const float (&acc)[32], float factor) {
+[[maybe_unused]] __device__ inline void pieces_of(uint4 (&piece)[2][2], const float (&acc)[32], float factor) {
   const bool odd = threadIdx.x % 2 != 0, upper = threadIdx.x % 4 >= 2;
   const auto swap = [](uint32_t& a, uint32_t& b, bool second, int distance) {
     // Of lanes `distance` apart the first keeps a and gets the other's a as b, the second keeps b.
