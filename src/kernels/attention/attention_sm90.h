@@ -18,7 +18,7 @@ struct Probe {
 };
 const Probe& probe();
 
-// D a multiple of 8 up to 128. They take tickets from p.ticket on, forward one, backward three. backward finds
+// D a multiple of 8 up to 128. They take tickets from p.ticket on, forward one, backward two. backward finds
 // statistics computed and rows in no segment cleared. whole: short segments are taken whole, which is faster where
 // there are many of them; p.dq_parts is only used then.
 void forward(Context& ctx, const Problem& p, const Segments& s);
