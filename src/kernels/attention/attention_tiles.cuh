@@ -24,7 +24,7 @@ struct Problem {
   int* ticket;      // the next tile to take
   float* dq_parts;  // a block's sums of dq, where it takes whole segments: kShortRows rows of 64
   float* dq_ring;   // sums of dq of blocks of kQueryBlock queries on their way, in a ring of ring_blocks
-  unsigned* turns;  // of each block of the ring, whose turn it is to add: see backward_keys_sm90.cu
+  unsigned* turns;  // of each block of the ring, whose turn it is to add: see hopper_ring.cuh
   int ring_blocks;
   const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's. Or null.
   int H, T, S, D;

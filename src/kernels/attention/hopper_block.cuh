@@ -89,8 +89,8 @@ class Memory {
   }
   __device__ uint32_t extra() const { return base_ + kExtraStart; }
   __device__ uint32_t slot(int i) const { return base_ + kSlotStart + i * static_cast<int>(sizeof(Slot<S>)); }
-  // lse and delta, side by side, of a tile's own rows or of a stage's, where those are queries in backward.
-  // Of keys: 1 / |q| of the same token, 4 bytes each.
+  // In backward, 4 bytes each: of a tile's own rows, keys, 1 / |q| of the same token; of a stage's, queries, lse, and
+  // behind those of all its rows delta.
   __device__ uint32_t own_statistics(int slot) const { return base_ + kOwnStatisticsStart + slot * S::kRows * 8; }
   __device__ uint32_t statistics(int stage) const { return base_ + kStatisticsStart + stage * S::kStep * 8; }
   __device__ uint32_t index(int i) const { return base_ + kIndexStart + i * S::kStep * 4; }

@@ -73,22 +73,23 @@ class OwnTokens {
 };
 
 // Brings what an entry's lists begin with into the L2 cache, so that nobody waits for it long when its turn has come.
-template <bool kQueries, bool kWhole>
+// kWhole: of a whole segment; otherwise of a tile of queries.
+template <bool kWhole>
 __device__ inline void prefetch_lists(const Problem& p, uint32_t entry) {
   if (load_int(entry) < 0) return;
   const auto prefetch = [](const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); };
   const int own = load_int(entry + (kWhole ? 20 : 16)), other = load_int(entry + (kWhole ? 16 : 20));
   const int own_rows = load_int(entry + 12), others = kWhole ? load_int(entry + 8) : load_int(entry + 28);
-  const int row = static_cast<int>(threadIdx.x) * 32, begin = kWhole || kQueries ? 0 : load_int(entry + 24);
+  const int row = static_cast<int>(threadIdx.x) * 32;
   if (row < own_rows) {
-    prefetch((kQueries ? p.q_index : p.k_index) + own + row);
-    prefetch((kQueries ? p.k_limit : p.q_first) + own + row);
+    prefetch((kWhole ? p.k_index : p.q_index) + own + row);
+    prefetch((kWhole ? p.q_first : p.k_limit) + own + row);
   }
-  if (begin + row < others) {
-    prefetch((kQueries ? p.k_index : p.q_index) + other + begin + row);
-    if (!kQueries) {
-      prefetch(p.statistics + other + begin + row);
-      prefetch(p.statistics + other + min(begin + row + 16, others - 1));
+  if (row < others) {
+    prefetch((kWhole ? p.q_index : p.k_index) + other + row);
+    if (kWhole) {
+      prefetch(p.statistics + other + row);
+      prefetch(p.statistics + other + min(row + 16, others - 1));
     }
   }
 }
@@ -226,7 +227,7 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
           Ring<2> next = entries;
           next.next();
           barrier_wait(next.barrier(memory.entry_full()), next.parity());
-          prefetch_lists<kQueries, kWhole>(p, memory.entry(next.stage));
+          prefetch_lists<kWhole>(p, memory.entry(next.stage));
         }
         wait_copies<kIndexAhead - 2>();
         __syncwarp();

@@ -60,8 +60,8 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t co
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the lists of
 // tiles: a tile of queries costs what its last row's k_limit says, tiles of keys what their segment has of queries; the
-// order of what costs about the same is free. attend_self: whether a query sees a key
-// at its own position. Deterministic. A segment id that is neither below count() nor kNoSegment is an error on the CPU
+// order of what costs about the same is free. attend_self: whether a query sees a key at its own position.
+// Deterministic. A segment id that is neither below count() nor kNoSegment is an error on the CPU
 // and means kNoSegment on the GPU, which cannot throw.
 void build_segments(Context& ctx, const Segments& segments, bool attend_self);
 

@@ -36,13 +36,22 @@ Expected expected_query_tiles(const Segments& lists, int64_t tile_rows) {
   return tiles;
 }
 
+// The entries of a list of `count`; what is behind them is as it was before.
+void read_entries(std::vector<Entry>& entries, const Tensor& list, int32_t count) {
+  ASSERT_LE(count, list.size(0));
+  entries.resize(static_cast<size_t>(list.size(0)));
+  std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
+  for (auto i = static_cast<size_t>(count); i < entries.size(); ++i)
+    for (const int32_t word : entries[i]) ASSERT_EQ(word, -1);
+  entries.resize(static_cast<size_t>(count));
+}
+
 // Tiles of keys come segment by segment, long ones first, then by the magnitude of their queries, each from its last
 // tile to its first; `place` counts blocks of queries up.
 void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, const Segments& lists, int64_t tile_rows) {
   const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
-  std::vector<Entry> entries(static_cast<size_t>(list.size(0)));
-  std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
-  ASSERT_LE(count, list.size(0));
+  std::vector<Entry> entries;
+  ASSERT_NO_FATAL_FAILURE(read_entries(entries, list, count));
   std::vector<bool> seen(static_cast<size_t>(heads * S));
   int32_t at = 0, place = 0, before = 64;
   while (at < count) {
@@ -84,8 +93,6 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, cons
                   *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
     ASSERT_EQ(seen[static_cast<size_t>(i)], q[1] - q[0] + k[1] - k[0] > 0) << "segment " << s << " of head " << head;
   }
-  for (auto i = static_cast<size_t>(count); i < entries.size(); ++i)
-    for (const int32_t word : entries[i]) ASSERT_EQ(word, -1);
 }
 
 Expected expected_short_segments(const Segments& lists) {
@@ -108,12 +115,8 @@ Expected expected_short_segments(const Segments& lists) {
 void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected expected,
                 const std::function<int32_t(const Entry&)>& cost) {
   ASSERT_EQ(count, static_cast<int32_t>(expected.size()));
-  ASSERT_LE(count, list.size(0));
-  std::vector<Entry> entries(static_cast<size_t>(list.size(0)));
-  std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
-  for (size_t i = static_cast<size_t>(count); i < entries.size(); ++i)
-    for (const int32_t word : entries[i]) ASSERT_EQ(word, -1);
-  entries.resize(static_cast<size_t>(count));
+  std::vector<Entry> entries;
+  ASSERT_NO_FATAL_FAILURE(read_entries(entries, list, count));
   std::sort(expected.begin(), expected.end());
   int before = 32;
   int32_t at = 0;
