@@ -129,13 +129,12 @@ __device__ inline void through_norm(float (&dk)[S::kD / 2], uint32_t keys, int r
     }
 }
 
-// Of scores s of keys by queries, columns from kFirst to kEnd, their probabilities as operands. hide: keys past the
+// Scores s of keys by queries, columns from kFirst to kEnd, become probabilities. hide: keys past the
 // end, and those that queries do not see yet, begin being the first query. Queries past the end have statistics of
 // zero, as they are zeros themselves: they add nothing.
 template <class S, int kFirst, int kEnd>
-__device__ inline void compute_probabilities(uint32_t (&operand)[S::kStep / 16][4], float (&s)[S::kStep / 2],
-                                             const Problem& p, uint32_t lse, const SlotView<S>& slot, bool hide,
-                                             int begin, int row) {
+__device__ inline void compute_probabilities(float (&s)[S::kStep / 2], const Problem& p, uint32_t lse,
+                                             const SlotView<S>& slot, bool hide, int begin, int row) {
   const int lane = threadIdx.x % 32;
   if (hide) {
     const int at = here(row), column = begin + 2 * here(lane % 4), rows = slot.rows();
@@ -151,42 +150,41 @@ __device__ inline void compute_probabilities(uint32_t (&operand)[S::kStep / 16][
 #pragma unroll
     for (int i = 0; i < 4; ++i) s[4 * j + i] = exp2_fast(s[4 * j + i] * p.scale_log2 - (i % 2 == 0 ? two.x : two.y));
   }
-#pragma unroll
-  for (int k = kFirst / 16; k < kEnd / 16; ++k) operand_of(operand[k], s, k);
 }
 
-// Gradients of scores as operands from probabilities and from dout v, whose product comes into ds, unless it is on its
-// way there (kStarted); dv += probabilities dout.
-template <class S, bool kStarted>
-__device__ inline void compute_gradients(uint32_t (&gradients)[S::kStep / 16][4], uint32_t (&operand)[S::kStep / 16][4],
+// Gradients of scores as operands from probabilities s and from dout v, whose product comes into ds, unless it is on its
+// way there (kStarted), and dv += probabilities dout. hand_over(gradients): best before that product is started with three
+// warpgroups, while it runs with two.
+template <class S, bool kStarted, class HandOver>
+__device__ inline void compute_gradients(uint32_t (&gradients)[S::kStep / 16][4], const float (&s)[S::kStep / 2],
                                          float (&ds)[S::kStep / 2], float (&dv)[S::kD / 2], uint32_t values,
-                                         uint32_t douts, uint32_t deltas, int group_first) {
+                                         uint32_t douts, uint32_t deltas, int group_first, const HandOver& hand_over) {
   constexpr int kD = S::kD, kStep = S::kStep;
   const int lane = threadIdx.x % 32;
-  pin(dv);
-  pin(operand);
-  if (!kStarted) pin(ds);
-  warpgroup_arrive();
+  uint32_t operand[kStep / 16][4];
   if (!kStarted) {
+    pin(ds);
+    warpgroup_arrive();
     start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
     warpgroup_commit();
   }
-  start_scores<kStep, kStep, kD>(dv, operand, douts, true);
-  warpgroup_commit();
-  warpgroup_wait<1>();
+  warpgroup_wait<0>();
   pin(ds);
 #pragma unroll
   for (int j = 0; j < kStep / 8; ++j) {
     const float2 delta = load_pair(deltas + 8 * (lane % 4) + 32 * j);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t pair = operand[j / 2][j % 2 * 2 + half];
-      ds[4 * j + 2 * half] = low_half(pair) * (ds[4 * j + 2 * half] - delta.x);
-      ds[4 * j + 2 * half + 1] = high_half(pair) * (ds[4 * j + 2 * half + 1] - delta.y);
-    }
+    for (int i = 0; i < 4; ++i) ds[4 * j + i] = s[4 * j + i] * (ds[4 * j + i] - (i % 2 == 0 ? delta.x : delta.y));
+    if (j % 2 != 0) operand_of(operand[j / 2], s, j / 2), operand_of(gradients[j / 2], ds, j / 2);
   }
-#pragma unroll
-  for (int k = 0; k < kStep / 16; ++k) operand_of(gradients[k], ds, k);
+  pin(gradients);
+  if constexpr (kD == 64) hand_over(gradients);
+  pin(dv);
+  pin(operand);
+  warpgroup_arrive();
+  start_scores<kStep, kStep, kD>(dv, operand, douts, true);
+  warpgroup_commit();
+  if constexpr (kD > 64) hand_over(gradients);
   warpgroup_wait<0>();
   pin(dv);
   pin(operand);
@@ -359,8 +357,9 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       const uint32_t empty = ring.barrier(memory.empty());
       const auto hand_over = [&](const uint32_t(&gradients)[kStep / 16][4]) {
         barrier_wait(memory.exchange_empty() + 8 * taker, (turns >> taker & 1) ^ 1);
+        const int of_warp = here(lane);
         const uint32_t corner =
-            Exchange::at(memory.extra() + taker * Exchange::kBytes, warp_first + lane % 16, lane / 16);
+            Exchange::at(memory.extra() + taker * Exchange::kBytes, warp_first + of_warp % 16, of_warp / 16);
 #pragma unroll
         for (int k = 0; k < kStep / 16; ++k) store_matrices(Exchange::step(corner, 0, 2 * k), gradients[k]);
         fence_for_products();
@@ -380,12 +379,12 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         pin(s);
       };
       if (block >= seen_from) {
-        uint32_t operand[kStep / 16][4], gradients[kStep / 16][4];
+        uint32_t gradients[kStep / 16][4];
+        float ds[kStep / 2];
         const uint32_t queries = memory.other(ring.stage, 0), statistics = memory.statistics(ring.stage);
         const uint32_t douts = memory.other(ring.stage, 1), deltas = statistics + 4 * kStep;
         const auto probabilities = [&]<int kFirst, int kEnd>() {
-          compute_probabilities<S, kFirst, kEnd>(operand, s, p, statistics, slot, block < bare_from, block * kStep,
-                                                 row);
+          compute_probabilities<S, kFirst, kEnd>(s, p, statistics, slot, block < bare_from, block * kStep, row);
         };
         if (owes) {
           pay(block - 2 * by, [&](int half) {
@@ -396,20 +395,18 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
             else
               probabilities.template operator()<kStep / 2, kStep>();
           });
-          compute_gradients<S, false>(gradients, operand, s, dv, values, douts, deltas, group_first);
+          compute_gradients<S, false>(gradients, s, ds, dv, values, douts, deltas, group_first, hand_over);
         } else if constexpr (kD == 64) {
           probabilities.template operator()<0, kStep>();
-          compute_gradients<S, false>(gradients, operand, s, dv, values, douts, deltas, group_first);
+          compute_gradients<S, false>(gradients, s, ds, dv, values, douts, deltas, group_first, hand_over);
         } else {
-          float ds[kStep / 2];
           pin(ds);
           warpgroup_arrive();
           start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
           warpgroup_commit();
           probabilities.template operator()<0, kStep>();
-          compute_gradients<S, true>(gradients, operand, ds, dv, values, douts, deltas, group_first);
+          compute_gradients<S, true>(gradients, s, ds, dv, values, douts, deltas, group_first, hand_over);
         }
-        hand_over(gradients);
         pin(dk);
         pin(gradients);
         warpgroup_arrive();

@@ -105,20 +105,22 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     const int rows = uniform(slot.rows());
     const int most = uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
     const int steps = (most + kStep - 1) / kStep;
+    // Of the last step's keys the group may see no more than half.
+    constexpr int kHalf = kStep > 64 ? kStep / 2 : kStep;
+    const bool ends_in_half = kHalf < kStep && steps > 0 && most - (steps - 1) * kStep <= kHalf;
     const uint32_t queries = memory.own(slots.stage, 0);
     Online state = {{-INFINITY, -INFINITY}, {}};
     float out[kD / 2] = {};
     uint32_t probabilities[kStep / 16][4];
     uint32_t last_empty = 0;
-#pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
+    const auto take = [&]<int kKeys>(uint32_t(&operand)[kKeys / 16][4], int step) {
       const uint32_t keys = memory.other(ring.stage, 0), values = memory.other(ring.stage, 1);
       barrier_wait(ring.barrier(memory.full()), ring.parity());
       fence_for_products();
-      float s[kStep / 2];
+      float s[kKeys / 2];
       pin(s);
       warpgroup_arrive();
-      start_rows<kStep, S::kRows, kStep, kD>(s, queries, group_first, keys);
+      start_rows<kKeys, S::kRows, kStep, kD>(s, queries, group_first, keys);
       warpgroup_commit();
       warpgroup_wait<0>();
       pin(s);
@@ -127,7 +129,7 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
       if (step > 0) release(last_empty);  // the product of the step before is done too
       last_empty = ring.barrier(memory.empty());
       const bool masked = (step + 1) * kStep > uniform(slot.bound(group_first));
-      if (masked) hide<kStep>(s, slot.bounds(here(row)), step * kStep);
+      if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
       bool search = step == 0;
       float total[2], shrink[2];
       const auto rescale = [&] {
@@ -135,36 +137,47 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
         for (int i = 0; i < kD / 2; ++i) out[i] *= shrink[i / 2 % 2];
       };
       if (!search) {
-        exponentiate<kStep>(s, total, state, p.scale_log2);
-        constexpr float kMost = kStep / 4;  // the sum of so many probabilities, none of them above one
+        exponentiate<kKeys>(s, total, state, p.scale_log2);
+        constexpr float kMost = kKeys / 4;  // the sum of so many probabilities, none of them above one
         if (__any_sync(0xFFFFFFFFu, !(total[0] <= kMost && total[1] <= kMost))) {
           search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
           if (search) {
-            float again[1][kStep / 8][4] = {};
-            multiply_rows<1, kStep, kD, S::kRows>(again, queries, here(warp_first), keys);
+            float again[1][kKeys / 8][4] = {};
+            multiply_rows<1, kKeys, kD, S::kRows, kStep>(again, queries, here(warp_first), keys);
 #pragma unroll
-            for (int i = 0; i < kStep / 2; ++i) s[i] = again[0][i / 4][i % 4];
-            if (masked) hide<kStep>(s, slot.bounds(here(row)), step * kStep);
+            for (int i = 0; i < kKeys / 2; ++i) s[i] = again[0][i / 4][i % 4];
+            if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
           } else {
-            lower<kStep>(shrink, s, total, state);
+            lower<kKeys>(shrink, s, total, state);
             rescale();
           }
         }
       }
       if (search) {
-        raise<kStep>(shrink, state, s, p.scale_log2);
+        raise<kKeys>(shrink, state, s, p.scale_log2);
         rescale();
-        exponentiate<kStep>(s, total, state, p.scale_log2);
+        exponentiate<kKeys>(s, total, state, p.scale_log2);
       }
       state.sum[0] += total[0], state.sum[1] += total[1];
 #pragma unroll
-      for (int k = 0; k < kStep / 16; ++k) operand_of(probabilities[k], s, k);
+      for (int k = 0; k < kKeys / 16; ++k) operand_of(operand[k], s, k);
       pin(out);
-      pin(probabilities);
+      pin(operand);
       warpgroup_arrive();
-      start_scores<kStep, kStep, kD>(out, probabilities, values, true);
+      start_scores<kKeys, kStep, kD>(out, operand, values, true);
       warpgroup_commit();
       ring.next();
+    };
+#pragma unroll 1
+    for (int step = 0; step < steps - ends_in_half; ++step) take.template operator()<kStep>(probabilities, step);
+    if constexpr (kHalf < kStep) {
+      if (ends_in_half) {
+        uint32_t operand[kHalf / 16][4];
+        take.template operator()<kHalf>(operand, steps - 1);
+        warpgroup_wait<0>();
+        pin(out);
+        pin(operand);
+      }
     }
     warpgroup_wait<0>();
     pin(out);

@@ -106,12 +106,12 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// acc (16 kM, kN) += rows [first, first + 16 kM) of a times the transpose of all rows of b.
-template <int kM, int kN, int kD, int kRowsA>
+// acc (16 kM, kN) += rows [first, first + 16 kM) of a times the transpose of the first kN rows of b.
+template <int kM, int kN, int kD, int kRowsA, int kRowsB = kN>
 __device__ inline void multiply_rows(float (&acc)[kM][kN / 8][4], uint32_t a, int first, uint32_t b) {
   const int lane = threadIdx.x % 32;
   using TileA = Tile<kRowsA, kD>;
-  using TileB = Tile<kN, kD>;
+  using TileB = Tile<kRowsB, kD>;
   const uint32_t from_a = TileA::at(a, first + lane % 16, lane / 16);
   const uint32_t from_b = TileB::at(b, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
