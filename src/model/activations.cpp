@@ -65,7 +65,10 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   a.losses = arena.take("losses", f32, {B * T});
   a.hits = arena.take("losses", f32, {B * T});
   a.branch = arena.take("scratch", f, {B, T, C});
-  a.attention_scratch = arena.take("scratch", f32, {attention_scratch(ctx, B, T, c.n_head, c.head_dim())});
+  int64_t scratch = 0;
+  for (const BlockActivations& block : a.blocks)
+    scratch = std::max(scratch, attention_scratch(ctx, B, T, c.n_head, c.head_dim(), block.segments.count()));
+  a.attention_scratch = arena.take("scratch", f32, {scratch});
   if (!training) return a;
   a.dresidual = arena.take("activation gradients", f, {B, T, C});
   a.dbranch = arena.take("activation gradients", f, {B, T, C});

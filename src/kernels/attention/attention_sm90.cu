@@ -49,17 +49,18 @@ const Probe& probe() {
   return found;
 }
 
-Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D) {
+Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D, int64_t S) {
   // From when a segment's last tile is begun until its first one is done, about twice as many rows as there are in the
   // tiles of all blocks go by, and the segment itself.
   const int64_t blocks = properties().multiprocessors, head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
   const int64_t ring = std::min(head + 6 * blocks, B * H * head);
-  return {ring, 8 * ring, ring * kQueryBlock * columns, D <= 64 ? blocks * kShortRows * 64 : 0};
+  const int64_t parts = takes_whole(B * H * S) ? std::min(head, kShortRows / kQueryBlock) : 0;
+  return {ring, parts, 8 * ring, ring * kQueryBlock * columns, blocks * parts * kQueryBlock * columns};
 }
 
 // A block takes a segment, so that they should be enough to go round.
-bool takes_whole(int64_t segments, int64_t D) {
-  return D <= 64 && segments >= 2 * properties().multiprocessors;
+bool takes_whole(int64_t segments) {
+  return segments >= 2 * properties().multiprocessors;
 }
 
 void backward(Context& ctx, Problem p, const Segments& s, bool whole) {

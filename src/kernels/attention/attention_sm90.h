@@ -26,13 +26,14 @@ void backward(Context& ctx, Problem p, const Segments& s, bool whole);
 
 // What backward needs of the scratch besides, in floats: p.turns, p.dq_ring and p.dq_parts, in this order.
 struct Sums {
-  int64_t ring_blocks, turns, ring, parts;
+  int64_t ring_blocks, parts_blocks;  // of the ring; of a block that takes whole segments
+  int64_t turns, ring, parts;
   int64_t floats() const { return turns + ring + parts; }
 };
-Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D);
+Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D, int64_t S);
 
-// Whether to take whole the short ones among `segments` of heads of D.
-bool takes_whole(int64_t segments, int64_t D);
+// Whether to take whole the short ones of so many segments.
+bool takes_whole(int64_t segments);
 
 }  // namespace sm90
 }  // namespace scfa::gpu

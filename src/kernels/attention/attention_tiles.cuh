@@ -22,10 +22,10 @@ struct Problem {
   const int4* tiles;  // entries of kEntryWords: see segments.h
   const int* tile_count;
   int* ticket;      // the next tile to take
-  float* dq_parts;  // a block's sums of dq, where it takes whole segments: kShortRows rows of 64
+  float* dq_parts;  // a block's sums of dq, where it takes whole segments, of parts_blocks times kQueryBlock queries
   float* dq_ring;   // sums of dq of blocks of kQueryBlock queries on their way, in a ring of ring_blocks
   unsigned* turns;  // of each block of the ring, whose turn it is to add: see hopper_ring.cuh
-  int ring_blocks;
+  int ring_blocks, parts_blocks;
   const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's. Or null.
   int H, T, S, D;
   float scale;       // of scores

@@ -12,11 +12,12 @@ namespace scfa::gpu::sm90 {
 
 namespace {
 
-// Where a block that takes whole segments sums up dq of 64 queries: a warpgroup's accumulators, four of a thread side
-// by side, as they lie in registers. Only ever touched by the same thread.
-[[maybe_unused]] __device__ inline float4* parts_of(const Problem& p, int queries) {
-  return reinterpret_cast<float4*>(p.dq_parts + (blockIdx.x * (kShortRows / 64) + queries) * int64_t{64 * 64}) +
-         threadIdx.x % kGroup;
+// Where a block that takes whole segments sums up 64 columns of dq of 64 queries: a warpgroup's accumulators, four of a
+// thread side by side, as they lie in registers; the next half follows. Only ever touched by the same thread.
+template <class S>
+__device__ inline float4* parts_of(const Problem& p, int queries, int half) {
+  const int thread = here(threadIdx.x % kGroup), block = here(static_cast<int>(blockIdx.x)) * p.parts_blocks + queries;
+  return reinterpret_cast<float4*>(p.dq_parts + block * int64_t{64 * S::kD}) + half * 8 * kGroup + thread;
 }
 // first: nothing is there yet.
 [[maybe_unused]] __device__ inline void add_parts(float4* to, const float (&dq)[32], bool first) {
@@ -301,6 +302,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
     float dk[kD / 2] = {}, dv[kD / 2] = {};
     // Blocks of queries, a step each. Every second tile of a whole segment goes backwards.
     const int first_block = uniform(slot.begin()) / kStep, end_block = (uniform(slot.end()) + kStep - 1) / kStep;
+    const int blocks = max(end_block - first_block, 0);
     const bool backwards = kWhole && uniform(slot.number()) % 2 != 0;
     const int by = backwards ? -1 : 1;
     // From where on the group's keys are seen, and all of them by all queries of a block.
@@ -323,7 +325,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         pin(dq);
         if (half + 1 == kD / 64) release(memory.exchange_empty() + 8 * group);
         if constexpr (kWhole)
-          add_parts(parts_of(p, owed), dq, uniform(slot.number()) == 0);
+          add_parts(parts_of<S>(p, owed, half), dq, uniform(slot.number()) == 0);
         else
           first = sums.add(dq, owed, half, first);
       }
@@ -339,7 +341,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       start_rows<kStep, S::kRows, kStep, kD>(s, keys, group_first, memory.other(stage, 0));
       warpgroup_commit();
     };
-    if (first_block < end_block) {
+    if (blocks > 0) {
       barrier_wait(ring.barrier(memory.full()), ring.parity());
       fence_for_products();
       start_scores_of(ring.stage);
@@ -347,11 +349,8 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       pin(s);
     }
 #pragma unroll 1
-    for (int block = backwards ? end_block - 1 : first_block; backwards ? block >= first_block : block < end_block;
-         block += by) {
-      const auto has_been = [&](int back) {
-        return (backwards ? block + back < end_block : block - back >= first_block) && is_mine(block - back * by);
-      };
+    for (int step = 0, block = backwards ? end_block - 1 : first_block; step < blocks; ++step, block += by) {
+      const auto has_been = [&](int back) { return step >= back && is_mine(block - back * by); };
       const int taker = block % S::kGroups;
       const bool owes = has_been(2);
       const uint32_t empty = ring.barrier(memory.empty());
@@ -369,7 +368,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       // The next step's scores come out with this one's last products. After the last step nobody reads them.
       const auto finish_step = [&] {
         if (!owes && has_been(3)) tell(block - 3);
-        if (backwards ? block > first_block : block + 1 < end_block) {
+        if (step + 1 < blocks) {
           ring.next();
           barrier_wait(ring.barrier(memory.full()), ring.parity());
           fence_for_products();
@@ -423,10 +422,10 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       }
       release(empty);
     }
-    if (first_block < end_block) ring.next();
-    {
+    if (blocks > 0) {
+      ring.next();
       const int last = backwards ? first_block : end_block - 1, owed = is_mine(last) ? last : last - by;
-      if (is_mine(owed) && owed >= first_block && owed < end_block) pay(owed, [](int) {});
+      if (is_mine(owed) && (owed == last || blocks > 1)) pay(owed, [](int) {});
     }
     if constexpr (!kWhole) {
       for (int block = max(end_block - 3, first_block); block < end_block; ++block)
@@ -441,11 +440,13 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       // The tile's rows are queries as well.
       const int block_of_rows = uniform(slot.number()) * S::kGroups + group;
       float dq[kD / 2] = {};
-      if constexpr (kWhole) {
-        // Their dq is complete: later keys are not seen by them.
-        if (block_of_rows < end_block) load_parts(dq, parts_of(p, block_of_rows));
-      }
+      // Their dq is complete: later keys are not seen by them. Asked for ahead, where there are registers for it.
+      const auto load_dq = [&] {
+        if (block_of_rows < end_block) load_parts(dq, parts_of<S>(p, block_of_rows, 0));
+      };
+      if constexpr (kWhole && kD == 64) load_dq();
       scatter<typename S::Own>(dv, one, values, warp_first, rows, head, p.dv, p, token_of);
+      if constexpr (kWhole && kD > 64) load_dq();
       const uint32_t norms = memory.own_statistics(slots.stage);
       const float inverse_norm[2] = {__int_as_float(load_int(norms + 4 * row)),
                                      __int_as_float(load_int(norms + 4 * (row + 8)))};
@@ -473,7 +474,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
           const int end = uniform(slot.end());
           for (int at = group * kStep; at < end; at += S::kGroups * kStep) {
             float dq[kD / 2] = {};
-            if (at >= first_seen) load_parts(dq, parts_of(p, at / kStep));
+            if (at >= first_seen) load_parts(dq, parts_of<S>(p, at / kStep, 0));
             scatter<typename S::Own>(dq, scale, values, warp_first, group_first + end - at, head, p.dq, p,
                                      [&](int i) { return index[at + i - group_first]; });
           }
@@ -516,7 +517,11 @@ void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only
 }
 
 void backward_segments(Stream stream, const Problem& p, const Segments& s) {
-  launch_blocks<Keys64>(stream, "attention_backward", keys_kernel<Keys64, true>, kShortSegments, s.short_segments, p);
+  constexpr const char* kOp = "attention_backward";
+  if (p.D <= 64)
+    launch_blocks<Keys64>(stream, kOp, keys_kernel<Keys64, true>, kShortSegments, s.short_segments, p);
+  else
+    launch_blocks<Keys128>(stream, kOp, keys_kernel<Keys128, true>, kShortSegments, s.short_segments, p);
 }
 
 }  // namespace scfa::gpu::sm90

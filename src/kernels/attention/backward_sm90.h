@@ -12,7 +12,7 @@ namespace sm90 {
 // dq, dk and dv, or where p.inverse_norm is given what goes through the keys in dq instead of dk. only_long: of long
 // segments.
 void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only_long);
-// Everything of short segments. D at most 64.
+// Everything of short segments.
 void backward_segments(Stream stream, const Problem& p, const Segments& s);
 
 }  // namespace sm90

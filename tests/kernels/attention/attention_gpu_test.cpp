@@ -79,7 +79,7 @@ void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool at
   ctx.copy(segments.q_segment, chosen.q_segment);
   ctx.copy(segments.k_segment, chosen.k_segment);
   build_segments(ctx, segments, attend_self);
-  const Array scratch({attention_scratch(ctx, B, T, H, set.out.view().size(3))});
+  const Array scratch({attention_scratch(ctx, B, T, H, set.out.view().size(3), count)});
   const GpuCopy qkv(ctx, set.qkv), keys(ctx, set.keys), dout(ctx, set.dout), out(ctx, set.out), lse(ctx, set.lse);
   const GpuCopy dqkv(ctx, set.dqkv), dkeys(ctx, set.dkeys), space(ctx, scratch), norm(ctx, set.inverse_norm);
   const Views v = views_of(qkv, keys, dout, out, lse, dqkv, dkeys);
@@ -138,7 +138,7 @@ void check(const AttentionShape& shape, int64_t count, Keys keys, bool attend_se
 
   Context cpu;
   segments.build(cpu, attend_self);
-  const Array scratch({attention_scratch(cpu, B, T, H, D)});
+  const Array scratch({attention_scratch(cpu, B, T, H, D, count)});
   const Views w = views_of(want.qkv, want.keys, want.dout, want.out, want.lse, want.dqkv, want.dkeys);
   attention_forward(cpu, w.out, w.lse, w.q, w.k, w.v, segments.view(), scale, scratch);
   attention_backward(cpu, w.dq, w.dk, w.dv, w.dout, w.q, w.k, w.v, w.out, w.lse, segments.view(), scale, scratch,
@@ -326,7 +326,7 @@ TEST_P(AttentionGpu, RowsItCannotTakeAreNamed) {
   const GpuCopy out(ctx, set.out), lse(ctx, set.lse), qkv(ctx, set.qkv);
   Arena arena(Device::kGpu, 1 << 20);
   const Segments segments = plan_segments(arena, 1, 1, 8, 1);
-  const Tensor scratch = arena.take("scratch", DType::kF32, {attention_scratch(ctx, 1, 8, 1, 136)}),
+  const Tensor scratch = arena.take("scratch", DType::kF32, {attention_scratch(ctx, 1, 8, 1, 136, 1)}),
                q = part_of(qkv, 0);
   EXPECT_TRUE(fails_naming([&] { attention_forward(ctx, out, lse, q, q, q, segments, 1.0f, scratch); },
                            {"attention_forward", "head dim", "136"}));

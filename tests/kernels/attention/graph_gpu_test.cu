@@ -45,7 +45,7 @@ struct Layer {
         dkeys(DType::kBF16, {kB, kT, kH, D}),
         projections({kH, std::max<int64_t>(1, p.buckets / 2), D}),
         samples(DType::kI32, {kB}),
-        scratch({attention_scratch(ctx, kB, kT, kH, D)}),
+        scratch({attention_scratch(ctx, kB, kT, kH, D, segment_count(p))}),
         qkv_gpu(ctx, qkv),
         keys_gpu(ctx, keys),
         norm_gpu(ctx, norm),
