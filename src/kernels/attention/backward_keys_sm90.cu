@@ -19,18 +19,29 @@ __device__ inline float4* parts_of(const Problem& p, int queries, int half) {
   const int thread = here(threadIdx.x % kGroup), block = here(static_cast<int>(blockIdx.x)) * p.parts_blocks + queries;
   return reinterpret_cast<float4*>(p.dq_parts + block * int64_t{64 * S::kD}) + half * 8 * kGroup + thread;
 }
-// first: nothing is there yet.
-[[maybe_unused]] __device__ inline void add_parts(float4* to, const float (&dq)[32], bool first) {
+// first: nothing is there yet. kKept: other lines are to leave the L2 cache before these.
+template <bool kKept>
+__device__ inline void add_parts(float4* to, const float (&dq)[32], bool first) {
+  uint64_t policy = 0;
+  if (kKept) asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
 #pragma unroll
   for (int c = 0; c < 8; ++c) {
     float4* at = to + c * kGroup;
-    if (first)
-      asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(dq[4 * c]), "f"(dq[4 * c + 1]),
-                   "f"(dq[4 * c + 2]), "f"(dq[4 * c + 3])
+    const float* x = &dq[4 * c];
+    if (kKept && first)
+      asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(at), "f"(x[0]), "f"(x[1]),
+                   "f"(x[2]), "f"(x[3]), "l"(policy)
+                   : "memory");
+    else if (kKept)
+      asm volatile("red.relaxed.gpu.global.add.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(at), "f"(x[0]),
+                   "f"(x[1]), "f"(x[2]), "f"(x[3]), "l"(policy)
+                   : "memory");
+    else if (first)
+      asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
                    : "memory");
     else
-      asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(dq[4 * c]),
-                   "f"(dq[4 * c + 1]), "f"(dq[4 * c + 2]), "f"(dq[4 * c + 3])
+      asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(x[0]), "f"(x[1]),
+                   "f"(x[2]), "f"(x[3])
                    : "memory");
   }
 }
@@ -153,9 +164,9 @@ __device__ inline void compute_probabilities(float (&s)[S::kStep / 2], const Pro
   }
 }
 
-// Gradients of scores as operands from probabilities s and from dout v, whose product comes into ds, unless it is on its
-// way there (kStarted), and dv += probabilities dout. hand_over(gradients): best before that product is started with three
-// warpgroups, while it runs with two.
+// Gradients of scores as operands from probabilities s and from dout v, whose product comes into ds, unless it is on
+// its way there (kStarted), and dv += probabilities dout. hand_over(gradients): best before that product is started
+// with three warpgroups, while it runs with two.
 template <class S, bool kStarted, class HandOver>
 __device__ inline void compute_gradients(uint32_t (&gradients)[S::kStep / 16][4], const float (&s)[S::kStep / 2],
                                          float (&ds)[S::kStep / 2], float (&dv)[S::kD / 2], uint32_t values,
@@ -231,7 +242,7 @@ struct SharedSums {
     const Place place = place_of(block);
     float4* sums = place.block.sums(p, S::kD) + half * 8 * kGroup;
     if (place.tile > 0) {
-      add_parts(sums, dq, place.first);
+      add_parts<false>(sums, dq, place.first);
       return false;
     }
     const bool meets = p.inverse_norm != nullptr;
@@ -325,7 +336,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         pin(dq);
         if (half + 1 == kD / 64) release(memory.exchange_empty() + 8 * group);
         if constexpr (kWhole)
-          add_parts(parts_of<S>(p, owed, half), dq, uniform(slot.number()) == 0);
+          add_parts<true>(parts_of<S>(p, owed, half), dq, uniform(slot.number()) == 0);
         else
           first = sums.add(dq, owed, half, first);
       }

@@ -1,8 +1,9 @@
 // One stable counting sort a head, and the lists of tiles.
-// A block owns a head; each of its warps walks a contiguous part of the positions, 32 at a time, twice: once to count
-// rows by segment, once to place them. Ranks within the 32 come from warp votes, so the order within a segment is that
-// of the positions, and what was counted on the way is a query's limit and a key's first query. Where queries and keys
-// are in the same segments, one list is enough: it is sorted in shared memory and written in order.
+// A block owns a head. Where queries and keys are in the same segments, one list is enough: each thread walks a
+// contiguous part of the positions twice, once to count rows by segment, with counters of its own, and once to place
+// them, in shared memory, from where they are written in order. Otherwise, or where there are many segments, warps
+// walk, 32 positions at a time. Ranks within the 32 come from warp votes, so the order within a segment is that of the
+// positions, and what was counted on the way is a query's limit and a key's first query.
 #include <algorithm>
 #include <bit>
 #include <climits>
@@ -30,14 +31,10 @@ struct Lists {
   int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
 };
 
-// Adds up counts[0..size) so that each entry becomes the sum of those before it, and returns the total. All threads.
-__device__ int scan(int* counts, int size) {
+// The sum of the threads before, and of all of them. By all threads.
+__device__ int sum_before(int sum, int& total) {
   __shared__ int warp_totals[kThreads / 32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int each = (size + kThreads - 1) / kThreads, begin = min(size, static_cast<int>(threadIdx.x) * each);
-  const int end = min(size, begin + each);
-  int sum = 0;
-  for (int i = begin; i < end; ++i) sum += counts[i];
   int inclusive = sum;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
@@ -46,11 +43,25 @@ __device__ int scan(int* counts, int size) {
   }
   if (lane == 31) warp_totals[warp] = inclusive;
   __syncthreads();
-  int before = inclusive - sum, total = 0;
-  for (int w = 0; w < kThreads / 32; ++w) {
-    if (w < warp) before += warp_totals[w];
-    total += warp_totals[w];
+  int of_warp = warp_totals[lane];
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int other = __shfl_up_sync(kAll, of_warp, offset);
+    if (lane >= offset) of_warp += other;
   }
+  total = __shfl_sync(kAll, of_warp, 31);
+  const int before = __shfl_sync(kAll, of_warp, max(warp - 1, 0));
+  __syncthreads();  // the totals may be written again
+  return (warp > 0 ? before : 0) + inclusive - sum;
+}
+
+// Adds up counts[0..size) so that each entry becomes the sum of those before it, and returns the total. All threads.
+__device__ int scan(int* counts, int size) {
+  const int each = (size + kThreads - 1) / kThreads, begin = min(size, static_cast<int>(threadIdx.x) * each);
+  const int end = min(size, begin + each);
+  int sum = 0, total = 0;
+  for (int i = begin; i < end; ++i) sum += counts[i];
+  int before = sum_before(sum, total);
   for (int i = begin; i < end; ++i) {
     const int count = counts[i];
     counts[i] = before;
@@ -96,26 +107,143 @@ __device__ void walk(const Ids& q, const Ids& k, int begin, int end, const Work&
   }
 }
 
-// counters: [segment][warp] of queries, then of keys; then S + 1 starts; then, where kStaged, a position an entry.
-template <bool kStaged>
+// The sort by threads. What it has in shared memory: counters [segment][thread]; starts, S + 1 of them; a position an
+// entry, of which there are T.
+struct Tallies {
+  static constexpr int kMost = 32768;
+  int threads, bytes, starts_bytes;
+  __host__ __device__ explicit Tallies(int S)
+      : threads(kThreads), bytes(2 * kMost), starts_bytes((S + 1 + 3) / 4 * 16) {
+    while (threads > 8 && threads * S > kMost) threads /= 2;
+    if (threads * S < kMost) bytes = 2 * threads * S;
+  }
+  // Few segments: otherwise there would be few threads.
+  static bool suit(int S) { return S <= 512; }
+  int shared_bytes(int T) const { return bytes + starts_bytes + (T + 7) / 8 * 16; }
+};
+
+__device__ void sort_by_threads(const Lists& lists, unsigned char* shared, int64_t head, int T, int S,
+                                bool attend_self) {
+  const Tallies plan(S);
+  auto* tallies = reinterpret_cast<uint16_t*>(shared);
+  auto* starts = reinterpret_cast<int*>(shared + plan.bytes);
+  auto* position = reinterpret_cast<uint16_t*>(shared + plan.bytes + plan.starts_bytes);
+  const int own = threadIdx.x, eights = plan.threads * S / 8;
+  auto* tallies8 = reinterpret_cast<uint4*>(tallies);
+  for (int i = own; i < eights; i += kThreads) tallies8[i] = make_uint4(0, 0, 0, 0);
+  __syncthreads();
+  const int64_t list = head * T;
+  const uint16_t* ids = lists.q_segment + list;
+  const int each = ((T + plan.threads - 1) / plan.threads + 7) / 8 * 8;
+  const int begin = own < plan.threads ? min(T, own * each) : T, end = min(T, begin + each);
+  // Calls work(position, counter) for each of the thread's positions that is in a segment.
+  const auto walk_part = [&](const auto& work) {
+    for (int t = begin; t < end; t += 8) {
+      union {
+        uint4 vector;
+        uint16_t id[8];
+      } eight;
+      if (T % 8 == 0) {
+        eight.vector = *reinterpret_cast<const uint4*>(ids + t);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) eight.id[j] = t + j < end ? ids[t + j] : kNoSegment;
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if (eight.id[j] < S) work(t + j, tallies[eight.id[j] * plan.threads + own]);
+    }
+  };
+  walk_part([](int, uint16_t& tally) { ++tally; });
+  __syncthreads();
+  {
+    const int each8 = (eights + kThreads - 1) / kThreads, first = min(eights, own * each8);
+    const int last = min(eights, first + each8);
+    int sum = 0, total = 0;
+    for (int i = first; i < last; ++i) {
+      const uint4 x = tallies8[i];
+      for (const uint32_t two : {x.x, x.y, x.z, x.w}) sum += static_cast<int>((two & 0xFFFF) + (two >> 16));
+    }
+    int before = sum_before(sum, total);
+    for (int i = first; i < last; ++i) {
+      if (i * 8 % plan.threads == 0) starts[i * 8 / plan.threads] = before;
+      uint4 x = tallies8[i];
+      for (uint32_t* two : {&x.x, &x.y, &x.z, &x.w}) {
+        const int low = static_cast<int>(*two & 0xFFFF), high = static_cast<int>(*two >> 16);
+        *two = static_cast<uint32_t>(before & 0xFFFF) | static_cast<uint32_t>(before + low) << 16;
+        before += low + high;
+      }
+      tallies8[i] = x;
+    }
+    if (own == 0) starts[S] = total;
+  }
+  __syncthreads();
+  walk_part([&](int t, uint16_t& tally) { position[tally++] = static_cast<uint16_t>(t); });
+  for (int s = own; s <= S; s += kThreads)
+    lists.q_begin[head * (S + 1) + s] = lists.k_begin[head * (S + 1) + s] = starts[s];
+  __syncthreads();
+  const int rows = starts[S];
+  for (int i = 4 * own; i < rows; i += 4 * kThreads) {
+    int low = 0, high = S - 1;  // the segment of entry i: the last that starts at or before it
+    while (low < high) {
+      const int middle = (low + high + 1) / 2;
+      if (starts[middle] <= i)
+        low = middle;
+      else
+        high = middle - 1;
+    }
+    const uint2 four = *reinterpret_cast<const uint2*>(position + i);
+    const int index[4] = {static_cast<int>(four.x & 0xFFFF), static_cast<int>(four.x >> 16),
+                          static_cast<int>(four.y & 0xFFFF), static_cast<int>(four.y >> 16)};
+    int rank[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      while (low + 1 < S && starts[low + 1] <= i + j) ++low;
+      rank[j] = i + j - starts[low];
+    }
+    const int more = attend_self ? 1 : 0, fewer = attend_self ? 0 : 1;
+    if (T % 4 == 0 && i + 4 <= rows) {
+      const auto store = [&](int* to, const int(&x)[4], int plus) {
+        *reinterpret_cast<int4*>(to + list + i) = make_int4(x[0] + plus, x[1] + plus, x[2] + plus, x[3] + plus);
+      };
+      store(lists.q_index, index, 0), store(lists.k_index, index, 0);
+      store(lists.k_limit, rank, more), store(lists.q_first, rank, fewer);
+    } else {
+      for (int j = 0; j < 4 && i + j < rows; ++j) {
+        lists.q_index[list + i + j] = lists.k_index[list + i + j] = index[j];
+        lists.k_limit[list + i + j] = rank[j] + more;
+        lists.q_first[list + i + j] = rank[j] + fewer;
+      }
+    }
+  }
+}
+
+// by_threads: where it can be, there is room for the sort by threads. Otherwise counters: [segment][warp] of queries,
+// then of keys.
 __global__ void __launch_bounds__(kThreads, 2)
-    sort_kernel(Lists lists, int T, int S, int bits, int warps, bool attend_self) {
-  extern __shared__ int counters[];
-  __shared__ int differ;
-  int *q_count = counters, *k_count = counters + S * warps;
+    sort_kernel(Lists lists, int T, int S, int bits, int warps, bool by_threads, bool attend_self) {
+  extern __shared__ uint4 shared[];
   const int64_t head = blockIdx.x;
   const Ids q_ids{lists.q_segment + head * T, T, S}, k_ids{lists.k_segment + head * T, T, S};
+  if (by_threads) {
+    bool differ = false;
+    if (T % 8 == 0) {
+      const auto *q = reinterpret_cast<const uint4*>(q_ids.id), *k = reinterpret_cast<const uint4*>(k_ids.id);
+      for (int i = threadIdx.x; i < T / 8; i += kThreads)
+        differ |= q[i].x != k[i].x || q[i].y != k[i].y || q[i].z != k[i].z || q[i].w != k[i].w;
+    } else {
+      for (int t = threadIdx.x; t < T; t += kThreads) differ |= q_ids.id[t] != k_ids.id[t];
+    }
+    if (__syncthreads_or(static_cast<int>(differ)) == 0) {
+      sort_by_threads(lists, reinterpret_cast<unsigned char*>(shared), head, T, S, attend_self);
+      return;
+    }
+  }
+  auto* counters = reinterpret_cast<int*>(shared);
+  int *q_count = counters, *k_count = counters + S * warps;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int i = threadIdx.x; i < 2 * S * warps; i += kThreads) counters[i] = 0;
-  if (threadIdx.x == 0) differ = 0;
   __syncthreads();
-  if (kStaged) {
-    bool different = false;
-    for (int t = threadIdx.x; t < T; t += kThreads) different |= q_ids.at(t) != k_ids.at(t);
-    if (__any_sync(kAll, different) && lane == 0) differ = 1;
-    __syncthreads();
-  }
-  const bool same = kStaged && differ == 0;
   const int part = ((T + warps - 1) / warps + 31) / 32 * 32;
   const int begin = warp < warps ? min(T, warp * part) : T, end = min(T, begin + part);
   const unsigned before = (1u << lane) - 1;
@@ -128,48 +256,19 @@ __global__ void __launch_bounds__(kThreads, 2)
     });
   };
   count(q_count, q_ids);
-  if (!same) count(k_count, k_ids);
+  count(k_count, k_ids);
   __syncthreads();
-  const int queries = scan(q_count, S * warps), keys = same ? queries : scan(k_count, S * warps);
-  if (same) k_count = q_count;
+  const int queries = scan(q_count, S * warps), keys = scan(k_count, S * warps);
   int* q_begin = lists.q_begin + head * (S + 1);
   int* k_begin = lists.k_begin + head * (S + 1);
-  int* starts = counters + 2 * S * warps;
   for (int s = threadIdx.x; s <= S; s += kThreads) {
-    q_begin[s] = starts[s] = s < S ? q_count[s * warps] : queries;
+    q_begin[s] = s < S ? q_count[s * warps] : queries;
     k_begin[s] = s < S ? k_count[s * warps] : keys;
   }
   __syncthreads();
 
   // From here on a counter is where the warp's next row of the segment goes.
   const int64_t list = head * T;
-  if (same) {
-    auto* position = reinterpret_cast<uint16_t*>(starts + S + 1);
-    walk(q_ids, q_ids, begin, end, [&](int t, int id, int) {
-      unsigned peers, unused;
-      match(id, id, id, bits, peers, unused);
-      if (id < S) position[q_count[id * warps + warp] + __popc(peers & before)] = static_cast<uint16_t>(t);
-      __syncwarp();
-      if (id < S && (peers & before) == 0) q_count[id * warps + warp] += __popc(peers);
-      __syncwarp();
-    });
-    __syncthreads();
-    for (int i = threadIdx.x; i < queries; i += kThreads) {
-      int low = 0, high = S - 1;  // the segment of entry i: the last that starts at or before it
-      while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (starts[middle] <= i)
-          low = middle;
-        else
-          high = middle - 1;
-      }
-      const int rank = i - starts[low];
-      lists.q_index[list + i] = lists.k_index[list + i] = position[i];
-      lists.k_limit[list + i] = attend_self ? rank + 1 : rank;
-      lists.q_first[list + i] = attend_self ? rank : rank + 1;
-    }
-    return;
-  }
   walk(q_ids, k_ids, begin, end, [&](int t, int q, int k) {
     unsigned q_peers, k_peers, keys_of_query, queries_of_key;
     match(q, q, k, bits, q_peers, queries_of_key);
@@ -230,6 +329,18 @@ __device__ constexpr bool is_of_keys(int list) {
 __device__ constexpr int rows_of_tile(int list) {
   return static_cast<int>(list == kWideQueryTiles || list == kWideKeyTiles ? kWideTileRows : kTileRows);
 }
+// Where a head's segments start in the sorted lists, in shared memory. By all threads of a block.
+struct Starts {
+  const int *q, *k;  // S + 1 each
+  __device__ Starts(int* shared, const Lists& lists, int64_t head, int S) : q(shared), k(shared + S + 1) {
+    for (int s = threadIdx.x; s <= S; s += blockDim.x) {
+      shared[s] = lists.q_begin[head * (S + 1) + s];
+      shared[S + 1 + s] = lists.k_begin[head * (S + 1) + s];
+    }
+    __syncthreads();
+  }
+};
+
 __device__ int tiles_of(int rows, int tile_rows) {
   return max((rows + tile_rows - 1) / tile_rows, 1);
 }
@@ -238,7 +349,7 @@ __device__ int tiles_of(int rows, int tile_rows) {
 // where in the list it belongs, to a power of two of its cost. Tiles of keys are placed segment by segment: the entry
 // is then of all of them.
 template <class Work>
-__device__ void for_slot(const Lists& lists, int64_t head, int slot, int T, int S, const Work& work) {
+__device__ void for_slot(const Lists& lists, const Starts& of, int64_t head, int slot, int T, int S, const Work& work) {
   // Slot i < S is segment i, and its first tile. Slot S + j stands for rows from j times the list's tiles on of the
   // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first. So no
   // thread has more to do than another however long a segment is.
@@ -246,8 +357,7 @@ __device__ void for_slot(const Lists& lists, int64_t head, int slot, int T, int 
 #pragma unroll
   for (int list = 0; list < kLists; ++list) {
     const bool of_keys = is_of_keys(list);
-    const int* starts = (of_keys ? lists.k_begin : lists.q_begin) + head * (S + 1);
-    const int* others = (of_keys ? lists.q_begin : lists.k_begin) + head * (S + 1);
+    const int *starts = of_keys ? of.k : of.q, *others = of_keys ? of.q : of.k;
     const int tile_rows = rows_of_tile(list);
     int segment, first;
     if (slot < S) {
@@ -294,12 +404,13 @@ __device__ void for_slot(const Lists& lists, int64_t head, int slot, int T, int 
 
 // grid: (heads, slots of a head / 256)
 __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
+  extern __shared__ int starts_of_head[];
   __shared__ Count counts[kOrders];
   for (int i = threadIdx.x; i < kOrders; i += blockDim.x) counts[i] = 0;
-  __syncthreads();
+  const Starts of(starts_of_head, lists, blockIdx.x, S);
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (slot < slots_of(T, S))
-    for_slot(lists, blockIdx.x, slot, T, S, [&](int list, int order, const Entry&, Count count) {
+    for_slot(lists, of, blockIdx.x, slot, T, S, [&](int list, int order, const Entry&, Count count) {
       atomicAdd(&counts[list * 2 * kClasses + order], count);
     });
   __syncthreads();
@@ -309,25 +420,37 @@ __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists
 
 // Writes every `step`th tile of a segment's keys from tile `from` on; the last one is the first of the list.
 __device__ void place_keys(const Lists& lists, Entry* to, const Entry& segment, int tile_rows, int from, int step) {
+  constexpr int kAtOnce = 4;  // that many are on their way
   const int keys = segment.tile.w, tiles = tiles_of(keys, tile_rows);
-  for (int tile = from; tile < tiles; tile += step) {
-    const int first = tile * tile_rows, own = segment.rows.x + first;
-    Entry entry = segment;
-    entry.tile.z = first, entry.tile.w = min(tile_rows, keys - first), entry.rows.x = own;
-    // The first tile also looks after queries that see no key.
-    entry.rows.z = tile == 0 ? 0 : lists.q_first[own];
-    entry.order.x = tile + 1 < tiles ? lists.q_first[own + tile_rows] : INT_MAX;
-    to[tiles - 1 - tile] = entry;
+  for (int tile0 = from; tile0 < tiles; tile0 += kAtOnce * step) {
+    int seen[kAtOnce], next[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int tile = tile0 + i * step, own = segment.rows.x + tile * tile_rows;
+      // The first tile also looks after queries that see no key.
+      seen[i] = tile == 0 || tile >= tiles ? 0 : lists.q_first[own];
+      next[i] = tile + 1 < tiles ? lists.q_first[own + tile_rows] : INT_MAX;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int tile = tile0 + i * step, first = tile * tile_rows;
+      if (tile >= tiles) break;
+      Entry entry = segment;
+      entry.tile.z = first, entry.tile.w = min(tile_rows, keys - first), entry.rows.x = segment.rows.x + first;
+      entry.rows.z = seen[i], entry.order.x = next[i];
+      to[tiles - 1 - tile] = entry;
+    }
   }
 }
 
 // A block asks for room in each order once, for all it places: an atomic an entry would queue at a few addresses.
 __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
+  extern __shared__ int starts_of_head[];
   __shared__ Count starts[kOrders], counts[kOrders];
   static_assert(kOrders <= 256);
   const int own = threadIdx.x;  // the order that this thread looks after, if there is one
   if (own < kOrders) starts[own] = tiles.counts[own], counts[own] = 0;
-  __syncthreads();
+  const Starts of(starts_of_head, lists, blockIdx.x, S);
   if (threadIdx.x < kLists) {
     const int list = threadIdx.x;
     Count sum = 0, of_long = 0;
@@ -349,7 +472,7 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
 #pragma unroll
   for (int list = 0; list < kLists; ++list) order_of[list] = -1;
   if (slot < slots_of(T, S))
-    for_slot(lists, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found, Count count) {
+    for_slot(lists, of, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found, Count count) {
       entry[list] = found;
       order_of[list] = list * 2 * kClasses + order;
       rank[list] = atomicAdd(&counts[order_of[list]], count);
@@ -396,14 +519,14 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
                     s.k_begin.as<int32_t>(),    s.q_index.as<int32_t>(),    s.k_index.as<int32_t>(),
                     s.k_limit.as<int32_t>(),    s.q_first.as<int32_t>()};
   const int warps = walkers(S), bits = std::bit_width(static_cast<unsigned>(S));
-  int shared_bytes = S * warps * 8 + (S + 1) * 4;
-  const bool staged = T <= 65536 && shared_bytes + 2 * T + 1024 <= properties().shared_memory;
-  if (staged) shared_bytes += 2 * T;
-  const auto kernel = staged ? sort_kernel<true> : sort_kernel<false>;
-  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess)
+  int shared_bytes = S * warps * 8;
+  const int by_threads_bytes = Tallies(S).shared_bytes(T);
+  const bool by_threads = Tallies::suit(S) && T <= 65536 && by_threads_bytes + 1024 <= properties().shared_memory;
+  if (by_threads) shared_bytes = std::max(shared_bytes, by_threads_bytes);
+  if (cudaFuncSetAttribute(sort_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess)
     fail(kOp, ": ", S, " segments need ", shared_bytes, " bytes of shared memory");
-  kernel<<<static_cast<unsigned>(heads), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(
-      lists, T, S, bits, warps, attend_self);
+  sort_kernel<<<static_cast<unsigned>(heads), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(
+      lists, T, S, bits, warps, by_threads, attend_self);
   check_launch(kOp, ctx.stream());
   const TileLists tiles{{static_cast<Entry*>(s.q_tiles.data), static_cast<Entry*>(s.k_tiles.data),
                          static_cast<Entry*>(s.q_wide_tiles.data), static_cast<Entry*>(s.k_wide_tiles.data),
@@ -412,9 +535,10 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
                         static_cast<Count*>(ctx.workspace())};
   fill(tiles.counts, 0, 2 * kOrders * sizeof(Count), ctx.stream());
   const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));
-  count_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, T, S);
+  const size_t starts_bytes = size_t{2} * (static_cast<size_t>(S) + 1) * sizeof(int);
+  count_tiles_kernel<<<blocks, 256, starts_bytes, ctx.stream()>>>(lists, tiles, T, S);
   check_launch(kOp, ctx.stream());
-  place_tiles_kernel<<<blocks, 256, 0, ctx.stream()>>>(lists, tiles, T, S);
+  place_tiles_kernel<<<blocks, 256, starts_bytes, ctx.stream()>>>(lists, tiles, T, S);
   check_launch(kOp, ctx.stream());
 }
 

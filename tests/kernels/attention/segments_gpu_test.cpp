@@ -186,7 +186,7 @@ class SegmentsGpu : public GpuTest {};
 TEST_F(SegmentsGpu, EqualTheCpu) {
   Context ctx(Device::kGpu);
   for (const int64_t T : {1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000, 4097})
-    for (const int64_t S : {1, 2, 3, 8, 16, 64, 4096})
+    for (const int64_t S : {1, 2, 3, 8, 16, 64, 512, 4096})
       for (const SegmentChoice& choice : segment_choices())
         for (const bool self : {false, true}) {
           check(ctx, choice, 1 + T % 3, 1 + S % 3, T, S, self);
