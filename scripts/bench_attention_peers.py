@@ -48,28 +48,39 @@ def main():
     if args.append:
         outputs.append(open(args.append, "a", encoding="utf-8"))
 
-    def timed(work, repeats):
-        """Median milliseconds from cold caches, and what the last call gave."""
-        times = []
+    def timed(works, repeats):
+        """Median milliseconds of each of `works`, which follow one another from cold caches and get what the one before
+        gave, on fresh inputs each time, as ./bench attention does it: at the power limit it matters what came before."""
+        times = [[] for _ in works]
         for i in range(repeats + 1):  # the first is for warming up
+            with torch.no_grad():
+                for x in inputs:
+                    x.normal_()
             flush.fill_(1)
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            result = work()
-            end.record()
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(len(works) + 1)]
+            events[0].record()
+            result = None
+            for work, event in zip(works, events[1:]):
+                result = work(result)
+                event.record()
             torch.cuda.synchronize()
             if i > 0:
-                times.append(start.elapsed_time(end))
-        return statistics.median(times), result
+                for of_work, start, end in zip(times, events, events[1:]):
+                    of_work.append(start.elapsed_time(end))
+        return [statistics.median(x) for x in times], result
+
+    inputs = []  # of the case being timed
 
     def report(system, pattern, length, buckets, prepare, attend):
         try:
-            q, k, v = (torch.randn(args.batch, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16,
-                                   requires_grad=True) for _ in range(3))
-            prepare_ms, context = timed(prepare, 1) if prepare else (0.0, None)
-            forward_ms, out = timed(lambda: attend(q, k, v, context), args.repeats)
-            dout = torch.randn_like(out)
-            backward_ms, _ = timed(lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True), args.repeats)
+            inputs[:] = [torch.empty(args.batch, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16,
+                                     requires_grad=True) for _ in range(3)]
+            prepare_ms, context = 0.0, None
+            if prepare:
+                (prepare_ms,), context = timed([lambda _: prepare()], 1)
+            dout = torch.randn_like(inputs[0])
+            (forward_ms, backward_ms), _ = timed([lambda _: attend(*inputs, context),
+                                                  lambda out: torch.autograd.grad(out, inputs, dout)], args.repeats)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
             return

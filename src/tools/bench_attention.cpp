@@ -33,8 +33,8 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
   lse = take(f32, {B, H, T});
   if (needs_projections(c.pattern)) projections = take(f32, {H, c.pattern.buckets / 2, D});
   samples = take(DType::kI32, {B});
-  segments = plan_segments(arena, B, H, T, segment_count(c.pattern));
-  scratch = take(f32, {attention_scratch(ctx, B, T, H, D, segments.count())});
+  segments = plan_segments(arena, B, H, T, D, segment_count(c.pattern));
+  scratch = take(f32, {attention_scratch(ctx, segments, D)});
 }
 
 void AttentionOperands::assign(Context& ctx, uint32_t step) const {

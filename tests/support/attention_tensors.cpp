@@ -46,7 +46,7 @@ AttentionTensors::AttentionTensors(const AttentionShape& dims, Layout layout, ui
 
 void AttentionTensors::forward(const Segments& segments) {
   Context ctx;
-  Array scratch({attention_scratch(ctx, shape.B, shape.T, shape.H, shape.D, segments.count())});
+  Array scratch({attention_scratch(ctx, segments, shape.D)});
   outputs_.back().poison();
   lse.poison();
   attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
@@ -54,7 +54,7 @@ void AttentionTensors::forward(const Segments& segments) {
 
 void AttentionTensors::backward(const Segments& segments, const ConstTensor& inverse_norm) {
   Context ctx;
-  Array scratch({attention_scratch(ctx, shape.B, shape.T, shape.H, shape.D, segments.count())});
+  Array scratch({attention_scratch(ctx, segments, shape.D)});
   for (Array& array : gradients_) array.poison();
   attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
 }

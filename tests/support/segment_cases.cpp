@@ -23,8 +23,8 @@ SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
       tile_count_(DType::kI32, {kTileCounts}) {}
 
 Segments SegmentArrays::view() const {
-  return {q_segment, k_segment, q_begin_, k_begin_,      q_index_,      k_index_,        k_limit_,
-          q_first_,  q_tiles_,  k_tiles_, q_wide_tiles_, k_wide_tiles_, short_segments_, tile_count_};
+  return {q_segment, k_segment, q_begin_,      k_begin_,      q_index_,        k_index_,    k_limit_,  q_first_,
+          q_tiles_,  k_tiles_,  q_wide_tiles_, k_wide_tiles_, short_segments_, tile_count_, short_rows};
 }
 
 std::array<Array*, 12> SegmentArrays::filled() {
@@ -36,7 +36,7 @@ void SegmentArrays::poison() {
   for (Array* array : filled()) array->poison();
 }
 
-GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) {
+GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : short_rows_(host.short_rows) {
   copies_.emplace_back(ctx, host.q_segment);
   copies_.emplace_back(ctx, host.k_segment);
   for (const Array* array : host.filled()) copies_.emplace_back(ctx, *array);
@@ -44,7 +44,7 @@ GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) {
 
 Segments GpuSegments::view() const {
   const std::vector<GpuCopy>& c = copies_;
-  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13]};
+  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], short_rows_};
 }
 
 void GpuSegments::download(SegmentArrays& to) const {

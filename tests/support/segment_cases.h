@@ -19,6 +19,7 @@ class SegmentArrays {
   void poison();  // what build_segments fills
 
   Array q_segment, k_segment;
+  int64_t short_rows = kShortRows;
 
  private:
   friend class GpuSegments;
@@ -37,6 +38,7 @@ class GpuSegments {
 
  private:
   std::vector<GpuCopy> copies_;  // in the order of Segments
+  int64_t short_rows_;
 };
 
 // Chooses q_segment and k_segment among `count` segments.

@@ -50,7 +50,7 @@ void check_common(const char* op, Context& ctx, const ConstTensor& q, const Cons
   require_tensor(lse, op, "lse", DType::kF32, {q.size(0), q.size(2), q.size(1)});
   require(segments.q_index.has_shape({q.size(0), q.size(2), q.size(1)}), op, ": segments are of ",
           segments.q_index.describe(), " for q of ", q.describe());
-  const int64_t needed = attention_scratch(ctx, q.size(0), q.size(1), q.size(2), q.size(3), segments.count());
+  const int64_t needed = attention_scratch(ctx, segments, q.size(3));
   require(scratch.data && scratch.dtype == DType::kF32 && scratch.numel() >= needed, op, ": scratch must be ", needed,
           " elements of f32, not ", scratch.data == nullptr ? "empty" : scratch.describe());
 }
@@ -82,10 +82,10 @@ std::string describe_attention(const Context& ctx) {
   return "attention on the CPU: BLAS over gathered rows";
 }
 
-int64_t attention_scratch(const Context& ctx, int64_t B, int64_t T, int64_t H, int64_t D, int64_t segments) {
+int64_t attention_scratch(const Context& ctx, const Segments& segments, int64_t D) {
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::attention_scratch(ctx, B, T, H, D, segments);
-  return omp_get_max_threads() * scratch_per_thread(T, D);
+    if (ctx.on_gpu()) return gpu::attention_scratch(ctx, segments, D);
+  return omp_get_max_threads() * scratch_per_thread(segments.q_segment.size(2), D);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,

@@ -456,7 +456,7 @@ Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& 
   p.lse = const_cast<float*>(lse.as<float>());
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kHeaderElements);
   float* rest = scratch.as<float>() + kHeaderElements + statistics_size(q.size(0) * q.size(1) * q.size(2));
-  const sm90::Sums sums = sm90::sums_of(q.size(0), q.size(1), q.size(2), q.size(3), s.count());
+  const sm90::Sums sums = sm90::sums_of(s, q.size(3));
   p.turns = reinterpret_cast<unsigned*>(rest);
   p.ring_blocks = static_cast<int>(sums.ring_blocks), p.parts_blocks = static_cast<int>(sums.parts_blocks);
   p.dq_ring = rest + sums.turns;
@@ -515,7 +515,7 @@ bool backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   statistics_kernel<kLanes><<<static_cast<unsigned>(rows / p.T * a_head), 256, 0, ctx.stream()>>>(p, a_head);
   check_launch(kOp, ctx.stream());
   if (on_hopper()) {
-    sm90::backward(ctx, p, s, p.parts_blocks > 0);
+    sm90::backward(ctx, p, s);
     return true;
   }
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
@@ -539,9 +539,9 @@ std::string describe_attention(const Context& /*ctx*/) {
          (uses_portable_attention() ? "SCFA_ATTENTION=portable" : sm90::probe().reason);
 }
 
-int64_t attention_scratch(const Context& /*ctx*/, int64_t B, int64_t T, int64_t H, int64_t D, int64_t S) {
-  return kHeaderElements + statistics_size(B * H * T) +
-         (sm90::probe().usable ? sm90::sums_of(B, T, H, D, S).floats() : 0);
+int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int64_t D) {
+  return kHeaderElements + statistics_size(segments.q_segment.numel()) +
+         (sm90::probe().usable ? sm90::sums_of(segments, D).floats() : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,

@@ -14,7 +14,7 @@ namespace scfa {
 //   q, k, v  in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free, so that they can be read
 //   where the product
 //                              that made them left them
-//   scratch  f32 (attention_scratch(ctx, B, T, H, D, segments.count())), contents undefined
+//   scratch  f32 (attention_scratch(ctx, segments, D)), contents undefined
 // GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes.
 // Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
@@ -29,8 +29,8 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch, ConstTensor inverse_norm = {});
 
-// In elements; not less for more sequences or segments.
-int64_t attention_scratch(const Context& ctx, int64_t B, int64_t T, int64_t H, int64_t D, int64_t segments);
+// In elements. Not less for more sequences.
+int64_t attention_scratch(const Context& ctx, const Segments& segments, int64_t D);
 
 // On a GPU, whether to keep to the kernels that run on all of them where faster ones could run. At first: whether the
 // environment has SCFA_ATTENTION=portable.

@@ -49,21 +49,20 @@ const Probe& probe() {
   return found;
 }
 
-Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D, int64_t S) {
+Sums sums_of(const Segments& s, int64_t D) {
+  const int64_t heads = s.q_segment.size(0) * s.q_segment.size(1), T = s.q_segment.size(2);
   // From when a segment's last tile is begun until its first one is done, about twice as many rows as there are in the
   // tiles of all blocks go by, and the segment itself.
   const int64_t blocks = properties().multiprocessors, head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
-  const int64_t ring = std::min(head + 6 * blocks, B * H * head);
-  const int64_t parts = takes_whole(B * H * S) ? std::min(head, kShortRows / kQueryBlock) : 0;
+  const int64_t ring = std::min(head + 6 * blocks, heads * head);
+  // A block takes a segment, so that they should be enough to go round.
+  const bool whole = heads * s.count() >= 2 * blocks;
+  const int64_t parts = whole ? std::min(head, s.short_rows / kQueryBlock) : 0;
   return {ring, parts, 8 * ring, ring * kQueryBlock * columns, blocks * parts * kQueryBlock * columns};
 }
 
-// A block takes a segment, so that they should be enough to go round.
-bool takes_whole(int64_t segments) {
-  return segments >= 2 * properties().multiprocessors;
-}
-
-void backward(Context& ctx, Problem p, const Segments& s, bool whole) {
+void backward(Context& ctx, Problem p, const Segments& s) {
+  const bool whole = p.parts_blocks > 0;
   fill(p.turns, 0, static_cast<size_t>(p.ring_blocks) * 8 * sizeof(unsigned), ctx.stream());
   // Long segments come first, beside the short ones, which fill what they leave.
   backward_keys(whole ? ctx.fork_side() : ctx.stream(), p, s, whole);

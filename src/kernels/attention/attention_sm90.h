@@ -19,21 +19,17 @@ struct Probe {
 const Probe& probe();
 
 // D a multiple of 8 up to 128. They take tickets from p.ticket on, forward one, backward two. backward finds
-// statistics computed and rows in no segment cleared. whole: short segments are taken whole, which is faster where
-// there are many of them; p.dq_parts is only used then.
+// statistics computed and rows in no segment cleared. Short segments are taken whole where there are many of them.
 void forward(Context& ctx, const Problem& p, const Segments& s);
-void backward(Context& ctx, Problem p, const Segments& s, bool whole);
+void backward(Context& ctx, Problem p, const Segments& s);
 
 // What backward needs of the scratch besides, in floats: p.turns, p.dq_ring and p.dq_parts, in this order.
 struct Sums {
-  int64_t ring_blocks, parts_blocks;  // of the ring; of a block that takes whole segments
+  int64_t ring_blocks, parts_blocks;  // of the ring; of a block that takes whole segments, 0 where none does
   int64_t turns, ring, parts;
   int64_t floats() const { return turns + ring + parts; }
 };
-Sums sums_of(int64_t B, int64_t T, int64_t H, int64_t D, int64_t S);
-
-// Whether to take whole the short ones of so many segments.
-bool takes_whole(int64_t segments);
+Sums sums_of(const Segments& s, int64_t D);
 
 }  // namespace sm90
 }  // namespace scfa::gpu

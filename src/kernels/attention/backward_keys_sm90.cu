@@ -55,33 +55,33 @@ __device__ inline void load_parts(float (&dq)[kN], const float4* from) {
                  : "memory");
 }
 
-// Whether the caller is the first of two that meet, by all lanes of a warp; for the second one it returns when the
-// first has written.
-[[maybe_unused]] __device__ inline bool is_first(const RingBlock& block, const Problem& p, int warp) {
-  unsigned* meeting = block.meeting(p, warp);
+// Two meet at a block of the ring, by all lanes of a warp each: claim() asks who comes first, is_first() has the
+// answer, and returns for the second one when the first has written; leave() when the caller has.
+[[maybe_unused]] __device__ inline unsigned claim(const RingBlock& block, const Problem& p, int warp) {
   const unsigned nobody = block.use * kMeeting;
   unsigned before = nobody;
-  if (threadIdx.x % 32 == 0) {
-    do {  // who met there last may not have left yet
-      asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], %2, %3;"
-                   : "=r"(before)
-                   : "l"(meeting), "r"(nobody), "r"(nobody + 1)
-                   : "memory");
-    } while (before != nobody && before != nobody + 2);
-  }
+  if (threadIdx.x % 32 == 0)
+    asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], %2, %3;"
+                 : "=r"(before)
+                 : "l"(block.meeting(p, warp)), "r"(nobody), "r"(nobody + 1)
+                 : "memory");
+  return before;
+}
+[[maybe_unused]] __device__ inline bool is_first(const RingBlock& block, const Problem& p, int warp, unsigned before) {
+  const unsigned nobody = block.use * kMeeting;
+  // Who met there last may not have left yet.
+  while (before != nobody && before != nobody + 2) before = claim(block, p, warp);
   __syncwarp();
   return uniform(static_cast<int>(before - nobody)) == 0;
 }
-
-// By all lanes of a warp, when it has written.
 [[maybe_unused]] __device__ inline void leave(const RingBlock& block, const Problem& p, int warp, bool first) {
   __syncwarp();
   if (threadIdx.x % 32 != 0) return;
   if (first) {
     store_release(block.meeting(p, warp), block.use * kMeeting + 2);
-  } else {
-    *block.meeting(p, warp) = (block.use + 1) * kMeeting;
-    store_release(block.turn(p, warp), (block.use + 1) * kUse);
+  } else {  // Nobody reads what it wrote, and the sums have been read.
+    store_relaxed(block.meeting(p, warp), (block.use + 1) * kMeeting);
+    store_relaxed(block.turn(p, warp), (block.use + 1) * kUse);
   }
 }
 
@@ -245,17 +245,18 @@ struct SharedSums {
       add_parts<false>(sums, dq, place.first);
       return false;
     }
-    const bool meets = p.inverse_norm != nullptr;
-    if (half == 0) comes_first = !meets || is_first(place.block, p, warp);
+    const bool meets = p.inverse_norm != nullptr, asks = meets && half == 0;
+    const unsigned before = asks ? claim(place.block, p, warp) : 0;
     if (!place.first) {
 #pragma unroll
       for (int batch = 0; batch < 2; ++batch) {
-        float before[16];
-        load_parts(before, sums + batch * 4 * kGroup);
+        float others[16];
+        load_parts(others, sums + batch * 4 * kGroup);
 #pragma unroll
-        for (int i = 0; i < 16; ++i) dq[16 * batch + i] += before[i];
+        for (int i = 0; i < 16; ++i) dq[16 * batch + i] += others[i];
       }
     }
+    if (half == 0) comes_first = !asks || is_first(place.block, p, warp, before);
     uint4 piece[2][2];
     pieces_of(piece, dq, p.scale);
     const int lane = here(threadIdx.x % 32), first = 16 * warp + lane / 4, head = slot.head();
@@ -456,6 +457,9 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         if (block_of_rows < end_block) load_parts(dq, parts_of<S>(p, block_of_rows, 0));
       };
       if constexpr (kWhole && kD == 64) load_dq();
+      [[maybe_unused]] const RingBlock block = sums.place_of(block_of_rows).block;
+      [[maybe_unused]] unsigned before = 0;
+      if (!kWhole && block_of_rows < end_block) before = claim(block, p, warp);
       scatter<typename S::Own>(dv, one, values, warp_first, rows, head, p.dv, p, token_of);
       if constexpr (kWhole && kD > 64) load_dq();
       const uint32_t norms = memory.own_statistics(slots.stage);
@@ -467,8 +471,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         for (int i = 0; i < kD / 2; ++i) dk[i] += dq[i] * p.scale;
         scatter<typename S::Own>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
       } else if (block_of_rows < end_block) {
-        const RingBlock block = sums.place_of(block_of_rows).block;
-        const bool first = is_first(block, p, warp);
+        const bool first = is_first(block, p, warp, before);
         if (first)
           scatter<typename S::Own>(dk, one, values, warp_first, rows, head, p.dq, p, token_of);
         else

@@ -166,6 +166,11 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
       warpgroup_arrive();
       start_scores<kKeys, kStep, kD>(out, operand, values, true);
       warpgroup_commit();
+      if constexpr (kD > 64) {  // no registers for the next scores beside them
+        warpgroup_wait<0>();
+        pin(out);
+        pin(operand);
+      }
       ring.next();
     };
 #pragma unroll 1
@@ -217,7 +222,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) forward_kernel(const __grid_co
 }
 
 using Forward64 = Shape<64, 3, 1, 2, 128, 4, 32, 160>;
-using Forward128 = Shape<128, 3, 1, 1, 64, 4, 32, 160>;
+using Forward128 = Shape<128, 3, 1, 1, 96, 3, 32, 160>;
 
 }  // namespace
 

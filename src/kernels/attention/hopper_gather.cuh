@@ -20,7 +20,7 @@ struct Source {
 template <int kRows, int kD>
 struct Quarter {
   static constexpr int kMine = kRows / 4, kChunks = kD / 8, kAtOnce = 32 / kChunks;
-  static_assert(kMine % 16 == 0);
+  static_assert(kMine % 8 == 0);
   __device__ static int first() { return here(threadIdx.x / 32) * kMine; }
 
   // token(i): which the lane's row of those from row i of the quarter on is; negative for zeros. inside: whether the

@@ -19,6 +19,9 @@ constexpr unsigned kUse = 4096, kMeeting = 4;
   asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(at) : "memory");
   return x;
 }
+[[maybe_unused]] __device__ inline void store_relaxed(unsigned* at, unsigned x) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
+}
 [[maybe_unused]] __device__ inline void store_release(unsigned* at, unsigned x) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
 }

@@ -5,10 +5,11 @@
 
 namespace scfa {
 
-Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count) {
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count) {
   require(count >= 1 && count <= kMaxSegments, "segments: their number must be 1 to ", kMaxSegments, ", not ", count);
   constexpr const char* kName = "segments";
   Segments s;
+  s.short_rows = short_rows_of(D);
   s.q_segment = arena.take(kName, DType::kU16, {B, H, T});
   s.k_segment = arena.take(kName, DType::kU16, {B, H, T});
   s.q_begin = arena.take(kName, DType::kI32, {B, H, count + 1});

@@ -309,9 +309,27 @@ __device__ Count count_of(int entries, int blocks) {
   return static_cast<Count>(blocks) << 32 | static_cast<unsigned>(entries);
 }
 
+// atomicAdd to a counter in shared memory, once for all lanes of a warp that are here with the same order: of 64 bits
+// it is a loop, which many threads would go round long.
+__device__ Count add(Count* counters, int order, Count count) {
+  const unsigned peers = __match_any_sync(__activemask(), order);
+  const int lane = threadIdx.x % 32, leader = __ffs(static_cast<int>(peers)) - 1;
+  Count before = 0, sum = 0;
+  for (unsigned rest = peers; rest != 0; rest &= rest - 1) {
+    const int other = __ffs(static_cast<int>(rest)) - 1;
+    const Count theirs = __shfl_sync(peers, count, other);
+    sum += theirs;
+    if (other < lane) before += theirs;
+  }
+  Count start = 0;
+  if (lane == leader) start = atomicAdd(&counters[order], sum);
+  return __shfl_sync(peers, start, leader) + before;
+}
+
 struct TileLists {
   Entry* entries[kLists];
   int* tile_count;
+  int short_rows;
   Count* counts;  // [kOrders] of what there is, then [kOrders] of what was placed
 };
 
@@ -349,7 +367,8 @@ __device__ int tiles_of(int rows, int tile_rows) {
 // where in the list it belongs, to a power of two of its cost. Tiles of keys are placed segment by segment: the entry
 // is then of all of them.
 template <class Work>
-__device__ void for_slot(const Lists& lists, const Starts& of, int64_t head, int slot, int T, int S, const Work& work) {
+__device__ void for_slot(const Lists& lists, const Starts& of, int short_rows, int64_t head, int slot, int T, int S,
+                         const Work& work) {
   // Slot i < S is segment i, and its first tile. Slot S + j stands for rows from j times the list's tiles on of the
   // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first. So no
   // thread has more to do than another however long a segment is.
@@ -379,7 +398,7 @@ __device__ void for_slot(const Lists& lists, const Starts& of, int64_t head, int
       first = tile * tile_rows;
     }
     const int rows = starts[segment + 1] - starts[segment], there = others[segment + 1] - others[segment];
-    const bool is_short = max(rows, there) <= kShortRows;
+    const bool is_short = max(rows, there) <= short_rows;
     const int64_t own = list_begin + starts[segment] + first, other = list_begin + others[segment];
     const int part = is_short ? kClasses : 0;
     const int4 where = make_int4(static_cast<int>(own), static_cast<int>(other), 0, there),
@@ -410,9 +429,8 @@ __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists
   const Starts of(starts_of_head, lists, blockIdx.x, S);
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (slot < slots_of(T, S))
-    for_slot(lists, of, blockIdx.x, slot, T, S, [&](int list, int order, const Entry&, Count count) {
-      atomicAdd(&counts[list * 2 * kClasses + order], count);
-    });
+    for_slot(lists, of, tiles.short_rows, blockIdx.x, slot, T, S,
+             [&](int list, int order, const Entry&, Count count) { add(counts, list * 2 * kClasses + order, count); });
   __syncthreads();
   for (int c = threadIdx.x; c < kOrders; c += blockDim.x)
     if (counts[c] > 0) atomicAdd(&tiles.counts[c], counts[c]);
@@ -472,11 +490,12 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
 #pragma unroll
   for (int list = 0; list < kLists; ++list) order_of[list] = -1;
   if (slot < slots_of(T, S))
-    for_slot(lists, of, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found, Count count) {
-      entry[list] = found;
-      order_of[list] = list * 2 * kClasses + order;
-      rank[list] = atomicAdd(&counts[order_of[list]], count);
-    });
+    for_slot(lists, of, tiles.short_rows, blockIdx.x, slot, T, S,
+             [&](int list, int order, const Entry& found, Count count) {
+               entry[list] = found;
+               order_of[list] = list * 2 * kClasses + order;
+               rank[list] = add(counts, order_of[list], count);
+             });
   __syncthreads();
   if (own < kOrders && counts[own] > 0) starts[own] += atomicAdd(&tiles.counts[kOrders + own], counts[own]);
   __syncthreads();
@@ -532,6 +551,7 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
                          static_cast<Entry*>(s.q_wide_tiles.data), static_cast<Entry*>(s.k_wide_tiles.data),
                          static_cast<Entry*>(s.short_segments.data)},
                         s.tile_count.as<int32_t>(),
+                        static_cast<int>(s.short_rows),
                         static_cast<Count*>(ctx.workspace())};
   fill(tiles.counts, 0, 2 * kOrders * sizeof(Count), ctx.stream());
   const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));

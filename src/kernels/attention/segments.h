@@ -25,7 +25,7 @@ struct Segments {
   // segment, first, rows, own, other, begin, end, next, place, 0, 0): head b * H + h; the tile's first row within the
   // segment and how many it has; where it starts in the sorted lists of all heads; where the segment's rows of the
   // other side start there; and from which of those to which the tile sees or is seen. Tiles of long segments come
-  // first, those of short ones (at most kShortRows queries and keys) behind them; the dearest first in either part. The
+  // first, those of short ones (at most short_rows queries and keys) behind them; the dearest first in either part. The
   // tiles of keys of a segment are side by side, the last one first; the first one, which may have no rows, is seen
   // from the segment's first query on whatever it has. next: the first query that sees the next tile, INT32_MAX behind
   // the last. place: how many blocks of kQueryBlock queries the segments before in the list have. q_wide_tiles and
@@ -35,11 +35,17 @@ struct Segments {
   Tensor q_wide_tiles, k_wide_tiles;  // (tile_capacity of wide tiles, kTileEntry) i32
   Tensor short_segments;              // (B * H * S, kTileEntry) i32
   Tensor tile_count;                  // (kTileCounts) i32: entries that are filled, in the order of TileCount
+  int64_t short_rows = 0;
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
 inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 12;
-inline constexpr int64_t kShortRows = 1536, kQueryBlock = 64;
+inline constexpr int64_t kQueryBlock = 64;
+// What makes a segment short: sums of dq of one a multiprocessor, in f32, are to stay in the L2 cache of a Hopper GPU.
+inline constexpr int64_t kShortRows = 1536, kShortRowsOfWide = kShortRows / 2;
+inline constexpr int64_t short_rows_of(int64_t D) {
+  return D <= 64 ? kShortRows : kShortRowsOfWide;
+}
 enum TileCount : int {  // NOLINT(cppcoreguidelines-use-enum-class): indices
   kQueryTiles,
   kKeyTiles,
@@ -56,7 +62,8 @@ inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count, int
   return B * H * (T / rows + count);  // of each segment at most one tile is not full
 }
 
-Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t count);
+// D: the width of a head, for which short_rows is chosen.
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count);
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the lists of
 // tiles: a tile of queries costs what its last row's k_limit says, tiles of keys what their segment has of queries; the

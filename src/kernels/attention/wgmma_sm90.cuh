@@ -52,13 +52,47 @@ __device__ inline uint32_t columns_at(uint32_t operand, int k) {
 // ---- the instruction ------------------------------------------------------------------------------------------------
 // d (64, N) = a (64, 16) b (16, N) [+ d], by the four warps of a warpgroup. Element d[4 j + i] of a thread: row
 // 16 warp + lane/4 + 8 (i/2), column 8 j + 2 (lane%4) + i%2. a comes from shared memory (ss) or from registers (rs), as
-// operand_of packs it. Asynchronous: between warpgroup_arrive() and warpgroup_wait() nothing may touch d or a.
+// operand_of packs it; the latter only for widths of heads. Asynchronous: between warpgroup_arrive() and
+// warpgroup_wait() nothing may touch d or a.
 #define SCFA_ACC8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 
 template <int kN>
 struct Wgmma;
+template <>
+struct Wgmma<48> {
+  template <bool kTransA, bool kTransB>
+  __device__ static void ss(float (&d)[24], uint32_t a, uint32_t b, bool add) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %26, 0;\n"
+        "mov.b64 a, {%24, %29};\nmov.b64 b, {%25, %29};\n"
+        "wgmma.mma_async.sync.aligned.m64n48k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
+        "%23"
+        "}, a, b, p, 1, 1, %27, %28;\n}"
+        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16)
+        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
+  }
+};
+
+template <>
+struct Wgmma<96> {
+  template <bool kTransA, bool kTransB>
+  __device__ static void ss(float (&d)[48], uint32_t a, uint32_t b, bool add) {
+    asm volatile(
+        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %50, 0;\n"
+        "mov.b64 a, {%48, %53};\nmov.b64 b, {%49, %53};\n"
+        "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
+        "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
+        "%44, %45, %46, %47"
+        "}, a, b, p, 1, 1, %51, %52;\n}"
+        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40)
+        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
+  }
+};
+
 template <>
 struct Wgmma<64> {
   template <bool kTransA, bool kTransB>

@@ -68,10 +68,11 @@ void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool at
              bool normalised) {
   Context ctx(Device::kGpu);
   const int64_t B = set.out.view().size(0), T = set.out.view().size(1), H = set.out.view().size(2);
+  const int64_t D = set.out.view().size(3);
   Arena measure(Device::kGpu);
-  plan_segments(measure, B, H, T, count);
+  plan_segments(measure, B, H, T, D, count);
   Arena arena(Device::kGpu, measure.used());
-  const Segments segments = plan_segments(arena, B, H, T, count);
+  const Segments segments = plan_segments(arena, B, H, T, D, count);
   for (const Tensor& t : {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index, segments.k_limit,
                           segments.q_first, segments.q_tiles, segments.k_tiles, segments.q_wide_tiles,
                           segments.k_wide_tiles, segments.short_segments, segments.tile_count})
@@ -79,7 +80,7 @@ void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool at
   ctx.copy(segments.q_segment, chosen.q_segment);
   ctx.copy(segments.k_segment, chosen.k_segment);
   build_segments(ctx, segments, attend_self);
-  const Array scratch({attention_scratch(ctx, B, T, H, set.out.view().size(3), count)});
+  const Array scratch({attention_scratch(ctx, segments, D)});
   const GpuCopy qkv(ctx, set.qkv), keys(ctx, set.keys), dout(ctx, set.dout), out(ctx, set.out), lse(ctx, set.lse);
   const GpuCopy dqkv(ctx, set.dqkv), dkeys(ctx, set.dkeys), space(ctx, scratch), norm(ctx, set.inverse_norm);
   const Views v = views_of(qkv, keys, dout, out, lse, dqkv, dkeys);
@@ -138,7 +139,7 @@ void check(const AttentionShape& shape, int64_t count, Keys keys, bool attend_se
 
   Context cpu;
   segments.build(cpu, attend_self);
-  const Array scratch({attention_scratch(cpu, B, T, H, D, count)});
+  const Array scratch({attention_scratch(cpu, segments.view(), D)});
   const Views w = views_of(want.qkv, want.keys, want.dout, want.out, want.lse, want.dqkv, want.dkeys);
   attention_forward(cpu, w.out, w.lse, w.q, w.k, w.v, segments.view(), scale, scratch);
   attention_backward(cpu, w.dq, w.dk, w.dv, w.dout, w.q, w.k, w.v, w.out, w.lse, segments.view(), scale, scratch,
@@ -235,15 +236,18 @@ TEST_P(AttentionGpu, NormalisedKeys) {
 
 // Enough segments that short ones are taken whole, and long ones beside them.
 TEST_P(AttentionGpu, ManySegments) {
-  for (const SegmentChoice& choice : segment_choices())
-    for (const bool self : {false, true}) {
-      check({2, 700, 9, 64}, 4, Keys::kPart, self, choice.name, chosen(choice, 4));
-      if (choice.name == "untied")
-        check({1, kShortRows + 1, 40, 64}, 2, Keys::kBeside, self, choice.name, chosen(choice, 2));
-    }
-  const std::vector<int64_t> sizes = {1, 63, 64, 65, 511, 512, 513, kShortRows - 1, kShortRows, kShortRows + 1, 640, 0};
-  for (const Keys keys : {Keys::kPart, Keys::kNormalised})
-    for (const bool self : {false, true}) check({1, 8193, 6, 64}, 15, keys, self, "sizes", of_sizes(sizes));
+  for (const int64_t D : {64, 128}) {
+    const int64_t rows = short_rows_of(D);
+    for (const SegmentChoice& choice : segment_choices())
+      for (const bool self : {false, true}) {
+        check({1, 200, 66, D}, 4, Keys::kPart, self, choice.name, chosen(choice, 4));
+        if (choice.name == "untied")
+          check({1, rows + 1, 66, D}, 4, Keys::kBeside, self, choice.name, chosen(choice, 4));
+      }
+    const std::vector<int64_t> sizes = {1, 63, 64, 65, 191, 192, 193, rows - 1, rows, rows + 1, 640, 0};
+    for (const Keys keys : {Keys::kPart, Keys::kNormalised})
+      for (const bool self : {false, true}) check({1, 6 * rows + 1, 22, D}, 13, keys, self, "sizes", of_sizes(sizes));
+  }
 }
 
 TEST_P(AttentionGpu, SizesOfBuckets) {
@@ -325,8 +329,8 @@ TEST_P(AttentionGpu, RowsItCannotTakeAreNamed) {
   const Set set(DType::kBF16, shape, false);
   const GpuCopy out(ctx, set.out), lse(ctx, set.lse), qkv(ctx, set.qkv);
   Arena arena(Device::kGpu, 1 << 20);
-  const Segments segments = plan_segments(arena, 1, 1, 8, 1);
-  const Tensor scratch = arena.take("scratch", DType::kF32, {attention_scratch(ctx, 1, 8, 1, 136, 1)}),
+  const Segments segments = plan_segments(arena, 1, 1, 8, 136, 1);
+  const Tensor scratch = arena.take("scratch", DType::kF32, {attention_scratch(ctx, segments, 136)}),
                q = part_of(qkv, 0);
   EXPECT_TRUE(fails_naming([&] { attention_forward(ctx, out, lse, q, q, q, segments, 1.0f, scratch); },
                            {"attention_forward", "head dim", "136"}));

@@ -147,7 +147,7 @@ TEST(Attention, WrongShapesAreNamed) {
   choice_named("one").choose(segments, 1, 0);
   segments.build(ctx, true);
   const Array x({1, 8, 2, 4}), wide({1, 8, 2, 5}), lse({1, 2, 8}), small({10}), integers(DType::kI32, {1, 8, 2, 4});
-  const Array scratch({attention_scratch(ctx, 1, 8, 2, 4, 1)});
+  const Array scratch({attention_scratch(ctx, segments.view(), 4)});
   const auto forward = [&](Tensor out, Tensor l, ConstTensor q, ConstTensor k, ConstTensor v, const SegmentArrays& s,
                            Tensor space) {
     return [=, &ctx, &s] { attention_forward(ctx, out, l, q, k, v, s.view(), 1.0f, space); };

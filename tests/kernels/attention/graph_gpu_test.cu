@@ -21,20 +21,22 @@ struct Layer {
   AttentionPattern pattern;
   bool shared;
   Context ctx{Device::kGpu};
+  Arena arena;
+  Segments segments;
   Array qkv, keys, norm, out, lse, dout, dqkv, dkeys, projections, samples, scratch;
   GpuCopy qkv_gpu, keys_gpu, norm_gpu, out_gpu, lse_gpu, dout_gpu, dqkv_gpu, dkeys_gpu, projections_gpu, samples_gpu,
       scratch_gpu;
-  Arena arena;
-  Segments segments;
 
-  static int64_t segment_bytes(int64_t count) {
+  static int64_t segment_bytes(int64_t D, int64_t count) {
     Arena measure(Device::kGpu);
-    plan_segments(measure, kB, kH, kT, count);
+    plan_segments(measure, kB, kH, kT, D, count);
     return measure.used();
   }
   Layer(const AttentionPattern& p, bool shared_keys, int64_t D)
       : pattern(p),
         shared(shared_keys),
+        arena(Device::kGpu, segment_bytes(D, segment_count(p))),
+        segments(plan_segments(arena, kB, kH, kT, D, segment_count(p))),
         qkv(DType::kBF16, {kB, kT, shared ? 2 : 3, kH, D}),
         keys(DType::kBF16, {kB, kT, kH, D}),
         norm({kB, kT, kH}),
@@ -45,7 +47,7 @@ struct Layer {
         dkeys(DType::kBF16, {kB, kT, kH, D}),
         projections({kH, std::max<int64_t>(1, p.buckets / 2), D}),
         samples(DType::kI32, {kB}),
-        scratch({attention_scratch(ctx, kB, kT, kH, D, segment_count(p))}),
+        scratch({attention_scratch(ctx, segments, D)}),
         qkv_gpu(ctx, qkv),
         keys_gpu(ctx, keys),
         norm_gpu(ctx, norm),
@@ -56,9 +58,7 @@ struct Layer {
         dkeys_gpu(ctx, dkeys),
         projections_gpu(ctx, projections),
         samples_gpu(ctx, samples.fill(0)),
-        scratch_gpu(ctx, scratch),
-        arena(Device::kGpu, segment_bytes(segment_count(p))),
-        segments(plan_segments(arena, kB, kH, kT, segment_count(p))) {}
+        scratch_gpu(ctx, scratch) {}
 
   void run() {
     const Tensor q = part_of(qkv_gpu, 0), v = part_of(qkv_gpu, shared ? 1 : 2);

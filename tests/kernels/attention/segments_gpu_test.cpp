@@ -24,7 +24,7 @@ Expected expected_query_tiles(const Segments& lists, int64_t tile_rows) {
     for (int64_t s = 0; s < S; ++s) {
       const int32_t *at = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                     *there = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
-      const bool is_short = std::max(at[1] - at[0], there[1] - there[0]) <= kShortRows;
+      const bool is_short = std::max(at[1] - at[0], there[1] - there[0]) <= lists.short_rows;
       for (int32_t first = 0; first < at[1] - at[0]; first += static_cast<int32_t>(tile_rows)) {
         const int32_t rows = std::min(static_cast<int32_t>(tile_rows), at[1] - at[0] - first);
         const int64_t own = head * T + at[0] + first;
@@ -62,7 +62,7 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, cons
     const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                   *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
     const int32_t queries = q[1] - q[0], keys = k[1] - k[0];
-    const bool is_short = std::max(queries, keys) <= kShortRows;
+    const bool is_short = std::max(queries, keys) <= lists.short_rows;
     ASSERT_EQ(is_short, at >= long_count) << "entry " << at << " of " << long_count << " long ones";
     const int32_t magnitude = std::bit_width(static_cast<uint32_t>(queries)) + (is_short ? 0 : 32);
     ASSERT_LE(magnitude, before) << "the longest first";
@@ -103,7 +103,7 @@ Expected expected_short_segments(const Segments& lists) {
     const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                   *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
     const int32_t queries = q[1] - q[0], keys = k[1] - k[0], base = static_cast<int32_t>(head * T);
-    if (queries + keys == 0 || std::max(queries, keys) > kShortRows) continue;
+    if (queries + keys == 0 || std::max(queries, keys) > lists.short_rows) continue;
     entries.push_back(
         {{static_cast<int32_t>(head), static_cast<int32_t>(s), queries, keys, base + q[0], base + k[0], 0, 0}, true});
   }
@@ -173,6 +173,7 @@ void check(Context& ctx, SegmentArrays& want, SegmentArrays& got, bool attend_se
 
 void check(Context& ctx, const SegmentChoice& choice, int64_t B, int64_t H, int64_t T, int64_t S, bool attend_self) {
   SegmentArrays want(B, H, T, S), got(B, H, T, S);
+  want.short_rows = got.short_rows = short_rows_of(T % 2 == 0 ? 128 : 64);
   choice.choose(want, S, static_cast<uint64_t>(T * S));
   choice.choose(got, S, static_cast<uint64_t>(T * S));
   check(ctx, want, got, attend_self);

@@ -106,16 +106,16 @@ TEST(Segments, SameForAnyNumberOfThreads) {
 
 TEST(Segments, PlanHasTheShapes) {
   Arena measured(Device::kCpu);
-  plan_segments(measured, 2, 3, 65, 8);
+  plan_segments(measured, 2, 3, 65, 4, 8);
   ASSERT_EQ(measured.items().size(), 1u);
   Arena arena(Device::kCpu, measured.used());
-  const Segments s = plan_segments(arena, 2, 3, 65, 8);
+  const Segments s = plan_segments(arena, 2, 3, 65, 4, 8);
   EXPECT_EQ(s.count(), 8);
   for (const Tensor& t : {s.q_segment, s.k_segment, s.q_index, s.k_index, s.k_limit, s.q_first})
     EXPECT_TRUE(t && t.has_shape({2, 3, 65}));
   for (const Tensor& t : {s.q_begin, s.k_begin}) EXPECT_TRUE(t && t.has_shape({2, 3, 9}));
   for (const int64_t count : {int64_t{0}, kMaxSegments + 1})
-    EXPECT_TRUE(fails_naming([&] { plan_segments(arena, 1, 1, 8, count); },
+    EXPECT_TRUE(fails_naming([&] { plan_segments(arena, 1, 1, 8, 4, count); },
                              {"segments", "1 to 4096", std::to_string(count).c_str()}));
 }
 

@@ -232,6 +232,8 @@ TEST_F(WgmmaGpu, RowsTimesRows) {
   check.operator()<64, 128, 128, 64>(64, 64);
   check.operator()<64, 128, 128, 64>(40, 24);  // a part may start at any multiple of eight rows
   check.operator()<64, 128, 64, 128>(64, 0);
+  check.operator()<48, 192, 96, 128>(64, 0);
+  check.operator()<96, 192, 96, 128>(128, 0);
   check.operator()<128, 128, 128, 128>(0, 0);
   check.operator()<64, 128, 128, 128>(64, 64);
 }
@@ -259,6 +261,8 @@ TEST_F(WgmmaGpu, ScoresTimesColumns) {
   check.operator()<64, 128, 64>();  // the first rows only
   check.operator()<64, 64, 128>();
   check.operator()<128, 128, 128>();
+  check.operator()<48, 96, 128>();
+  check.operator()<96, 96, 128>();
 }
 
 TEST_F(WgmmaGpu, ColumnsTimesColumns) {
