@@ -30,14 +30,12 @@ def main():
     args = parser.parse_args()
     try:
         import torch
-        import torch._functorch.config
         from torch.nn import functional
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ImportError as error:
         sys.exit(f"bench_attention_peers.py: needs PyTorch: {error}")
     if not torch.cuda.is_available():
         sys.exit("bench_attention_peers.py: needs a CUDA GPU")
-    torch._functorch.config.donated_buffer = False  # backward is run several times on one forward
     gpu = torch.cuda.get_device_name()
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     heads = args.batch * args.heads

@@ -111,11 +111,10 @@ __device__ void walk(const Ids& q, const Ids& k, int begin, int end, const Work&
 // entry, of which there are T.
 struct Tallies {
   static constexpr int kMost = 32768;
-  int threads, bytes, starts_bytes;
-  __host__ __device__ explicit Tallies(int S)
-      : threads(kThreads), bytes(2 * kMost), starts_bytes((S + 1 + 3) / 4 * 16) {
+  int threads = kThreads, bytes, starts_bytes;
+  __host__ __device__ explicit Tallies(int S) {
     while (threads > 8 && threads * S > kMost) threads /= 2;
-    if (threads * S < kMost) bytes = 2 * threads * S;
+    bytes = 2 * threads * S, starts_bytes = (S + 1 + 3) / 4 * 16;
   }
   // Few segments: otherwise there would be few threads.
   static bool suit(int S) { return S <= 512; }
@@ -139,19 +138,19 @@ __device__ void sort_by_threads(const Lists& lists, unsigned char* shared, int64
   // Calls work(position, counter) for each of the thread's positions that is in a segment.
   const auto walk_part = [&](const auto& work) {
     for (int t = begin; t < end; t += 8) {
-      union {
-        uint4 vector;
-        uint16_t id[8];
-      } eight;
+      int id[8];
       if (T % 8 == 0) {
-        eight.vector = *reinterpret_cast<const uint4*>(ids + t);
+        const uint4 eight = *reinterpret_cast<const uint4*>(ids + t);
+        const uint32_t two[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+        for (int j = 0; j < 8; ++j) id[j] = static_cast<int>(two[j / 2] >> 16 * (j % 2) & 0xFFFF);
       } else {
 #pragma unroll
-        for (int j = 0; j < 8; ++j) eight.id[j] = t + j < end ? ids[t + j] : kNoSegment;
+        for (int j = 0; j < 8; ++j) id[j] = t + j < end ? ids[t + j] : S;
       }
 #pragma unroll
       for (int j = 0; j < 8; ++j)
-        if (eight.id[j] < S) work(t + j, tallies[eight.id[j] * plan.threads + own]);
+        if (id[j] < S) work(t + j, tallies[id[j] * plan.threads + own]);
     }
   };
   walk_part([](int, uint16_t& tally) { ++tally; });
