@@ -40,7 +40,8 @@ constexpr int kHashRows = 128;  // a block's, one a thread
 
 // bucket = index of the largest |x . direction|, plus half where the product is negative; keys, if given, become
 // x / |x|. Rows go through shared memory, so that they are read and written in order; a thread keeps its own in
-// registers. Directions come from shared memory, the same for all threads. grid: (T / kHashRows, H, B).
+// registers. Directions come from shared memory, the same for all threads. grid: (H, T / kHashRows, B), as memory has
+// the rows: those of all heads of a position lie side by side.
 template <int kD, bool kKeys>
 __global__ void __launch_bounds__(kHashRows)
     hash_kernel(uint16_t* q_segment, uint16_t* k_segment, RowsOf keys, float* inverse_norm, RowsOf x,
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kHashRows)
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t tile = shared_address(shared);
   const auto* directions = reinterpret_cast<const float4*>(shared + Rows::kBytes);  // (half, kD / 4), zero behind D
-  const int h = blockIdx.y, b = blockIdx.z, H = gridDim.y, first = blockIdx.x * kHashRows,
+  const int h = blockIdx.x, b = blockIdx.z, H = gridDim.x, first = blockIdx.y * kHashRows,
             used = min(kHashRows, T - first);
   constexpr int kEach = kHashRows * Rows::kChunks / kHashRows;
 #pragma unroll
@@ -141,7 +142,7 @@ void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Ten
   require_packs("assign_segments", "rows to hash", x);
   const int T = static_cast<int>(x.size(1)), D = static_cast<int>(x.size(3));
   const int half = static_cast<int>(projections.size(1));
-  const dim3 grid(static_cast<unsigned>((T + kHashRows - 1) / kHashRows), static_cast<unsigned>(x.size(2)),
+  const dim3 grid(static_cast<unsigned>(x.size(2)), static_cast<unsigned>((T + kHashRows - 1) / kHashRows),
                   static_cast<unsigned>(x.size(0)));
   const auto launch = [&](auto kernel, int padded) {
     const auto bytes = static_cast<size_t>(kHashRows * padded * 2 + half * padded * 4);

@@ -328,7 +328,7 @@ __device__ Count add(Count* counters, int order, Count count) {
 struct TileLists {
   Entry* entries[kLists];
   int* tile_count;
-  int short_rows;
+  int short_rows, together_rows;
   Count* counts;  // [kOrders] of what there is, then [kOrders] of what was placed
 };
 
@@ -366,8 +366,8 @@ __device__ int tiles_of(int rows, int tile_rows) {
 // where in the list it belongs, to a power of two of its cost. Tiles of keys are placed segment by segment: the entry
 // is then of all of them.
 template <class Work>
-__device__ void for_slot(const Lists& lists, const Starts& of, int short_rows, int64_t head, int slot, int T, int S,
-                         const Work& work) {
+__device__ void for_slot(const Lists& lists, const Starts& of, const TileLists& tiles, int64_t head, int slot, int T,
+                         int S, const Work& work) {
   // Slot i < S is segment i, and its first tile. Slot S + j stands for rows from j times the list's tiles on of the
   // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first. So no
   // thread has more to do than another however long a segment is.
@@ -397,7 +397,7 @@ __device__ void for_slot(const Lists& lists, const Starts& of, int short_rows, i
       first = tile * tile_rows;
     }
     const int rows = starts[segment + 1] - starts[segment], there = others[segment + 1] - others[segment];
-    const bool is_short = max(rows, there) <= short_rows;
+    const bool is_short = max(rows, there) <= tiles.short_rows;
     const int64_t own = list_begin + starts[segment] + first, other = list_begin + others[segment];
     const int part = is_short ? kClasses : 0;
     const int4 where = make_int4(static_cast<int>(own), static_cast<int>(other), 0, there),
@@ -413,7 +413,7 @@ __device__ void for_slot(const Lists& lists, const Starts& of, int short_rows, i
              count_of(1, 0));
     } else if (first < rows) {
       const int used = min(tile_rows, rows - first), end = lists.k_limit[own + used - 1];
-      work(list, part + class_of(end),
+      work(list, part + class_of(max(rows, there) <= tiles.together_rows ? there : end),
            Entry{make_int4(static_cast<int>(head), segment, first, used), make_int4(where.x, where.y, 0, end), none},
            count_of(1, 0));
     }
@@ -428,7 +428,7 @@ __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists
   const Starts of(starts_of_head, lists, blockIdx.x, S);
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (slot < slots_of(T, S))
-    for_slot(lists, of, tiles.short_rows, blockIdx.x, slot, T, S,
+    for_slot(lists, of, tiles, blockIdx.x, slot, T, S,
              [&](int list, int order, const Entry&, Count count) { add(counts, list * 2 * kClasses + order, count); });
   __syncthreads();
   for (int c = threadIdx.x; c < kOrders; c += blockDim.x)
@@ -489,12 +489,11 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
 #pragma unroll
   for (int list = 0; list < kLists; ++list) order_of[list] = -1;
   if (slot < slots_of(T, S))
-    for_slot(lists, of, tiles.short_rows, blockIdx.x, slot, T, S,
-             [&](int list, int order, const Entry& found, Count count) {
-               entry[list] = found;
-               order_of[list] = list * 2 * kClasses + order;
-               rank[list] = add(counts, order_of[list], count);
-             });
+    for_slot(lists, of, tiles, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found, Count count) {
+      entry[list] = found;
+      order_of[list] = list * 2 * kClasses + order;
+      rank[list] = add(counts, order_of[list], count);
+    });
   __syncthreads();
   if (own < kOrders && counts[own] > 0) starts[own] += atomicAdd(&tiles.counts[kOrders + own], counts[own]);
   __syncthreads();
@@ -551,6 +550,7 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
                          static_cast<Entry*>(s.short_segments.data)},
                         s.tile_count.as<int32_t>(),
                         static_cast<int>(s.short_rows),
+                        heads * T >= kManyRows ? static_cast<int>(kTogetherRows) : -1,
                         static_cast<Count*>(ctx.workspace())};
   fill(tiles.counts, 0, 2 * kOrders * sizeof(Count), ctx.stream());
   const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));

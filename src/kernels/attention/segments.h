@@ -43,6 +43,10 @@ inline constexpr int64_t kTileRows = 128, kWideTileRows = 192, kTileEntry = 12;
 inline constexpr int64_t kQueryBlock = 64;
 // What makes a segment short: sums of dq of one a multiprocessor, in f32, are to stay in the L2 cache of a Hopper GPU.
 inline constexpr int64_t kShortRows = 1536, kShortRowsOfWide = kShortRows / 2;
+// Where all heads have many rows, tiles of queries of segments of up to kTogetherRows come by what the segment costs,
+// so that those of a segment, and of a head, are near one another and find its keys in the L2 cache. A tile costs
+// little then beside the whole: it does not matter whether the dearest comes first.
+inline constexpr int64_t kManyRows = 1 << 19, kTogetherRows = kShortRows;
 inline constexpr int64_t short_rows_of(int64_t D) {
   return D <= 64 ? kShortRows : kShortRowsOfWide;
 }
@@ -66,10 +70,10 @@ inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count, int
 Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count);
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the lists of
-// tiles: a tile of queries costs what its last row's k_limit says, tiles of keys what their segment has of queries; the
-// order of what costs about the same is free. attend_self: whether a query sees a key at its own position.
-// Deterministic. A segment id that is neither below count() nor kNoSegment is an error on the CPU
-// and means kNoSegment on the GPU, which cannot throw.
+// tiles: a tile of queries costs what its last row's k_limit says, or where segments stay together what its segment has
+// of keys, tiles of keys what their segment has of queries; the order of what costs about the same is free.
+// attend_self: whether a query sees a key at its own position. Deterministic. A segment id that is neither below
+// count() nor kNoSegment is an error on the CPU and means kNoSegment on the GPU, which cannot throw.
 void build_segments(Context& ctx, const Segments& segments, bool attend_self);
 
 // How the rows of a head spread over its segments, summed over sequences.

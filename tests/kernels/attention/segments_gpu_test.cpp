@@ -138,7 +138,16 @@ void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected 
 
 void check_tiles(const Segments& got, const Segments& want) {
   const auto* count = got.tile_count.as<int32_t>();
-  const auto pairs = [](const Entry& e) { return e[7] - e[6]; };
+  const int64_t S = want.count();
+  const bool many = want.q_segment.numel() >= kManyRows;
+  const auto pairs = [&](const Entry& e) {
+    const auto size_of = [&](const Tensor& begin) {
+      const int32_t* at = begin.as<int32_t>() + e[0] * (S + 1) + e[1];
+      return at[1] - at[0];
+    };
+    const int32_t queries = size_of(want.q_begin), keys = size_of(want.k_begin);
+    return many && std::max(queries, keys) <= kTogetherRows ? keys : e[7] - e[6];
+  };
   check_list(got.q_tiles, count[kQueryTiles], count[kLongQueryTiles], expected_query_tiles(want, kTileRows), pairs);
   check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kLongWideQueryTiles],
              expected_query_tiles(want, kWideTileRows), pairs);
@@ -207,7 +216,9 @@ TEST_F(SegmentsGpu, LongSequences) {
 
 TEST_F(SegmentsGpu, ManyHeads) {
   Context ctx(Device::kGpu);
-  for (const int64_t S : {1, 16}) check(ctx, segment_choices()[3], 16, 12, 1024, S, false);
+  for (const int64_t T : {1024, 4096})
+    for (const int64_t S : {1, 3, 16})
+      for (const size_t choice : {2, 3, 4}) check(ctx, segment_choices()[choice], 16, 12, T, S, false);
 }
 
 TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
