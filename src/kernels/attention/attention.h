@@ -11,9 +11,8 @@ namespace scfa {
 // Query i sees the first k_limit[i] keys of its segment: p = softmax(scale * q . k) over them, out = p v.
 //   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
 //   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
-//   q, k, v  in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free, so that they can be read
-//   where the product
-//                              that made them left them
+//   q, k, v  in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: they can be read where the
+//                              product that made them left them
 //   scratch  f32 (attention_scratch(ctx, segments, D)), contents undefined
 // GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes.
 // Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.

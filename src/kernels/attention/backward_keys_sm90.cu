@@ -141,9 +141,9 @@ __device__ inline void through_norm(float (&dk)[S::kD / 2], uint32_t keys, int r
     }
 }
 
-// Scores s of keys by queries, columns from kFirst to kEnd, become probabilities. hide: keys past the
-// end, and those that queries do not see yet, begin being the first query. Queries past the end have statistics of
-// zero, as they are zeros themselves: they add nothing.
+// Scores s of keys by queries, columns from kFirst to kEnd, become probabilities. hide: keys past the end, and those
+// that queries do not see yet, begin being the first query. Queries past the end have statistics of zero, as they are
+// zeros themselves: they add nothing.
 template <class S, int kFirst, int kEnd>
 __device__ inline void compute_probabilities(float (&s)[S::kStep / 2], const Problem& p, uint32_t lse,
                                              const SlotView<S>& slot, bool hide, int begin, int row) {
