@@ -106,8 +106,8 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     const int most = uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
     const int steps = (most + kStep - 1) / kStep;
     // Of the last step's keys the group may see no more than half.
-    constexpr int kHalf = kStep > 64 ? kStep / 2 : kStep;
-    const bool ends_in_half = kHalf < kStep && steps > 0 && most - (steps - 1) * kStep <= kHalf;
+    constexpr int kHalf = kStep / 2;
+    const bool ends_in_half = steps > 0 && most - (steps - 1) * kStep <= kHalf;
     const uint32_t queries = memory.own(slots.stage, 0);
     Online state = {{-INFINITY, -INFINITY}, {}};
     float out[kD / 2] = {};
@@ -175,14 +175,12 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     };
 #pragma unroll 1
     for (int step = 0; step < steps - ends_in_half; ++step) take.template operator()<kStep>(probabilities, step);
-    if constexpr (kHalf < kStep) {
-      if (ends_in_half) {
-        uint32_t operand[kHalf / 16][4];
-        take.template operator()<kHalf>(operand, steps - 1);
-        warpgroup_wait<0>();
-        pin(out);
-        pin(operand);
-      }
+    if (ends_in_half) {
+      uint32_t operand[kHalf / 16][4];
+      take.template operator()<kHalf>(operand, steps - 1);
+      warpgroup_wait<0>();
+      pin(out);
+      pin(operand);
     }
     warpgroup_wait<0>();
     pin(out);

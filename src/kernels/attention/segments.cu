@@ -107,6 +107,19 @@ __device__ void walk(const Ids& q, const Ids& k, int begin, int end, const Work&
   }
 }
 
+// Of S segments, that of a row of the sorted list: the last that starts at or before it.
+__device__ int segment_at(const int* starts, int S, int64_t row) {
+  int low = 0, high = S - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (starts[middle] <= row)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
 // The sort by threads. What it has in shared memory: counters [segment][thread]; starts, S + 1 of them; a position an
 // entry, of which there are T.
 struct Tallies {
@@ -183,14 +196,7 @@ __device__ void sort_by_threads(const Lists& lists, unsigned char* shared, int64
   __syncthreads();
   const int rows = starts[S];
   for (int i = 4 * own; i < rows; i += 4 * kThreads) {
-    int low = 0, high = S - 1;  // the segment of entry i: the last that starts at or before it
-    while (low < high) {
-      const int middle = (low + high + 1) / 2;
-      if (starts[middle] <= i)
-        low = middle;
-      else
-        high = middle - 1;
-    }
+    int low = segment_at(starts, S, i);
     const uint2 four = *reinterpret_cast<const uint2*>(position + i);
     const int index[4] = {static_cast<int>(four.x & 0xFFFF), static_cast<int>(four.x >> 16),
                           static_cast<int>(four.y & 0xFFFF), static_cast<int>(four.y >> 16)};
@@ -383,15 +389,7 @@ __device__ void for_slot(const Lists& lists, const Starts& of, const TileLists& 
     } else {
       const int64_t row = int64_t{slot - S} * tile_rows;
       if (of_keys || list == kShortSegments || row >= starts[S]) continue;
-      int low = 0, high = S - 1;  // the last segment that starts at or before the row
-      while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (starts[middle] <= row)
-          low = middle;
-        else
-          high = middle - 1;
-      }
-      segment = low;
+      segment = segment_at(starts, S, row);
       const int tile = (static_cast<int>(row) - starts[segment] + tile_rows - 1) / tile_rows;
       if (tile == 0) continue;
       first = tile * tile_rows;

@@ -57,104 +57,72 @@ __device__ inline uint32_t columns_at(uint32_t operand, int k) {
 #define SCFA_ACC8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
+#define SCFA_ACC24(d) SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16)
+#define SCFA_ACC32(d) SCFA_ACC24(d), SCFA_ACC8(d, 24)
+#define SCFA_ACC48(d) SCFA_ACC32(d), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40)
+#define SCFA_ACC64(d) SCFA_ACC48(d), SCFA_ACC8(d, 48), SCFA_ACC8(d, 56)
+#define SCFA_NAMES24 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23"
+#define SCFA_NAMES32 SCFA_NAMES24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define SCFA_NAMES48 SCFA_NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define SCFA_NAMES64 SCFA_NAMES48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// Of width n, with n / 2 accumulators, half: i0, i1 ... are the numbers from half on, which operands behind them have.
+#define SCFA_WGMMA_SS(n, half, i0, i1, i2, i3, i4, i5)                                                     \
+  template <bool kTransA, bool kTransB>                                                                    \
+  __device__ static void ss(float(&d)[half], uint32_t a, uint32_t b, bool add) {                           \
+    asm volatile("{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %" #i2                                 \
+                 ", 0;\n"                                                                                  \
+                 "mov.b64 a, {%" #i0 ", %" #i5 "};\nmov.b64 b, {%" #i1 ", %" #i5                           \
+                 "};\n"                                                                                    \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SCFA_NAMES##half             \
+                 "}, a, b, p, 1, 1, %" #i3 ", %" #i4 ";\n}"                                                \
+                 : SCFA_ACC##half(d)                                                                       \
+                 : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), \
+                   "n"(kDescriptorHigh));                                                                  \
+  }
+#define SCFA_WGMMA_RS(n, half, i0, i1, i2, i3, i4, i5, i6, i7)                                              \
+  template <bool kTransB>                                                                                   \
+  __device__ static void rs(float(&d)[half], const uint32_t(&a)[4], uint32_t b, bool add) {                 \
+    asm volatile("{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %" #i5 ", 0;\nmov.b64 b, {%" #i4 ", %" #i7 \
+                 "};\n"                                                                                     \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SCFA_NAMES##half              \
+                 "}, {%" #i0 ", %" #i1 ", %" #i2 ", %" #i3 "}, b, p, 1, 1, %" #i6 ";\n}"                    \
+                 : SCFA_ACC##half(d)                                                                        \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)),          \
+                   "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));                                             \
+  }
 
 template <int kN>
 struct Wgmma;
 template <>
 struct Wgmma<48> {
-  template <bool kTransA, bool kTransB>
-  __device__ static void ss(float (&d)[24], uint32_t a, uint32_t b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %26, 0;\n"
-        "mov.b64 a, {%24, %29};\nmov.b64 b, {%25, %29};\n"
-        "wgmma.mma_async.sync.aligned.m64n48k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
-        "%23"
-        "}, a, b, p, 1, 1, %27, %28;\n}"
-        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16)
-        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
-  }
+  SCFA_WGMMA_SS(48, 24, 24, 25, 26, 27, 28, 29)
 };
-
-template <>
-struct Wgmma<96> {
-  template <bool kTransA, bool kTransB>
-  __device__ static void ss(float (&d)[48], uint32_t a, uint32_t b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %50, 0;\n"
-        "mov.b64 a, {%48, %53};\nmov.b64 b, {%49, %53};\n"
-        "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
-        "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
-        "%44, %45, %46, %47"
-        "}, a, b, p, 1, 1, %51, %52;\n}"
-        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40)
-        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
-  }
-};
-
 template <>
 struct Wgmma<64> {
-  template <bool kTransA, bool kTransB>
-  __device__ static void ss(float (&d)[32], uint32_t a, uint32_t b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %34, 0;\n"
-        "mov.b64 a, {%32, %37};\nmov.b64 b, {%33, %37};\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
-        "%23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, a, b, p, 1, 1, %35, %36;\n}"
-        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24)
-        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
-  }
-  template <bool kTransB>
-  __device__ static void rs(float (&d)[32], const uint32_t (&a)[4], uint32_t b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %37, 0;\n"
-        "mov.b64 b, {%36, %39};\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
-        "%23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, {%32, %33, %34, %35}, b, p, 1, 1, %38;\n}"
-        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)), "n"(kTransB ? 1 : 0),
-          "n"(kDescriptorHigh));
-  }
+  SCFA_WGMMA_SS(64, 32, 32, 33, 34, 35, 36, 37)
+  SCFA_WGMMA_RS(64, 32, 32, 33, 34, 35, 36, 37, 38, 39)
 };
-
+template <>
+struct Wgmma<96> {
+  SCFA_WGMMA_SS(96, 48, 48, 49, 50, 51, 52, 53)
+};
 template <>
 struct Wgmma<128> {
-  template <bool kTransA, bool kTransB>
-  __device__ static void ss(float (&d)[64], uint32_t a, uint32_t b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.ne.b32 p, %66, 0;\n"
-        "mov.b64 a, {%64, %69};\nmov.b64 b, {%65, %69};\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
-        "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
-        "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-        "}, a, b, p, 1, 1, %67, %68;\n}"
-        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40),
-          SCFA_ACC8(d, 48), SCFA_ACC8(d, 56)
-        : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTransA ? 1 : 0), "n"(kTransB ? 1 : 0), "n"(kDescriptorHigh));
-  }
-  template <bool kTransB>
-  __device__ static void rs(float (&d)[64], const uint32_t (&a)[4], uint32_t b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\n.reg .b64 b;\nsetp.ne.b32 p, %69, 0;\n"
-        "mov.b64 b, {%68, %71};\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
-        "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
-        "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-        "}, {%64, %65, %66, %67}, b, p, 1, 1, %70;\n}"
-        : SCFA_ACC8(d, 0), SCFA_ACC8(d, 8), SCFA_ACC8(d, 16), SCFA_ACC8(d, 24), SCFA_ACC8(d, 32), SCFA_ACC8(d, 40),
-          SCFA_ACC8(d, 48), SCFA_ACC8(d, 56)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)), "n"(kTransB ? 1 : 0),
-          "n"(kDescriptorHigh));
-  }
+  SCFA_WGMMA_SS(128, 64, 64, 65, 66, 67, 68, 69)
+  SCFA_WGMMA_RS(128, 64, 64, 65, 66, 67, 68, 69, 70, 71)
 };
 
+#undef SCFA_WGMMA_RS
+#undef SCFA_WGMMA_SS
+#undef SCFA_NAMES64
+#undef SCFA_NAMES48
+#undef SCFA_NAMES32
+#undef SCFA_NAMES24
+#undef SCFA_ACC64
+#undef SCFA_ACC48
+#undef SCFA_ACC32
+#undef SCFA_ACC24
 #undef SCFA_ACC8
 
 // Before the first product of a batch and after any ordinary write to its registers.
