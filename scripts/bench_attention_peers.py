@@ -46,7 +46,7 @@ def main():
     if args.append:
         outputs.append(open(args.append, "a", encoding="utf-8"))
 
-    def timed(works, repeats):
+    def timed(works, inputs, repeats):
         """Median milliseconds of each of `works`, which follow one another from cold caches and get what the one before
         gave, on fresh inputs each time, as ./bench attention does it: at the power limit it matters what came before."""
         times = [[] for _ in works]
@@ -67,18 +67,17 @@ def main():
                     of_work.append(start.elapsed_time(end))
         return [statistics.median(x) for x in times], result
 
-    inputs = []  # of the case being timed
-
     def report(system, pattern, length, buckets, prepare, attend):
         try:
-            inputs[:] = [torch.empty(args.batch, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16,
-                                     requires_grad=True) for _ in range(3)]
+            inputs = [torch.empty(args.batch, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16,
+                                  requires_grad=True) for _ in range(3)]
             prepare_ms, context = 0.0, None
             if prepare:
-                (prepare_ms,), context = timed([lambda _: prepare()], 1)
+                (prepare_ms,), context = timed([lambda _: prepare()], [], 1)
             dout = torch.randn_like(inputs[0])
             (forward_ms, backward_ms), _ = timed([lambda _: attend(*inputs, context),
-                                                  lambda out: torch.autograd.grad(out, inputs, dout)], args.repeats)
+                                                  lambda out: torch.autograd.grad(out, inputs, dout)],
+                                                 inputs, args.repeats)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
             return
