@@ -24,6 +24,12 @@ template <class... Parts>
   throw Error(concat(parts...));
 }
 
+// At most about 80 characters of a value, for messages.
+inline std::string abbreviate(const std::string& text) {
+  constexpr size_t kShown = 80;
+  return text.size() <= kShown ? text : text.substr(0, kShown - 20) + "... (" + std::to_string(text.size()) + " bytes)";
+}
+
 template <class... Parts>
 void require(bool ok, const Parts&... parts) {
   if (!ok) fail(parts...);

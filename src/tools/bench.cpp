@@ -3,9 +3,9 @@
 #include <iostream>
 
 #include "core/human.h"
+#include "core/program.h"
 #include "tools/bench_attention.h"
 #include "tools/bench_ops.h"
-#include "tools/tool_main.h"
 #include "train/machine.h"
 
 namespace scfa {
@@ -106,6 +106,6 @@ int run(int argc, char** argv) {
 }  // namespace scfa
 
 int main(int argc, char** argv) {
-  scfa::wait_passively(argv);
-  return scfa::tool_main("bench", [&] { return scfa::run(argc, argv); });
+  scfa::start_program(argv);
+  return scfa::run_program("bench", [&] { return scfa::run(argc, argv); });
 }

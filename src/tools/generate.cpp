@@ -2,7 +2,7 @@
 #include <cxxopts.hpp>
 #include <iostream>
 
-#include "tools/tool_main.h"
+#include "core/program.h"
 #include "train/generate.h"
 
 namespace scfa {
@@ -45,6 +45,6 @@ int run(int argc, char** argv) {
 }  // namespace scfa
 
 int main(int argc, char** argv) {
-  scfa::wait_passively(argv);
-  return scfa::tool_main("generate", [&] { return scfa::run(argc, argv); });
+  scfa::start_program(argv);
+  return scfa::run_program("generate", [&] { return scfa::run(argc, argv); });
 }

@@ -2,9 +2,10 @@
 #include <cxxopts.hpp>
 #include <iostream>
 
-#include "tools/tool_main.h"
+#include "core/nearest.h"
+#include "core/program.h"
+#include "core/signals.h"
 #include "train/config_io.h"
-#include "train/nearest.h"
 #include "train/trainer.h"
 
 namespace scfa {
@@ -61,7 +62,7 @@ int run(int argc, char** argv) {
   for (const auto& argument : arguments.arguments())  // in the order given
     for (const std::string& key : keys)
       if (argument.key() == without_dots(key)) override_config(config, key, argument.value());
-  install_signal_handlers();
+  install_signal_handlers("train", "ending after this step, with a checkpoint", "saving after this step and going on");
   Console console;
   const TrainResult result = train(config,
                                    {.resume = arguments.count("resume") > 0,
@@ -75,6 +76,6 @@ int run(int argc, char** argv) {
 }  // namespace scfa
 
 int main(int argc, char** argv) {
-  scfa::wait_passively(argv);
-  return scfa::tool_main("train", [&] { return scfa::run(argc, argv); });
+  scfa::start_program(argv);
+  return scfa::run_program("train", [&] { return scfa::run(argc, argv); });
 }

@@ -8,7 +8,7 @@
 #include <set>
 #include <type_traits>
 
-#include "train/nearest.h"
+#include "core/nearest.h"
 
 namespace scfa {
 

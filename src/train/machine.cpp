@@ -68,13 +68,6 @@ double data_sheet_flops(const std::string& gpu) {
   return 0;
 }
 
-std::string git_commit() {
-  return *SCFA_COMMIT ? SCFA_COMMIT : "unknown";
-}
-std::string version() {
-  return SCFA_VERSION;
-}
-
 int64_t available_memory() {
   const int64_t machine = memory_line("MemAvailable");
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");

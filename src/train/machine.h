@@ -23,9 +23,6 @@ std::string device_name(Device device);  // of the GPU, or "cpu"
 // Dense bf16 FLOP/s with f32 accumulation by the vendor's data sheet; 0 for a GPU that is not in our list.
 double data_sheet_flops(const std::string& gpu);
 
-std::string git_commit();  // of the source this was built from; "unknown" outside a git checkout
-std::string version();
-
 int64_t available_memory();  // bytes that could be allocated now, within the limit of the container if there is one
 int64_t peak_memory();       // bytes of resident memory at its highest so far
 

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "core/version.h"
 #include "train/config_io.h"
 #include "train/machine.h"
 

@@ -4,10 +4,11 @@
 
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 
 #include "core/human.h"
+#include "core/signals.h"
+#include "core/version.h"
 #include "kernels/attention/attention.h"
 #include "train/config_io.h"
 #include "train/evaluate.h"
@@ -20,13 +21,6 @@ namespace scfa {
 namespace fs = std::filesystem;
 
 namespace {
-
-volatile std::sig_atomic_t stop_signal = 0;
-
-extern "C" void on_signal(int signal) {
-  if (stop_signal != 0) std::_Exit(128 + signal);
-  stop_signal = signal;
-}
 
 struct Stopped {};  // thrown out of an evaluation when a signal came
 
@@ -61,7 +55,7 @@ class Trainer {
       return {};
     }
     start(checkpoint);
-    for (; step_ < config_.train.steps && stop_signal == 0; ++step_) {
+    for (; step_ < config_.train.steps && !stop_requested(); ++step_) {
       if (due(step_, config_.eval.every) && !evaluate()) break;
       const double began = now(), waited = loader_->waited_seconds();
       const bool profiled = due(step_ + 1, config_.log.every);
@@ -267,7 +261,7 @@ class Trainer {
     Evaluation evaluation;
     try {
       evaluation = evaluator_.run(*model_, *feeder_, [&](double share) {
-        if (stop_signal != 0) throw Stopped();
+        if (stop_requested()) throw Stopped();
         console_.progress(share, "evaluating");
       });
     } catch (const Stopped&) {
@@ -310,9 +304,9 @@ class Trainer {
   }
 
   TrainResult finish() {
-    const bool whole = stop_signal == 0 && evaluate();
+    const bool whole = !stop_requested() && evaluate();
     if (step_ > first_step_) save(step_);
-    const int signal = stop_signal;
+    const int signal = stop_signal();
     console_.line(
         fmt::format("metrics: {}  checkpoint: {}", metrics_->path(), checkpoint_.empty() ? "none" : checkpoint_));
     if (!whole)
@@ -346,12 +340,6 @@ class Trainer {
 TrainResult train(const Config& config, const TrainOptions& options, Console& console) {
   validate(config);
   return Trainer(config, options, console).run();
-}
-
-void install_signal_handlers() {
-  stop_signal = 0;
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
 }
 
 }  // namespace scfa

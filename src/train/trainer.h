@@ -29,7 +29,4 @@ struct TrainResult {
 // Throws Error on anything that stops a run; the last checkpoint is then as it was.
 TrainResult train(const Config& config, const TrainOptions& options, Console& console);
 
-// Makes SIGINT and SIGTERM end a run after the step under way, with a checkpoint; a second one ends it at once.
-void install_signal_handlers();
-
 }  // namespace scfa

@@ -1,0 +1,87 @@
+#include "core/program.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <new>
+#include <string>
+#include <system_error>
+
+#include "core/error.h"
+
+namespace scfa {
+
+namespace {
+
+void open_standard_descriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    // open() takes the lowest number, which is this one. Output opened for reading: writing to it fails, as it should.
+    [[maybe_unused]] const int opened = ::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+  }
+}
+
+// OpenMP's threads spin while they wait, and on a machine with other work to do that makes small models tens of times
+// slower. The runtime reads its settings before main, so the program starts itself once more with the right one.
+void wait_passively(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  execv("/proc/self/exe", argv);  // returns only where that cannot be done; then we go on as we are
+}
+
+void complain(const char* name, const std::string& text) {
+  const std::string prefix = std::string(name) + ": ";
+  std::string line = text.starts_with(prefix) ? text : prefix + text;
+  for (char& c : line)
+    if (c == '\n' || c == '\r') c = ' ';
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+int run_body(const char* name, const std::function<int()>& body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    complain(name, "not enough memory");
+  } catch (const std::filesystem::filesystem_error& error) {
+    complain(name, error.path1().string() + ": " + error.code().message());
+  } catch (const std::system_error& error) {
+    complain(name, concat("the system refused what was asked of it: ", error.code().message()));
+  } catch (const std::exception& error) {
+    complain(name, error.what());
+  }
+  return 1;
+}
+
+}  // namespace
+
+void start_program(char** argv) {
+  open_standard_descriptors();
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  wait_passively(argv);
+}
+
+void flush_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool written = std::cout.good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  require(written, "standard output: cannot be written",
+          errno == 0 ? std::string() : concat(": ", std::strerror(errno)));
+}
+
+int run_program(const char* name, const std::function<int()>& body) {
+  return run_body(name, [&] {
+    const int code = body();
+    flush_output();
+    return code;
+  });
+}
+
+}  // namespace scfa

@@ -1,0 +1,20 @@
+// What every program does around its work: descriptors and signals that must not surprise it, errors as one readable
+// line and exit code 1, output that could not be written as an error.
+#pragma once
+#include <functional>
+
+namespace scfa {
+
+// First in main. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number
+// (writing to a closed standard output still fails); a closed pipe and a file over the limit become errors of writing
+// instead of signals. For programs with OpenMP loops it may start the program once more with the right settings.
+void start_program(char** argv);
+
+// Runs body and returns the program's exit code: body's, or 1 after an error, whose text is printed as one line
+// "NAME: text" on standard error, or after output that did not reach standard output.
+int run_program(const char* name, const std::function<int()>& body);
+
+// Throws Error if something written to standard output (std::cout or stdio) did not get there.
+void flush_output();
+
+}  // namespace scfa

@@ -1,0 +1,95 @@
+#include "data/folder_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+
+namespace scfa {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+fs::path lock_of(const std::string& folder) {
+  fs::path path = fs::path(folder).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "data/mine/"
+  return path.parent_path() / ("." + path.filename().string() + ".lock");
+}
+
+[[noreturn]] void fail_held(const std::string& folder, int fd) {
+  char holder[256] = {};
+  const ssize_t size = ::pread(fd, holder, sizeof holder - 1, 0);
+  const std::string text(holder, static_cast<size_t>(size > 0 ? size : 0));
+  fail(folder, ": is being written by another process", text.empty() ? "" : " (", text.substr(0, text.find('\n')),
+       text.empty() ? "" : ")", "; wait until it has ended, or choose another name");
+}
+
+bool try_lock(int fd, const fs::path& path) {
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EWOULDBLOCK) return false;
+    fail(path.string(), ": cannot be locked: ", std::strerror(errno));
+  }
+  return true;
+}
+
+}  // namespace
+
+FolderLock::FolderLock(const std::string& folder) {
+  const fs::path path = lock_of(folder);
+  std::error_code error;
+  if (path.has_parent_path()) fs::create_directories(path.parent_path(), error);
+  require(!error, path.parent_path().string(), ": cannot be created: ", error.message());
+  path_ = path.string();
+  while (true) {
+    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+    require(fd_ >= 0, path_, ": cannot be written: ", std::strerror(errno));
+    if (!try_lock(fd_, path)) {
+      const int fd = fd_;
+      fd_ = -1;
+      struct Closer {
+        int fd;
+        ~Closer() { ::close(fd); }
+      } const closer{fd};
+      fail_held(folder, fd);
+    }
+    // Who held it may have removed the file between our opening and locking it.
+    struct stat ours {
+    }, there{};
+    if (::fstat(fd_, &ours) == 0 && ::stat(path_.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
+        ours.st_dev == there.st_dev)
+      break;
+    ::close(fd_);
+  }
+  char host[256] = "unknown host";
+  ::gethostname(host, sizeof host - 1);
+  const std::string holder = concat("process ", ::getpid(), " on ", host, "\n");
+  if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, holder.data(), holder.size(), 0) < 0) {
+    // The lock holds all the same; only the message of who is refused says less.
+  }
+}
+
+FolderLock::~FolderLock() {
+  if (fd_ < 0) return;
+  ::unlink(path_.c_str());
+  ::close(fd_);
+}
+
+void FolderLock::check_free(const std::string& folder) {
+  const int fd = ::open(lock_of(folder).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return;
+  struct Closer {
+    int fd;
+    ~Closer() { ::close(fd); }
+  } const closer{fd};
+  if (::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK) fail_held(folder, fd);
+}
+
+}  // namespace scfa

@@ -1,0 +1,111 @@
+#include "data/input_file.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "core/signals.h"
+#include "data/checksum.h"
+
+namespace scfa {
+
+namespace {
+constexpr int64_t kBlock = 1 << 20;
+}
+
+int open_for_reading(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  require(fd >= 0, path, ": cannot be opened: ", std::strerror(errno));
+  struct stat status {};
+  if (::fstat(fd, &status) != 0 || S_ISDIR(status.st_mode)) {
+    ::close(fd);
+    fail(path, ": is a folder, not a file");
+  }
+  return fd;
+}
+
+bool wait_readable(int fd) {
+  pollfd ready{fd, POLLIN, 0};
+  return ::poll(&ready, 1, 100) > 0;
+}
+
+InputFile::InputFile(const std::string& path) : path_(path), fd_(open_for_reading(path)) {
+  struct stat status {};
+  if (::fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(fd_);
+    fail(path, ": is not a regular file");
+  }
+  size_ = status.st_size;
+}
+
+InputFile::~InputFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+InputFile::InputFile(InputFile&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+
+void InputFile::read(int64_t offset, void* to, int64_t bytes) const {
+  auto* at = static_cast<char*>(to);
+  while (bytes > 0) {
+    const ssize_t got = ::pread(fd_, at, static_cast<size_t>(bytes), offset);
+    if (got < 0 && errno == EINTR) continue;
+    require(got >= 0, path_, ": cannot be read: ", std::strerror(errno));
+    require(got > 0, path_, ": ends at byte ", offset, "; it had ", size_, " bytes when it was opened");
+    at += got;
+    offset += got;
+    bytes -= got;
+  }
+}
+
+uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end) {
+  std::vector<char> block(static_cast<size_t>(std::clamp<int64_t>(end - begin, 0, kBlock)));
+  Checksum checksum;
+  while (begin < end) {
+    require(!stop_requested(), file.path(), ": checking was interrupted");
+    const int64_t part = std::min(kBlock, end - begin);
+    file.read(begin, block.data(), part);
+    checksum.update(block.data(), static_cast<size_t>(part));
+    begin += part;
+  }
+  return checksum.value();
+}
+
+std::string read_text_file(const std::string& path, int64_t limit) {
+  const int fd = open_for_reading(path);
+  struct Closer {
+    int fd;
+    ~Closer() { ::close(fd); }
+  } const closer{fd};
+  struct stat status {};
+  const bool regular = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+  std::string text;
+  std::vector<char> block(1 << 16);
+  bool begun = regular;
+  while (true) {
+    require(!stop_requested(), path, ": reading was interrupted");
+    if (!regular && !wait_readable(fd)) continue;
+    const ssize_t got = ::read(fd, block.data(), block.size());
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    require(got >= 0, path, ": cannot be read: ", std::strerror(errno));
+    if (got == 0 && !begun && S_ISFIFO(status.st_mode)) {  // nobody has opened the other end yet
+      ::usleep(50'000);
+      continue;
+    }
+    if (got == 0) return text;
+    begun = true;
+    text.append(block.data(), static_cast<size_t>(got));
+    require(static_cast<int64_t>(text.size()) <= limit, path, ": has more than the ", limit,
+            " bytes that such a file can have");
+  }
+}
+
+}  // namespace scfa

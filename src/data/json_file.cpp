@@ -1,0 +1,84 @@
+#include "data/json_file.h"
+
+#include <set>
+
+#include "data/input_file.h"
+
+namespace scfa {
+
+Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  require(static_cast<int64_t>(text.size()) <= limits.bytes, origin, ": ", text.size(),
+          " bytes, more than such a file can have (", limits.bytes, ")");
+  std::vector<std::set<std::string>> open;
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > limits.depth) fail(origin, ": nested more than ", limits.depth, " deep");
+    if (event == Json::parse_event_t::object_start) open.emplace_back();
+    if (event == Json::parse_event_t::object_end) open.pop_back();
+    if (event == Json::parse_event_t::key) {
+      const auto key = parsed.get<std::string>();
+      require(open.back().insert(key).second, origin, ": key \"", abbreviate(key), "\" is there twice");
+      require(open.back().size() <= limits.keys, origin, ": more than ", limits.keys, " keys in one object");
+    }
+    return true;
+  };
+  Json json;
+  try {
+    json = Json::parse(text, watch, true, true);
+  } catch (const Json::exception& error) {
+    const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
+    const size_t start = what.find("] ");
+    fail(origin, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
+  }
+  require(json.is_object(), origin, ": must hold a JSON object");
+  return json;
+}
+
+Json read_json_file(const std::string& path, const JsonLimits& limits) {
+  return parse_json(read_text_file(path, limits.bytes), path, limits);
+}
+
+std::string shown(const Json& value) {
+  return abbreviate(value.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+JsonReader::JsonReader(const Json& object, std::string path, std::string prefix)
+    : object_(object), path_(std::move(path)), prefix_(std::move(prefix)) {
+  require(object_.is_object(), path_, ": ",
+          prefix_.empty() ? std::string("the file") : prefix_.substr(0, prefix_.size() - 1), " must be a JSON object");
+}
+
+void JsonReader::wrong(const char* key, const char* want) const {
+  fail(path_, ": '", prefix_, key, "' must be ", want, ", not ", shown(at(key)));
+}
+
+const Json& JsonReader::at(const char* key) const {
+  require(object_.contains(key), path_, ": no key '", prefix_, key, "'");
+  return object_[key];
+}
+
+std::string JsonReader::text(const char* key) const {
+  if (!at(key).is_string()) wrong(key, "a string");
+  return at(key).get<std::string>();
+}
+
+int64_t JsonReader::count(const char* key) const {
+  const Json& value = at(key);
+  const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= INT64_MAX
+                                               : value.is_number_integer() && value.get<int64_t>() >= 0;
+  if (!fits) wrong(key, "a whole number, zero or more");
+  return value.get<int64_t>();
+}
+
+double JsonReader::number(const char* key) const {
+  if (!at(key).is_number()) wrong(key, "a number");
+  return at(key).get<double>();
+}
+
+uint64_t JsonReader::hex(const char* key) const {
+  const std::string digits = text(key);
+  if (digits.size() != 16 || digits.find_first_not_of("0123456789abcdef") != std::string::npos)
+    wrong(key, "16 hexadecimal digits");
+  return std::stoull(digits, nullptr, 16);
+}
+
+}  // namespace scfa
