@@ -66,7 +66,9 @@ void InputFile::read(int64_t offset, void* to, int64_t bytes) const {
   }
 }
 
-uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end) {
+uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
+                          const std::function<void(int64_t)>& progress) {
+  const int64_t start = begin;
   std::vector<char> block(static_cast<size_t>(std::clamp<int64_t>(end - begin, 0, kBlock)));
   Checksum checksum;
   while (begin < end) {
@@ -75,6 +77,7 @@ uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end) {
     file.read(begin, block.data(), part);
     checksum.update(block.data(), static_cast<size_t>(part));
     begin += part;
+    if (progress) progress(begin - start);
   }
   return checksum.value();
 }

@@ -2,6 +2,7 @@
 // into SIGBUS, no wait that no signal ends.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace scfa {
@@ -25,8 +26,10 @@ class InputFile {
   int64_t size_ = 0;
 };
 
-// XXH3-64 of bytes [begin, end) of a file. Throws Error once a signal asked to stop (core/signals.h).
-uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end);
+// XXH3-64 of bytes [begin, end) of a file. progress(bytes done) is called now and then. Throws Error once a signal
+// asked to stop (core/signals.h).
+uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
+                          const std::function<void(int64_t)>& progress = {});
 
 // The whole of a small file, a pipe perhaps. Throws Error if it has more bytes than `limit`, or once a signal asked to
 // stop.

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "data/checksum.h"
+#include "data/input_file.h"
 #include "data/piece_encoder.h"
 #include "data/token_file.h"
 
@@ -14,13 +14,6 @@ namespace scfa {
 namespace {
 
 constexpr int64_t kBlock = 1 << 18;
-
-void verify_checksum(const std::string& path, const ShardInfo& info, const Manifest& manifest) {
-  const MappedFile file(path);
-  const uint64_t hash =
-      checksum_of(file.data() + sizeof(ShardHeader), static_cast<size_t>(info.tokens * size_of(manifest.dtype)));
-  require(hash == info.xxh3, path, ": corrupt: its checksum is not the one in ", kManifestFile);
-}
 
 // Counts what the manifest says of one shard; reading checks the range of the tokens.
 void verify_counts(const TokenSet& set, int64_t begin, const ShardInfo& info, const TokenLengths& lengths) {
@@ -39,6 +32,22 @@ void verify_counts(const TokenSet& set, int64_t begin, const ShardInfo& info, co
 
 }  // namespace
 
+int64_t verify_shards(const std::string& directory, const Manifest& manifest, Split split,
+                      const std::function<void(int64_t, int64_t)>& progress) {
+  const int64_t width = size_of(manifest.dtype), total = manifest.split(split).tokens() * width;
+  int64_t done = 0;
+  for (const ShardInfo& info : manifest.split(split).shards) {
+    const InputFile file((std::filesystem::path(directory) / info.file).string());
+    const int64_t begin = static_cast<int64_t>(sizeof(ShardHeader)), end = begin + info.tokens * width;
+    const uint64_t hash = checksum_of_file(file, begin, end, [&](int64_t bytes) {
+      if (progress) progress(done + bytes, total);
+    });
+    require(hash == info.xxh3, file.path(), ": corrupt: its checksum is not the one in ", kManifestFile);
+    done += end - begin;
+  }
+  return done;
+}
+
 Manifest verify_set(const std::string& directory) {
   const Manifest manifest = read_manifest(directory);
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(manifest.tokenizer);
@@ -48,9 +57,9 @@ Manifest verify_set(const std::string& directory) {
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;
     const TokenSet set(directory, split);
+    verify_shards(directory, manifest, split);
     int64_t begin = 0;
     for (const ShardInfo& info : manifest.split(split).shards) {
-      verify_checksum((std::filesystem::path(directory) / info.file).string(), info, manifest);
       verify_counts(set, begin, info, lengths);
       begin += info.tokens;
     }
