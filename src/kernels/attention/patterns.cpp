@@ -173,13 +173,13 @@ void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const Att
   const int64_t B = input.q.size(0), T = input.q.size(1), H = input.q.size(2), D = input.q.size(3);
   require_tensor(q_segment, kOp, "q_segment", DType::kU16, {B, H, T});
   require_tensor(k_segment, kOp, "k_segment", DType::kU16, {B, H, T});
-  if (input.k) require(input.k.shape == input.q.shape && input.k.stride[3] == 1, kOp, ": k must be like q");
+  if (input.k) require(input.k.same_shape(input.q) && input.k.stride[3] == 1, kOp, ": k must be like q");
   if (needs_projections(pattern))
     require_tensor(input.projections, kOp, "projections", DType::kF32, {H, pattern.buckets / 2, D});
   require_elements(input.samples, kOp, "samples", DType::kI32, B);
   if (input.shared_keys) {
     require(!input.k, kOp, ": keys of their own and shared_keys exclude each other");
-    require(input.shared_keys.contiguous() && input.shared_keys.shape == input.q.shape &&
+    require(input.shared_keys.contiguous() && input.shared_keys.same_shape(input.q) &&
                 input.shared_keys.dtype == input.q.dtype,
             kOp, ": shared_keys must be contiguous and like q, not ", input.shared_keys.describe());
     require_tensor(input.inverse_norm, kOp, "inverse_norm", DType::kF32, {B, T, H});

@@ -142,6 +142,8 @@ TEST_F(AttentionGraph, ReplaysEqualRunningAnew) {
   check_replays(hash, true, 128);
   check_replays({.pattern = "dense", .attend_self = {}}, false, 64);
   check_replays({.pattern = "drop", .attend_self = {}}, false, 128);
+  check_replays({.pattern = "drop", .attend_self = {}}, true, 64);
+  check_replays({.pattern = "drop", .attend_self = {}}, true, 128);
 }
 
 }  // namespace
