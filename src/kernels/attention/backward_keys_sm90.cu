@@ -60,6 +60,7 @@ __device__ inline void load_parts(float (&dq)[kN], const float4* from) {
 [[maybe_unused]] __device__ inline unsigned claim(const RingBlock& block, const Problem& p, int warp) {
   const unsigned nobody = block.use * kMeeting;
   unsigned before = nobody;
+  // Relaxed, as SharedSums::wait: the second one reads what the first has written by load_coherent, in the L2 cache.
   if (threadIdx.x % 32 == 0)
     asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], %2, %3;"
                  : "=r"(before)
@@ -227,8 +228,11 @@ struct SharedSums {
   }
   // A look at whose turn it is, for wait() later.
   __device__ unsigned look(int block) const { return load_relaxed(place_of(block).block.turn(p, warp)); }
-  // Until it is this tile's. Nothing that comes after is begun before the value has arrived, and sums only ever are in
-  // the L2 cache, so that there is nothing to invalidate.
+  // Until it is this tile's. The loads are relaxed where the memory model asks for an acquire. It holds on the
+  // hardware: what comes after depends on the value by a branch, and loads and reductions are not begun before a branch
+  // is decided; they are volatile, so that the compiler keeps their order; and all of them, and the other tile's before
+  // its release, are performed in the L2 cache, so that L1 has no copy that an acquire would have to drop. Acquiring
+  // costs 3 % of dense backward at 16,384 tokens.
   __device__ void wait(int block, unsigned seen) const {
     const Place place = place_of(block);
     for (const Spin spin(SpinSite::kTurn, static_cast<uint32_t>(block)); seen != place.turn(); spin.again())
