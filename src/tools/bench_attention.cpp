@@ -45,9 +45,8 @@ void AttentionOperands::assign(Context& ctx, uint32_t step) const {
                    .samples = samples,
                    .seed = 1,
                    .step = step,
-                   .layer = 0,
-                   .shared_keys = keys,
-                   .inverse_norm = inverse_norm});
+                   .layer = 0},
+                  {keys, inverse_norm});
 }
 void AttentionOperands::build(Context& ctx) const {
   build_segments(ctx, segments, attends_self(shape.pattern));

@@ -534,9 +534,10 @@ std::string describe_attention(const Context& /*ctx*/) {
          (uses_portable_attention() ? "SCFA_ATTENTION=portable" : sm90::probe().reason);
 }
 
+// By compute capability, as memory is planned before anything runs: the trial that probe() makes is a launch.
 int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int64_t D) {
   return kHeaderElements + statistics_size(segments.q_segment.numel()) +
-         (sm90::probe().usable ? sm90::sums_of(segments, D).floats() : 0);
+         (properties().compute == 90 ? sm90::sums_of(segments, D).floats() : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
