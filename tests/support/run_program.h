@@ -24,8 +24,9 @@ struct Outcome {
 
 // Where a program's standard streams go; an empty path is a file of the helper's own, which Outcome holds.
 struct Streams {
-  std::string in = "/dev/null", out, err;
+  std::string in = "/dev/null", out{}, err{};
   bool close_out = false, close_err = false;  // instead
+  int out_fd = -1;                            // instead of out, if it is one
 };
 
 inline pid_t start_program_of_build(std::vector<std::string> words, const Streams& streams) {
@@ -39,6 +40,7 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
       std::freopen(streams.out.c_str(), "w", stdout) == nullptr ||
       std::freopen(streams.err.c_str(), "w", stderr) == nullptr)
     _exit(99);
+  if (streams.out_fd >= 0) ::dup2(streams.out_fd, STDOUT_FILENO);
   if (streams.close_out) ::close(STDOUT_FILENO);
   if (streams.close_err) ::close(STDERR_FILENO);
   execv(arguments[0], arguments.data());
@@ -77,8 +79,11 @@ inline void expect_one_line(const Outcome& outcome, const std::string& start, co
 // Waits until something is so, ten seconds at most.
 template <class Condition>
 bool wait_until(const Condition& condition) {
-  for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  return condition();
+  for (int i = 0; i < 2000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
 }
 
 inline void wait_for(const std::string& path) {
