@@ -6,7 +6,7 @@
 #include <functional>
 #include <utility>
 
-#include "core/human.h"
+#include "core/program.h"
 #include "core/rng.h"
 #include "kernels/adamw.h"
 #include "kernels/attention/decode.h"
@@ -354,8 +354,7 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
     Arena measure(ctx.device());
     Operands planned(ctx, measure, false);
     op.make(ctx, planned, shape);
-    require(!ctx.on_gpu() || measure.used() <= gpu::free_memory(), op.name, ": needs ", format_bytes(measure.used()),
-            " of GPU memory, and ", format_bytes(ctx.on_gpu() ? gpu::free_memory() : 0), " are free");
+    check_fits(ctx, op.name, measure.used());
     Arena arena(ctx.device(), measure.used());
     Operands operands(ctx, arena, true);
     const OpCase c = op.make(ctx, operands, shape);
@@ -368,7 +367,7 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
                   100 * c.flops / ms * 1e3 / peaks.product);
     else
       std::printf("%10s %9s %10s\n", "-", "-", "-");
-    std::fflush(stdout);
+    flush_output();
   }
 }
 

@@ -1,6 +1,7 @@
 // Runs a program of this build as a user would, and what it left: exit code, standard output and standard error.
 #pragma once
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ struct Streams {
   std::string in = "/dev/null", out{}, err{};
   bool close_out = false, close_err = false;  // instead
   int out_fd = -1;                            // instead of out, if it is one
+  int64_t file_limit = -1;                    // bytes that a file may have; more cannot be written
 };
 
 inline pid_t start_program_of_build(std::vector<std::string> words, const Streams& streams) {
@@ -42,6 +44,8 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
     _exit(99);
   if (streams.out_fd >= 0) ::dup2(streams.out_fd, STDOUT_FILENO);
   if (streams.close_out) ::close(STDOUT_FILENO);
+  const rlimit limit{static_cast<rlim_t>(streams.file_limit), static_cast<rlim_t>(streams.file_limit)};
+  if (streams.file_limit >= 0) ::setrlimit(RLIMIT_FSIZE, &limit);
   if (streams.close_err) ::close(STDERR_FILENO);
   execv(arguments[0], arguments.data());
   _exit(98);
