@@ -343,6 +343,13 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
     require(op != std::end(kOps), name, ": is not an op; ./bench op lists them");
     chosen.push_back(*op);
   }
+  const auto bytes_needed = [&](const NamedOp& op) {
+    Arena measure(ctx.device());
+    Operands planned(ctx, measure, false);
+    op.make(ctx, planned, shape);
+    return measure.used();
+  };
+  for (const NamedOp& op : chosen) check_fits(ctx, op.name, bytes_needed(op));
   const CacheFlush flush(ctx);
   const Peaks peaks = measure_peaks(ctx, flush);
   std::printf("%s: copy %.0f GB/s (read + write), product %.2f TFLOP/s (%ld cubed, %s)\n",
@@ -351,11 +358,7 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
   std::printf("%-24s %-44s %10s %10s %9s %7s %10s %9s %10s\n", "op", "sizes", "ms", "MB", "GB/s", "of copy", "GFLOP",
               "TFLOP/s", "of product");
   for (const NamedOp& op : chosen) {
-    Arena measure(ctx.device());
-    Operands planned(ctx, measure, false);
-    op.make(ctx, planned, shape);
-    check_fits(ctx, op.name, measure.used());
-    Arena arena(ctx.device(), measure.used());
+    Arena arena(ctx.device(), bytes_needed(op));
     Operands operands(ctx, arena, true);
     const OpCase c = op.make(ctx, operands, shape);
     const double ms = time_op(ctx, flush, repeats, c.run);

@@ -133,8 +133,8 @@ Json inspect_checkpoint(const std::string& path) {
   return json;
 }
 
-// A row of a run's table of checkpoints. "state": "whole", "broken", "unfinished" (a save that was cut off, which the
-// next one removes) or "not checked".
+// A row of a run's table of checkpoints. "state": "whole", "broken", "unfinished" (a save that goes on, or was cut off
+// and goes with the next), "removed" (while this looked at it) or "not checked".
 Json checkpoint_row(const std::string& folder, const InspectOptions& options, Json& problems) {
   int64_t bytes = 0;
   sizes_of(folder, bytes);
@@ -150,8 +150,8 @@ Json checkpoint_row(const std::string& folder, const InspectOptions& options, Js
   } catch (const Interrupted&) {
     throw;
   } catch (const std::exception& error) {
-    row["state"] = "broken";
-    problems.push_back(error.what());
+    row["state"] = is_there(folder) ? "broken" : "removed";  // by the run, which keeps the newest
+    if (is_there(folder)) problems.push_back(error.what());
   }
   return row;
 }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <iostream>
@@ -74,6 +75,26 @@ const std::vector<std::vector<std::string>> kTalkers = {{"train", "--help"},    
                                                         {"generate", "--help"}, {"generate", "--version"},
                                                         {"bench", "--help"},    {"bench", "op"},
                                                         {"inspect", "-h"},      {"inspect", "--version"}};
+
+const std::vector<std::string> kPrograms = {"train", "prepare_data", "generate", "bench", "inspect"};
+
+TEST(EveryProgram, NamesTheWordThatItDoesNotUnderstand) {
+  for (const std::string& program : kPrograms)
+    for (const char* word : {"-seed", "-lr", "-name=x", "-x3", "--no-such-option", "--no-such-option=3", "--", "--=x"})
+      test::expect_one_line(execute({program, word}), program + ": ", word);
+}
+
+TEST(EveryProgram, TellsItsVersionAndItsOptions) {
+  for (const std::string& program : kPrograms) {
+    const Outcome version = execute({program, "--version"}), help = execute({program, "--help"});
+    EXPECT_EQ(version.code, 0) << version.err;
+    EXPECT_EQ(version.out.find(program + " "), 0u) << version.out;
+    EXPECT_EQ(std::count(version.out.begin(), version.out.end(), '\n'), 1) << version.out;
+    EXPECT_EQ(help.code, 0) << help.err;
+    EXPECT_NE(help.out.find("Usage"), std::string::npos) << help.out;
+    EXPECT_EQ(execute({program, "-h"}).out, help.out);
+  }
+}
 
 TEST(StandardOutput, ThatIsFullOrClosedIsAnError) {
   for (const std::vector<std::string>& words : kTalkers) {
