@@ -197,8 +197,8 @@ class PrepareCliTest : public PrepareErrorsTest {
   std::string run(std::vector<std::string> arguments) {
     std::vector<const char*> argv{"prepare_data"};
     for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-    std::ostringstream out, log;
-    run_prepare_data(static_cast<int>(argv.size()), argv.data(), out, log, false, nullptr);
+    std::ostringstream out;
+    run_prepare_data(static_cast<int>(argv.size()), argv.data(), out, -1, nullptr);
     return out.str();
   }
   std::string run_error(const std::vector<std::string>& arguments) {

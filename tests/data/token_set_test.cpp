@@ -182,7 +182,7 @@ TEST_F(TokenSetTest, ManifestErrorsNameTheKey) {
     std::ofstream(set_ + "/manifest.json") << good;
   };
   expect("\"scfa-tokens\"", "\"tokens\"", "'format' is 'tokens'");
-  expect("\"version\": 1", "\"version\": 9", "version 9 of the format");
+  expect("\"version\": 2", "\"version\": 9", "version 9 of the format");
   expect("\"vocab_size\"", "\"vocab\"", "no key 'vocab_size'");
   expect("\"uint16\"", "\"int8\"", "'dtype' must be uint16 or uint32, not 'int8'");
   expect("\"tokens\": 40", "\"tokens\": -40", "'splits.train.shards[0].tokens' must be a whole number");
