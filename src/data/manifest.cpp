@@ -61,7 +61,7 @@ void check_version(const JsonReader& root, const Json& json) {
   require(version == 1 || version == kVersion, root.path(), ": version ", version, " of the format, this program ",
           "reads versions 1 and ", kVersion);
   require((version == 1) != root.has(kChecksum), root.path(), ": corrupt: version ", version,
-          version == 1 ? " has no key '" : " has a key '", kChecksum, "'");
+          version == 1 ? " has a key '" : " has no key '", kChecksum, "'");
   if (version > 1)
     require(root.text(kChecksum) == checksum(json), root.path(), ": corrupt: its checksum is not the one written");
 }
