@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <pty.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -145,20 +146,25 @@ TEST_F(PrepareProgramTest, LowMemoryIsNotCalledCorruptData) {
   EXPECT_EQ(left(), (std::vector<std::string>{"set"}));
 }
 
-// What a program writes to a terminal of some columns as its standard error.
+// The standard error is a terminal, which becomes narrower (or wider) once something has been written to it.
 TEST_F(PrepareProgramTest, TheProgressLineFitsTheTerminal) {
   std::string text;
   for (int i = 0; text.size() < 2'000'000; ++i) text += concat("Line ", i, " of a text that is long enough.\n");
   test::write_text(input_, text);
-  for (const unsigned short columns : {20, 45, 100}) {
+  for (const auto& [before, after] : {std::pair<unsigned short, unsigned short>{45, 45}, {100, 20}, {20, 100}}) {
     int ours = -1, theirs = -1;
-    winsize size{24, columns, 0, 0};
-    ASSERT_EQ(openpty(&ours, &theirs, nullptr, nullptr, &size), 0);
+    const winsize first{24, before, 0, 0}, then{24, after, 0, 0};
+    ASSERT_EQ(openpty(&ours, &theirs, nullptr, nullptr, &first), 0);
     const std::string terminal = ttyname(theirs);
     std::string seen;
+    size_t resized = 0;
     std::thread reader([&] {
       char block[4096];
-      for (ssize_t got; (got = ::read(ours, block, sizeof block)) > 0;) seen.append(block, static_cast<size_t>(got));
+      for (ssize_t got; (got = ::read(ours, block, sizeof block)) > 0;) {
+        seen.append(block, static_cast<size_t>(got));
+        if (resized == 0 && seen.find("MB/s") != std::string::npos)
+          ioctl(ours, TIOCSWINSZ, &then), resized = seen.size();
+      }
     });
     EXPECT_EQ(shell(concat("(cat a.txt; sleep 0.4; cat a.txt; sleep 0.4; cat a.txt) | "
                            "$P --input - --tokenizer bytes --output set --overwrite >out.txt 2>",
@@ -167,12 +173,13 @@ TEST_F(PrepareProgramTest, TheProgressLineFitsTheTerminal) {
     ::close(theirs);
     reader.join();
     ::close(ours);
-    EXPECT_NE(seen.find(columns > 45 ? "tokens" : "MB/s"), std::string::npos) << seen;
+    EXPECT_NE(seen.find("MB/s", resized), std::string::npos) << seen;
     EXPECT_EQ(seen.find('\n'), std::string::npos) << seen;
     size_t start = 0;  // of what stands in one row
     for (size_t at = 0; at <= seen.size(); ++at) {
       if (at < seen.size() && seen[at] != '\r' && seen[at] != '\033') continue;
-      EXPECT_LE(at - start, columns + 2u) << seen.substr(start, at - start);  // "[K" of the escape before it
+      const size_t columns = start > resized ? after : before;
+      EXPECT_LE(at - start, columns + 2) << seen.substr(start, at - start);  // "[K" of the escape before it
       start = at + 1;
     }
   }

@@ -171,7 +171,7 @@ TEST_F(PrepareErrorsTest, FoldersWithoutRightsAreNamed) {
   expect(made, "in/locked: cannot be listed: Permission denied");
   made = options(input);
   made.set.directory = folder_.file("ro/set");
-  expect(made, "cannot be written: Permission denied");
+  expect(made, "/ro: cannot be written: Permission denied");
   made.set.directory = folder_.file("ro/new/set");
   expect(made, "ro/new: cannot be created: Permission denied");
   const std::string error = error_without_rights([&] { const StagedFolder staged(folder_.file("ro/deep/x"), {}); });
