@@ -5,6 +5,8 @@
 #pragma once
 #include <atomic>
 
+#include "core/error.h"
+
 namespace scfa {
 
 // program, on_stop and on_save must outlive the program. on_stop says what it will do: "ending after this step, with a
@@ -18,5 +20,17 @@ int stop_signal();                          // that asked to stop first; 0 if no
 const std::atomic<bool>& stop_requested();  // the same as a flag that other threads can look at
 void request_stop(int signal);              // as if that signal had come, without a word
 bool take_save_request();                   // whether a save was asked for since the last call
+
+// Thrown where work ends because a signal asked for it; the program's exit code is then 128 + that signal.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+
+// Throws Interrupted with the parts put together, if a signal asked to stop.
+template <class... Parts>
+void check_stop(const Parts&... parts) {
+  if (stop_requested()) throw Interrupted(concat(parts...));
+}
 
 }  // namespace scfa

@@ -35,7 +35,7 @@ class FileSource final : public ByteSource {
 
   size_t read(char* out, size_t size) override {
     while (true) {
-      require(control_.stop == nullptr || !*control_.stop, name(), ": reading was interrupted");
+      control_.check_stop(name(), ": reading was interrupted");
       if (waits_ && !wait_readable(fd_)) continue;  // a pipe: look up now and then, whether to stop
       const ssize_t got = ::read(fd_, out, size);
       if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;

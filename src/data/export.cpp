@@ -25,7 +25,7 @@ void write_tokens(const TokenSet& set, int64_t begin, int64_t end, OutputFile& o
   std::vector<int32_t> tokens(kBlock);
   std::vector<uint16_t> packed(kBlock);
   for (int64_t at = begin; at < end;) {
-    require(!stop_requested(), "interrupted; nothing was written");
+    check_stop("interrupted; nothing was written");
     const int64_t count = std::min(kBlock, end - at);
     set.read(at, count, tokens.data());
     std::copy(tokens.begin(), tokens.begin() + count, packed.begin());

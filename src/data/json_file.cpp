@@ -1,34 +1,67 @@
 #include "data/json_file.h"
 
-#include <set>
+#include <unordered_set>
+#include <vector>
 
 #include "data/input_file.h"
 
 namespace scfa {
 
+namespace {
+
+// Looks at a text without keeping it: an object of very many keys would take minutes to build.
+class Watcher : public nlohmann::json_sax<Json> {
+ public:
+  Watcher(const std::string& origin, const JsonLimits& limits) : origin_(origin), limits_(limits) {}
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& key) override {
+    require(keys_.back().insert(key).second, origin_, ": key \"", abbreviate(key), "\" is there twice");
+    require(keys_.back().size() <= limits_.keys, origin_, ": more than ", limits_.keys, " keys in one object");
+    return true;
+  }
+  bool parse_error(size_t, const std::string&, const Json::exception& error) override {
+    const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
+    const size_t start = what.find("] ");
+    fail(origin_, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
+  }
+
+ private:
+  bool open() {
+    keys_.emplace_back();
+    require(keys_.size() <= static_cast<size_t>(limits_.depth), origin_, ": nested more than ", limits_.depth, " deep");
+    return true;
+  }
+  bool close() {
+    keys_.pop_back();
+    return true;
+  }
+
+  const std::string& origin_;
+  const JsonLimits& limits_;
+  std::vector<std::unordered_set<std::string>> keys_;  // of each object or array that is open
+};
+
+}  // namespace
+
 Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
   require(static_cast<int64_t>(text.size()) <= limits.bytes, origin, ": ", text.size(),
           " bytes, more than such a file can have (", limits.bytes, ")");
-  std::vector<std::set<std::string>> open;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > limits.depth) fail(origin, ": nested more than ", limits.depth, " deep");
-    if (event == Json::parse_event_t::object_start) open.emplace_back();
-    if (event == Json::parse_event_t::object_end) open.pop_back();
-    if (event == Json::parse_event_t::key) {
-      const auto key = parsed.get<std::string>();
-      require(open.back().insert(key).second, origin, ": key \"", abbreviate(key), "\" is there twice");
-      require(open.back().size() <= limits.keys, origin, ": more than ", limits.keys, " keys in one object");
-    }
-    return true;
-  };
-  Json json;
-  try {
-    json = Json::parse(text, watch, true, true);
-  } catch (const Json::exception& error) {
-    const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
-    const size_t start = what.find("] ");
-    fail(origin, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
-  }
+  const size_t zero = text.find('\0');  // the parser takes one for the end
+  require(zero == std::string::npos, origin, ": not valid JSON: byte ", zero, " is zero");
+  Watcher watcher(origin, limits);
+  Json::sax_parse(text, &watcher, Json::input_format_t::json, true, true);
+  Json json = Json::parse(text, nullptr, true, true);
   require(json.is_object(), origin, ": must hold a JSON object");
   return json;
 }
@@ -38,6 +71,7 @@ Json read_json_file(const std::string& path, const JsonLimits& limits) {
 }
 
 std::string shown(const Json& value) {
+  if (value.is_string()) return '"' + abbreviate(value.get_ref<const std::string&>()) + '"';
   return abbreviate(value.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 

@@ -19,6 +19,7 @@ namespace scfa {
 namespace {
 
 constexpr size_t kInFlightBytes = size_t{64} << 20;
+constexpr const char* kInterrupted = "interrupted; nothing was written";
 constexpr int kMaxThreads = 64;  // more than one reading thread can feed
 
 int thread_count(int asked) {
@@ -76,7 +77,7 @@ class DocumentWriter {
 class EncodePipeline {
  public:
   EncodePipeline(InputReader& reader, ReadControl& control, const PrepareOptions& options)
-      : stop_(control.stop), budget_(kInFlightBytes) {
+      : control_(control), budget_(kInFlightBytes) {
     const int encoders = thread_count(options.threads);
     try {
       for (int i = 0; i < encoders; ++i) threads_.emplace_back([&] { encode(options); });
@@ -95,8 +96,9 @@ class EncodePipeline {
   template <class Write>
   void drain(const Write& write) {
     while (std::optional<Pending> pending = order_.pop()) {
-      while (pending->result.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) check_stop();
-      check_stop();
+      while (pending->result.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready)
+        control_.check_stop(kInterrupted);
+      control_.check_stop(kInterrupted);
       write(pending->result.get());
       budget_.release(pending->charge);
     }
@@ -120,8 +122,6 @@ class EncodePipeline {
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
   }
-
-  void check_stop() const { require(stop_ == nullptr || !*stop_, "interrupted; nothing was written"); }
 
   void read(InputReader& reader, ReadControl& control, const std::string& tokenizer_name) {
     try {
@@ -153,7 +153,7 @@ class EncodePipeline {
     }
   }
 
-  const std::atomic<bool>* stop_;
+  const ReadControl& control_;
   std::atomic<bool> cancelled_{false};
   ByteBudget budget_;
   WorkQueue<Job> work_;
@@ -198,7 +198,7 @@ PrepareResult prepare(const PrepareOptions& options, const std::function<void(co
     std::filesystem::create_directory(folder);
     write_export(set.folder(), parse_export_form(options.export_form), folder);
   }
-  require(stop == nullptr || !*stop, "interrupted; nothing was written");
+  control.check_stop(kInterrupted);
   result.left_over = set.commit();
   return result;
 }

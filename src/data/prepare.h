@@ -37,7 +37,8 @@ struct PrepareResult {
   std::vector<std::string> left_over;  // paths of files that came into a replaced set in the last moment; they stay
 };
 
-// Throws Error if anything is wrong, or once *stop is set; nothing is left behind then. `progress` is called often.
+// Throws Error if anything is wrong, Interrupted (core/signals.h) once *stop is set; nothing is left behind then.
+// `progress` is called often.
 PrepareResult prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress = {},
                       const std::atomic<bool>* stop = nullptr);
 

@@ -188,7 +188,7 @@ void SetWriter::hold_out_tail(SplitInfo all) {
   for (const ShardInfo& shard : all.shards) {
     const InputFile file(shard.file);
     for (int64_t at = 0; at < shard.tokens; at += static_cast<int64_t>(block.size())) {
-      require(!stop_requested(), "interrupted; nothing was written");
+      check_stop("interrupted; nothing was written");
       const int64_t before_cut = cut - train.tokens();
       const int64_t count = std::min({kBlock, shard.tokens - at, before_cut > 0 ? before_cut : kBlock});
       manifest_.dtype == TokenType::kU16 ? unpack<uint16_t>(file, at, count, block)
