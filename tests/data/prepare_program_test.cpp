@@ -140,7 +140,8 @@ TEST_F(PrepareProgramTest, LowMemoryIsNotCalledCorruptData) {
   // A frame with a window of 1 GiB and one block of five bytes as they are.
   folder_.put("wide.txt.zst", std::string("\x28\xB5\x2F\xFD\x00\xA0\x29\x00\x00hello", 14));
   EXPECT_EQ(shell("$P --input wide.txt.zst --tokenizer bytes --output set >out.txt 2>err.txt"), 0) << err();
-  EXPECT_EQ(shell("ulimit -v 700000; $P --input wide.txt.zst --tokenizer bytes --threads 1 --output small 2>err.txt"),
+  EXPECT_EQ(shell("export OMP_NUM_THREADS=1; ulimit -v 1000000; $P --input wide.txt.zst --tokenizer bytes --threads 1 "
+                  "--output small 2>err.txt"),
             1);
   expect_one_line("wide.txt.zst: not enough memory to decompress it");
   EXPECT_EQ(left(), (std::vector<std::string>{"set"}));
