@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/signals.h"
+
 namespace scfa {
 
 class ByteSource {
@@ -32,7 +34,13 @@ class ByteSource {
 // What watches and stops the reading of files from outside.
 struct ReadControl {
   std::atomic<int64_t> bytes{0};            // read so far
-  const std::atomic<bool>* stop = nullptr;  // set: reads throw Error
+  const std::atomic<bool>* stop = nullptr;  // set: reads throw Interrupted
+
+  // Throws Interrupted (core/signals.h) with the parts put together, if `stop` is set.
+  template <class... Parts>
+  void check_stop(const Parts&... parts) const {
+    if (stop != nullptr && *stop) throw Interrupted(concat(parts...));
+  }
 };
 
 // A file, or standard input for the path "-".

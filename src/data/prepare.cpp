@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <future>
+#include <optional>
+#include <system_error>
 #include <thread>
 
 #include "core/error.h"
@@ -16,10 +19,12 @@ namespace scfa {
 namespace {
 
 constexpr size_t kInFlightBytes = size_t{64} << 20;
+constexpr const char* kInterrupted = "interrupted; nothing was written";
 constexpr int kMaxThreads = 64;  // more than one reading thread can feed
 
 int thread_count(int asked) {
-  require(asked >= 0 && asked <= 1024, "--threads must lie between 0 (one a core) and 1024, not ", asked);
+  require(asked >= 0 && asked <= kMaxAskedThreads, "--threads must lie between 0 (one a core) and ", kMaxAskedThreads,
+          ", not ", asked);
   return asked > 0 ? asked : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
 }
 
@@ -27,7 +32,10 @@ int thread_count(int asked) {
 class DocumentWriter {
  public:
   DocumentWriter(SetWriter& set, const SetOptions& options, uint32_t end_of_text)
-      : set_(set), options_(options), end_of_text_(end_of_text) {}
+      : set_(set),
+        seed_(options.seed),
+        fraction_(options.val_fraction.value_or(kDefaultValFraction)),
+        end_of_text_(end_of_text) {}
 
   void write(const EncodedPiece& piece) {
     if (!piece.continues) end_document();
@@ -48,7 +56,7 @@ class DocumentWriter {
  private:
   SplitWriter& current() { return set_.split(split_); }
   void begin_document() {
-    split_ = is_held_out(options_.seed, documents_++, options_.val_fraction) ? Split::kVal : Split::kTrain;
+    split_ = is_held_out(seed_, documents_++, fraction_) ? Split::kVal : Split::kTrain;
     open_ = true;
   }
   void end_document() {
@@ -57,7 +65,8 @@ class DocumentWriter {
   }
 
   SetWriter& set_;
-  const SetOptions& options_;
+  uint64_t seed_;
+  double fraction_;
   uint32_t end_of_text_;
   Split split_ = Split::kTrain;
   bool open_ = false;
@@ -68,27 +77,32 @@ class DocumentWriter {
 class EncodePipeline {
  public:
   EncodePipeline(InputReader& reader, ReadControl& control, const PrepareOptions& options)
-      : stop_(control.stop), budget_(kInFlightBytes) {
-    threads_.emplace_back([&] { read(reader, control, options.tokenizer); });
-    for (int i = 0; i < thread_count(options.threads); ++i) threads_.emplace_back([&] { encode(options); });
+      : control_(control), budget_(kInFlightBytes) {
+    const int encoders = thread_count(options.threads);
+    try {
+      for (int i = 0; i < encoders; ++i) threads_.emplace_back([&] { encode(options); });
+      threads_.emplace_back([&] { read(reader, control, options.tokenizer); });
+    } catch (const std::system_error& error) {
+      const size_t started = threads_.size();
+      end();
+      fail("only ", started, " of ", encoders + 1, " threads could be started: ", error.code().message(),
+           "; --threads N asks for fewer");
+    }
   }
 
-  ~EncodePipeline() {
-    cancelled_ = true;
-    budget_.cancel();
-    work_.close();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~EncodePipeline() { end(); }
 
   // Calls `write` with each encoded piece.
   template <class Write>
   void drain(const Write& write) {
     while (std::optional<Pending> pending = order_.pop()) {
-      while (pending->result.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) check_stop();
-      check_stop();
+      while (pending->result.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready)
+        control_.check_stop(kInterrupted);
+      control_.check_stop(kInterrupted);
       write(pending->result.get());
       budget_.release(pending->charge);
     }
+    if (read_error_) std::rethrow_exception(read_error_);
   }
 
  private:
@@ -101,7 +115,13 @@ class EncodePipeline {
     size_t charge;
   };
 
-  void check_stop() const { require(stop_ == nullptr || !*stop_, "interrupted; nothing was written"); }
+  void end() {
+    cancelled_ = true;
+    budget_.cancel();
+    work_.close();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
 
   void read(InputReader& reader, ReadControl& control, const std::string& tokenizer_name) {
     try {
@@ -114,31 +134,31 @@ class EncodePipeline {
         work_.push(std::move(job));
       });
     } catch (...) {
-      std::promise<EncodedPiece> failed;
-      failed.set_exception(std::current_exception());
-      order_.push({failed.get_future(), 0});
+      read_error_ = std::current_exception();  // of what follows all pieces so far
     }
     order_.close();
     work_.close();
   }
 
   void encode(const PrepareOptions& options) {
-    PieceEncoder encoder(options.tokenizer, options.input.field, options.input.separator);
+    std::optional<PieceEncoder> encoder;  // made where errors are caught
     while (std::optional<Job> job = work_.pop()) {
       if (cancelled_) continue;
       try {
-        job->result.set_value(encoder.encode(job->piece));
+        if (!encoder) encoder.emplace(options.tokenizer, options.input.field, options.input.separator);
+        job->result.set_value(encoder->encode(job->piece));
       } catch (...) {
         job->result.set_exception(std::current_exception());
       }
     }
   }
 
-  const std::atomic<bool>* stop_;
+  const ReadControl& control_;
   std::atomic<bool> cancelled_{false};
   ByteBudget budget_;
   WorkQueue<Job> work_;
   WorkQueue<Pending> order_;
+  std::exception_ptr read_error_;  // set before order_ is closed
   std::vector<std::thread> threads_;
 };
 
@@ -151,6 +171,7 @@ bool is_held_out(uint64_t seed, int64_t index, double fraction) {
 
 PrepareResult prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress,
                       const std::atomic<bool>* stop) {
+  thread_count(options.threads);  // refused before anything is touched
   const auto tokenizer = make_tokenizer(options.tokenizer);
   if (!options.export_form.empty()) parse_export_form(options.export_form);
   InputReader reader(options.input);
@@ -171,11 +192,14 @@ PrepareResult prepare(const PrepareOptions& options, const std::function<void(co
       if (progress) progress(state);
     });
   }
-  PrepareResult result{set.finish(), reader.skipped()};
-  if (!options.export_form.empty())
-    export_set(set.folder(), parse_export_form(options.export_form), set.folder() + "/" + options.export_form);
-  require(stop == nullptr || !*stop, "interrupted; nothing was written");
-  set.commit();
+  PrepareResult result{set.finish(), reader.skipped(), reader.skipped_links(), {}};
+  if (!options.export_form.empty()) {
+    const std::string folder = set.folder() + "/" + options.export_form;
+    std::filesystem::create_directory(folder);
+    write_export(set.folder(), parse_export_form(options.export_form), folder);
+  }
+  control.check_stop(kInterrupted);
+  result.left_over = set.commit();
   return result;
 }
 

@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "data/inputs.h"
 #include "data/set_writer.h"
 
 namespace scfa {
+
+inline constexpr int kMaxAskedThreads = 1024;
 
 struct PrepareOptions {
   InputOptions input;
@@ -29,10 +32,13 @@ struct PrepareProgress {
 
 struct PrepareResult {
   Manifest manifest;
-  int64_t skipped_files = 0;  // of folders and archives, for their extension
+  int64_t skipped_files = 0;           // of folders and archives, for their extension
+  int64_t skipped_links = 0;           // likewise, because they are links
+  std::vector<std::string> left_over;  // paths of files that came into a replaced set in the last moment; they stay
 };
 
-// Throws Error if anything is wrong, or once *stop is set; nothing is left behind then. `progress` is called often.
+// Throws Error if anything is wrong, Interrupted (core/signals.h) once *stop is set; nothing is left behind then.
+// `progress` is called often.
 PrepareResult prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress = {},
                       const std::atomic<bool>* stop = nullptr);
 

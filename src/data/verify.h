@@ -14,7 +14,7 @@ Manifest verify_set(const std::string& directory);
 
 // Compares the checksums of all shards of a split with the manifest, at the speed of the disk or of memory.
 // progress(bytes done, bytes in all), which may be empty, is called often. Returns the bytes read. Throws Error naming
-// the shard that is not as it was written, or once a signal asked to stop.
+// the shard that is not as it was written, Interrupted once a signal asked to stop.
 int64_t verify_shards(const std::string& directory, const Manifest& manifest, Split split,
                       const std::function<void(int64_t, int64_t)>& progress = {});
 

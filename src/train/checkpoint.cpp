@@ -137,7 +137,8 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
                             const Optimizer& optimizer) {
   const Context& ctx = model.context();
   const std::string path = fs::path(run) / name_of_step(state.step);
-  StagedFolder folder(path);
+  const IsOurs is_ours = is_one_of({kModelFile, kOptimizerFile, kStateFile});
+  StagedFolder folder(path, is_ours);
   Json files;
   const auto write = [&](const char* name, const std::vector<NamedTensor>& tensors) {
     const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
@@ -155,7 +156,7 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
                      {"files", files},
                      {"config", to_json(state.config)}};
   write_file(folder.file(kStateFile), json.dump(2) + "\n");
-  folder.commit();
+  folder.replace(is_ours);
   remove_old(run, state.step, state.config.checkpoint.keep);
   return path;
 }
