@@ -1,7 +1,5 @@
 // The programs as a user meets them: exit codes, one line of error, signals.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -10,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "support/run_program.h"
 #include "support/tiny_run.h"
 #include "train/config_io.h"
 
@@ -17,64 +16,30 @@ namespace scfa {
 namespace {
 
 namespace fs = std::filesystem;
+using test::execute;
+using test::expect_one_line;
+using test::Outcome;
 using test::TinyRun;
-
-struct Outcome {
-  int code;
-  std::string out, err;
-};
-
-// Runs a program of this build; act(pid) is called once it has started.
-template <class Act>
-Outcome execute(const TinyRun& tiny, std::vector<std::string> words, const Act& act) {
-  const std::string out = tiny.folder / "out.txt", err = tiny.folder / "err.txt";
-  words[0] = std::string(SCFA_BINARY_DIR) + "/" + words[0];
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    if (std::freopen(out.c_str(), "w", stdout) == nullptr || std::freopen(err.c_str(), "w", stderr) == nullptr)
-      _exit(99);
-    execv(arguments[0], arguments.data());
-    _exit(98);
-  }
-  act(pid);
-  int status = 0;
-  waitpid(pid, &status, 0);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), test::read_text(out), test::read_text(err)};
-}
-Outcome execute(const TinyRun& tiny, const std::vector<std::string>& words) {
-  return execute(tiny, words, [](pid_t) {});
-}
-
-void expect_one_line(const Outcome& outcome, const std::string& start, const std::string& part) {
-  EXPECT_EQ(outcome.code, 1) << outcome.err;
-  EXPECT_EQ(outcome.err.substr(0, start.size()), start) << outcome.err;
-  EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err;
-  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-}
+using test::wait_for;
 
 TEST(Programs, BadCommandLinesAreOneLineAndExitCodeOne) {
-  const TinyRun tiny;
-  expect_one_line(execute(tiny, {"train"}), "train: ", "--config");
-  expect_one_line(execute(tiny, {"train", "--config", "nowhere.json"}), "train: ", "nowhere.json");
-  expect_one_line(execute(tiny, {"train", "--config", "x", "--train.stepz", "3"}), "train: ", "train.steps");
-  expect_one_line(execute(tiny, {"train", "--config", "x", "stray"}), "train: ", "stray");
-  expect_one_line(execute(tiny, {"train", "--config"}), "train: ", "config");
-  expect_one_line(execute(tiny, {"generate"}), "generate: ", "--checkpoint");
-  expect_one_line(execute(tiny, {"generate", "--checkpoint", "nowhere"}), "generate: ", "nowhere");
-  expect_one_line(execute(tiny, {"bench"}), "bench: ", "attention");
-  expect_one_line(execute(tiny, {"bench", "everything"}), "bench: ", "everything");
+  expect_one_line(execute({"train"}), "train: ", "--config");
+  expect_one_line(execute({"train", "--config", "nowhere.json"}), "train: ", "nowhere.json");
+  expect_one_line(execute({"train", "--config", "x", "--train.stepz", "3"}), "train: ", "train.steps");
+  expect_one_line(execute({"train", "--config", "x", "stray"}), "train: ", "stray");
+  expect_one_line(execute({"train", "--config"}), "train: ", "config");
+  expect_one_line(execute({"generate"}), "generate: ", "--checkpoint");
+  expect_one_line(execute({"generate", "--checkpoint", "nowhere"}), "generate: ", "nowhere");
+  expect_one_line(execute({"bench"}), "bench: ", "attention");
+  expect_one_line(execute({"bench", "everything"}), "bench: ", "everything");
 }
 
 TEST(Programs, HelpComesFromTheDeclaration) {
-  const TinyRun tiny;
-  const Outcome help = execute(tiny, {"train", "--help"});
+  const Outcome help = execute({"train", "--help"});
   EXPECT_EQ(help.code, 0);
   for (const FieldDoc& doc : config_docs()) EXPECT_NE(help.out.find("--" + doc.key), std::string::npos) << doc.key;
-  EXPECT_EQ(execute(tiny, {"generate", "--help"}).code, 0);
-  EXPECT_EQ(execute(tiny, {"bench", "--help"}).code, 0);
+  EXPECT_EQ(execute({"generate", "--help"}).code, 0);
+  EXPECT_EQ(execute({"bench", "--help"}).code, 0);
 }
 
 // A config file for a run that takes long enough to be interrupted.
@@ -87,18 +52,13 @@ std::vector<std::string> long_run(const TinyRun& tiny) {
   return {"train", "--config", tiny.folder / "tiny.json", "--train.steps", "400", "--attention.buckets=2"};
 }
 
-void wait_for(const std::string& path) {
-  for (int i = 0; i < 2000 && !fs::exists(path); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  ASSERT_TRUE(fs::exists(path));
-}
-
 TEST(Programs, ResumeAfterSignalsEqualsTheRunNeverStopped) {
   TinyRun whole, stopped;
-  const Outcome reference = execute(whole, long_run(whole));
+  const Outcome reference = execute(long_run(whole));
   ASSERT_EQ(reference.code, 0) << reference.err;
   EXPECT_NE(reference.out.find("hash with 2 buckets"), std::string::npos) << reference.out;
   std::vector<std::string> words = long_run(stopped);
-  const Outcome terminated = execute(stopped, words, [&](pid_t pid) {
+  const Outcome terminated = execute(words, [&](pid_t pid) {
     wait_for(stopped.path("checkpoint-00000007"));
     kill(pid, SIGTERM);
   });
@@ -109,7 +69,7 @@ TEST(Programs, ResumeAfterSignalsEqualsTheRunNeverStopped) {
   int kills = 0;
   for (int i = 0; i < 3; ++i) {  // killed outright, at whatever it is doing once it trains
     const auto size = fs::file_size(stopped.path("metrics.jsonl"));
-    const Outcome killed = execute(stopped, words, [&](pid_t pid) {
+    const Outcome killed = execute(words, [&](pid_t pid) {
       for (int wait = 0; wait < 4000 && fs::file_size(stopped.path("metrics.jsonl")) < size + 4000; ++wait)
         std::this_thread::sleep_for(std::chrono::milliseconds(5));
       std::this_thread::sleep_for(std::chrono::milliseconds(random() % 30));
@@ -118,7 +78,7 @@ TEST(Programs, ResumeAfterSignalsEqualsTheRunNeverStopped) {
     kills += killed.code == -SIGKILL;
   }
   EXPECT_GT(kills, 0);  // a fast machine may be done before the last
-  const Outcome resumed = execute(stopped, words);
+  const Outcome resumed = execute(words);
   EXPECT_EQ(resumed.code, 0) << resumed.err;
   EXPECT_TRUE(test::read_text(stopped.path("checkpoint-00000400/model.safetensors")) ==
               test::read_text(whole.path("checkpoint-00000400/model.safetensors")));
@@ -126,10 +86,10 @@ TEST(Programs, ResumeAfterSignalsEqualsTheRunNeverStopped) {
 }
 
 TEST(Programs, BenchWritesItsTable) {
-  const TinyRun tiny;
-  const std::string csv = tiny.folder / "attention.csv";
+  const test::TempDir folder;
+  const std::string csv = folder / "attention.csv";
   const Outcome outcome =
-      execute(tiny, {"bench", "attention", "--length", "128", "--heads", "2", "--repeats", "1", "--csv", csv});
+      execute({"bench", "attention", "--length", "128", "--heads", "2", "--repeats", "1", "--csv", csv});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   const std::string text = test::read_text(csv);
   EXPECT_EQ(text.substr(0, text.find('\n')),
@@ -139,19 +99,17 @@ TEST(Programs, BenchWritesItsTable) {
 }
 
 TEST(Programs, BenchTimesEveryOp) {
-  const TinyRun tiny;
-  const Outcome names = execute(tiny, {"bench", "op"});
+  const Outcome names = execute({"bench", "op"});
   EXPECT_EQ(names.code, 0) << names.err;
   std::string list = names.out.substr(names.out.find(':') + 1);
   const auto count = std::count(list.begin(), list.end(), ',') + 1;
-  const Outcome all =
-      execute(tiny, {"bench", "op", "all", "--length", "64", "--heads", "2", "--width", "64", "--outputs", "64",
-                     "--vocabulary", "128", "--parameters", "999", "--repeats", "1"});
+  const Outcome all = execute({"bench", "op", "all", "--length", "64", "--heads", "2", "--width", "64", "--outputs",
+                               "64", "--vocabulary", "128", "--parameters", "999", "--repeats", "1"});
   EXPECT_EQ(all.code, 0) << all.err;
   EXPECT_EQ(std::count(all.out.begin(), all.out.end(), '\n'), count + 2) << all.out;
   EXPECT_EQ(all.out.find("nan"), std::string::npos) << all.out;
-  expect_one_line(execute(tiny, {"bench", "op", "spin"}), "bench: ", "spin");
-  expect_one_line(execute(tiny, {"bench", "op", "cast", "--width", "0"}), "bench: ", "--width");
+  expect_one_line(execute({"bench", "op", "spin"}), "bench: ", "spin");
+  expect_one_line(execute({"bench", "op", "cast", "--width", "0"}), "bench: ", "--width");
 }
 
 }  // namespace

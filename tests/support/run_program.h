@@ -1,0 +1,88 @@
+// Runs a program of this build as a user would, and what it left: exit code, standard output and standard error.
+#pragma once
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/temp_dir.h"
+
+namespace scfa::test {
+
+struct Outcome {
+  int code;  // negative: the signal that ended it
+  std::string out, err;
+};
+
+// Where a program's standard streams go; an empty path is a file of the helper's own, which Outcome holds.
+struct Streams {
+  std::string in = "/dev/null", out, err;
+  bool close_out = false, close_err = false;  // instead
+};
+
+inline pid_t start_program_of_build(std::vector<std::string> words, const Streams& streams) {
+  words[0] = std::string(SCFA_BINARY_DIR) + "/" + words[0];
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  const pid_t pid = fork();
+  if (pid != 0) return pid;
+  if (std::freopen(streams.in.c_str(), "r", stdin) == nullptr ||
+      std::freopen(streams.out.c_str(), "w", stdout) == nullptr ||
+      std::freopen(streams.err.c_str(), "w", stderr) == nullptr)
+    _exit(99);
+  if (streams.close_out) ::close(STDOUT_FILENO);
+  if (streams.close_err) ::close(STDERR_FILENO);
+  execv(arguments[0], arguments.data());
+  _exit(98);
+}
+
+// words[0] is the program's name. act(pid) is called once it has started.
+template <class Act>
+Outcome execute(const std::vector<std::string>& words, const Act& act, Streams streams = {}) {
+  const TempDir folder;
+  if (streams.out.empty()) streams.out = folder / "out.txt";
+  if (streams.err.empty()) streams.err = folder / "err.txt";
+  const pid_t pid = start_program_of_build(words, streams);
+  act(pid);
+  int status = 0;
+  waitpid(pid, &status, 0);
+  const auto left = [](const std::string& path) {
+    return std::filesystem::is_regular_file(path) ? read_text(path) : std::string();
+  };
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), left(streams.out), left(streams.err)};
+}
+
+inline Outcome execute(const std::vector<std::string>& words, const Streams& streams = {}) {
+  return execute(
+      words, [](pid_t) {}, streams);
+}
+
+// One line "NAME: ..." that has `part` in it, and exit code 1.
+inline void expect_one_line(const Outcome& outcome, const std::string& start, const std::string& part) {
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_EQ(outcome.err.substr(0, start.size()), start) << outcome.err;
+  EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err << "lacks " << part;
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+}
+
+// Waits until something is so, ten seconds at most.
+template <class Condition>
+bool wait_until(const Condition& condition) {
+  for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  return condition();
+}
+
+inline void wait_for(const std::string& path) {
+  ASSERT_TRUE(wait_until([&] { return std::filesystem::exists(path); })) << path;
+}
+
+}  // namespace scfa::test
