@@ -15,6 +15,7 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "core/signals.h"
 
 namespace scfa {
 
@@ -47,6 +48,9 @@ void complain(const char* name, const std::string& text) {
 int run_body(const char* name, const std::function<int()>& body) {
   try {
     return body();
+  } catch (const Interrupted& error) {
+    complain(name, error.what());
+    return 128 + stop_signal();
   } catch (const std::bad_alloc&) {
     complain(name, "not enough memory");
   } catch (const std::filesystem::filesystem_error& error) {

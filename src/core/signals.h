@@ -5,6 +5,8 @@
 #pragma once
 #include <atomic>
 
+#include "core/error.h"
+
 namespace scfa {
 
 // program, on_stop and on_save must outlive the program. on_stop says what it will do: "ending after this step, with a
@@ -16,6 +18,14 @@ void reset_signals();
 
 int stop_signal();                          // that asked to stop first; 0 if none has
 const std::atomic<bool>& stop_requested();  // the same as a flag that other threads can look at
+// Thrown by work that ends before its end because a signal asked to stop; run_program turns it into exit code 128 +
+// the signal's number.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+void throw_if_stopped(const std::string& what);  // "WHAT was interrupted"
+
 void request_stop(int signal);              // as if that signal had come, without a word
 bool take_save_request();                   // whether a save was asked for since the last call
 

@@ -72,7 +72,7 @@ uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
   std::vector<char> block(static_cast<size_t>(std::clamp<int64_t>(end - begin, 0, kBlock)));
   Checksum checksum;
   while (begin < end) {
-    require(!stop_requested(), file.path(), ": checking was interrupted");
+    throw_if_stopped(file.path() + ": checking");
     const int64_t part = std::min(kBlock, end - begin);
     file.read(begin, block.data(), part);
     checksum.update(block.data(), static_cast<size_t>(part));
@@ -94,7 +94,7 @@ std::string read_text_file(const std::string& path, int64_t limit) {
   std::vector<char> block(1 << 16);
   bool begun = regular;
   while (true) {
-    require(!stop_requested(), path, ": reading was interrupted");
+    throw_if_stopped(path + ": reading");
     if (!regular && !wait_readable(fd)) continue;
     const ssize_t got = ::read(fd, block.data(), block.size());
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;

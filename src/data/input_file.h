@@ -26,13 +26,13 @@ class InputFile {
   int64_t size_ = 0;
 };
 
-// XXH3-64 of bytes [begin, end) of a file. progress(bytes done) is called now and then. Throws Error once a signal
-// asked to stop (core/signals.h).
+// XXH3-64 of bytes [begin, end) of a file. progress(bytes done) is called now and then. Throws Interrupted
+// once a signal asked to stop (core/signals.h).
 uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
                           const std::function<void(int64_t)>& progress = {});
 
-// The whole of a small file, a pipe perhaps. Throws Error if it has more bytes than `limit`, or once a signal asked to
-// stop.
+// The whole of a small file, a pipe perhaps. Throws Error if it has more bytes than `limit`, Interrupted once a
+// signal asked to stop.
 std::string read_text_file(const std::string& path, int64_t limit);
 
 // Opens a file for reading, without waiting where it is a named pipe that nobody writes to yet; wait_readable does

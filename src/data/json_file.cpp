@@ -6,31 +6,52 @@
 
 namespace scfa {
 
-Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+namespace {
+
+template <class AnyJson>
+AnyJson parse(const std::string& text, const std::string& origin, const JsonLimits& limits) {
   require(static_cast<int64_t>(text.size()) <= limits.bytes, origin, ": ", text.size(),
           " bytes, more than such a file can have (", limits.bytes, ")");
   std::vector<std::set<std::string>> open;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+  const auto watch = [&](int depth, typename AnyJson::parse_event_t event, AnyJson& parsed) {
     if (depth > limits.depth) fail(origin, ": nested more than ", limits.depth, " deep");
-    if (event == Json::parse_event_t::object_start) open.emplace_back();
-    if (event == Json::parse_event_t::object_end) open.pop_back();
-    if (event == Json::parse_event_t::key) {
-      const auto key = parsed.get<std::string>();
+    if (event == AnyJson::parse_event_t::object_start) open.emplace_back();
+    if (event == AnyJson::parse_event_t::object_end) open.pop_back();
+    if (event == AnyJson::parse_event_t::key) {
+      const auto key = parsed.template get<std::string>();
       require(open.back().insert(key).second, origin, ": key \"", abbreviate(key), "\" is there twice");
       require(open.back().size() <= limits.keys, origin, ": more than ", limits.keys, " keys in one object");
     }
     return true;
   };
-  Json json;
   try {
-    json = Json::parse(text, watch, true, true);
-  } catch (const Json::exception& error) {
+    return AnyJson::parse(text, watch, true, true);
+  } catch (const typename AnyJson::exception& error) {
     const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
     const size_t start = what.find("] ");
     fail(origin, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
   }
+}
+
+template <class AnyJson>
+AnyJson parse_object(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  AnyJson json = parse<AnyJson>(text, origin, limits);
   require(json.is_object(), origin, ": must hold a JSON object");
   return json;
+}
+
+}  // namespace
+
+Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  return parse_object<Json>(text, origin, limits);
+}
+
+Json parse_json_value(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  return parse<Json>(text, origin, limits);
+}
+
+SortedJson parse_sorted_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  return parse_object<SortedJson>(text, origin, limits);
 }
 
 Json read_json_file(const std::string& path, const JsonLimits& limits) {

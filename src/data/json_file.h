@@ -20,6 +20,13 @@ struct JsonLimits {
 // JSON, not an object, a key that stands twice, beyond the limits.
 Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
 
+// The same for a value of any kind.
+Json parse_json_value(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
+
+// The same as parse_json with keys in alphabetical order, which are found fast where there are many.
+using SortedJson = nlohmann::json;
+SortedJson parse_sorted_json(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
+
 Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 
 // A value as JSON text for messages, cut short.

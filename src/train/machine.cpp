@@ -4,7 +4,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
+#include <optional>
+#include <string>
 
 #include "core/gpu.h"
 
@@ -34,6 +37,15 @@ int64_t number_in(const char* path) {
   int64_t value = 0;
   std::ifstream(path) >> value;
   return value;
+}
+
+// What a limit of the process leaves of a kind of memory; nothing where there is no limit.
+std::optional<int64_t> left_of(int resource, const char* in_use) {
+  rlimit limit{};
+  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return {};
+  const std::string used = look_up("/proc/self/status", in_use);
+  const int64_t bytes = used.empty() ? 0 : std::stoll(used) * 1024;
+  return std::max<int64_t>(static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, INT64_MAX)) - bytes, 1);
 }
 
 }  // namespace
@@ -69,9 +81,12 @@ double data_sheet_flops(const std::string& gpu) {
 }
 
 int64_t available_memory() {
-  const int64_t machine = memory_line("MemAvailable");
+  int64_t available = memory_line("MemAvailable");
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
-  return limit > 0 ? std::min(machine, std::max<int64_t>(limit - used, 0)) : machine;
+  if (limit > 0) available = std::min(available, std::max<int64_t>(limit - used, 0));
+  for (const std::optional<int64_t> left : {left_of(RLIMIT_AS, "VmSize"), left_of(RLIMIT_DATA, "VmData")})
+    if (left) available = std::min(available, *left);
+  return available;
 }
 
 int64_t peak_memory() {

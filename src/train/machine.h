@@ -23,7 +23,8 @@ std::string device_name(Device device);  // of the GPU, or "cpu"
 // Dense bf16 FLOP/s with f32 accumulation by the vendor's data sheet; 0 for a GPU that is not in our list.
 double data_sheet_flops(const std::string& gpu);
 
-int64_t available_memory();  // bytes that could be allocated now, within the limit of the container if there is one
+// Bytes that could be allocated now, within the limits of the container and of the process (ulimit -v) if there are any.
+int64_t available_memory();
 int64_t peak_memory();       // bytes of resident memory at its highest so far
 
 }  // namespace scfa

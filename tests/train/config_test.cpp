@@ -38,7 +38,7 @@ TEST(Config, AttentionMayBeAListWithOneALayer) {
 }
 
 TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
-  expect_error([] { read_config("nowhere.json"); }, {"nowhere.json", "cannot be read"});
+  expect_error([] { read_config("nowhere.json"); }, {"nowhere.json", "No such file"});
   expect_error([] { parse("{\"train\": {"); }, {"my.json", "line 1"});
   expect_error([] { parse("[]"); }, {"my.json", "JSON object"});
   expect_error([] { parse(R"({"trian": {"steps": 1}})"); }, {"my.json", "trian.steps", "train.steps"});

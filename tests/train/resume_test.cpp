@@ -41,7 +41,7 @@ TEST_P(Resume, EqualsTheRunThatWasNeverStopped) {
     fs::remove(tiny.path("metrics.jsonl"));
     const TrainResult resumed = tiny.run(config, {.resume = true});
     EXPECT_EQ(resumed.step, 12);
-    EXPECT_EQ(resumed.validation.loss, whole.validation.loss);
+    EXPECT_EQ(resumed.validation_loss, whole.validation_loss);
     EXPECT_EQ(tiny.records(1), std::vector<std::string>(losses.begin() + from, losses.end()));
     EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/model.safetensors")) == parameters) << "from " << from;
     EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/optimizer.safetensors")) == moments) << "from " << from;
