@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <filesystem>
 
 #include "core/error.h"
-#include "data/output_file.h"
+#include "data/folder_lock.h"
+#include "data/set_files.h"
 #include "data/token_file.h"
+#include "data/verify.h"
 
 namespace scfa {
 
@@ -31,12 +32,6 @@ void write_tokens(const TokenSet& set, int64_t begin, int64_t end, OutputFile& o
   }
 }
 
-std::string llmc_name(Split split, int64_t index) {
-  char number[24];
-  std::snprintf(number, sizeof(number), "_%06d.bin", static_cast<int>(index));
-  return name_of(split) + std::string(number);
-}
-
 }  // namespace
 
 ExportForm parse_export_form(std::string_view name) {
@@ -45,13 +40,10 @@ ExportForm parse_export_form(std::string_view name) {
   fail("no export form is called '", name, "'; there are nanogpt and llmc");
 }
 
-std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output) {
+std::vector<std::string> write_export(const std::string& directory, ExportForm form, const std::string& folder) {
   const Manifest manifest = read_manifest(directory);
   require(manifest.vocab_size <= 65536, directory, ": ", manifest.vocab_size,
           " entries in the vocabulary; the forms of nanoGPT and llm.c hold tokens of 16 bits");
-  require(!fs::exists(output) || (fs::is_directory(output) && fs::is_empty(output)), output,
-          ": exists; export into a new folder");
-  StagedFolder staged(output);
   std::vector<std::string> names;
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;
@@ -59,9 +51,8 @@ std::vector<std::string> export_set(const std::string& directory, ExportForm for
     const int64_t per_file = form == ExportForm::kLlmC ? kLlmCTokens : set.tokens();
     for (int64_t begin = 0; begin < set.tokens(); begin += per_file) {
       const int64_t end = std::min(set.tokens(), begin + per_file);
-      names.push_back(form == ExportForm::kLlmC ? llmc_name(split, begin / per_file)
-                                                : name_of(split) + std::string(".bin"));
-      OutputFile out(staged.file(names.back()));
+      names.push_back(form == ExportForm::kLlmC ? llmc_name(split, begin / per_file) : nanogpt_name(split));
+      OutputFile out((fs::path(folder) / names.back()).string());
       if (form == ExportForm::kLlmC) {
         const std::array<int32_t, 256> header{kLlmCMagic, kLlmCVersion, static_cast<int32_t>(end - begin)};
         out.append(header.data(), sizeof(header));
@@ -70,6 +61,18 @@ std::vector<std::string> export_set(const std::string& directory, ExportForm for
       out.close();
     }
   }
+  return names;
+}
+
+std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output) {
+  const std::string target = follow_links(output);
+  const FolderLock lock(target);
+  StagedFolder::remove_stale(target, &is_export_entry);
+  require(!fs::exists(fs::symlink_status(target)) || (fs::is_directory(target) && fs::is_empty(target)), output,
+          ": exists; export into a new folder");
+  for (const Split split : {Split::kTrain, Split::kVal}) verify_shards(directory, read_manifest(directory), split);
+  StagedFolder staged(target, &is_export_entry);
+  std::vector<std::string> names = write_export(directory, form, staged.path());
   staged.commit();
   return names;
 }

@@ -15,8 +15,11 @@ enum class ExportForm : uint8_t {
 // "nanogpt" or "llmc". Throws Error naming both.
 ExportForm parse_export_form(std::string_view name);
 
-// Writes both splits of the set in `directory` into the folder `output`, which must not exist or be empty, and returns
-// the names of the files. Throws Error if a token does not fit into 16 bits.
+// Writes both splits of the set in `directory` into `folder`, which is there, and returns the names of the files.
+// Throws Error if a token does not fit into 16 bits.
+std::vector<std::string> write_export(const std::string& directory, ExportForm form, const std::string& folder);
+
+// The same into a folder that must not exist or be empty, and appears once it is complete; checks the shards first.
 std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output);
 
 }  // namespace scfa

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <future>
 #include <thread>
 
@@ -171,11 +172,14 @@ PrepareResult prepare(const PrepareOptions& options, const std::function<void(co
       if (progress) progress(state);
     });
   }
-  PrepareResult result{set.finish(), reader.skipped()};
-  if (!options.export_form.empty())
-    export_set(set.folder(), parse_export_form(options.export_form), set.folder() + "/" + options.export_form);
+  PrepareResult result{set.finish(), reader.skipped(), {}};
+  if (!options.export_form.empty()) {
+    const std::string folder = set.folder() + "/" + options.export_form;
+    std::filesystem::create_directory(folder);
+    write_export(set.folder(), parse_export_form(options.export_form), folder);
+  }
   require(stop == nullptr || !*stop, "interrupted; nothing was written");
-  set.commit();
+  result.left_over = set.commit();
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "data/inputs.h"
 #include "data/set_writer.h"
@@ -29,7 +30,8 @@ struct PrepareProgress {
 
 struct PrepareResult {
   Manifest manifest;
-  int64_t skipped_files = 0;  // of folders and archives, for their extension
+  int64_t skipped_files = 0;           // of folders and archives, for their extension
+  std::vector<std::string> left_over;  // paths of files that came into a replaced set in the last moment; they stay
 };
 
 // Throws Error if anything is wrong, or once *stop is set; nothing is left behind then. `progress` is called often.

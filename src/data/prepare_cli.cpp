@@ -148,6 +148,8 @@ void prepare_command(const PrepareOptions& options, std::ostream& out, std::ostr
     out << "too few documents to choose from: the last tokens of the text are the validation split; --val-fraction "
            "says how many\n";
   if (result.skipped_files > 0) out << result.skipped_files << " files with other extensions were not read\n";
+  for (const std::string& path : result.left_over)
+    out << "not of the set that was replaced, and kept: " << path << "\n";
   const double bytes = static_cast<double>(result.manifest.train.bytes() + result.manifest.val.bytes());
   out << "wrote " << options.set.directory << " in " << std::fixed << std::setprecision(1) << meter.seconds() << " s, "
       << bytes / 1e6 / meter.seconds() << " MB/s\n";

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 
 #include "core/error.h"
 #include "data/checksum.h"
+#include "data/input_file.h"
 #include "data/token_file.h"
 
 namespace scfa {
@@ -27,32 +27,45 @@ void pack(std::span<const uint32_t> tokens, std::vector<char>& out) {
 }
 
 template <class Stored>
-void unpack(const MappedFile& shard, int64_t offset, int64_t count, std::vector<uint32_t>& out) {
-  const auto* from = reinterpret_cast<const Stored*>(shard.data() + sizeof(ShardHeader)) + offset;
-  out.assign(from, from + count);
+void unpack(const InputFile& shard, int64_t offset, int64_t count, std::vector<uint32_t>& out) {
+  constexpr auto kWidth = static_cast<int64_t>(sizeof(Stored));
+  std::vector<Stored> stored(static_cast<size_t>(count));
+  shard.read(static_cast<int64_t>(sizeof(ShardHeader)) + offset * kWidth, stored.data(), count * kWidth);
+  out.assign(stored.begin(), stored.end());
 }
 
-// Refuses a target that holds anything but, if it may be replaced, a prepared set.
 const SetOptions& checked(const SetOptions& options) {
   require(!options.directory.empty(), "no output folder: name one with --output");
   require(options.shard_tokens > 0, "--shard-tokens must be positive, not ", options.shard_tokens);
   require(options.val_fraction >= 0 && options.val_fraction < 1, "--val-fraction must be at least 0 and below 1, not ",
           options.val_fraction);
-  const fs::path target = options.directory;
-  if (!fs::exists(fs::symlink_status(target)) || (fs::is_directory(target) && fs::is_empty(target))) return options;
-  const bool set = fs::is_directory(target) && fs::exists(target / kManifestFile);
-  require(set, options.directory, ": exists and is not a prepared set; choose another --output");
-  require(options.overwrite, options.directory, ": there is a prepared set already; --overwrite replaces it");
   return options;
 }
 
-}  // namespace
-
-std::string shard_name(Split split, size_t index) {
-  char number[24];
-  std::snprintf(number, sizeof(number), "-%05zu.bin", index);
-  return name_of(split) + std::string(number);
+// Refuses a target that holds anything but, if it may be replaced, a prepared set and nothing else; gives the files of
+// that set.
+std::optional<IsOurs> check_target(const SetOptions& options, const std::string& target) {
+  const std::string& name = options.directory;
+  StagedFolder::remove_stale(target, &is_set_entry);
+  if (!fs::exists(fs::symlink_status(target)) || (fs::is_directory(target) && fs::is_empty(target))) return {};
+  require(fs::is_directory(target) && fs::exists(fs::path(target) / kManifestFile), name,
+          ": exists and is not a prepared set; choose another --output");
+  require(options.overwrite, name, ": there is a prepared set already; --overwrite replaces it");
+  IsOurs known;
+  try {
+    known = entries_of(read_manifest(target));
+  } catch (const Error& error) {
+    fail(name, ": not replaced, because what files its set has cannot be told (", error.what(),
+         "); choose another --output, or remove it yourself");
+  }
+  const std::vector<std::string> foreign = foreign_entries(target, known);
+  require(foreign.empty(), name, ": not replaced, because it also holds ", foreign.empty() ? "" : foreign.front(),
+          foreign.size() > 1 ? concat(" and ", foreign.size() - 1, " more") : "", ", which ",
+          foreign.size() > 1 ? "are" : "is", " not of the set; move that away, or choose another --output");
+  return known;
 }
+
+}  // namespace
 
 struct SplitWriter::OpenShard : ShardInfo {
   OpenShard(const std::string& folder, const std::string& name) : out(folder + "/" + name) { file = name; }
@@ -119,7 +132,12 @@ SplitInfo SplitWriter::finish() {
 }
 
 SetWriter::SetWriter(const SetOptions& options, const Tokenizer& tokenizer)
-    : options_(checked(options)), lengths_(tokenizer), staged_(options.directory) {
+    : options_(checked(options)),
+      lengths_(tokenizer),
+      target_(follow_links(options.directory)),
+      lock_(target_),
+      replaced_(check_target(options, target_)),
+      staged_(target_, &is_set_entry) {
   manifest_.tokenizer = tokenizer.name();
   manifest_.vocab_size = tokenizer.vocab_size();
   manifest_.end_of_text = tokenizer.end_of_text();
@@ -128,6 +146,12 @@ SetWriter::SetWriter(const SetOptions& options, const Tokenizer& tokenizer)
   manifest_.seed = options.seed;
   train_ = std::make_unique<SplitWriter>(manifest_, lengths_, folder(), Split::kTrain, options.shard_tokens);
   val_ = std::make_unique<SplitWriter>(manifest_, lengths_, folder(), Split::kVal, options.shard_tokens);
+}
+
+std::vector<std::string> SetWriter::commit() {
+  if (replaced_) return staged_.replace(*replaced_);
+  staged_.commit();
+  return {};
 }
 
 const Manifest& SetWriter::finish() {
@@ -158,7 +182,7 @@ void SetWriter::hold_out_tail(SplitInfo all) {
   }
   std::vector<uint32_t> block;
   for (const ShardInfo& shard : all.shards) {
-    const MappedFile file(shard.file);
+    const InputFile file(shard.file);
     for (int64_t at = 0; at < shard.tokens; at += static_cast<int64_t>(block.size())) {
       const int64_t before_cut = cut - train.tokens();
       const int64_t count = std::min({kBlock, shard.tokens - at, before_cut > 0 ? before_cut : kBlock});

@@ -2,13 +2,16 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "data/folder_lock.h"
 #include "data/manifest.h"
 #include "data/output_file.h"
 #include "data/piece_encoder.h"
+#include "data/set_files.h"
 
 namespace scfa {
 
@@ -55,7 +58,7 @@ struct SetOptions {
 
 class SetWriter {
  public:
-  // Throws Error if the directory is taken.
+  // Throws Error if the directory is taken, by files or by another writer.
   SetWriter(const SetOptions& options, const Tokenizer& tokenizer);
 
   SplitWriter& split(Split which) { return which == Split::kTrain ? *train_ : *val_; }
@@ -64,8 +67,8 @@ class SetWriter {
   // complete on disk but not in place yet: more files may be added in folder().
   const Manifest& finish();
   const std::string& folder() const { return staged_.path(); }
-  // Puts the set in place.
-  void commit() { staged_.commit(); }
+  // Puts the set in place. Returns the paths of files that came into the set it replaces in the last moment; they stay.
+  std::vector<std::string> commit();
 
  private:
   void hold_out_tail(SplitInfo all);
@@ -73,11 +76,11 @@ class SetWriter {
   SetOptions options_;
   Manifest manifest_;
   TokenLengths lengths_;
+  std::string target_;
+  FolderLock lock_;
+  std::optional<IsOurs> replaced_;  // the files of the set that is there
   StagedFolder staged_;
   std::unique_ptr<SplitWriter> train_, val_;
 };
-
-// The name of a shard: train-00000.bin.
-std::string shard_name(Split split, size_t index);
 
 }  // namespace scfa

@@ -213,23 +213,5 @@ TEST(OutputFile, SaysThatTheDiskIsFull) {
   EXPECT_EQ(error_of([&] { file.append("x", 1); }), "/dev/full: cannot be written: No space left on device");
 }
 
-TEST(StagedFolder, LeavesNothingUnlessCommitted) {
-  const TemporaryFolder folder;
-  {
-    const StagedFolder staged(folder.file("a"));
-    write_file(staged.file("x"), "1");
-    EXPECT_EQ(folder.entries(), 1u);
-    EXPECT_FALSE(fs::exists(folder.file("a")));
-  }
-  EXPECT_EQ(folder.entries(), 0u);
-  for (const char* text : {"1", "2"}) {  // the second replaces the first
-    StagedFolder staged(folder.file("a/"));
-    write_file(staged.file("x"), text);
-    staged.commit();
-  }
-  EXPECT_EQ(folder.entries(), 1u);
-  EXPECT_EQ(read_text(folder.file("a/x")), "2");
-}
-
 }  // namespace
 }  // namespace scfa
