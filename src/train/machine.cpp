@@ -1,6 +1,7 @@
 #include "train/machine.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -10,6 +11,8 @@
 #include <string>
 
 #include "core/gpu.h"
+#include "core/human.h"
+#include "core/program.h"
 
 namespace scfa {
 
@@ -87,6 +90,18 @@ int64_t available_memory() {
   for (const std::optional<int64_t> left : {left_of(RLIMIT_AS, "VmSize"), left_of(RLIMIT_DATA, "VmData")})
     if (left) available = std::min(available, *left);
   return available;
+}
+
+void require_blas_memory(int64_t beside) {
+  constexpr size_t kThread = size_t{136} << 20;  // stack and malloc's arena
+  const auto threads = static_cast<size_t>(omp_get_max_threads());
+  const size_t size = (kBlasBuffer + kThread) * threads + static_cast<size_t>(beside);
+  void* probe =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(probe != MAP_FAILED, "memory: ", format_bytes(static_cast<int64_t>(size)),
+          " of address space for the model and for products on ", threads,
+          " threads are not there; raise the limit (ulimit -v), or set OMP_NUM_THREADS lower");
+  ::munmap(probe, size);
 }
 
 int64_t peak_memory() {

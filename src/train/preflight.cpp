@@ -69,7 +69,10 @@ void check_memory(const Context& ctx, const Config& config, Console& console) {
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
   console.line(text + ")");
   const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
-  if (available == 0 || total(items) <= available) return;
+  if (available == 0 || total(items) <= available) {
+    if (!ctx.on_gpu()) require_blas_memory(total(items));
+    return;
+  }
   int64_t fits = config.train.micro_batch_size - 1;
   while (fits > 0 && (config.train.batch_size % fits != 0 || total(memory_plan(ctx, config, fits)) > available)) --fits;
   fail(

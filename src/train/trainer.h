@@ -16,7 +16,7 @@ namespace scfa {
 
 struct TrainOptions {
   bool resume = false;      // go on from the newest whole checkpoint of the run; start anew if it has none yet
-  std::string resume_from;  // with resume: this checkpoint of the run, which must be its newest whole one
+  std::string resume_from{};  // with resume: this checkpoint of the run, which must be its newest whole one
   bool overwrite = false;   // remove what an earlier run of this name left
   bool dry_run = false;     // check everything, print the memory plan, allocate and write nothing
 };

@@ -1,6 +1,7 @@
 // Runs a program of this build as a user would, and what it left: exit code, standard output and standard error.
 #pragma once
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@ struct Outcome {
 struct Streams {
   std::string in = "/dev/null", out, err;
   bool close_out = false, close_err = false;  // instead
+  size_t address_space = 0;                   // limit in bytes, as of ulimit -v; 0: none
 };
 
 inline pid_t start_program_of_build(std::vector<std::string> words, const Streams& streams) {
@@ -41,6 +43,8 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
     _exit(99);
   if (streams.close_out) ::close(STDOUT_FILENO);
   if (streams.close_err) ::close(STDERR_FILENO);
+  if (const rlimit limit{streams.address_space, streams.address_space}; limit.rlim_cur > 0)
+    ::setrlimit(RLIMIT_AS, &limit);
   execv(arguments[0], arguments.data());
   _exit(98);
 }
