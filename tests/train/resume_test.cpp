@@ -149,6 +149,9 @@ TEST(Resume, SaysWhenTheTextIsAnother) {
 
 TEST(Resume, WithoutACheckpointStartsFromTheBeginning) {
   TinyRun tiny;
+  expect_error([&] { tiny.run(tiny.config(), {.resume = true}); }, {"runs/tiny", "no such run", "none"});
+  EXPECT_FALSE(fs::exists(tiny.folder / "runs"));
+  fs::create_directories(tiny.path(""));
   EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);
   EXPECT_NE(tiny.out.find("has no checkpoint yet"), std::string::npos);
   EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);  // nothing left to do
