@@ -8,29 +8,58 @@ namespace scfa {
 
 namespace {
 
+// Looks at everything before a value is made of it. (A callback of the parser that makes values takes time that is
+// quadratic in the number of objects.)
+class Inspector : public nlohmann::json_sax<SortedJson> {
+ public:
+  Inspector(const std::string& origin, const JsonLimits& limits) : origin_(origin), limits_(limits) {}
+
+  bool start_object(size_t) override { return open(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    std::set<std::string>& known = keys_.back();
+    require(known.insert(name).second, origin_, ": key \"", abbreviate(name), "\" is there twice");
+    require(known.size() <= limits_.keys, origin_, ": more than ", limits_.keys, " keys in one object");
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(int64_t) override { return true; }
+  bool number_unsigned(uint64_t) override { return true; }
+  bool number_float(double, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(SortedJson::binary_t&) override { return true; }
+  bool parse_error(size_t, const std::string&, const SortedJson::exception& error) override {
+    const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
+    const size_t start = what.find("] ");
+    fail(origin_, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
+  }
+
+ private:
+  bool open() {
+    keys_.emplace_back();
+    require(static_cast<int>(keys_.size()) <= limits_.depth, origin_, ": nested more than ", limits_.depth, " deep");
+    return true;
+  }
+  bool close() {
+    keys_.pop_back();
+    return true;
+  }
+
+  const std::string& origin_;
+  const JsonLimits& limits_;
+  std::vector<std::set<std::string>> keys_;  // of the objects and lists that are open
+};
+
 template <class AnyJson>
 AnyJson parse(const std::string& text, const std::string& origin, const JsonLimits& limits) {
   require(static_cast<int64_t>(text.size()) <= limits.bytes, origin, ": ", text.size(),
           " bytes, more than such a file can have (", limits.bytes, ")");
-  std::vector<std::set<std::string>> open;
-  const auto watch = [&](int depth, typename AnyJson::parse_event_t event, AnyJson& parsed) {
-    if (depth > limits.depth) fail(origin, ": nested more than ", limits.depth, " deep");
-    if (event == AnyJson::parse_event_t::object_start) open.emplace_back();
-    if (event == AnyJson::parse_event_t::object_end) open.pop_back();
-    if (event == AnyJson::parse_event_t::key) {
-      const auto key = parsed.template get<std::string>();
-      require(open.back().insert(key).second, origin, ": key \"", abbreviate(key), "\" is there twice");
-      require(open.back().size() <= limits.keys, origin, ": more than ", limits.keys, " keys in one object");
-    }
-    return true;
-  };
-  try {
-    return AnyJson::parse(text, watch, true, true);
-  } catch (const typename AnyJson::exception& error) {
-    const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
-    const size_t start = what.find("] ");
-    fail(origin, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
-  }
+  Inspector inspector(origin, limits);
+  SortedJson::sax_parse(text, &inspector, SortedJson::input_format_t::json, true, true);
+  return AnyJson::parse(text, nullptr, true, true);
 }
 
 template <class AnyJson>

@@ -13,7 +13,7 @@ using Json = nlohmann::ordered_json;
 struct JsonLimits {
   int64_t bytes = int64_t{16} << 20;
   int depth = 32;
-  size_t keys = 10'000;  // of one object
+  size_t keys = 1'000;  // of one object
 };
 
 // The JSON object in `text`, in which comments are allowed. Throws Error naming `origin`, and the place or the key: not

@@ -65,6 +65,22 @@ void remove_folder(const std::string& folder, std::vector<std::string>* left) {
     left->push_back(path + ": stays, because it could not be removed or no save wrote it");
 }
 
+// Renames what stands at a checkpoint's place if it is more than a checkpoint: a save must not end a run for that.
+void move_aside(const std::string& path, std::vector<std::string>* notes) {
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(path, error).type();
+  if (type == fs::file_type::not_found) return;
+  if (type == fs::file_type::directory && foreign_entries(path, is_checkpoint_file()).empty()) return;
+  for (int n = 1; n < 1000; ++n) {
+    const std::string aside = concat(path, ".kept-", n);
+    if (fs::exists(fs::symlink_status(aside, error))) continue;
+    fs::rename(path, aside, error);
+    require(!error, path, ": is in the way of a checkpoint and cannot be renamed: ", error.message());
+    notes->push_back(concat(path, ": holds what no save wrote; moved to ", aside));
+    return;
+  }
+}
+
 std::optional<int64_t> best_step(const std::string& run, const std::vector<int64_t>& steps) {
   std::optional<int64_t> best;
   double lowest = 0;
@@ -108,7 +124,7 @@ CheckpointState parse_state(const JsonReader& json, int64_t format) {
 }  // namespace
 
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer) {
+                            const Optimizer& optimizer, std::vector<std::string>* notes) {
   const Context& ctx = model.context();
   const std::string path = in_run(run, state.step);
   StagedFolder folder(path, is_checkpoint_file());
@@ -133,7 +149,8 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
   write_file(folder.file(kStateFile), text);
   files.push_back({kStateFile, static_cast<int64_t>(text.size()), checksum_of(text.data(), text.size())});
   write_file(folder.file(kChecksumFile), checksum_lines(files));
-  folder.replace(is_checkpoint_file());
+  move_aside(path, notes);
+  for (const std::string& left : folder.replace(is_checkpoint_file())) notes->push_back(left + ": stays");
   return path;
 }
 

@@ -28,9 +28,10 @@ struct CheckpointState {
   std::string device = "cpu";  // or the GPU's name
 };
 
-// Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step.
+// Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it
+// is moved aside whole, and a line saying where is added to notes.
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer);
+                            const Optimizer& optimizer, std::vector<std::string>* notes);
 
 // Removes the checkpoints of a run up to step `newest` but for the newest `keep` (0 keeps all) and, with keep_best, the
 // one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over, stay,

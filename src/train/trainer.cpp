@@ -244,16 +244,16 @@ class Trainer {
                                 .data = data_fingerprint(train_set_),
                                 .threads = this_machine().threads,
                                 .device = device_name(ctx_.device())};
-    std::vector<std::string> left;
+    std::vector<std::string> notes;
     {
       const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", step_));
-      set_checkpoint(save_checkpoint(run_, state, *model_, *optimizer_));
-      left = remove_old_checkpoints(run_, step_, config_.checkpoint);
+      set_checkpoint(save_checkpoint(run_, state, *model_, *optimizer_, &notes));
+      for (std::string& line : remove_old_checkpoints(run_, step_, config_.checkpoint)) notes.push_back(std::move(line));
     }
     saved_step_ = step_;
     saved_at_ = now();
     console_.line("saved " + checkpoint_);
-    for (const std::string& line : left)
+    for (const std::string& line : notes)
       if (warned_.insert(line).second) console_.warning(line);
   }
 

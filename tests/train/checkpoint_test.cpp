@@ -151,8 +151,10 @@ TEST_F(CheckpointFiles, RemovingLeavesWhatNoSaveWrote) {
   EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000001/state.json")));
   EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000002")));
   tiny.run(config, {.overwrite = true});
-  EXPECT_EQ(read_text(tiny.path("checkpoint-00000001/notes.txt")), "mine");
-  EXPECT_TRUE(fs::exists(tiny.path("checkpoint-00000001/more")) && fs::exists(tiny.path("notes.txt")));
+  // A checkpoint of the same step comes into its place.
+  EXPECT_EQ(read_text(tiny.path("checkpoint-00000001.kept-1/notes.txt")), "mine");
+  EXPECT_TRUE(fs::exists(tiny.path("checkpoint-00000001.kept-1/more")) && fs::exists(tiny.path("notes.txt")));
+  EXPECT_NE(tiny.err.find("moved to " + tiny.path("checkpoint-00000001.kept-1")), std::string::npos) << tiny.err;
 }
 
 TEST_F(CheckpointFiles, TheBestByValidationLossIsKept) {

@@ -109,7 +109,11 @@ TEST(Config, HugeAndDeepJsonIsRefusedAtOnceWithAShortLine) {
   for (int i = 0; i < 300000; ++i) many += concat(i ? "," : "", "\"key", i, "\":", i);
   many += "}";
   const std::string deep = std::string(200000, '['), pattern = R"({"attention": )";
+  std::string list = R"({"attention": [)";
+  for (int i = 0; i < 300000; ++i) list += "{},";
+  list += "5]}";
   const std::vector<std::string> texts{many,
+                                       list,
                                        R"({"train": )" + many + "}",
                                        pattern + many + "}",
                                        deep,

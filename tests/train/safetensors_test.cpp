@@ -61,7 +61,7 @@ TEST_F(Safetensors, HeadersThatAreWrongAreErrorsAndFillNothing) {
 
 TEST_F(Safetensors, HugeHeadersEndSoon) {
   std::string many = "{";
-  for (int i = 0; i < 300000; ++i) many += concat(i ? "," : "", "\"t", i, "\":", i);
+  for (int i = 0; i < 300000; ++i) many += concat(i ? "," : "", "\"t", i, "\":{}");
   many += "}";
   const auto began = std::chrono::steady_clock::now();
   expect_error([&] { read(many); }, {"has no tensor \"a\""});
