@@ -24,7 +24,8 @@ namespace scfa {
 
 namespace {
 
-// ---- before the libraries' own initialisers ---------------------------------------------------------------------------
+// ---- before the libraries' own initialisers
+// ---------------------------------------------------------------------------
 
 // The number in an environment of the setting that starts with `name`, "OMP_NUM_THREADS="; 0 if there is none.
 [[gnu::no_sanitize("address", "undefined")]] long setting(char** environment, const char* name) {
@@ -40,8 +41,8 @@ namespace {
   return 0;
 }
 
-// OpenBLAS takes a buffer for each thread when it is loaded, and asks again for ever where a limit of the process leaves
-// no room for one. System calls only: no library has been initialised yet.
+// OpenBLAS takes a buffer for each thread when it is loaded, and asks again for ever where a limit of the process
+// leaves no room for one. System calls only: no library has been initialised yet.
 [[gnu::no_sanitize("address", "undefined")]] void check_address_space(int, char**, char** environment) {
   rlimit limit;
   if (::syscall(SYS_prlimit64, 0, RLIMIT_AS, nullptr, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
@@ -53,8 +54,7 @@ namespace {
   const long wanted = setting(environment, "OMP_NUM_THREADS=");
   if (wanted > 0 && wanted < threads) threads = wanted;
   const size_t size = kBlasBuffer * static_cast<size_t>(threads > 0 ? threads : 1);
-  const long probe =
-      ::syscall(SYS_mmap, nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+  const long probe = ::syscall(SYS_mmap, nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
   if (probe != -1) {
     ::syscall(SYS_munmap, probe, size);
     return;
@@ -68,7 +68,8 @@ namespace {
 using Initialiser = void (*)(int, char**, char**);
 [[gnu::section(".preinit_array"), gnu::used]] const Initialiser before_all = &check_address_space;
 
-// ---- in main ----------------------------------------------------------------------------------------------------------
+// ---- in main
+// ----------------------------------------------------------------------------------------------------------
 
 void open_standard_descriptors() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {

@@ -26,7 +26,7 @@ class Interrupted : public Error {
 };
 void throw_if_stopped(const std::string& what);  // "WHAT was interrupted"
 
-void request_stop(int signal);              // as if that signal had come, without a word
-bool take_save_request();                   // whether a save was asked for since the last call
+void request_stop(int signal);  // as if that signal had come, without a word
+bool take_save_request();       // whether a save was asked for since the last call
 
 }  // namespace scfa

@@ -136,14 +136,9 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
   HostFlat values(ctx, model.values()), first(ctx, optimizer.first_moment()), second(ctx, optimizer.second_moment());
   write(kModelFile, named(model.table(), values.download(), ""));
   write(kOptimizerFile, moments(model.table(), first.download(), second.download()));
-  Json json = {{"format", kFormat},
-               {"step", state.step},
-               {"tokens", state.tokens},
-               {"tokenizer", state.tokenizer},
-               {"data", state.data},
-               {"threads", state.threads},
-               {"device", state.device},
-               {"config", to_json(state.config)}};
+  Json json = {
+      {"format", kFormat},  {"step", state.step},       {"tokens", state.tokens}, {"tokenizer", state.tokenizer},
+      {"data", state.data}, {"threads", state.threads}, {"device", state.device}, {"config", to_json(state.config)}};
   if (state.validation_loss) json["validation_loss"] = *state.validation_loss;
   const std::string text = json.dump(2) + "\n";
   write_file(folder.file(kStateFile), text);
@@ -192,7 +187,8 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
   const std::optional<int64_t> step = step_of_checkpoint(checkpoint);
   require(!step || *step == state.step, path, ": is of step ", state.step, ", which the folder's name is not");
   for (const FileRecord& file : listed ? list : recorded_in_state(reader))
-    if ((file.name == kModelFile && verify != Verify::kState) || (file.name == kOptimizerFile && verify == Verify::kAll))
+    if ((file.name == kModelFile && verify != Verify::kState) ||
+        (file.name == kOptimizerFile && verify == Verify::kAll))
       verify_file(checkpoint, file);
   return state;
 }

@@ -17,9 +17,9 @@
 namespace scfa {
 
 struct CheckpointState {
-  std::string path;    // of the checkpoint, when read
-  int64_t step = 0;    // updates done
-  int64_t tokens = 0;  // trained on so far
+  std::string path;                       // of the checkpoint, when read
+  int64_t step = 0;                       // updates done
+  int64_t tokens = 0;                     // trained on so far
   std::optional<double> validation_loss;  // after this step, if it was evaluated
   Config config;
   std::string tokenizer;
@@ -34,8 +34,8 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
                             const Optimizer& optimizer, std::vector<std::string>* notes);
 
 // Removes the checkpoints of a run up to step `newest` but for the newest `keep` (0 keeps all) and, with keep_best, the
-// one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over, stay,
-// and so do files that no save wrote: returns a line for each that kept a folder in place. Throws nothing.
+// one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over,
+// stay, and so do files that no save wrote: returns a line for each that kept a folder in place. Throws nothing.
 std::vector<std::string> remove_old_checkpoints(const std::string& run, int64_t newest, const CheckpointConfig& config);
 
 // Removes all checkpoints of a run, whole or not, and returns lines as remove_old_checkpoints does.

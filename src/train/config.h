@@ -124,8 +124,8 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("eval", "windows", c.eval.windows, "validation windows of sequence_length tokens, always the same",
         at_least(1));
   visit("checkpoint", "every", c.checkpoint.every, "steps between checkpoints; 0 saves at the end only", at_least(0));
-  visit("checkpoint", "minutes", c.checkpoint.minutes, "also save when so long has passed since the last save; 0: never",
-        at_least(0));
+  visit("checkpoint", "minutes", c.checkpoint.minutes,
+        "also save when so long has passed since the last save; 0: never", at_least(0));
   visit("checkpoint", "keep", c.checkpoint.keep, "newest checkpoints to keep; 0 keeps all", at_least(0));
   visit("checkpoint", "keep_best", c.checkpoint.keep_best,
         "keep the checkpoint of the lowest validation loss too, of those saved at an evaluated step", any);

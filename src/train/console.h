@@ -1,5 +1,5 @@
-// What a person watching a run sees: lines on standard output, and on a terminal a progress line below them. Safe to use
-// from any thread. A pipe that nobody reads any more asks the program to stop, as SIGPIPE.
+// What a person watching a run sees: lines on standard output, and on a terminal a progress line below them. Safe to
+// use from any thread. A pipe that nobody reads any more asks the program to stop, as SIGPIPE.
 #pragma once
 #include <mutex>
 #include <string>

@@ -49,7 +49,8 @@ Json header(const char* type, const Config& config, Gpt& model) {
 }
 
 bool is_kept(const std::string& line, int64_t step) {
-  const Json record = Json::parse(line, [](int depth, Json::parse_event_t, Json&) { return depth < 16; }, false);
+  const Json record = Json::parse(
+      line, [](int depth, Json::parse_event_t, Json&) { return depth < 16; }, false);
   if (!record.is_object() || !record.contains("type")) return false;
   if (record["type"] == "header") return true;
   const auto its = record.find("step");

@@ -33,17 +33,17 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   console.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
   if (ctx.on_gpu()) {
     console.line(fmt::format("device: {}, bf16, {} for bf16 products by its data sheet", gpu::description(),
-                              peak_flops > 0 ? format_count(peak_flops) + "FLOP/s" : "unknown FLOP/s"));
+                             peak_flops > 0 ? format_count(peak_flops) + "FLOP/s" : "unknown FLOP/s"));
     console.line(describe_attention(ctx));
   } else if (kCudaBuild && config.device == "auto") {
     console.line("device: cpu, f32 (" + gpu::description() + ")");
   }
   console.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
-                            format_count(static_cast<double>(table.count)), config.model.n_layer,
-                            config.model.n_head, config.model.n_embd, config.model.sequence_length, attention));
+                           format_count(static_cast<double>(table.count)), config.model.n_layer, config.model.n_head,
+                           config.model.n_embd, config.model.sequence_length, attention));
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
-                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
-                            evaluator.windows(), evaluator.available()));
+                           format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
+                           evaluator.windows(), evaluator.available()));
   console.line(fmt::format(
       "run: {} steps of {} tokens in {} micro-batches, {:.2f} epochs", config.train.steps,
       format_count(static_cast<double>(config.train.batch_size * config.model.sequence_length)), config.accumulation(),

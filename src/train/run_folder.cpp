@@ -1,5 +1,7 @@
 #include "train/run_folder.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -91,9 +93,8 @@ void require_no_run(const std::string& run) {
 
 void remove_run_files(const std::string& run, Console& console) {
   for (const std::string& line : remove_all_checkpoints(run)) console.warning(line);
-  std::error_code error;
-  fs::remove(metrics_path(run), error);
-  require(!error, metrics_path(run), ": cannot be removed: ", error.message());
+  const std::string metrics = metrics_path(run);
+  require(::unlink(metrics.c_str()) == 0 || errno == ENOENT, metrics, ": cannot be removed: ", std::strerror(errno));
 }
 
 ResumeSource resume_source(const std::string& path) {

@@ -42,7 +42,8 @@ SortedJson read_header(const InputFile& file, int64_t* data_start) {
   uint64_t length = 0;
   require(file.size() >= static_cast<int64_t>(sizeof length), file.path(), ": is not a safetensors file");
   file.read(0, &length, sizeof length);
-  require(length <= static_cast<uint64_t>(kMaxHeader), file.path(), ": is not a safetensors file: its header would have ", length, " bytes");
+  require(length <= static_cast<uint64_t>(kMaxHeader), file.path(),
+          ": is not a safetensors file: its header would have ", length, " bytes");
   *data_start = static_cast<int64_t>(sizeof length + length);
   require(file.size() >= *data_start, file.path(), ": ends within its header");
   std::string text(length, '\0');

@@ -248,7 +248,8 @@ class Trainer {
     {
       const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", step_));
       set_checkpoint(save_checkpoint(run_, state, *model_, *optimizer_, &notes));
-      for (std::string& line : remove_old_checkpoints(run_, step_, config_.checkpoint)) notes.push_back(std::move(line));
+      for (std::string& line : remove_old_checkpoints(run_, step_, config_.checkpoint))
+        notes.push_back(std::move(line));
     }
     saved_step_ = step_;
     saved_at_ = now();

@@ -15,10 +15,10 @@
 namespace scfa {
 
 struct TrainOptions {
-  bool resume = false;      // go on from the newest whole checkpoint of the run; start anew if it has none yet
+  bool resume = false;        // go on from the newest whole checkpoint of the run; start anew if it has none yet
   std::string resume_from{};  // with resume: this checkpoint of the run, which must be its newest whole one
-  bool overwrite = false;   // remove what an earlier run of this name left
-  bool dry_run = false;     // check everything, print the memory plan, allocate and write nothing
+  bool overwrite = false;     // remove what an earlier run of this name left
+  bool dry_run = false;       // check everything, print the memory plan, allocate and write nothing
 };
 
 struct TrainResult {

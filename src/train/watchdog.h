@@ -42,8 +42,8 @@ class Watchdog {
   bool ending_ = false, working_ = false;
   Work work_ = Work::kStep;
   std::string what_, checkpoint_;
-  double worked_ = 0;          // seconds
-  double since_stop_ = 0;      // of these, since a signal came
+  double worked_ = 0;      // seconds
+  double since_stop_ = 0;  // of these, since a signal came
   std::thread thread_;
 };
 

@@ -219,7 +219,8 @@ TEST_F(CheckpointFiles, ResumingByPath) {
   fs::remove(file("state.json"));
   EXPECT_EQ(tiny.run(config, {.resume = true, .resume_from = first}).step, 3);
   EXPECT_NE(tiny.out.find("resumed from " + first), std::string::npos) << tiny.out;
-  expect_error([&] { resume_source(tiny.folder / "runs/tyni"); }, {"tyni", "no such run", "holds tiny", "did you mean"});
+  expect_error([&] { resume_source(tiny.folder / "runs/tyni"); },
+               {"tyni", "no such run", "holds tiny", "did you mean"});
   fs::create_directories(tiny.folder / "runs/empty");
   expect_error([&] { resume_source(tiny.folder / "runs/empty"); }, {"empty", "no checkpoint", "--config"});
 }

@@ -145,7 +145,8 @@ TEST(Config, HugeAndDeepJsonIsRefusedAtOnceWithAShortLine) {
 TEST(Config, JsonOnTheCommandLineIsCheckedTheSameWay) {
   Config c = parse("{}");
   for (const char* key : {"attention", "train.steps", "model.bias", "attention.buckets"})
-    for (const std::string& text : {std::string(100000, '['), std::string(100000, 'x'), std::string("{\"a\":1,\"a\":2}")}) {
+    for (const std::string& text :
+         {std::string(100000, '['), std::string(100000, 'x'), std::string("{\"a\":1,\"a\":2}")}) {
       std::string error;
       try {
         override_config(c, key, text);

@@ -32,9 +32,9 @@ TEST(Metrics, CutGoesBackToTheLastWholeRecordOfTheStep) {
   const std::string five = kHeader + step_line(1) + step_line(5);
   EXPECT_EQ(cut(five, 5), five);
   EXPECT_EQ(cut(five + step_line(6), 5), five);
-  EXPECT_EQ(cut(five + step_line(5).substr(0, 20), 5), five);            // cut short
-  EXPECT_EQ(cut(five + step_line(6) + "{\"type\":\"st", 5), five);       // by a full disk
-  EXPECT_EQ(cut(five + std::string(40, '\0') + "\n", 5), five);          // by a crash of the machine
+  EXPECT_EQ(cut(five + step_line(5).substr(0, 20), 5), five);              // cut short
+  EXPECT_EQ(cut(five + step_line(6) + "{\"type\":\"st", 5), five);         // by a full disk
+  EXPECT_EQ(cut(five + std::string(40, '\0') + "\n", 5), five);            // by a crash of the machine
   EXPECT_EQ(cut(five + "{\"type\":\"step\",\"step\":\"5\"}\n", 5), five);  // not a record of ours
   const std::string broken = kHeader + std::string("{\"type\":\"step\",\"st\n") + step_line(5);
   EXPECT_EQ(cut(broken + step_line(6), 5), broken);  // what is broken before stays

@@ -217,8 +217,8 @@ TEST(TrainProgram, APipeThatNobodyReadsSavesAndEnds) {
 TEST(TrainProgram, ClosedDescriptorsPutNothingIntoFiles) {
   for (const bool err_too : {false, true}) {
     const TinyRun tiny;
-    const Outcome outcome = execute(
-        train_on(tiny), {.in = "/dev/null", .out = {}, .err = {}, .close_out = true, .close_err = err_too});
+    const Outcome outcome =
+        execute(train_on(tiny), {.in = "/dev/null", .out = {}, .err = {}, .close_out = true, .close_err = err_too});
     EXPECT_EQ(outcome.code, 1);  // what it had to say did not get anywhere
     EXPECT_EQ(outcome.err.find("standard output: cannot be written") != std::string::npos, !err_too) << outcome.err;
     EXPECT_EQ(checkpoints(tiny).back(), "checkpoint-00000004");
