@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/signals.h"
 
 namespace scfa {
 
@@ -17,6 +18,7 @@ constexpr int64_t kBlock = 1 << 18;
 void for_each_token(const TokenSet& set, int64_t count, const std::function<void(uint32_t)>& use) {
   std::vector<int32_t> block(kBlock);
   for (int64_t at = 0; at < count; at += kBlock) {
+    require(!stop_requested(), set.directory(), ": counting was interrupted");
     const int64_t part = std::min(kBlock, count - at);
     set.read(at, part, block.data());
     for (int64_t i = 0; i < part; ++i) use(static_cast<uint32_t>(block[static_cast<size_t>(i)]));

@@ -1,11 +1,10 @@
 #include "data/byte_source.h"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,19 +12,20 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/input_file.h"
 
 namespace scfa {
 
 namespace {
 
 constexpr size_t kBlock = size_t{1} << 18;
+constexpr const char* kNoMemory = ": not enough memory to decompress it";
 
 class FileSource final : public ByteSource {
  public:
   FileSource(const std::string& path, ReadControl& control)
       : ByteSource(path == "-" ? "standard input" : path), control_(control) {
-    fd_ = path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    require(fd_ >= 0, path, ": cannot be opened: ", std::strerror(errno));
+    fd_ = path == "-" ? STDIN_FILENO : open_for_reading(path);
     struct stat status {};
     waits_ = ::fstat(fd_, &status) == 0 && !S_ISREG(status.st_mode);
   }
@@ -36,12 +36,9 @@ class FileSource final : public ByteSource {
   size_t read(char* out, size_t size) override {
     while (true) {
       require(control_.stop == nullptr || !*control_.stop, name(), ": reading was interrupted");
-      if (waits_) {  // a pipe: look up now and then, whether to stop
-        pollfd ready{fd_, POLLIN, 0};
-        if (::poll(&ready, 1, 100) == 0) continue;
-      }
+      if (waits_ && !wait_readable(fd_)) continue;  // a pipe: look up now and then, whether to stop
       const ssize_t got = ::read(fd_, out, size);
-      if (got < 0 && errno == EINTR) continue;
+      if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       require(got >= 0, name(), ": cannot be read: ", std::strerror(errno));
       control_.bytes += got;
       return static_cast<size_t>(got);
@@ -93,6 +90,7 @@ class ZstdSource final : public Decompressor {
       }
       ZSTD_inBuffer input{input_.data(), end_, at_};
       const size_t left = ZSTD_decompressStream(stream_.get(), &output, &input);
+      require(ZSTD_getErrorCode(left) != ZSTD_error_memory_allocation, name(), kNoMemory);
       require(!ZSTD_isError(left), name(), ": corrupt zstd data: ", ZSTD_getErrorName(left));
       at_ = input.pos;
       frame_done_ = left == 0;
@@ -130,6 +128,7 @@ class GzipSource final : public Decompressor {
       stream_.avail_in = static_cast<uInt>(end_ - at_);
       const int status = inflate(&stream_, Z_NO_FLUSH);
       at_ = end_ - stream_.avail_in;
+      require(status != Z_MEM_ERROR, name(), kNoMemory);
       require(status == Z_OK || status == Z_STREAM_END, name(),
               ": corrupt gzip data: ", stream_.msg ? stream_.msg : "unexpected end of a block");
       member_done_ = status == Z_STREAM_END;

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/signals.h"
 #include "data/folder_lock.h"
 #include "data/set_files.h"
 #include "data/token_file.h"
@@ -24,6 +25,7 @@ void write_tokens(const TokenSet& set, int64_t begin, int64_t end, OutputFile& o
   std::vector<int32_t> tokens(kBlock);
   std::vector<uint16_t> packed(kBlock);
   for (int64_t at = begin; at < end;) {
+    require(!stop_requested(), "interrupted; nothing was written");
     const int64_t count = std::min(kBlock, end - at);
     set.read(at, count, tokens.data());
     std::copy(tokens.begin(), tokens.begin() + count, packed.begin());
@@ -48,6 +50,7 @@ std::vector<std::string> write_export(const std::string& directory, ExportForm f
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;
     const TokenSet set(directory, split);
+    verify_shards(directory, manifest, split);
     const int64_t per_file = form == ExportForm::kLlmC ? kLlmCTokens : set.tokens();
     for (int64_t begin = 0; begin < set.tokens(); begin += per_file) {
       const int64_t end = std::min(set.tokens(), begin + per_file);
@@ -70,7 +73,6 @@ std::vector<std::string> export_set(const std::string& directory, ExportForm for
   StagedFolder::remove_stale(target, &is_export_entry);
   require(!fs::exists(fs::symlink_status(target)) || (fs::is_directory(target) && fs::is_empty(target)), output,
           ": exists; export into a new folder");
-  for (const Split split : {Split::kTrain, Split::kVal}) verify_shards(directory, read_manifest(directory), split);
   StagedFolder staged(target, &is_export_entry);
   std::vector<std::string> names = write_export(directory, form, staged.path());
   staged.commit();

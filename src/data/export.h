@@ -16,10 +16,10 @@ enum class ExportForm : uint8_t {
 ExportForm parse_export_form(std::string_view name);
 
 // Writes both splits of the set in `directory` into `folder`, which is there, and returns the names of the files.
-// Throws Error if a token does not fit into 16 bits.
+// Throws Error if a shard is not as it was written, or a token does not fit into 16 bits.
 std::vector<std::string> write_export(const std::string& directory, ExportForm form, const std::string& folder);
 
-// The same into a folder that must not exist or be empty, and appears once it is complete; checks the shards first.
+// The same into a folder that must not exist or be empty, and appears once it is complete.
 std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output);
 
 }  // namespace scfa

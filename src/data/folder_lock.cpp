@@ -50,7 +50,11 @@ FolderLock::FolderLock(const std::string& folder) {
   path_ = path.string();
   while (true) {
     fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    require(fd_ >= 0, path_, ": cannot be written: ", std::strerror(errno));
+    if (fd_ < 0) {
+      const int reason = errno;
+      const std::string parent = path.has_parent_path() ? path.parent_path().string() : ".";
+      fail(::access(parent.c_str(), W_OK) == 0 ? path_ : parent, ": cannot be written: ", std::strerror(reason));
+    }
     if (!try_lock(fd_, path)) {
       const int fd = fd_;
       fd_ = -1;

@@ -85,27 +85,43 @@ InputReader::InputReader(InputOptions options) : options_(std::move(options)) {
     }
     std::error_code error;
     const fs::file_status status = fs::status(input, error);
-    require(fs::exists(status), input, ": no such file or folder");
+    require(status.type() != fs::file_type::not_found, input, ": no such file or folder");
+    require(!error, input, ": cannot be opened: ", error.message());
     fs::is_directory(status) ? add_folder(input) : files_.push_back(input);
   }
   for (const std::string& file : files_) {
     std::error_code error;
-    if (known && fs::is_regular_file(file, error)) total_bytes_ += static_cast<int64_t>(fs::file_size(file));
+    const uintmax_t size = fs::file_size(file, error);
+    known = known && !error;  // a pipe has none
+    if (known) total_bytes_ += static_cast<int64_t>(size);
   }
   if (!known) total_bytes_ = 0;
 }
 
 void InputReader::add_folder(const std::string& folder) {
   std::vector<std::string> found;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
-    known_extension(entry.path().filename().string()) ? found.push_back(entry.path().string()) : void(++skipped_);
-  }
+  find_files(folder, found);
   require(!found.empty(), folder,
           ": the folder has no file with a known extension (.txt, .md, .jsonl, .bin, ...; "
           "with or without .gz or .zst; .tar)");
   std::sort(found.begin(), found.end());
   files_.insert(files_.end(), found.begin(), found.end());
+}
+
+// Links to files are followed; others could lead in circles.
+void InputReader::find_files(const std::string& folder, std::vector<std::string>& found) {
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    std::error_code dangling;
+    const std::string path = at->path().string();
+    if (at->is_symlink(dangling) && !at->is_regular_file(dangling))
+      ++skipped_links_;
+    else if (at->is_directory(dangling))
+      find_files(path, found);
+    else if (at->is_regular_file(dangling))
+      known_extension(at->path().filename().string()) ? found.push_back(path) : void(++skipped_);
+  }
+  require(!error, folder, ": cannot be listed: ", error.message());
 }
 
 bool InputReader::known_extension(const std::string& name) {
@@ -149,7 +165,9 @@ void InputReader::read_archive(ByteSource& archive) {
   int64_t read = 0;
   while (tar.next()) {
     const std::string path = tar.path();
-    if (known_extension(path)) {
+    if (!tar.is_file()) {
+      skipped_links_ += known_extension(path);
+    } else if (known_extension(path)) {
       read_source(tar.open_member(), path);
       ++read;
     } else {

@@ -53,6 +53,8 @@ class InputReader {
   const std::vector<std::string>& files() const { return files_; }
   // Members of archives and files of folders that were passed over for their extension.
   int64_t skipped() const { return skipped_; }
+  // Members of archives that are links or go on from another volume, and links of folders that lead to no file.
+  int64_t skipped_links() const { return skipped_links_; }
 
   // Reads everything and gives the pieces, in order, to `sink`. `tokenizer` says where text can be cut.
   void read(ReadControl& control, const Tokenizer& tokenizer, const std::function<void(Piece)>& sink);
@@ -63,6 +65,7 @@ class InputReader {
 
  private:
   void add_folder(const std::string& folder);
+  void find_files(const std::string& folder, std::vector<std::string>& found);
   void read_source(std::unique_ptr<ByteSource> source, const std::string& name);
   void read_archive(ByteSource& archive);
   void read_text(ByteSource& source);
@@ -74,7 +77,7 @@ class InputReader {
   InputOptions options_;
   std::vector<std::string> files_;
   int64_t total_bytes_ = 0;
-  int64_t skipped_ = 0;
+  int64_t skipped_ = 0, skipped_links_ = 0;
   bool after_tokens_ = false;  // the piece before was of tokens
   const Tokenizer* tokenizer_ = nullptr;
   const std::function<void(Piece)>* sink_ = nullptr;

@@ -11,6 +11,7 @@ namespace scfa {
 namespace {
 
 constexpr int kMaxDepth = 256;
+constexpr size_t kListedKeys = 200;  // bytes of them in a message
 constexpr std::string_view kListSeparator = "\n\n";
 
 bool is_digit(char c) {
@@ -61,7 +62,7 @@ class LineParser {
       skip_blanks();
       key_.clear();
       parse_string(&key_);
-      keys_ += concat(keys_.empty() ? "" : ", ", key_);
+      if (keys_.size() < kListedKeys) keys_ += concat(keys_.empty() ? "" : ", ", abbreviate(key_));
       skip_blanks();
       expect(':', "a colon must follow the key");
       skip_blanks();

@@ -1,20 +1,20 @@
 #include "data/manifest.h"
 
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "data/checksum.h"
+#include "data/json_file.h"
 
 namespace scfa {
-
-using Json = nlohmann::ordered_json;
 
 namespace {
 
 constexpr const char* kFormat = "scfa-tokens";
-constexpr int kVersion = 1;
+constexpr const char* kChecksum = "xxh3";
+constexpr int kVersion = 2;  // 1 had no checksum of its own
+constexpr int64_t kMaxManifestBytes = int64_t{512} << 20;
+constexpr int64_t kMaxShardCount = int64_t{1} << 42;
 
 template <class Member>
 int64_t total(const SplitInfo& split, Member member) {
@@ -23,58 +23,57 @@ int64_t total(const SplitInfo& split, Member member) {
   return sum;
 }
 
-// Typed access to the members of one object, with errors that name the file and the key.
-class Reader {
- public:
-  Reader(const Json& object, std::string path, std::string prefix)
-      : object_(object), path_(std::move(path)), prefix_(std::move(prefix)) {
-    require(object_.is_object(), path_, ": ", prefix_.empty() ? "the file" : prefix_, " must be a JSON object");
-  }
+// So bounded that no sum overflows.
+int64_t bounded_count(const JsonReader& shard, const char* key) {
+  const int64_t count = shard.count(key);
+  require(count <= kMaxShardCount, shard.path(), ": '", shard.prefix(), key, "' is ", count, ", more than ",
+          kMaxShardCount);
+  return count;
+}
 
-  const Json& at(const char* key) const {
-    require(object_.contains(key), path_, ": no key '", prefix_, key, "'");
-    return object_[key];
-  }
-  std::string text(const char* key) const {
-    require(at(key).is_string(), path_, ": '", prefix_, key, "' must be a string");
-    return at(key).get<std::string>();
-  }
-  int64_t count(const char* key) const {
-    const Json& value = at(key);
-    require(value.is_number_integer() && (value.is_number_unsigned() || value.get<int64_t>() >= 0), path_, ": '",
-            prefix_, key, "' must be a whole number, zero or more");
-    return value.get<int64_t>();
-  }
-  Reader object(const char* key) const { return Reader(at(key), path_, concat(prefix_, key, ".")); }
-  const std::string& path() const { return path_; }
-  const std::string& prefix() const { return prefix_; }
-
- private:
-  const Json& object_;
-  std::string path_, prefix_;
-};
-
-ShardInfo read_shard_info(const Reader& shard) {
+ShardInfo read_shard_info(const JsonReader& shard) {
   ShardInfo info;
   info.file = shard.text("file");
   require(!info.file.empty() && info.file.find('/') == std::string::npos, shard.path(), ": '", shard.prefix(),
-          "file' must be the name of a file in the same folder, not '", info.file, "'");
-  info.tokens = shard.count("tokens");
-  info.documents = shard.count("documents");
-  info.bytes = shard.count("bytes");
-  const std::string hex = shard.text("xxh3");
-  require(hex.size() == 16 && hex.find_first_not_of("0123456789abcdef") == std::string::npos, shard.path(), ": '",
-          shard.prefix(), "xxh3' must be 16 hexadecimal digits, not '", hex, "'");
-  info.xxh3 = std::stoull(hex, nullptr, 16);
+          "file' must be the name of a file in the same folder, not '", abbreviate(info.file), "'");
+  info.tokens = bounded_count(shard, "tokens");
+  info.documents = bounded_count(shard, "documents");
+  info.bytes = bounded_count(shard, "bytes");
+  info.xxh3 = shard.hex("xxh3");
   return info;
 }
 
-SplitInfo read_split_info(const Reader& split) {
+uint32_t vocabulary_number(const JsonReader& root, const char* key) {
+  const int64_t number = root.count(key);
+  require(number <= INT32_MAX, root.path(), ": '", key, "' is ", number, ", too large");
+  return static_cast<uint32_t>(number);
+}
+
+// The checksum of a manifest is over its text as to_json writes it, without the checksum itself.
+std::string checksum(Json json) {
+  json.erase(kChecksum);
+  const std::string text = json.dump(2);
+  return to_hex(checksum_of(text.data(), text.size()));
+}
+
+void check_version(const JsonReader& root, const Json& json) {
+  const int64_t version = root.count("version");
+  require(version == 1 || version == kVersion, root.path(), ": version ", version, " of the format, this program ",
+          "reads versions 1 and ", kVersion);
+  require((version == 1) != root.has(kChecksum), root.path(), ": corrupt: version ", version,
+          version == 1 ? " has a key '" : " has no key '", kChecksum, "'");
+  if (version > 1)
+    require(root.text(kChecksum) == checksum(json), root.path(), ": corrupt: its checksum is not the one written");
+}
+
+SplitInfo read_split_info(const JsonReader& split) {
   SplitInfo info;
   const Json& shards = split.at("shards");
-  require(shards.is_array(), split.path(), ": '", split.prefix(), "shards' must be a list");
+  require(shards.is_array() && shards.size() <= kMaxShards, split.path(), ": '", split.prefix(),
+          "shards' must be a list of at most ", kMaxShards, " shards");
   for (size_t i = 0; i < shards.size(); ++i)
-    info.shards.push_back(read_shard_info(Reader(shards[i], split.path(), concat(split.prefix(), "shards[", i, "]."))));
+    info.shards.push_back(
+        read_shard_info(JsonReader(shards[i], split.path(), concat(split.prefix(), "shards[", i, "]."))));
   require(split.count("tokens") == info.tokens(), split.path(), ": '", split.prefix(), "tokens' is ",
           split.count("tokens"), " but the shards add up to ", info.tokens());
   return info;
@@ -105,30 +104,27 @@ int64_t SplitInfo::bytes() const {
 
 Manifest read_manifest(const std::string& directory) {
   const std::string path = (std::filesystem::path(directory) / kManifestFile).string();
-  std::ifstream file(path, std::ios::binary);
-  require(file.is_open(), directory, ": no prepared set here (", path, " cannot be opened); prepare_data makes one");
-  Json json;
-  try {
-    json = Json::parse(file);
-  } catch (const Json::exception& error) {
-    fail(path, ": not valid JSON: ", error.what());
-  }
-  const Reader root(json, path, "");
-  require(root.text("format") == kFormat, path, ": 'format' is '", root.text("format"), "', not '", kFormat, "'");
-  require(root.count("version") == kVersion, path, ": version ", root.count("version"), " of the format, this program ",
-          "reads version ", kVersion);
+  std::error_code error;
+  require(std::filesystem::exists(path, error), directory, ": no prepared set here (", path, " ",
+          error ? error.message() : "is not there", "); prepare_data makes one");
+  const Json json = read_json_file(path, {.bytes = kMaxManifestBytes});
+  const JsonReader root(json, path);
+  require(root.text("format") == kFormat, path, ": 'format' is '", abbreviate(root.text("format")), "', not '", kFormat,
+          "'");
+  check_version(root, json);
   Manifest manifest;
   manifest.tokenizer = root.text("tokenizer");
-  manifest.vocab_size = static_cast<uint32_t>(root.count("vocab_size"));
-  manifest.end_of_text = static_cast<uint32_t>(root.count("end_of_text"));
+  manifest.vocab_size = vocabulary_number(root, "vocab_size");
+  manifest.end_of_text = vocabulary_number(root, "end_of_text");
   require(manifest.end_of_text < manifest.vocab_size, path, ": 'end_of_text' must be below 'vocab_size'");
   const std::string dtype = root.text("dtype");
-  require(dtype == "uint16" || dtype == "uint32", path, ": 'dtype' must be uint16 or uint32, not '", dtype, "'");
+  require(dtype == "uint16" || dtype == "uint32", path, ": 'dtype' must be uint16 or uint32, not '", abbreviate(dtype),
+          "'");
   manifest.dtype = dtype == "uint16" ? TokenType::kU16 : TokenType::kU32;
-  const Reader validation = root.object("validation");
-  require(validation.at("fraction").is_number(), path, ": 'validation.fraction' must be a number");
-  manifest.val_fraction = validation.at("fraction").get<double>();
-  manifest.seed = static_cast<uint64_t>(validation.count("seed"));
+  const JsonReader validation = root.object("validation");
+  manifest.val_fraction = validation.number("fraction");
+  require(validation.at("seed").is_number_unsigned(), path, ": 'validation.seed' must be a whole number, zero or more");
+  manifest.seed = validation.at("seed").get<uint64_t>();
   manifest.val_is_tail = validation.text("rule") == "tail";
   for (const Split which : {Split::kTrain, Split::kVal})
     manifest.split(which) = read_split_info(root.object("splits").object(name_of(which)));
@@ -136,7 +132,7 @@ Manifest read_manifest(const std::string& directory) {
 }
 
 std::string to_json(const Manifest& manifest) {
-  const Json json = {
+  Json json = {
       {"format", kFormat},
       {"version", kVersion},
       {"tokenizer", manifest.tokenizer},
@@ -152,6 +148,7 @@ std::string to_json(const Manifest& manifest) {
         {"rule", manifest.val_is_tail ? "tail" : "documents"}}},
       {"splits", {{"train", split_to_json(manifest.train)}, {"val", split_to_json(manifest.val)}}},
   };
+  json[kChecksum] = checksum(json);
   return json.dump(2) + "\n";
 }
 

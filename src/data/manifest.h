@@ -1,5 +1,6 @@
 // The description of a prepared set: manifest.json of its folder. docs/data.md lists the keys.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -49,6 +50,8 @@ struct Manifest {
   const SplitInfo& split(Split which) const { return which == Split::kTrain ? train : val; }
   SplitInfo& split(Split which) { return which == Split::kTrain ? train : val; }
 };
+
+inline constexpr size_t kMaxShards = size_t{1} << 20;  // of a split
 
 inline constexpr const char* kManifestFile = "manifest.json";
 

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <optional>
+#include <system_error>
 #include <thread>
 
 #include "core/error.h"
@@ -20,7 +22,8 @@ constexpr size_t kInFlightBytes = size_t{64} << 20;
 constexpr int kMaxThreads = 64;  // more than one reading thread can feed
 
 int thread_count(int asked) {
-  require(asked >= 0 && asked <= 1024, "--threads must lie between 0 (one a core) and 1024, not ", asked);
+  require(asked >= 0 && asked <= kMaxAskedThreads, "--threads must lie between 0 (one a core) and ", kMaxAskedThreads,
+          ", not ", asked);
   return asked > 0 ? asked : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
 }
 
@@ -28,7 +31,10 @@ int thread_count(int asked) {
 class DocumentWriter {
  public:
   DocumentWriter(SetWriter& set, const SetOptions& options, uint32_t end_of_text)
-      : set_(set), options_(options), end_of_text_(end_of_text) {}
+      : set_(set),
+        seed_(options.seed),
+        fraction_(options.val_fraction.value_or(kDefaultValFraction)),
+        end_of_text_(end_of_text) {}
 
   void write(const EncodedPiece& piece) {
     if (!piece.continues) end_document();
@@ -49,7 +55,7 @@ class DocumentWriter {
  private:
   SplitWriter& current() { return set_.split(split_); }
   void begin_document() {
-    split_ = is_held_out(options_.seed, documents_++, options_.val_fraction) ? Split::kVal : Split::kTrain;
+    split_ = is_held_out(seed_, documents_++, fraction_) ? Split::kVal : Split::kTrain;
     open_ = true;
   }
   void end_document() {
@@ -58,7 +64,8 @@ class DocumentWriter {
   }
 
   SetWriter& set_;
-  const SetOptions& options_;
+  uint64_t seed_;
+  double fraction_;
   uint32_t end_of_text_;
   Split split_ = Split::kTrain;
   bool open_ = false;
@@ -70,16 +77,19 @@ class EncodePipeline {
  public:
   EncodePipeline(InputReader& reader, ReadControl& control, const PrepareOptions& options)
       : stop_(control.stop), budget_(kInFlightBytes) {
-    threads_.emplace_back([&] { read(reader, control, options.tokenizer); });
-    for (int i = 0; i < thread_count(options.threads); ++i) threads_.emplace_back([&] { encode(options); });
+    const int encoders = thread_count(options.threads);
+    try {
+      for (int i = 0; i < encoders; ++i) threads_.emplace_back([&] { encode(options); });
+      threads_.emplace_back([&] { read(reader, control, options.tokenizer); });
+    } catch (const std::system_error& error) {
+      const size_t started = threads_.size();
+      end();
+      fail("only ", started, " of ", encoders + 1, " threads could be started: ", error.code().message(),
+           "; --threads N asks for fewer");
+    }
   }
 
-  ~EncodePipeline() {
-    cancelled_ = true;
-    budget_.cancel();
-    work_.close();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~EncodePipeline() { end(); }
 
   // Calls `write` with each encoded piece.
   template <class Write>
@@ -90,6 +100,7 @@ class EncodePipeline {
       write(pending->result.get());
       budget_.release(pending->charge);
     }
+    if (read_error_) std::rethrow_exception(read_error_);
   }
 
  private:
@@ -101,6 +112,14 @@ class EncodePipeline {
     std::future<EncodedPiece> result;
     size_t charge;
   };
+
+  void end() {
+    cancelled_ = true;
+    budget_.cancel();
+    work_.close();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
 
   void check_stop() const { require(stop_ == nullptr || !*stop_, "interrupted; nothing was written"); }
 
@@ -115,20 +134,19 @@ class EncodePipeline {
         work_.push(std::move(job));
       });
     } catch (...) {
-      std::promise<EncodedPiece> failed;
-      failed.set_exception(std::current_exception());
-      order_.push({failed.get_future(), 0});
+      read_error_ = std::current_exception();  // of what follows all pieces so far
     }
     order_.close();
     work_.close();
   }
 
   void encode(const PrepareOptions& options) {
-    PieceEncoder encoder(options.tokenizer, options.input.field, options.input.separator);
+    std::optional<PieceEncoder> encoder;  // made where errors are caught
     while (std::optional<Job> job = work_.pop()) {
       if (cancelled_) continue;
       try {
-        job->result.set_value(encoder.encode(job->piece));
+        if (!encoder) encoder.emplace(options.tokenizer, options.input.field, options.input.separator);
+        job->result.set_value(encoder->encode(job->piece));
       } catch (...) {
         job->result.set_exception(std::current_exception());
       }
@@ -140,6 +158,7 @@ class EncodePipeline {
   ByteBudget budget_;
   WorkQueue<Job> work_;
   WorkQueue<Pending> order_;
+  std::exception_ptr read_error_;  // set before order_ is closed
   std::vector<std::thread> threads_;
 };
 
@@ -152,6 +171,7 @@ bool is_held_out(uint64_t seed, int64_t index, double fraction) {
 
 PrepareResult prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress,
                       const std::atomic<bool>* stop) {
+  thread_count(options.threads);  // refused before anything is touched
   const auto tokenizer = make_tokenizer(options.tokenizer);
   if (!options.export_form.empty()) parse_export_form(options.export_form);
   InputReader reader(options.input);
@@ -172,7 +192,7 @@ PrepareResult prepare(const PrepareOptions& options, const std::function<void(co
       if (progress) progress(state);
     });
   }
-  PrepareResult result{set.finish(), reader.skipped(), {}};
+  PrepareResult result{set.finish(), reader.skipped(), reader.skipped_links(), {}};
   if (!options.export_form.empty()) {
     const std::string folder = set.folder() + "/" + options.export_form;
     std::filesystem::create_directory(folder);

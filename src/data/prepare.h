@@ -12,6 +12,8 @@
 
 namespace scfa {
 
+inline constexpr int kMaxAskedThreads = 1024;
+
 struct PrepareOptions {
   InputOptions input;
   SetOptions set;
@@ -31,6 +33,7 @@ struct PrepareProgress {
 struct PrepareResult {
   Manifest manifest;
   int64_t skipped_files = 0;           // of folders and archives, for their extension
+  int64_t skipped_links = 0;           // likewise, because they are links
   std::vector<std::string> left_over;  // paths of files that came into a replaced set in the last moment; they stay
 };
 

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cxxopts.hpp>
 #include <iomanip>
 #include <ostream>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/command_line.h"
 #include "core/error.h"
 #include "data/bigram.h"
 #include "data/export.h"
@@ -18,8 +19,6 @@
 namespace scfa {
 
 namespace {
-
-using Arguments = std::vector<std::string>;
 
 constexpr const char* kUsage = R"(Turns text into token shards for training.
 
@@ -37,84 +36,78 @@ by zstd or gzip, archives too.
   xz -dc part.txt.xz | prepare_data --input - --tokenizer bytes --output data/part
 )";
 
-cxxopts::Options make_options() {
-  cxxopts::Options options("prepare_data");
-  cxxopts::OptionAdder add = options.add_options();
-  const auto text = [](const char* value) { return cxxopts::value<std::string>()->default_value(value); };
-  add("input", "files and folders, several after one --input or one each; - is standard input", text(""), "PATH...");
-  add("output", "the folder to write; it appears once all of it is complete", text(""), "DIR");
-  add("tokenizer", "gpt2 (50257 entries) or bytes (257)", text("gpt2"), "NAME");
-  add("field", "JSON lines: the field that holds the text, a string or a list of strings", text("text"), "NAME");
-  add("separator", "text files: the line between two documents, such as '<|endoftext|>'", text(""), "LINE");
-  add("stdin-format", "text, jsonl or auto (jsonl if it starts with a brace)", text("auto"), "FORMAT");
-  add("val-fraction", "share of the documents held out for validation; of a set with too few, the last tokens",
-      text("0.0005"), "X");
-  add("seed", "chooses which documents are held out", text("0"), "N");
-  add("shard-tokens", "tokens a shard at most", text("100000000"), "N");
-  add("threads", "threads that encode; 0: one a core", text("0"), "N");
-  add("overwrite", "replace a prepared set that is there");
-  add("export", "also write the set in this form, nanogpt or llmc, into a folder of that name in it", text(""), "FORM");
-  add("form", "of the command export: nanogpt or llmc", text(""), "FORM");
-  add("bigram", "of the command info: validation loss of a unigram and a bigram model of the training tokens");
-  add("h,help", "this text");
-  return options;
+CommandLine make_command_line() {
+  CommandLine line("prepare_data", kUsage);
+  line.add_list("input", "files and folders, several after one --input or one each; - is standard input", "PATH...");
+  line.add_option("output", "the folder to write; it appears once all of it is complete", "DIR");
+  line.add_option("tokenizer", "gpt2 (50257 entries) or bytes (257)", "NAME", "gpt2");
+  line.add_option("field", "JSON lines: the field that holds the text, a string or a list of strings", "NAME", "text");
+  line.add_option("separator", "text files: the line between two documents, such as '<|endoftext|>'", "LINE");
+  line.add_option("stdin-format", "text, jsonl or auto (jsonl if it starts with a brace)", "FORMAT", "auto");
+  line.add_option("val-fraction",
+                  "share of the documents held out for validation (default: 0.0005); of a text with too few documents "
+                  "the last tokens are held out (default: 0.1 of them, at most a million)",
+                  "X");
+  line.add_option("seed", "chooses which documents are held out", "N", "0");
+  line.add_option("shard-tokens", "tokens a shard at most", "N", "100000000");
+  line.add_option("threads", "threads that encode; 0: one a core", "N", "0");
+  line.add_flag("overwrite", "replace a prepared set that is there");
+  line.add_option("export", "also write the set in this form, nanogpt or llmc, into a folder of that name in it",
+                  "FORM");
+  line.add_option("form", "of the command export: nanogpt or llmc", "FORM");
+  line.add_flag("bigram",
+                "of the command info: validation loss of a unigram and a bigram model of the training tokens");
+  line.allow_words();
+  return line;
 }
 
-// Takes "--input A B C" out of the arguments: all that follows up to the next option.
-Arguments take_inputs(Arguments& arguments) {
-  Arguments inputs, rest;
-  bool within = false;
-  for (const std::string& argument : arguments) {
-    if (argument == "--input") {
-      within = true;
-    } else if (argument.starts_with("--input=")) {
-      inputs.push_back(argument.substr(8));
-    } else if (within && (argument == "-" || !argument.starts_with('-'))) {
-      inputs.push_back(argument);
-    } else {
-      within = false;
-      rest.push_back(argument);
-    }
-  }
-  arguments = rest;
-  return inputs;
+// What a command takes; the first is what there is to do without one.
+struct Command {
+  std::string_view name;
+  std::vector<std::string_view> options;
+};
+const std::vector<Command>& commands() {
+  static const std::vector<Command> all = {
+      {"",
+       {"input", "output", "tokenizer", "field", "separator", "stdin-format", "val-fraction", "seed", "shard-tokens",
+        "threads", "overwrite", "export"}},
+      {"verify", {}},
+      {"info", {"bigram"}},
+      {"export", {"form", "output"}},
+  };
+  return all;
 }
 
-cxxopts::ParseResult parse(cxxopts::Options& options, const Arguments& arguments) {
-  std::vector<const char*> argv{"prepare_data"};
-  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-  try {
-    return options.parse(static_cast<int>(argv.size()), argv.data());
-  } catch (const cxxopts::exceptions::exception& error) {
-    fail(error.what(), "; prepare_data --help lists the options");
-  }
+// Refuses a command that there is none of, and options that are not the command's.
+std::string command_of(const CommandLine& line) {
+  const std::string name = line.words().empty() ? "" : line.words()[0];
+  const auto command =
+      std::find_if(commands().begin(), commands().end(), [&](const Command& c) { return c.name == name; });
+  require(command != commands().end(), "'", abbreviate(name),
+          "' is no command; there are verify, info and export, and --input prepares a set");
+  for (const auto& [option, value] : line.values())
+    require(std::find(command->options.begin(), command->options.end(), option) != command->options.end(), "--", option,
+            name.empty() ? concat(": belongs to the command ", option == "form" ? "export" : "info")
+                         : concat(": is not an option of the command ", name));
+  require(name.empty() || line.words().size() == 2, name, ": name one prepared set, as in: prepare_data ", name,
+          " data/NAME");
+  return name;
 }
 
-template <class Number>
-Number number(const cxxopts::ParseResult& given, const char* option) {
-  const std::string text = given[option].as<std::string>();
-  std::istringstream stream(text);
-  Number value{};
-  stream >> value;
-  require(!stream.fail() && stream.peek() == EOF && (std::is_signed_v<Number> || text[0] != '-'), "--", option, ": '",
-          text, "' is not a number that fits");
-  return value;
-}
-
-PrepareOptions to_prepare_options(const cxxopts::ParseResult& given, Arguments inputs) {
+PrepareOptions to_prepare_options(const CommandLine& line) {
   PrepareOptions options;
-  options.input.inputs = std::move(inputs);
-  options.input.field = given["field"].as<std::string>();
-  options.input.separator = given["separator"].as<std::string>();
-  options.input.stdin_format = given["stdin-format"].as<std::string>();
-  options.set.directory = given["output"].as<std::string>();
-  options.set.overwrite = given.count("overwrite") > 0;
-  options.set.shard_tokens = number<int64_t>(given, "shard-tokens");
-  options.set.val_fraction = number<double>(given, "val-fraction");
-  options.set.seed = number<uint64_t>(given, "seed");
-  options.tokenizer = given["tokenizer"].as<std::string>();
-  options.threads = number<int>(given, "threads");
-  options.export_form = given["export"].as<std::string>();
+  options.input.inputs = line.list("input");
+  options.input.field = line.text("field");
+  options.input.separator = line.text("separator");
+  options.input.stdin_format = line.text("stdin-format");
+  options.set.directory = line.text("output");
+  options.set.overwrite = line.flag("overwrite");
+  options.set.shard_tokens = line.integer("shard-tokens", 1, int64_t{1} << 40);
+  if (line.given("val-fraction")) options.set.val_fraction = line.number("val-fraction", 0, 1);
+  options.set.seed = static_cast<uint64_t>(line.integer("seed", 0));
+  options.tokenizer = line.text("tokenizer");
+  options.threads = static_cast<int>(line.integer("threads", 0, kMaxAskedThreads));
+  options.export_form = line.text("export");
   return options;
 }
 
@@ -131,23 +124,24 @@ void print_splits(const Manifest& manifest, std::ostream& out) {
   }
 }
 
-void prepare_command(const PrepareOptions& options, std::ostream& out, std::ostream& log, bool terminal,
-                     const std::atomic<bool>* stop) {
-  ProgressMeter meter(log, terminal);
-  PrepareResult result;
-  try {
-    result = prepare(
-        options, [&](const PrepareProgress& progress) { meter.update(progress); }, stop);
-  } catch (...) {
-    meter.finish();
-    throw;
-  }
+void print_tail(const Manifest& manifest, bool asked, std::ostream& out) {
+  const auto val = static_cast<double>(manifest.val.tokens()), train = static_cast<double>(manifest.train.tokens());
+  out << "too few documents to choose from: the last " << counted(manifest.val.tokens(), "token") << " of the text ("
+      << std::fixed << std::setprecision(2) << 100 * val / (val + train) << " %) are the validation split"
+      << (asked ? "" : "; --val-fraction X asks for another share") << "\n";
+}
+
+void prepare_command(const PrepareOptions& options, std::ostream& out, int log, const std::atomic<bool>* stop) {
+  ProgressMeter meter(log);
+  const PrepareResult result = prepare(
+      options, [&](const PrepareProgress& progress) { meter.update(progress); }, stop);
   meter.finish();
   print_splits(result.manifest, out);
-  if (result.manifest.val_is_tail)
-    out << "too few documents to choose from: the last tokens of the text are the validation split; --val-fraction "
-           "says how many\n";
-  if (result.skipped_files > 0) out << result.skipped_files << " files with other extensions were not read\n";
+  if (result.manifest.val_is_tail) print_tail(result.manifest, options.set.val_fraction.has_value(), out);
+  if (result.skipped_files > 0) out << counted(result.skipped_files, "file") << " with other extensions not read\n";
+  if (result.skipped_links > 0)
+    out << counted(result.skipped_links, "link") << " not followed: hard and symbolic links within archives, links to "
+        << "folders, broken links\n";
   for (const std::string& path : result.left_over)
     out << "not of the set that was replaced, and kept: " << path << "\n";
   const double bytes = static_cast<double>(result.manifest.train.bytes() + result.manifest.val.bytes());
@@ -171,43 +165,28 @@ void info_command(const std::string& directory, bool bigram, std::ostream& out) 
   line("bigram", loss.bigram);
 }
 
-int run_command(const Arguments& words, const cxxopts::ParseResult& given, std::ostream& out) {
-  const std::string& command = words[0];
-  require(command == "verify" || command == "info" || command == "export", "'", command,
-          "' is no command; there are verify, info and export, and --input prepares a set");
-  require(words.size() == 2, command, ": name one prepared set, as in: prepare_data ", command, " data/NAME");
-  if (command == "verify") {
-    print_splits(verify_set(words[1]), out);
-    out << words[1] << ": all shards are as the manifest says\n";
-  } else if (command == "info") {
-    info_command(words[1], given.count("bigram") > 0, out);
-  } else {
-    const std::string output = given["output"].as<std::string>();
-    require(!output.empty(), "export: name the folder to write with --output");
-    for (const std::string& name : export_set(words[1], parse_export_form(given["form"].as<std::string>()), output))
-      out << "wrote " << output << "/" << name << "\n";
-  }
-  return 0;
+void verify_command(const std::string& directory, std::ostream& out) {
+  print_splits(verify_set(directory), out);
+  out << directory << ": all shards are as the manifest says\n";
+}
+
+void export_command(const std::string& directory, const CommandLine& line, std::ostream& out) {
+  const std::string output = line.text("output");
+  require(!output.empty(), "export: name the folder to write with --output");
+  for (const std::string& name : export_set(directory, parse_export_form(line.text("form")), output))
+    out << "wrote " << output << "/" << name << "\n";
 }
 
 }  // namespace
 
-int run_prepare_data(int argc, const char* const* argv, std::ostream& out, std::ostream& log, bool log_is_terminal,
-                     const std::atomic<bool>* stop) {
-  Arguments arguments(argv + 1, argv + argc);
-  Arguments inputs = take_inputs(arguments);
-  cxxopts::Options options = make_options();
-  const cxxopts::ParseResult given = parse(options, arguments);
-  if (given.count("help") > 0 || argc == 1) {
-    const std::string help = options.help();
-    out << kUsage << help.substr(std::min(help.find("\n\n") + 1, help.size()));
-    return argc == 1 ? 2 : 0;
-  }
-  if (!given.unmatched().empty()) {
-    require(inputs.empty(), "'", given.unmatched()[0], "': what is it? Inputs follow --input");
-    return run_command(given.unmatched(), given, out);
-  }
-  prepare_command(to_prepare_options(given, std::move(inputs)), out, log, log_is_terminal, stop);
+int run_prepare_data(int argc, const char* const* argv, std::ostream& out, int log, const std::atomic<bool>* stop) {
+  CommandLine line = make_command_line();
+  if (!line.parse(argc, argv, out)) return 0;
+  const std::string command = command_of(line);
+  if (command.empty()) prepare_command(to_prepare_options(line), out, log, stop);
+  if (command == "verify") verify_command(line.words()[1], out);
+  if (command == "info") info_command(line.words()[1], line.flag("bigram"), out);
+  if (command == "export") export_command(line.words()[1], line, out);
   return 0;
 }
 

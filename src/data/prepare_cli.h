@@ -5,9 +5,8 @@
 
 namespace scfa {
 
-// Runs the program. Results go to `out`, progress to `log`. Returns the exit status; throws Error for whatever is
-// wrong. Once *stop is set the work ends with an Error and nothing is left behind.
-int run_prepare_data(int argc, const char* const* argv, std::ostream& out, std::ostream& log, bool log_is_terminal,
-                     const std::atomic<bool>* stop);
+// Runs the program. Results go to `out`, progress to the descriptor `log`. Returns the exit status; throws Error for
+// whatever is wrong. Once *stop is set the work ends with an Error and nothing is left behind.
+int run_prepare_data(int argc, const char* const* argv, std::ostream& out, int log, const std::atomic<bool>* stop);
 
 }  // namespace scfa

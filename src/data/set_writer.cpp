@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/signals.h"
 #include "data/checksum.h"
 #include "data/input_file.h"
 #include "data/token_file.h"
@@ -37,8 +38,8 @@ void unpack(const InputFile& shard, int64_t offset, int64_t count, std::vector<u
 const SetOptions& checked(const SetOptions& options) {
   require(!options.directory.empty(), "no output folder: name one with --output");
   require(options.shard_tokens > 0, "--shard-tokens must be positive, not ", options.shard_tokens);
-  require(options.val_fraction >= 0 && options.val_fraction < 1, "--val-fraction must be at least 0 and below 1, not ",
-          options.val_fraction);
+  const double fraction = options.val_fraction.value_or(kDefaultValFraction);
+  require(fraction >= 0 && fraction < 1, "--val-fraction must be at least 0 and below 1, not ", fraction);
   return options;
 }
 
@@ -95,6 +96,7 @@ void SplitWriter::append(std::span<const uint32_t> tokens, int64_t bytes) {
 }
 
 void SplitWriter::begin_shard() {
+  require(info_.shards.size() < kMaxShards, "--shard-tokens ", shard_tokens_, ": more than ", kMaxShards, " shards");
   open_ = std::make_unique<OpenShard>(folder_, shard_name(split_, info_.shards.size()));
   const ShardHeader unfinished{};  // no magic: it opens only once it is complete
   open_->out.append(&unfinished, sizeof(unfinished));
@@ -142,7 +144,7 @@ SetWriter::SetWriter(const SetOptions& options, const Tokenizer& tokenizer)
   manifest_.vocab_size = tokenizer.vocab_size();
   manifest_.end_of_text = tokenizer.end_of_text();
   manifest_.dtype = tokenizer.vocab_size() <= 65536 ? TokenType::kU16 : TokenType::kU32;
-  manifest_.val_fraction = options.val_fraction;
+  manifest_.val_fraction = options.val_fraction.value_or(kDefaultValFraction);
   manifest_.seed = options.seed;
   train_ = std::make_unique<SplitWriter>(manifest_, lengths_, folder(), Split::kTrain, options.shard_tokens);
   val_ = std::make_unique<SplitWriter>(manifest_, lengths_, folder(), Split::kVal, options.shard_tokens);
@@ -158,7 +160,7 @@ const Manifest& SetWriter::finish() {
   manifest_.train = train_->finish();
   manifest_.val = val_->finish();
   require(manifest_.train.tokens() + manifest_.val.tokens() > 0, "the input has no text: nothing to write");
-  if (options_.val_fraction > 0 && manifest_.val.shards.empty())
+  if (manifest_.val_fraction > 0 && manifest_.val.shards.empty())
     hold_out_tail(manifest_.train);
   else if (manifest_.train.shards.empty())
     hold_out_tail(manifest_.val);
@@ -170,7 +172,9 @@ const Manifest& SetWriter::finish() {
 // sets come here, unless a large text is a single document.
 void SetWriter::hold_out_tail(SplitInfo all) {
   const int64_t total = all.tokens();
-  const auto wanted = static_cast<int64_t>(std::llround(static_cast<double>(total) * options_.val_fraction));
+  if (!options_.val_fraction) manifest_.val_fraction = kDefaultTailFraction;
+  auto wanted = static_cast<int64_t>(std::llround(static_cast<double>(total) * manifest_.val_fraction));
+  if (!options_.val_fraction) wanted = std::min(wanted, kDefaultTailTokens);
   const int64_t cut = total - std::clamp<int64_t>(wanted, 1, std::max<int64_t>(total - 1, 1));
   manifest_.val_is_tail = true;
   SplitWriter train(manifest_, lengths_, folder(), Split::kTrain, options_.shard_tokens);
@@ -184,6 +188,7 @@ void SetWriter::hold_out_tail(SplitInfo all) {
   for (const ShardInfo& shard : all.shards) {
     const InputFile file(shard.file);
     for (int64_t at = 0; at < shard.tokens; at += static_cast<int64_t>(block.size())) {
+      require(!stop_requested(), "interrupted; nothing was written");
       const int64_t before_cut = cut - train.tokens();
       const int64_t count = std::min({kBlock, shard.tokens - at, before_cut > 0 ? before_cut : kBlock});
       manifest_.dtype == TokenType::kU16 ? unpack<uint16_t>(file, at, count, block)

@@ -48,11 +48,16 @@ class SplitWriter {
   SplitInfo info_;
 };
 
+inline constexpr double kDefaultValFraction = 0.0005;
+// Of a text with too few documents, if nothing else is asked for.
+inline constexpr double kDefaultTailFraction = 0.1;
+inline constexpr int64_t kDefaultTailTokens = 1'000'000;  // at most
+
 struct SetOptions {
   std::string directory;
   bool overwrite = false;  // replace a prepared set that is there
   int64_t shard_tokens = 100'000'000;
-  double val_fraction = 0.0005;
+  std::optional<double> val_fraction;  // share of the documents, or of the tokens of a text with too few documents
   uint64_t seed = 0;
 };
 

@@ -22,8 +22,7 @@ constexpr uint32_t kVersion = 1;
 
 // Widens tokens and tells the largest: one pass that vectorises, so that checking costs nothing.
 template <class Token>
-uint32_t widen(const uint8_t* from, int64_t count, int32_t* out) {
-  const auto* tokens = reinterpret_cast<const Token*>(from);
+uint32_t widen(const Token* tokens, int64_t count, int32_t* out) {
   uint32_t largest = 0;
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t token = tokens[i];
@@ -33,12 +32,27 @@ uint32_t widen(const uint8_t* from, int64_t count, int32_t* out) {
   return largest;
 }
 
-void check_header(const std::string& path, const MappedFile& file, const Manifest& manifest, const ShardInfo& info) {
+template <class Token>
+uint32_t read_tokens(const InputFile& file, int64_t offset, int64_t count, int32_t* out) {
+  constexpr int64_t kBlock = 8192;
+  constexpr auto kWidth = static_cast<int64_t>(sizeof(Token));
+  Token block[kBlock];
+  uint32_t largest = 0;
+  for (int64_t at = 0; at < count; at += kBlock) {
+    const int64_t part = std::min(kBlock, count - at);
+    file.read(static_cast<int64_t>(sizeof(ShardHeader)) + (offset + at) * kWidth, block, part * kWidth);
+    largest = std::max(largest, widen(block, part, out + at));
+  }
+  return largest;
+}
+
+void check_header(const InputFile& file, const Manifest& manifest, const ShardInfo& info) {
+  const std::string& path = file.path();
   ShardHeader header;
   constexpr auto kHeader = static_cast<int64_t>(sizeof(header));
   require(file.size() > 0, path, ": the file is empty; prepare the set again");
   require(file.size() >= kHeader, path, ": truncated: ", file.size(), " bytes, a header alone takes ", kHeader);
-  std::memcpy(&header, file.data(), sizeof(header));
+  file.read(0, &header, kHeader);
   require(
       std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0, path,
       ": not a token shard of this program (no 'scfa-tok' at its start); prepare_data --input reads those of nanoGPT "
@@ -54,6 +68,8 @@ void check_header(const std::string& path, const MappedFile& file, const Manifes
           manifest.vocab_size);
   require(header.tokens == expected.tokens, path, ": holds ", header.tokens, " tokens, the manifest says ",
           info.tokens);
+  require(std::memcmp(header.reserved, expected.reserved, sizeof(header.reserved)) == 0, path,
+          ": corrupt: the end of its header is not zeros");
   const int64_t bytes = kHeader + info.tokens * size_of(manifest.dtype);
   require(file.size() == bytes, path, ": ", file.size() < bytes ? "truncated: " : "too long: ", file.size(), " bytes, ",
           info.tokens, " tokens take ", bytes);
@@ -98,9 +114,9 @@ TokenSet::TokenSet(const std::string& directory, Split split)
     : directory_(directory), split_(split), manifest_(read_manifest(directory)) {
   for (const ShardInfo& info : manifest_.split(split).shards) {
     const std::string path = (std::filesystem::path(directory) / info.file).string();
-    MappedFile file(path);
-    check_header(path, file, manifest_, info);
-    shards_.push_back({path, std::move(file), tokens_, info.tokens});
+    InputFile file(path);
+    check_header(file, manifest_, info);
+    shards_.push_back({std::move(file), tokens_, info.tokens});
     tokens_ += info.tokens;
   }
   require(tokens_ > 0, directory, ": the ", name_of(split), " split is empty",
@@ -123,15 +139,14 @@ void TokenSet::read(int64_t offset, int64_t count, int32_t* out) const {
 }
 
 void TokenSet::read_shard(const Shard& shard, int64_t offset, int64_t count, int32_t* out) const {
-  const int64_t width = size_of(manifest_.dtype);
-  const uint8_t* from = shard.file.data() + static_cast<int64_t>(sizeof(ShardHeader)) + offset * width;
-  const uint32_t largest =
-      manifest_.dtype == TokenType::kU16 ? widen<uint16_t>(from, count, out) : widen<uint32_t>(from, count, out);
+  const uint32_t largest = manifest_.dtype == TokenType::kU16 ? read_tokens<uint16_t>(shard.file, offset, count, out)
+                                                              : read_tokens<uint32_t>(shard.file, offset, count, out);
   if (largest < manifest_.vocab_size) return;
   const auto* bad = std::find_if(out, out + count,
                                  [&](int32_t token) { return static_cast<uint32_t>(token) >= manifest_.vocab_size; });
-  fail(shard.path, ": token ", offset + (bad - out), " is ", static_cast<uint32_t>(*bad), ", not below vocab_size ",
-       manifest_.vocab_size, ": the file is corrupt (prepare_data verify checks a whole set)");
+  fail(shard.file.path(), ": token ", offset + (bad - out), " is ", static_cast<uint32_t>(*bad),
+       ", not below vocab_size ", manifest_.vocab_size,
+       ": the file is corrupt (prepare_data verify checks a whole set)");
 }
 
 }  // namespace scfa

@@ -1,4 +1,4 @@
-// Token shards, memory-mapped. A shard is a header of 64 bytes and then the tokens; manifest.json beside the shards
+// Token shards. A shard is a header of 64 bytes and then the tokens; manifest.json beside the shards
 // lists them (docs/data.md has the layout byte by byte).
 #pragma once
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/input_file.h"
 #include "data/manifest.h"
 
 namespace scfa {
@@ -46,12 +47,13 @@ class TokenSet {
  public:
   // Opens a split of the set in `directory`. Throws Error if the folder, the manifest or a shard is missing, foreign,
   // truncated, empty, of another type or tokenizer than the manifest says, or if the split has no tokens. Checksums are
-  // not computed here; verify_set (data/verify.h) does.
+  // not computed here; data/verify.h does.
   TokenSet(const std::string& directory, Split split);
 
   int64_t tokens() const { return tokens_; }
   // Copies tokens [offset, offset + count), across shards if need be. Safe from any number of threads. Throws Error if
-  // the range does not fit or a token is not below vocab_size (naming the shard and the place in it).
+  // the range does not fit, the shard cannot be read (it became shorter, for one), or a token is not below vocab_size
+  // (naming the shard and the place in it).
   void read(int64_t offset, int64_t count, int32_t* out) const;
 
   const Manifest& manifest() const { return manifest_; }
@@ -60,8 +62,7 @@ class TokenSet {
 
  private:
   struct Shard {
-    std::string path;
-    MappedFile file;
+    InputFile file;
     int64_t begin;  // index of its first token in the split
     int64_t tokens;
   };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/signals.h"
 #include "data/input_file.h"
 #include "data/piece_encoder.h"
 #include "data/token_file.h"
@@ -20,6 +21,7 @@ void verify_counts(const TokenSet& set, int64_t begin, const ShardInfo& info, co
   int64_t documents = 0, bytes = 0;
   std::vector<uint32_t> tokens;
   for (int64_t at = 0; at < info.tokens; at += static_cast<int64_t>(tokens.size())) {
+    require(!stop_requested(), set.directory(), ": checking was interrupted");
     tokens.resize(static_cast<size_t>(std::min(kBlock, info.tokens - at)));
     set.read(begin + at, static_cast<int64_t>(tokens.size()), reinterpret_cast<int32_t*>(tokens.data()));
     documents += std::count(tokens.begin(), tokens.end(), set.manifest().end_of_text);

@@ -1,14 +1,7 @@
-// Bad input, full disks, interruptions: one clear error, and nothing left behind.
+// Bad input: one clear error that names it, and nothing left behind.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
-#include <filesystem>
-#include <sstream>
-
-#include "data/data_support.h"
-#include "data/prepare.h"
-#include "data/prepare_cli.h"
+#include "data/prepare_fixture.h"
 
 namespace scfa {
 namespace {
@@ -16,33 +9,10 @@ namespace {
 namespace fs = std::filesystem;
 using testing::error_of;
 using testing::gzip;
+using testing::PrepareErrorsTest;
 using testing::tar_end;
 using testing::tar_entry;
-using testing::TemporaryFolder;
 using testing::zstd;
-
-class PrepareErrorsTest : public ::testing::Test {
- protected:
-  PrepareOptions options(const std::string& input) const {
-    PrepareOptions made;
-    made.input.inputs = {input};
-    made.set.directory = folder_.file("out/set");
-    made.threads = 2;
-    return made;
-  }
-  // The error must hold `part`, be one line, and leave nothing.
-  void expect_error(const PrepareOptions& made, const std::string& part) const {
-    const std::string error = error_of([&] { prepare(made); });
-    EXPECT_NE(error.find(part), std::string::npos) << "the error is: " << error;
-    EXPECT_EQ(error.find('\n'), std::string::npos) << error;
-    EXPECT_TRUE(!fs::exists(folder_.file("out")) || fs::is_empty(folder_.file("out")));
-  }
-  void expect_error(const std::string& name, const std::string& bytes, const std::string& part) const {
-    expect_error(options(folder_.put(name, bytes)), part);
-  }
-
-  TemporaryFolder folder_;
-};
 
 TEST_F(PrepareErrorsTest, BadJson) {
   const std::string good = "{\"text\": \"a\"}\n";
@@ -145,97 +115,15 @@ TEST_F(PrepareErrorsTest, ATextWithoutPlacesToCut) {
   expect_error("a.txt", std::string(Tokenizer::kMaxWord * 2 + 10, 'a'), "have no place to cut between words");
 }
 
-TEST_F(PrepareErrorsTest, ExistingOutput) {
-  PrepareOptions made = options(folder_.put("a.txt", "some text"));
-  made.set.directory = folder_.file("set");
-  prepare(made);
-  const std::string before = testing::read_text(folder_.file("set/manifest.json"));
-  EXPECT_NE(error_of([&] { prepare(made); }).find("there is a prepared set already; --overwrite replaces it"),
-            std::string::npos);
-  EXPECT_EQ(testing::read_text(folder_.file("set/manifest.json")), before);
-  made.set.overwrite = true;
-  folder_.put("a.txt", "some other text");
-  prepare(made);
-  EXPECT_NE(testing::read_text(folder_.file("set/manifest.json")), before);
-  EXPECT_EQ(folder_.entries(), 2u);  // the input and the set
-  folder_.put("mine/thesis.txt", "precious");
-  made.set.directory = folder_.file("mine");
-  EXPECT_NE(error_of([&] { prepare(made); }).find("exists and is not a prepared set"), std::string::npos);
-  EXPECT_TRUE(fs::exists(folder_.file("mine/thesis.txt")));
-}
-
-TEST_F(PrepareErrorsTest, AFailedWriteLeavesNothing) {
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  const std::string input = folder_.put("a.txt", std::string(3'000'000, 'x') + " end");
-  PrepareOptions made = options(input);
-  made.tokenizer = "bytes";
-  rlimit tight = before;
-  tight.rlim_cur = 1 << 20;
-  setrlimit(RLIMIT_FSIZE, &tight);
-  expect_error(made, "train-00000.bin: cannot be written: File too large");
-  setrlimit(RLIMIT_FSIZE, &before);
-}
-
-TEST_F(PrepareErrorsTest, AnInterruptionLeavesNothing) {
-  const PrepareOptions made = options(folder_.put("a.txt", std::string(8'000'000, ' ') + "x"));
-  std::atomic<bool> stop{false};
-  PrepareOptions bytes = made;
-  bytes.tokenizer = "bytes";
-  const std::string error = error_of([&] {
-    prepare(
-        bytes, [&](const PrepareProgress&) { stop = true; }, &stop);
-  });
-  EXPECT_NE(error.find("interrupted"), std::string::npos) << error;
-  EXPECT_TRUE(fs::is_empty(folder_.file("out")));
-}
-
-// The command line, in this process.
-class PrepareCliTest : public PrepareErrorsTest {
- protected:
-  std::string run(std::vector<std::string> arguments) {
-    std::vector<const char*> argv{"prepare_data"};
-    for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-    std::ostringstream out, log;
-    run_prepare_data(static_cast<int>(argv.size()), argv.data(), out, log, false, nullptr);
-    return out.str();
-  }
-  std::string run_error(const std::vector<std::string>& arguments) {
-    return error_of([&] { run(arguments); });
-  }
-};
-
-TEST_F(PrepareCliTest, PreparesVerifiesTellsAndExports) {
-  const std::string a = folder_.put("a.txt", "Call me Ishmael. Call me Ahab. Call me Ishmael."),
-                    b = folder_.put("b,c.txt", "x");
-  const std::string set = folder_.file("set");
-  const std::string prepared =
-      run({"--input", a, b, "--tokenizer", "bytes", "--output", set, "--val-fraction=0.2", "--threads", "1"});
-  EXPECT_NE(prepared.find("wrote " + set), std::string::npos) << prepared;
-  EXPECT_NE(run({"verify", set}).find("all shards are as the manifest says"), std::string::npos);
-  const std::string info = run({"info", set, "--bigram"});
-  EXPECT_NE(info.find("tokenizer bytes, 257 entries, end-of-text 256, stored as uint16"), std::string::npos) << info;
-  EXPECT_NE(info.find("\nbigram: "), std::string::npos) << info;
-  EXPECT_NE(info.find(" nats a token on validation (perplexity "), std::string::npos) << info;
-  run({"export", set, "--form", "nanogpt", "--output", folder_.file("ng")});
-  EXPECT_TRUE(fs::exists(folder_.file("ng/train.bin")));
-}
-
-TEST_F(PrepareCliTest, HelpAndErrors) {
-  const std::string help = run({"--help"});
-  for (const char* word : {"--input", "--field", "--val-fraction", "verify DIR", "openwebtext2.jsonl.zst.tar"})
-    EXPECT_NE(help.find(word), std::string::npos) << word;
-  EXPECT_NE(run_error({"--outptu", "x"}).find("outptu"), std::string::npos);
-  EXPECT_NE(run_error({"--input", "a.txt"}).find("no such file"), std::string::npos);
-  EXPECT_NE(run_error({"--input", folder_.put("a.txt", "a")}).find("name one with --output"), std::string::npos);
-  EXPECT_NE(run_error({"--output", "x"}).find("no input"), std::string::npos);
-  EXPECT_NE(run_error({"--input", "a", "--output", "x", "--seed", "-1"}).find("--seed: '-1' is not a number"),
-            std::string::npos);
-  EXPECT_NE(run_error({"--input", "a", "--output", "x", "--threads", "2x"}).find("--threads: '2x'"), std::string::npos);
-  EXPECT_NE(run_error({"check", "x"}).find("'check' is no command"), std::string::npos);
-  EXPECT_NE(run_error({"verify"}).find("name one prepared set"), std::string::npos);
-  EXPECT_NE(run_error({"verify", folder_.file("none")}).find("no prepared set here"), std::string::npos);
+TEST_F(PrepareErrorsTest, DeepAndWideJson) {
+  const std::string deep(200'000, '[');
+  expect_error("a.jsonl", "{\"text\": \"a\", \"n\": " + deep + "\n", "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", "{\"text\": " + deep + "\n", "the list in field 'text' must hold strings");
+  std::string wide = "{\"k\": 0";
+  for (int i = 0; i < 300'000; ++i) wide += concat(", \"key", i, "\": ", i);
+  const std::string error = error_of([&] { prepare(options(folder_.put("a.jsonl", wide + "}\n"))); });
+  EXPECT_NE(error.find("no field 'text'; this line has: k, key0"), std::string::npos);
+  EXPECT_LT(error.size(), 600u);
 }
 
 }  // namespace

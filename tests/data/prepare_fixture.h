@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
@@ -45,6 +46,30 @@ class PrepareTest : public ::testing::Test {
 
   TemporaryFolder folder_;
   int sets_ = 0;
+};
+
+// Bad input, full disks, interruptions: one clear error, and nothing left behind.
+class PrepareErrorsTest : public ::testing::Test {
+ protected:
+  PrepareOptions options(const std::string& input) const {
+    PrepareOptions made;
+    made.input.inputs = {input};
+    made.set.directory = folder_.file("out/set");
+    made.threads = 2;
+    return made;
+  }
+  // The error must hold `part`, be one line, and leave nothing.
+  void expect_error(const PrepareOptions& made, const std::string& part) const {
+    const std::string error = error_of([&] { prepare(made); });
+    EXPECT_NE(error.find(part), std::string::npos) << "the error is: " << error;
+    EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+    EXPECT_TRUE(!std::filesystem::exists(folder_.file("out")) || std::filesystem::is_empty(folder_.file("out")));
+  }
+  void expect_error(const std::string& name, const std::string& bytes, const std::string& part) const {
+    expect_error(options(folder_.put(name, bytes)), part);
+  }
+
+  TemporaryFolder folder_;
 };
 
 // Words of all kinds, some not UTF-8, some long runs.

@@ -157,6 +157,21 @@ TEST_F(PrepareTest, OneDocumentGivesItsTailToValidation) {
   }
 }
 
+TEST_F(PrepareTest, ATenthOfOneDocumentIsHeldOutByDefault) {
+  PrepareOptions made = options({folder_.put("a.txt", std::string(999, 'a'))}, "set");
+  made.tokenizer = "bytes";
+  made.set.val_fraction.reset();
+  const Manifest manifest = prepare(made).manifest;
+  EXPECT_TRUE(manifest.val_is_tail);
+  EXPECT_EQ(manifest.val.tokens(), 100);
+  EXPECT_EQ(manifest.train.tokens(), 900);
+  EXPECT_EQ(manifest.val_fraction, 0.1);
+  PrepareOptions large = options({folder_.put("b.txt", std::string(10'500'000, ' '))}, "large");
+  large.tokenizer = "bytes";
+  large.set.val_fraction.reset();
+  EXPECT_EQ(prepare(large).manifest.val.tokens(), 1'000'000);
+}
+
 TEST_F(PrepareTest, ExportsComeBackAsInputs) {
   std::string lines;
   for (int i = 0; i < 50; ++i) lines += "{\"text\":\"some document " + std::to_string(i * i) + "\"}\n";
@@ -177,6 +192,18 @@ TEST_F(PrepareTest, ExportsComeBackAsInputs) {
   Tokens both = train;
   both.insert(both.end(), val.begin(), val.end());
   EXPECT_EQ(prepare_tokens({folder_.file("llmc")}), both);
+}
+
+TEST_F(PrepareTest, ExportsCheckTheShardsFirst) {
+  PrepareOptions made = options({folder_.put("a.txt", make_text(3000, 1))}, "set");
+  prepare(made);
+  std::string shard = read_text(made.set.directory + "/train-00000.bin");
+  shard[100] = static_cast<char>(shard[100] ^ 1);
+  test::write_text(made.set.directory + "/train-00000.bin", shard);
+  const std::string error =
+      testing::error_of([&] { export_set(made.set.directory, ExportForm::kNanoGpt, folder_.file("ng")); });
+  EXPECT_NE(error.find("train-00000.bin: corrupt: its checksum"), std::string::npos) << error;
+  EXPECT_EQ(folder_.entries(), 2u);
 }
 
 TEST_F(PrepareTest, ProgressGrowsToTheEnd) {

@@ -1,6 +1,7 @@
 #include "data/token_file.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -162,6 +163,30 @@ TEST_F(TokenSetTest, CorruptTokens) {
   set.read(0, 45, tokens);  // the ones before are fine
 }
 
+// A shard that becomes shorter under a reader is an error, not a signal.
+TEST_F(TokenSetTest, AShardThatShrinks) {
+  const TokenSet set(set_, Split::kTrain);
+  int32_t tokens[100];
+  set.read(0, 100, tokens);
+  fs::resize_file(shard(1), 64 + 2 * 10);
+  set.read(0, 50, tokens);
+  const std::string error = error_of([&] { set.read(0, 100, tokens); });
+  EXPECT_NE(error.find("train-00001.bin: ends at byte 84; it had 144 bytes when it was opened"), std::string::npos)
+      << error;
+}
+
+TEST_F(TokenSetTest, MoreShardsThanAProcessMayHaveOpenByDefault) {
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  rlimit few = before;
+  few.rlim_cur = 40;
+  const std::string many = folder_.file("many");
+  write_token_set(many, std::vector<uint32_t>(60, 1), 1, "bytes");
+  setrlimit(RLIMIT_NOFILE, &few);
+  EXPECT_EQ(error_of([&] { EXPECT_EQ(TokenSet(many, Split::kTrain).tokens(), 60); }), "");
+  setrlimit(RLIMIT_NOFILE, &before);
+}
+
 TEST_F(TokenSetTest, VerifyFindsAFlippedBit) {
   overwrite(shard(1), 64 + 2 * 5, "\x01");
   EXPECT_EQ(open_error(), "");
@@ -169,27 +194,48 @@ TEST_F(TokenSetTest, VerifyFindsAFlippedBit) {
 }
 
 TEST_F(TokenSetTest, VerifyComparesTheCounts) {
-  replace_in_manifest("\"documents\": 1,\n          \"bytes\"", "\"documents\": 3,\n          \"bytes\"");
+  Manifest manifest = read_manifest(set_);
+  manifest.train.shards[1].documents = 3;
+  test::write_text(set_ + "/manifest.json", to_json(manifest));
   EXPECT_NE(error_of([&] { verify_set(set_); }).find("train-00001.bin has 1 documents, the manifest says 3"),
             std::string::npos);
 }
 
-TEST_F(TokenSetTest, ManifestErrorsNameTheKey) {
-  const std::string good = read_text(set_ + "/manifest.json");
+// Sets made before the manifest had a checksum; here its values can be changed one by one.
+TEST_F(TokenSetTest, ManifestsOfVersionOne) {
+  std::string text = read_text(set_ + "/manifest.json");
+  text.replace(text.find("\"version\": 2"), 12, "\"version\": 1");
+  const size_t checksum = text.rfind(",\n  \"xxh3\"");
+  text.erase(checksum, text.rfind("\n}") - checksum);
+  test::write_text(set_ + "/manifest.json", text);
+  EXPECT_EQ(verify_set(set_).train.tokens(), 100);
   const auto expect = [&](const std::string& from, const std::string& to, const std::string& part) {
     replace_in_manifest(from, to);
     expect_open_error(part);
-    std::ofstream(set_ + "/manifest.json") << good;
+    test::write_text(set_ + "/manifest.json", text);
   };
   expect("\"scfa-tokens\"", "\"tokens\"", "'format' is 'tokens'");
   expect("\"version\": 1", "\"version\": 9", "version 9 of the format");
+  expect("\"version\": 1", "\"version\": 2", "version 2 has no key 'xxh3'");
+  expect("\"version\": 1", "\"xxh3\": \"\", \"version\": 1", "version 1 has a key 'xxh3'");
   expect("\"vocab_size\"", "\"vocab\"", "no key 'vocab_size'");
+  expect("\"vocab_size\": 50257", "\"vocab_size\": 50257.5", "'vocab_size' must be a whole number");
+  expect("\"vocab_size\": 50257", "\"vocab_size\": 4294967296", "'vocab_size' is 4294967296, too large");
   expect("\"uint16\"", "\"int8\"", "'dtype' must be uint16 or uint32, not 'int8'");
+  expect("\"uint16\"", "\"" + std::string(1'000'000, 'x') + "\"", "(1000000 bytes)");
   expect("\"tokens\": 40", "\"tokens\": -40", "'splits.train.shards[0].tokens' must be a whole number");
+  expect("\"tokens\": 40", "\"tokens\": 9223372036854775807", "'splits.train.shards[0].tokens' is 9223372036854775807");
   expect("\"tokens\": 40", "\"tokens\": 41", "'splits.train.tokens' is 100 but the shards add up to 101");
   expect("\"train-00001.bin\"", "\"../train-00001.bin\"", "must be the name of a file in the same folder");
   expect("\"xxh3\": \"", "\"xxh3\": \"z", "must be 16 hexadecimal digits");
+  expect("\"seed\": 0", "\"seed\": 0, \"seed\": 0", "key \"seed\" is there twice");
+  expect("\"seed\": 0", "\"seed\": " + std::string(200'000, '['), "nested more than");
   expect("{", "[", "not valid JSON");
+}
+
+TEST_F(TokenSetTest, AnyChangeOfTheManifestIsFound) {
+  replace_in_manifest("\"fraction\": 0.0", "\"fraction\": 0.5");
+  expect_open_error("manifest.json: corrupt: its checksum is not the one written");
 }
 
 TEST_F(TokenSetTest, WideTokens) {
