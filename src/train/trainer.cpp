@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <set>
 
 #include "core/signals.h"
 #include "data/folder_lock.h"
@@ -15,6 +14,7 @@
 #include "train/preflight.h"
 #include "train/report.h"
 #include "train/run_folder.h"
+#include "train/saver.h"
 #include "train/watchdog.h"
 
 namespace scfa {
@@ -46,7 +46,8 @@ class Trainer {
         evaluator_(val_set_, config_.eval.windows, config_.model.sequence_length, config_.train.micro_batch_size),
         tokens_a_step_(config_.train.batch_size * config_.model.sequence_length),
         watchdog_({config_.train.watchdog_seconds, config_.train.stop_seconds},
-                  [&console] { console.redraw_if_resized(); }) {}
+                  [&console] { console.redraw_if_resized(); }),
+        saver_(run_, config_.checkpoint, console, watchdog_) {}
 
   TrainResult run() {
     describe_run(console_, ctx_, config_, train_set_, evaluator_);
@@ -99,8 +100,7 @@ class Trainer {
       step_ = checkpoint->step;
       tokens_ = checkpoint->tokens;
       validation_ = checkpoint->validation_loss;
-      set_checkpoint(checkpoint->path);
-      console_.line(fmt::format("resumed from {} after step {}", checkpoint_, step_));
+      console_.line(fmt::format("resumed from {} after step {}", checkpoint->path, step_));
     } else {
       model_->init(static_cast<uint64_t>(config_.seed));
     }
@@ -110,14 +110,13 @@ class Trainer {
     fs::create_directories(run_);
     metrics_ = std::make_unique<Metrics>(metrics_path(run_), config_, *model_, step_);
     reporter_ = std::make_unique<Reporter>(console_, *metrics_, ctx_, config_, step_);
-    saved_step_ = step_;
-    saved_at_ = now();
+    saver_.hold(step_, checkpoint ? checkpoint->path : "");
   }
 
   void train_steps() {
     while (step_ < config_.train.steps && !stop_requested()) {
       if (due(step_, config_.eval.every) && !validation_ && !evaluate()) return;
-      if (save_due()) save();
+      if (saver_.due(step_)) save();
       if (!train_step()) return;
     }
   }
@@ -218,15 +217,6 @@ class Trainer {
     return true;
   }
 
-  bool save_due() {
-    const bool asked = take_save_request();
-    if (asked && step_ == saved_step_)
-      console_.line(checkpoint_.empty() ? "nothing to save yet" : checkpoint_ + " holds all there is to save");
-    const double minutes = (now() - saved_at_) / 60;
-    const bool late = config_.checkpoint.minutes > 0 && minutes >= config_.checkpoint.minutes;
-    return step_ != saved_step_ && (asked || late || due(step_, config_.checkpoint.every));
-  }
-
   // An update can leave a model that only the next step would find broken; such a one must not replace a good
   // checkpoint.
   void save() {
@@ -244,48 +234,33 @@ class Trainer {
                                 .data = data_fingerprint(train_set_),
                                 .threads = this_machine().threads,
                                 .device = device_name(ctx_.device())};
-    std::vector<std::string> notes;
-    {
-      const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", step_));
-      set_checkpoint(save_checkpoint(run_, state, *model_, *optimizer_, &notes));
-      for (std::string& line : remove_old_checkpoints(run_, step_, config_.checkpoint))
-        notes.push_back(std::move(line));
-    }
-    saved_step_ = step_;
-    saved_at_ = now();
-    console_.line("saved " + checkpoint_);
-    for (const std::string& line : notes)
-      if (warned_.insert(line).second) console_.warning(line);
+    saver_.save(state, *model_, *optimizer_);
   }
 
-  void set_checkpoint(const std::string& path) {
-    checkpoint_ = path;
-    watchdog_.set_checkpoint(path);
-  }
+  std::string last_checkpoint() const { return saver_.checkpoint().empty() ? "none" : saver_.checkpoint(); }
 
   [[noreturn]] void fail_unfit(double loss) const {
     const std::string tensor = model_->first_non_finite();
     fail("after step ", step_, " the validation loss is not finite (", loss,
          "); first bad tensor: ", tensor.empty() ? "none" : tensor, ". Nothing was saved; the last checkpoint is ",
-         checkpoint_.empty() ? "none" : checkpoint_);
+         last_checkpoint());
   }
 
   TrainResult finish() {
     const bool whole = !stop_requested() && (validation_ || evaluate());
-    if (step_ != saved_step_) save();
-    console_.line(
-        fmt::format("metrics: {}  checkpoint: {}", metrics_->path(), checkpoint_.empty() ? "none" : checkpoint_));
+    if (!saver_.is_saved(step_)) save();
+    console_.line(fmt::format("metrics: {}  checkpoint: {}", metrics_->path(), last_checkpoint()));
     const int signal = whole ? 0 : stop_signal();
     if (!whole)
       console_.line(fmt::format("stopped by signal {} after step {}; --resume goes on from there", signal, step_));
-    return {.step = step_, .validation_loss = validation_, .checkpoint = checkpoint_, .signal = signal};
+    return {.step = step_, .validation_loss = validation_, .checkpoint = saver_.checkpoint(), .signal = signal};
   }
 
   Console& console_;
   TrainOptions options_;
   TokenSet train_set_, val_set_;
   Config config_;
-  std::string run_, checkpoint_;
+  std::string run_;
   Context ctx_;
   Evaluator evaluator_;
   std::unique_ptr<Loader> loader_;
@@ -295,11 +270,10 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Reporter> reporter_;
-  std::set<std::string> warned_;
   std::optional<double> validation_;  // loss after step_, if it was evaluated
-  int64_t step_ = 0, saved_step_ = 0, tokens_ = 0;
-  double saved_at_ = 0;
+  int64_t step_ = 0, tokens_ = 0;
   Watchdog watchdog_;
+  Saver saver_;
 };
 
 }  // namespace
