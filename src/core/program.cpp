@@ -28,7 +28,7 @@ namespace {
 // ---------------------------------------------------------------------------
 
 // The number in an environment of the setting that starts with `name`, "OMP_NUM_THREADS="; 0 if there is none.
-[[gnu::no_sanitize("address", "undefined")]] long setting(char** environment, const char* name) {
+__attribute__((no_sanitize("address", "undefined"))) long setting(char** environment, const char* name) {
   for (; *environment != nullptr; ++environment) {
     size_t i = 0;
     while (name[i] != 0 && (*environment)[i] == name[i]) ++i;
@@ -43,7 +43,7 @@ namespace {
 
 // OpenBLAS takes a buffer for each thread when it is loaded, and asks again for ever where a limit of the process
 // leaves no room for one. System calls only: no library has been initialised yet.
-[[gnu::no_sanitize("address", "undefined")]] void check_address_space(int, char**, char** environment) {
+__attribute__((no_sanitize("address", "undefined"))) void check_address_space(int, char**, char** environment) {
   rlimit limit;
   if (::syscall(SYS_prlimit64, 0, RLIMIT_AS, nullptr, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
   unsigned char processors[1024];
@@ -66,7 +66,7 @@ namespace {
   ::syscall(SYS_exit_group, 1);
 }
 using Initialiser = void (*)(int, char**, char**);
-[[gnu::section(".preinit_array"), gnu::used]] const Initialiser before_all = &check_address_space;
+[[gnu::section(".preinit_array"), gnu::used]] const Initialiser kBeforeAll = &check_address_space;
 
 // ---- in main
 // ----------------------------------------------------------------------------------------------------------

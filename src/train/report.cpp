@@ -60,16 +60,17 @@ Reporter::Reporter(Console& console, Metrics& metrics, const Context& ctx, const
       flops_a_token_(model_flops_per_token(config.model)),
       peak_flops_(peak_flops_of(ctx)) {}
 
-void Reporter::profile(int64_t step, double seconds, std::map<std::string, double> times) {
+void Reporter::profile(int64_t step, double seconds, const std::map<std::string, double>& times) {
+  std::map<std::string, double> of_step;
   double attention = 0;
-  for (auto& [op, time] : times) {
+  for (const auto& [op, time] : times) {
     const bool once = op == "gradient_norm" || op == "adamw";  // a step; the others in each micro-batch
-    if (!once) time *= static_cast<double>(config_.accumulation());
+    of_step[op] = once ? time : time * static_cast<double>(config_.accumulation());
     for (const char* part : {"attention_", "draw_projections", "normalise_keys", "assign_segments", "build_segments"})
-      if (op.starts_with(part)) attention += time;
+      if (op.starts_with(part)) attention += of_step[op];
   }
   attention_share_ = attention / seconds;
-  metrics_.profile(step, seconds, times);
+  metrics_.profile(step, seconds, of_step);
 }
 
 void Reporter::step(StepRecord record) {

@@ -23,7 +23,7 @@ class Reporter {
   // record: rates and memory are filled in here.
   void step(StepRecord record);
   // times: of the ops of one micro-batch, and of those that run once a step, in seconds.
-  void profile(int64_t step, double seconds, std::map<std::string, double> times);
+  void profile(int64_t step, double seconds, const std::map<std::string, double>& times);
   void evaluated(int64_t step, const Evaluation& evaluation, double seconds);
 
  private:
