@@ -14,14 +14,22 @@ import re
 import sys
 import tempfile
 
-LAYERS = {
-    "core": {"core"},
-    "kernels": {"core", "kernels"},
-    "model": {"core", "kernels", "model"},
-    "data": {"core", "data"},
-    "train": {"core", "kernels", "model", "data", "train"},
-    "tools": {"core", "kernels", "model", "data", "train", "tools"},
-}
+ARCHITECTURE = pathlib.Path(__file__).resolve().parent.parent / "docs/architecture.md"
+
+
+def read_layers(text):
+    """{layer: the layers it may include}, itself and those below those named: the table in docs/architecture.md."""
+    named = {row[1]: row[2] for row in re.finditer(r"^\| `src/(\w+)` \|.*\| ([^|]+) \|$", text, re.MULTILINE)}
+    layers = {}
+    for layer, may in named.items():  # a row names only layers of rows above it
+        below = layers.keys() if may == "all" else [] if may == "-" else may.split(", ")
+        layers[layer] = {layer}.union(*(layers[name] for name in below))
+    if not layers:
+        sys.exit("check_includes.py: docs/architecture.md has no table of layers")
+    return layers
+
+
+LAYERS = read_layers(ARCHITECTURE.read_text(encoding="utf-8"))
 KERNEL_HELPERS = {"kernels/device_math.cuh", "kernels/vector_math.h"}
 CUDA_SOURCES = {"core/gpu.cpp"}  # the .cpp files that CMake compiles only where CUDA is
 CUDA_HEADER = re.compile(r"(cuda|cublas|cusparse|curand|nccl|mma\.h|cub/|cute/|cutlass/|thrust/|nvtx|nvrtc|nvml)")

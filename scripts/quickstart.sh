@@ -45,6 +45,7 @@ bigram model      ${bigram:-unknown} (loss of the same text when only the byte b
 sample            $sample
 metrics           $run/metrics.jsonl
 checkpoint        $run
+the run           ./inspect $run
 another sample    ./generate --checkpoint $run --prompt "..."
 END
 awk -v a="${loss:-1}" -v b="${bigram:-0}" 'BEGIN { exit !(a < b) }' ||

@@ -21,7 +21,8 @@ bool read_number(const std::string& text, Number& value) {
 }
 
 std::string range_of(int64_t min, int64_t max) {
-  if (min == std::numeric_limits<int64_t>::min()) return "a whole number";
+  if (min == std::numeric_limits<int64_t>::min())
+    return max == std::numeric_limits<int64_t>::max() ? "a whole number" : concat("a whole number, at most ", max);
   if (max == std::numeric_limits<int64_t>::max()) return concat("a whole number of at least ", min);
   return concat("a whole number from ", min, " to ", max);
 }
@@ -176,6 +177,8 @@ double CommandLine::number(const std::string& name, double min, double max) cons
   std::string wanted = "a number";
   if (std::isfinite(min))
     wanted += std::isfinite(max) ? concat(" from ", min, " to ", max) : concat(" of at least ", min);
+  else if (std::isfinite(max))
+    wanted += concat(", at most ", max);
   require(fits, "--", name, ": must be ", wanted, ", not \"", abbreviate(given), "\"");
   return value;
 }
@@ -190,11 +193,11 @@ std::vector<std::string> CommandLine::list(const std::string& name) const {
 
 std::vector<int64_t> CommandLine::integers(const std::string& name, int64_t min, int64_t max) const {
   std::vector<int64_t> numbers;
-  std::string rest = text(name);
-  while (!rest.empty()) {
-    const size_t comma = rest.find(',');
-    numbers.push_back(integer_of(name, rest.substr(0, comma), min, max));
-    rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+  const std::string all = text(name);
+  if (all.empty() && !given(name)) return numbers;
+  for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+    end = all.find(',', begin);
+    numbers.push_back(integer_of(name, all.substr(begin, end - begin), min, max));
   }
   return numbers;
 }

@@ -24,10 +24,13 @@ template <class... Parts>
   throw Error(concat(parts...));
 }
 
-// At most about 80 characters of a value, for messages.
+// At most about 80 characters of a value, for messages, on one line whatever it holds.
 inline std::string abbreviate(const std::string& text) {
   constexpr size_t kShown = 80;
-  return text.size() <= kShown ? text : text.substr(0, kShown - 20) + "... (" + std::to_string(text.size()) + " bytes)";
+  std::string shown = text.size() <= kShown ? text : text.substr(0, kShown - 20);
+  for (char& c : shown)
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  return text.size() <= kShown ? shown : shown + "... (" + std::to_string(text.size()) + " bytes)";
 }
 
 template <class... Parts>

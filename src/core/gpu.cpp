@@ -14,10 +14,25 @@ namespace scfa::gpu {
 
 namespace {
 
+#ifdef SCFA_BOUNDED_SPINS
+constexpr bool kBoundedSpins = true;
+#else
+constexpr bool kBoundedSpins = false;
+#endif
+
+// What a kernel that waited too long has reported, or nothing.
+std::string describe_spin() {
+  if (!kBoundedSpins || spin_report()->site == 0) return {};
+  const SpinReport& report = *spin_report();
+  constexpr const char* kSites[] = {"", "a barrier in shared memory", "its turn to add to dq", "the other part of dq"};
+  return concat("; block ", report.block, ", thread ", report.thread, " waited too long for ", kSites[report.site % 4],
+                " (", report.detail, ")");
+}
+
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clear it: the exception carries it from here on
-  fail(what, ": ", cudaGetErrorString(status));
+  fail(what, ": ", cudaGetErrorString(status), describe_spin());
 }
 
 std::atomic<int64_t> allocated{0}, peak{0};
@@ -158,6 +173,15 @@ void check_launch(const char* op, Stream stream) {
   }();
   check(cudaGetLastError(), op);
   if (sync) synchronize(stream, op);
+}
+
+SpinReport* spin_report() {
+  static SpinReport* const report = [] {
+    void* data = nullptr;
+    check(cudaHostAlloc(&data, sizeof(SpinReport), cudaHostAllocMapped), "allocating the report of waits");
+    return new (data) SpinReport{};
+  }();
+  return report;
 }
 
 void push_range(const char* name) {

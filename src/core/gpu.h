@@ -56,6 +56,15 @@ double milliseconds_between(Event from, Event to);  // both made with timing, an
 // the kernel too, so that a fault is reported by the op that caused it.
 void check_launch(const char* op, Stream stream);
 
+// In builds with SCFA_BOUNDED_SPINS: where a kernel that waited too long says so before it ends (see
+// kernels/attention/bounded_spin.cuh), in host memory that kernels can write to. check_launch and the functions that
+// wait read it.
+enum class SpinSite : uint32_t { kNone, kBarrier, kTurn, kMeeting };
+struct SpinReport {
+  unsigned site, detail, block, thread;
+};
+SpinReport* spin_report();
+
 // Ranges that profilers show (NVTX).
 void push_range(const char* name);
 void pop_range();

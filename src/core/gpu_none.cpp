@@ -70,6 +70,9 @@ double milliseconds_between(Event, Event) {
 void check_launch(const char*, Stream) {
   absent();
 }
+SpinReport* spin_report() {
+  absent();
+}
 void push_range(const char*) {}
 void pop_range() {}
 

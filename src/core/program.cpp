@@ -1,6 +1,7 @@
 #include "core/program.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -91,7 +92,7 @@ void complain(const char* name, const std::string& text) {
   const std::string prefix = std::string(name) + ": ";
   std::string line = text.starts_with(prefix) ? text : prefix + text;
   for (char& c : line)
-    if (c == '\n' || c == '\r') c = ' ';
+    if (static_cast<unsigned char>(c) < ' ') c = ' ';
   std::fprintf(stderr, "%s\n", line.c_str());
 }
 
@@ -125,9 +126,15 @@ void start_program(char** argv) {
 void flush_output() {
   errno = 0;
   std::cout.flush();
-  const bool written = std::cout.good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
-  require(written, "standard output: cannot be written",
-          errno == 0 ? std::string() : concat(": ", std::strerror(errno)));
+  const bool flushed = std::fflush(stdout) == 0;
+  if (std::cout.good() && flushed && std::ferror(stdout) == 0) return;
+  const int reason = errno;
+  pollfd output{STDOUT_FILENO, POLLOUT, 0};
+  if (reason == EPIPE || (::poll(&output, 1, 0) > 0 && (output.revents & POLLERR) != 0)) {
+    request_stop(SIGPIPE);
+    throw Interrupted("standard output: nobody reads it any more");
+  }
+  fail("standard output: cannot be written", reason == 0 ? std::string() : concat(": ", std::strerror(reason)));
 }
 
 int run_program(const char* name, const std::function<int()>& body) {

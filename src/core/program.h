@@ -16,10 +16,12 @@ inline constexpr size_t kBlasBuffer = size_t{128} << 20;
 void start_program(char** argv);
 
 // Runs body and returns the program's exit code: body's, or 1 after an error, whose text is printed as one line
-// "NAME: text" on standard error, or after output that did not reach standard output.
+// "NAME: text" on standard error, or after output that did not reach standard output; or 128 + the signal after
+// Interrupted (core/signals.h).
 int run_program(const char* name, const std::function<int()>& body);
 
-// Throws Error if something written to standard output (std::cout or stdio) did not get there.
+// Throws Error if something written to standard output (std::cout or stdio) did not get there. A pipe that nobody reads
+// any more counts as SIGPIPE: it asks the program to stop, and Interrupted is thrown.
 void flush_output();
 
 }  // namespace scfa

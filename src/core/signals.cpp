@@ -102,9 +102,6 @@ int stop_signal() {
 const std::atomic<bool>& stop_requested() {
   return stopping;
 }
-void throw_if_stopped(const std::string& what) {
-  if (stopping) throw Interrupted(what + " was interrupted");
-}
 void request_stop(int signal) {
   int none = 0;
   first_signal.compare_exchange_strong(none, signal);

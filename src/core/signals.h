@@ -18,15 +18,19 @@ void reset_signals();
 
 int stop_signal();                          // that asked to stop first; 0 if none has
 const std::atomic<bool>& stop_requested();  // the same as a flag that other threads can look at
-// Thrown by work that ends before its end because a signal asked to stop; run_program turns it into exit code 128 +
-// the signal's number.
+void request_stop(int signal);              // as if that signal had come, without a word
+bool take_save_request();                   // whether a save was asked for since the last call
+
+// Thrown where work ends because a signal asked for it; the program's exit code is then 128 + that signal.
 class Interrupted : public Error {
  public:
   using Error::Error;
 };
-void throw_if_stopped(const std::string& what);  // "WHAT was interrupted"
 
-void request_stop(int signal);  // as if that signal had come, without a word
-bool take_save_request();       // whether a save was asked for since the last call
+// Throws Interrupted with the parts put together, if a signal asked to stop.
+template <class... Parts>
+void check_stop(const Parts&... parts) {
+  if (stop_requested()) throw Interrupted(concat(parts...));
+}
 
 }  // namespace scfa

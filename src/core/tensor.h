@@ -1,6 +1,7 @@
 // Views of memory owned elsewhere: a pointer, a shape, strides, a dtype and a device. Trivially copyable; never
 // allocate.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -82,6 +83,11 @@ struct TensorView {
     return true;
   }
 
+  template <class Other>
+  bool same_shape(const TensorView<Other>& other) const {
+    return ndim == other.ndim && std::equal(shape.begin(), shape.begin() + ndim, other.shape.begin());
+  }
+
   template <class T>
   auto* as() const {
     require(dtype == DTypeOf<T>::value, "tensor of ", name_of(dtype), " read as ", name_of(DTypeOf<T>::value));
@@ -115,6 +121,7 @@ struct TensorView {
       view.stride[static_cast<size_t>(d - 1)] = stride[static_cast<size_t>(d)];
     }
     --view.ndim;
+    view.shape[static_cast<size_t>(view.ndim)] = view.stride[static_cast<size_t>(view.ndim)] = 0;
     return view;
   }
 

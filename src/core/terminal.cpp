@@ -19,7 +19,7 @@ int terminal_columns(int fd) {
 std::string progress_text(double share, const std::string& text, int columns) {
   constexpr int kWidestBar = 30, kNarrowestBar = 8, kFrame = 3;  // brackets and the space behind them
   const auto room = static_cast<size_t>(std::max(columns, 1));
-  if (share < 0) return text.substr(0, room);
+  if (!(share >= 0)) return text.substr(0, room);
   share = std::clamp(share, 0.0, 1.0);
   const std::string percent = std::to_string(static_cast<int>(share * 100));
   std::string line = std::string(3 - std::min<size_t>(3, percent.size()), ' ') + percent + "%  " + text;

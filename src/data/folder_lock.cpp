@@ -18,7 +18,9 @@ namespace fs = std::filesystem;
 namespace {
 
 fs::path lock_of(const std::string& folder) {
-  fs::path path = fs::path(folder).lexically_normal();
+  std::error_code error;
+  fs::path path = fs::weakly_canonical(folder, error);  // one lock, also for who comes by a link
+  if (error) path = fs::path(folder).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();  // "data/mine/"
   return path.parent_path() / ("." + path.filename().string() + ".lock");
 }
@@ -32,10 +34,10 @@ fs::path lock_of(const std::string& folder) {
 }
 
 bool try_lock(int fd, const fs::path& path) {
-  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EINTR) continue;
-    if (errno == EWOULDBLOCK) return false;
-    fail(path.string(), ": cannot be locked: ", std::strerror(errno));
+  for (int tries = 0; ::flock(fd, LOCK_EX | LOCK_NB) != 0; ++tries) {
+    require(errno == EINTR || errno == EWOULDBLOCK, path.string(), ": cannot be locked: ", std::strerror(errno));
+    if (tries == 20) return false;
+    ::usleep(5000);  // whoever looks whether it is free holds it for a moment
   }
   return true;
 }

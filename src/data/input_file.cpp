@@ -29,6 +29,22 @@ bool raise_open_files() {
   return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
+std::string read_all(int fd, const std::string& name, int64_t limit) {
+  std::string text;
+  std::vector<char> block(1 << 16);
+  while (true) {
+    check_stop(name, ": reading was interrupted");
+    if (!wait_readable(fd)) continue;
+    const ssize_t got = ::read(fd, block.data(), block.size());
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    require(got >= 0, name, ": cannot be read: ", std::strerror(errno));
+    if (got == 0) return text;
+    text.append(block.data(), static_cast<size_t>(got));
+    require(static_cast<int64_t>(text.size()) <= limit, name, ": has more than the ", limit,
+            " bytes that such a file can have");
+  }
+}
+
 }  // namespace
 
 int open_for_reading(const std::string& path) {
@@ -88,7 +104,7 @@ uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
   std::vector<char> block(static_cast<size_t>(std::clamp<int64_t>(end - begin, 0, kBlock)));
   Checksum checksum;
   while (begin < end) {
-    throw_if_stopped(file.path() + ": checking");
+    check_stop(file.path(), ": checking was interrupted");
     const int64_t part = std::min(kBlock, end - begin);
     file.read(begin, block.data(), part);
     checksum.update(block.data(), static_cast<size_t>(part));
@@ -104,27 +120,11 @@ std::string read_text_file(const std::string& path, int64_t limit) {
     int fd;
     ~Closer() { ::close(fd); }
   } const closer{fd};
-  struct stat status {};
-  const bool regular = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-  std::string text;
-  std::vector<char> block(1 << 16);
-  bool begun = regular;
-  while (true) {
-    throw_if_stopped(path + ": reading");
-    if (!regular && !wait_readable(fd)) continue;
-    const ssize_t got = ::read(fd, block.data(), block.size());
-    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    require(got >= 0, path, ": cannot be read: ", std::strerror(errno));
-    if (got == 0 && !begun && S_ISFIFO(status.st_mode)) {  // nobody has opened the other end yet
-      ::usleep(50'000);
-      continue;
-    }
-    if (got == 0) return text;
-    begun = true;
-    text.append(block.data(), static_cast<size_t>(got));
-    require(static_cast<int64_t>(text.size()) <= limit, path, ": has more than the ", limit,
-            " bytes that such a file can have");
-  }
+  return read_all(fd, path, limit);
+}
+
+std::string read_standard_input(int64_t limit) {
+  return read_all(STDIN_FILENO, "standard input", limit);
 }
 
 }  // namespace scfa

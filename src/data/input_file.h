@@ -26,8 +26,8 @@ class InputFile {
   int64_t size_ = 0;
 };
 
-// XXH3-64 of bytes [begin, end) of a file. progress(bytes done) is called now and then. Throws Interrupted
-// once a signal asked to stop (core/signals.h).
+// XXH3-64 of bytes [begin, end) of a file. progress(bytes done) is called now and then. Throws Interrupted once a
+// signal asked to stop (core/signals.h).
 uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
                           const std::function<void(int64_t)>& progress = {});
 
@@ -35,8 +35,11 @@ uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
 // signal asked to stop.
 std::string read_text_file(const std::string& path, int64_t limit);
 
+// The same of standard input, to its end.
+std::string read_standard_input(int64_t limit);
+
 // Opens a file for reading, without waiting where it is a named pipe that nobody writes to yet; wait_readable does
-// that. Throws Error naming the path: a folder, for one.
+// that, so it comes before every read(). Throws Error naming the path: a folder, for one.
 int open_for_reading(const std::string& path);
 
 // Waits until something can be read or the other side is gone, at most about 100 ms. False if neither came.

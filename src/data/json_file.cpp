@@ -1,6 +1,7 @@
 #include "data/json_file.h"
 
-#include <set>
+#include <unordered_set>
+#include <vector>
 
 #include "data/input_file.h"
 
@@ -8,30 +9,28 @@ namespace scfa {
 
 namespace {
 
-// Looks at everything before a value is made of it. (A callback of the parser that makes values takes time that is
-// quadratic in the number of objects.)
-class Inspector : public nlohmann::json_sax<SortedJson> {
+// Looks at a text without keeping it: an object of very many keys would take minutes to build.
+class Watcher : public nlohmann::json_sax<Json> {
  public:
-  Inspector(const std::string& origin, const JsonLimits& limits) : origin_(origin), limits_(limits) {}
+  Watcher(const std::string& origin, const JsonLimits& limits) : origin_(origin), limits_(limits) {}
 
-  bool start_object(size_t) override { return open(); }
-  bool start_array(size_t) override { return open(); }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
-  bool key(std::string& name) override {
-    std::set<std::string>& known = keys_.back();
-    require(known.insert(name).second, origin_, ": key \"", abbreviate(name), "\" is there twice");
-    require(known.size() <= limits_.keys, origin_, ": more than ", limits_.keys, " keys in one object");
-    return true;
-  }
   bool null() override { return true; }
   bool boolean(bool) override { return true; }
-  bool number_integer(int64_t) override { return true; }
-  bool number_unsigned(uint64_t) override { return true; }
-  bool number_float(double, const std::string&) override { return true; }
-  bool string(std::string&) override { return true; }
-  bool binary(SortedJson::binary_t&) override { return true; }
-  bool parse_error(size_t, const std::string&, const SortedJson::exception& error) override {
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool start_array(size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& key) override {
+    require(keys_.back().insert(key).second, origin_, ": key \"", abbreviate(key), "\" is there twice");
+    require(keys_.back().size() <= limits_.keys, origin_, ": more than ", limits_.keys, " keys in one object");
+    return true;
+  }
+  bool parse_error(size_t, const std::string&, const Json::exception& error) override {
     const std::string what = error.what();  // "[json.exception...] parse error at line 3, column 5: ..."
     const size_t start = what.find("] ");
     fail(origin_, ": not valid JSON: ", what.substr(start == std::string::npos ? 0 : start + 2, 300));
@@ -40,7 +39,7 @@ class Inspector : public nlohmann::json_sax<SortedJson> {
  private:
   bool open() {
     keys_.emplace_back();
-    require(static_cast<int>(keys_.size()) <= limits_.depth, origin_, ": nested more than ", limits_.depth, " deep");
+    require(keys_.size() <= static_cast<size_t>(limits_.depth), origin_, ": nested more than ", limits_.depth, " deep");
     return true;
   }
   bool close() {
@@ -50,15 +49,17 @@ class Inspector : public nlohmann::json_sax<SortedJson> {
 
   const std::string& origin_;
   const JsonLimits& limits_;
-  std::vector<std::set<std::string>> keys_;  // of the objects and lists that are open
+  std::vector<std::unordered_set<std::string>> keys_;  // of each object or array that is open
 };
 
 template <class AnyJson>
 AnyJson parse(const std::string& text, const std::string& origin, const JsonLimits& limits) {
   require(static_cast<int64_t>(text.size()) <= limits.bytes, origin, ": ", text.size(),
           " bytes, more than such a file can have (", limits.bytes, ")");
-  Inspector inspector(origin, limits);
-  SortedJson::sax_parse(text, &inspector, SortedJson::input_format_t::json, true, true);
+  const size_t zero = text.find('\0');  // the parser takes one for the end
+  require(zero == std::string::npos, origin, ": not valid JSON: byte ", zero, " is zero");
+  Watcher watcher(origin, limits);
+  Json::sax_parse(text, &watcher, Json::input_format_t::json, true, true);
   return AnyJson::parse(text, nullptr, true, true);
 }
 
@@ -88,6 +89,7 @@ Json read_json_file(const std::string& path, const JsonLimits& limits) {
 }
 
 std::string shown(const Json& value) {
+  if (value.is_string()) return '"' + abbreviate(value.get_ref<const std::string&>()) + '"';
   return abbreviate(value.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 

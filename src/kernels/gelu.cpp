@@ -12,8 +12,8 @@ constexpr float kInvSqrt2Pi = 0.39894228f;
 constexpr float kCubic = 0.044715f;
 
 void check(const char* op, const Tensor& out, const ConstTensor& in, const char* name) {
-  require(out.data && in.data && out.contiguous() && in.contiguous() && out.shape == in.shape && out.dtype == in.dtype,
-          op, ": ", name, " must be contiguous and like the output, ", out.describe(), ", not ", in.describe());
+  require(out.data && in.data && out.contiguous() && in.contiguous() && out.same_shape(in) && out.dtype == in.dtype, op,
+          ": ", name, " must be contiguous and like the output, ", out.describe(), ", not ", in.describe());
 }
 
 }  // namespace

@@ -32,10 +32,9 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
                            .seed = draw.seed,
                            .step = draw.step,
                            .layer = static_cast<uint32_t>(layer),
-                           .first_position = draw.first_position,
-                           .shared_keys = c.shared_qk ? heads.k : Tensor(),
-                           .inverse_norm = c.shared_qk ? a.inverse_norm : Tensor()};
-  assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input);
+                           .first_position = draw.first_position};
+  const SharedKeys shared = c.shared_qk ? SharedKeys{heads.k, a.inverse_norm} : SharedKeys{};
+  assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input, shared);
 }
 
 }  // namespace

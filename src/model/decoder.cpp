@@ -70,7 +70,7 @@ void Decoder::attend(int64_t layer, const BlockActivations& a) {
 ConstTensor Decoder::feed(int32_t token) {
   const GptConfig& c = model_.config();
   const GptParams& p = model_.params();
-  require(length_ < c.sequence_length, "generate: the model's context of ", c.sequence_length, " tokens is full");
+  require(length_ < c.sequence_length, "the model's context of ", c.sequence_length, " tokens is full");
   AttentionDraw draw;
   draw.seed = model_.seed();
   draw.step = kEvaluationStep;
@@ -105,13 +105,34 @@ void Decoder::read_logits() {
   for (size_t i = 0; i < bits.size(); ++i) host_logits_[i] = std::bit_cast<float>(uint32_t{bits[i]} << 16);
 }
 
+ConstTensor SlidingDecoder::feed(int32_t token) {
+  if (!full()) {
+    context_.push_back(token);
+    return decoder_.feed(token);
+  }
+  context_.push_back(token);
+  context_.erase(context_.begin(), context_.end() - std::max<int64_t>(1, context_length_ / 2));
+  decoder_.reset();
+  ConstTensor logits;
+  for (const int32_t kept : context_) logits = decoder_.feed(kept);
+  return logits;
+}
+
+void SlidingDecoder::reset() {
+  decoder_.reset();
+  context_.clear();
+}
+
 int32_t sample_token(ConstTensor logits, const SamplingOptions& options, double uniform) {
-  require(options.temperature >= 0, "generate: temperature must be at least 0, not ", options.temperature);
-  require(options.top_k >= 0, "generate: top-k must be at least 0, not ", options.top_k);
-  require(options.top_p > 0 && options.top_p <= 1, "generate: top-p must be above 0 and at most 1, not ",
-          options.top_p);
+  constexpr const char* kOp = "sample_token";
+  require(options.temperature >= 0, kOp, ": temperature must be at least 0, not ", options.temperature);
+  require(options.top_k >= 0, kOp, ": top-k must be at least 0, not ", options.top_k);
+  require(options.top_p > 0 && options.top_p <= 1, kOp, ": top-p must be above 0 and at most 1, not ", options.top_p);
   const float* x = logits.as<float>();
   const int64_t V = logits.numel();
+  for (int64_t v = 0; v < V; ++v)
+    require(std::isfinite(x[v]), "the model's logits are not finite (that of token ", v, " is ", x[v],
+            "): its weights are of no use");
   if (options.temperature == 0) return static_cast<int32_t>(std::max_element(x, x + V) - x);
   std::vector<int32_t> order(static_cast<size_t>(V));
   std::iota(order.begin(), order.end(), 0);

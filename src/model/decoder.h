@@ -35,13 +35,30 @@ class Decoder {
   int64_t length_ = 0;
 };
 
+// Goes on where the context is full: the last half of it, the new token included, is fed anew from position 0, so that
+// keys, values and positions, learned or rotary, are those of a text that begins there. What lies before is forgotten.
+class SlidingDecoder {
+ public:
+  explicit SlidingDecoder(Gpt& model) : decoder_(model), context_length_(model.config().sequence_length) {}
+
+  ConstTensor feed(int32_t token);  // as Decoder's, without end
+
+  bool full() const { return decoder_.length() == context_length_; }
+  void reset();
+
+ private:
+  Decoder decoder_;
+  int64_t context_length_;
+  std::vector<int32_t> context_;  // what the decoder was fed
+};
+
 struct SamplingOptions {
   double temperature = 1.0;  // 0 takes the most likely token
   int64_t top_k = 0;         // 0: all
   double top_p = 1.0;        // smallest set of tokens whose probabilities reach this
 };
 
-// Draws a token from logits (V); uniform is a number in [0, 1).
+// Draws a token from logits (V); uniform is a number in [0, 1). Throws Error if a logit is not finite.
 int32_t sample_token(ConstTensor logits, const SamplingOptions& options, double uniform);
 
 }  // namespace scfa

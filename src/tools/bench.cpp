@@ -1,9 +1,10 @@
 // ./bench attention, ./bench op: times kernels on this machine.
-#include <cxxopts.hpp>
+#include <algorithm>
 #include <iostream>
 
-#include "core/human.h"
+#include "core/command_line.h"
 #include "core/program.h"
+#include "core/signals.h"
 #include "tools/bench_attention.h"
 #include "tools/bench_ops.h"
 #include "train/machine.h"
@@ -19,86 +20,101 @@ std::string joined_op_names() {
   return text;
 }
 
+CommandLine options() {
+  CommandLine line("bench",
+                   "Times kernels on this machine, medians of several runs from cold caches.\n\n"
+                   "Usage: bench attention [option ...]    dense, hash and drop, forward and backward\n"
+                   "       bench op NAME ... [option ...]  single ops, \"all\" for each; without NAME: their list\n");
+  line.allow_words();
+  line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
+  line.add_option("length", "sequence lengths T; op: one (8192; on the CPU 1024)", "N,N,...");
+  line.add_option("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1)", "N");
+  line.add_option("heads", "heads a sequence (12; attention on the CPU 4)", "N");
+  line.add_option("head-dim", "width of a head", "N", "64");
+  line.add_option("width", "op: width of the model", "N", "768");
+  line.add_option("outputs", "op: outputs of a product, width of GELU", "N", "3072");
+  line.add_option("vocabulary", "op: rows of the embedding", "N", "50304");
+  line.add_option("parameters", "op: elements of what the optimizer updates", "N");
+  line.add_option("pattern", "op: dense, hash or drop", "NAME", "hash");
+  line.add_option("buckets", "op: buckets of hash", "N", "16");
+  line.add_option("drop-rate", "op: share that drop leaves out", "X", "0.5");
+  line.add_option("repeats", "timed runs of each case", "N", "5");
+  line.add_option("csv", "attention: also write the table here", "FILE");
+  return line;
+}
+
+// A size on the command line; where it is not given, what the device can take.
+int64_t size(const CommandLine& line, const char* name, int64_t max, int64_t otherwise) {
+  return line.given(name) ? line.integer(name, 1, max) : otherwise;
+}
+
+// Sizes beyond these would not fit any machine, and their products no integer.
+constexpr int64_t kMaxRows = 1 << 24, kMaxWidth = 1 << 20, kMaxHeads = 4096, kMaxHeadDim = 1024;
+
+// Sequences, of which all together have at most kMaxRows tokens.
+int64_t batch_of(const CommandLine& line, int64_t longest, int64_t otherwise) {
+  const int64_t batch = size(line, "batch", kMaxRows, otherwise);
+  require(batch <= kMaxRows / longest, "--batch: ", batch, " sequences of ", longest, " tokens are more than ",
+          kMaxRows, " tokens");
+  return batch;
+}
+
+AttentionCase attention_case(const CommandLine& line, int64_t longest, bool gpu) {
+  AttentionCase shape;
+  shape.batch = batch_of(line, longest, gpu ? 16 : 1);
+  shape.heads = size(line, "heads", kMaxHeads, gpu ? 12 : 4);
+  shape.head_dim = line.integer("head-dim", 1, kMaxHeadDim);
+  return shape;
+}
+
+OpShape op_shape(const CommandLine& line, const std::vector<int64_t>& lengths, bool gpu) {
+  require(lengths.size() <= 1, "--length: op takes one length");
+  OpShape shape;
+  shape.length = lengths.empty() ? (gpu ? 8192 : 1024) : lengths.front();
+  shape.rows = batch_of(line, shape.length, gpu ? 8 : 1) * shape.length;
+  shape.width = line.integer("width", 1, kMaxWidth);
+  shape.outputs = line.integer("outputs", 1, kMaxWidth);
+  shape.vocabulary = line.integer("vocabulary", 1, kMaxRows);
+  shape.parameters = size(line, "parameters", int64_t{1} << 36, gpu ? 124'000'000 : 4'000'000);
+  shape.heads = size(line, "heads", kMaxHeads, shape.heads);
+  shape.head_dim = line.integer("head-dim", 1, kMaxHeadDim);
+  shape.pattern = {.pattern = line.text("pattern"),
+                   .buckets = line.integer("buckets"),
+                   .drop_rate = line.number("drop-rate"),
+                   .attend_self = {}};
+  validate(shape.pattern);
+  return shape;
+}
+
 int run(int argc, char** argv) {
-  cxxopts::Options options("bench", "Times kernels on this machine, medians of several runs from cold caches.\n");
-  options.custom_help("attention [option ...]\n  bench op NAME ... [option ...]").positional_help("");
-  options.add_options()                                                                                              //
-      ("what", "attention: dense, hash and drop, forward and backward; op: single ops, \"all\" for each",            //
-       cxxopts::value<std::vector<std::string>>())                                                                   //
-      ("device", "auto, cpu or gpu", cxxopts::value<std::string>()->default_value("auto"), "WHERE")                  //
-      ("length", "sequence lengths T; op: one (8192; on the CPU 1024)", cxxopts::value<std::vector<int64_t>>(),      //
-       "N,N,...")                                                                                                    //
-      ("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1)", cxxopts::value<int64_t>(), "N")    //
-      ("heads", "heads a sequence (12; attention on the CPU 4)", cxxopts::value<int64_t>(), "N")                     //
-      ("head-dim", "width of a head", cxxopts::value<int64_t>()->default_value("64"), "N")                           //
-      ("width", "op: width of the model", cxxopts::value<int64_t>()->default_value("768"), "N")                      //
-      ("outputs", "op: outputs of a product, width of GELU", cxxopts::value<int64_t>()->default_value("3072"), "N")  //
-      ("vocabulary", "op: rows of the embedding", cxxopts::value<int64_t>()->default_value("50304"), "N")            //
-      ("parameters", "op: elements of what the optimizer updates", cxxopts::value<int64_t>(), "N")                   //
-      ("pattern", "op: dense, hash or drop", cxxopts::value<std::string>()->default_value("hash"), "NAME")           //
-      ("buckets", "op: buckets of hash", cxxopts::value<int64_t>()->default_value("16"), "N")                        //
-      ("drop-rate", "op: share that drop leaves out", cxxopts::value<double>()->default_value("0.5"), "X")           //
-      ("repeats", "timed runs of each case", cxxopts::value<int>()->default_value("5"), "N")                         //
-      ("csv", "attention: also write the table here", cxxopts::value<std::string>()->default_value(""), "FILE")      //
-      ("help", "this text");
-  options.parse_positional({"what"});
-  const cxxopts::ParseResult arguments = options.parse(argc, argv);
-  if (arguments.count("help")) {
-    std::cout << options.help() << "ops: " << joined_op_names() << '\n';
-    return 0;
-  }
-  require(arguments.count("what") > 0, kWhat);
-  auto what = arguments["what"].as<std::vector<std::string>>();
-  const std::string mode = what.front();
-  what.erase(what.begin());
-  require(mode == "attention" || mode == "op", mode, ": is not something to time; there are: attention, op");
-  require(mode == "op" || what.empty(), what.empty() ? "" : what.front(), ": attention takes no names");
-
-  const int repeats = arguments["repeats"].as<int>();
-  require(repeats >= 1, "--repeats: must be at least 1, not ", repeats);
-  for (const char* name : {"batch", "heads", "head-dim", "width", "outputs", "vocabulary", "parameters"})
-    if (arguments.count(name))
-      require(arguments[name].as<int64_t>() >= 1, "--", name, ": must be at least 1, not ",
-              arguments[name].as<int64_t>());
-  std::vector<int64_t> lengths;
-  if (arguments.count("length")) lengths = arguments["length"].as<std::vector<int64_t>>();
-  for (const int64_t length : lengths) require(length >= 1, "--length: must be at least 1, not ", length);
-  const auto number = [&](const char* name, int64_t otherwise) {
-    return arguments.count(name) ? arguments[name].as<int64_t>() : otherwise;
-  };
-
-  if (mode == "op" && what.empty()) {
+  CommandLine line = options();
+  if (!line.parse(argc, argv, std::cout)) return 0;
+  install_signal_handlers("bench", "ending after this run", nullptr);
+  require(!line.words().empty(), kWhat);
+  const std::string mode = line.words().front();
+  std::vector<std::string> names(line.words().begin() + 1, line.words().end());
+  require(mode == "attention" || mode == "op", abbreviate(mode),
+          ": is not something to time; there are: attention, op");
+  require(mode == "op" || names.empty(), names.empty() ? "" : names.front(), ": attention takes no names");
+  require(mode == "attention" || !line.given("csv"), "--csv: only attention has a table to write");
+  const std::string device = line.text("device");
+  require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",
+          abbreviate(device), "\"");
+  const auto repeats = static_cast<int>(line.integer("repeats", 1, 1'000'000));
+  std::vector<int64_t> lengths = line.integers("length", 1, kMaxRows);
+  if (mode == "op" && names.empty()) {
     std::cout << "ops: " << joined_op_names() << '\n';
     return 0;
   }
-  Context ctx(choose_device(arguments["device"].as<std::string>()));
-  const bool gpu = ctx.on_gpu();
+  Context ctx(choose_device(device));
   if (mode == "attention") {
-    AttentionCase shape;
-    shape.batch = number("batch", gpu ? 16 : 1);
-    shape.heads = number("heads", gpu ? 12 : 4);
-    shape.head_dim = number("head-dim", 64);
-    if (lengths.empty()) lengths = gpu ? std::vector<int64_t>{8192, 16384, 32768} : std::vector<int64_t>{8192};
-    bench_attention(ctx, lengths, shape, repeats, arguments["csv"].as<std::string>());
+    if (lengths.empty()) lengths = ctx.on_gpu() ? std::vector<int64_t>{8192, 16384, 32768} : std::vector<int64_t>{8192};
+    const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+    bench_attention(ctx, lengths, attention_case(line, longest, ctx.on_gpu()), repeats, line.text("csv"));
     return 0;
   }
-  require(lengths.size() <= 1, "--length: op takes one length");
-  if (what == std::vector<std::string>{"all"}) what = op_names();
-  OpShape shape;
-  shape.length = lengths.empty() ? (gpu ? 8192 : 1024) : lengths.front();
-  shape.rows = number("batch", gpu ? 8 : 1) * shape.length;
-  shape.width = number("width", shape.width);
-  shape.outputs = number("outputs", shape.outputs);
-  shape.vocabulary = number("vocabulary", shape.vocabulary);
-  shape.parameters = number("parameters", gpu ? 124'000'000 : 4'000'000);
-  shape.heads = number("heads", shape.heads);
-  shape.head_dim = number("head-dim", shape.head_dim);
-  shape.pattern = {.pattern = arguments["pattern"].as<std::string>(),
-                   .buckets = arguments["buckets"].as<int64_t>(),
-                   .drop_rate = arguments["drop-rate"].as<double>(),
-                   .attend_self = {}};
-  validate(shape.pattern);
-  bench_ops(ctx, what, shape, repeats);
+  if (names == std::vector<std::string>{"all"}) names = op_names();
+  bench_ops(ctx, names, op_shape(line, lengths, ctx.on_gpu()), repeats);
   return 0;
 }
 

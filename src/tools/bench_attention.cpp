@@ -3,14 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
+#include <optional>
 
-#include "core/human.h"
+#include "core/program.h"
 #include "core/rng.h"
+#include "core/signals.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
 #include "kernels/random.h"
 #include "model/activations.h"
+#include "tools/bench_file.h"
 #include "tools/bench_timer.h"
 #include "train/machine.h"
 
@@ -45,9 +47,8 @@ void AttentionOperands::assign(Context& ctx, uint32_t step) const {
                    .samples = samples,
                    .seed = 1,
                    .step = step,
-                   .layer = 0,
-                   .shared_keys = keys,
-                   .inverse_norm = inverse_norm});
+                   .layer = 0},
+                  {keys, inverse_norm});
 }
 void AttentionOperands::build(Context& ctx) const {
   build_segments(ctx, segments, attends_self(shape.pattern));
@@ -93,10 +94,7 @@ Buffer skewed_segments(Context& ctx, const AttentionCase& c, const Tensor& like)
 AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats) {
   Arena measure(ctx.device());
   const AttentionOperands planned(measure, ctx, c);
-  if (ctx.on_gpu())
-    require(measure.used() <= gpu::free_memory(), "T = ", c.T, " with ", c.batch * c.heads, " heads needs ",
-            format_bytes(measure.used()), " of GPU memory, and ", format_bytes(gpu::free_memory()),
-            " are free; --batch makes it less");
+  check_fits(ctx, concat("T = ", c.T, " with ", c.batch * c.heads, " heads"), measure.used());
   Arena arena(ctx.device(), measure.used());
   const AttentionOperands w(arena, ctx, c);
   fill_normal(ctx, w.dout, 1, 1);
@@ -105,6 +103,7 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
   std::vector<double> prepare, forward, backward;
   Marks marks(ctx, 4);
   for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
+    check_stop("stopped; what is printed is whole");
     fill_normal(ctx, w.qkv, 2, static_cast<uint32_t>(i));
     flush();
     marks.set(0);
@@ -144,11 +143,10 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
   rows.push_back({"hash_skewed", {.pattern = "hash", .buckets = 16, .attend_self = {}}, 0.3});
   for (const double rate : {0.5, 0.7})
     rows.push_back({"drop", {.pattern = "drop", .drop_rate = rate, .attend_self = {}}});
-  std::ofstream file;
+  std::optional<BenchFile> file;
   if (!csv.empty()) {
-    file.open(csv);
-    require(file.good(), csv, ": cannot be written");
-    file << "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu\n";
+    file.emplace(csv);
+    file->append("system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu\n");
   }
   const Machine machine = this_machine();
   const std::string gpu = device_name(ctx.device());
@@ -174,14 +172,14 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
       const double flops = 14.0 * t.pairs * static_cast<double>(shape.head_dim);  // 2 products forward, 5 backward
       std::printf("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, name, buckets, drop, t.prepare,
                   t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
-      std::fflush(stdout);
-      if (file.is_open())
-        file << "scfa," << name << ',' << T << ',' << shape.batch * shape.heads << ',' << shape.head_dim << ','
-             << buckets << ',' << drop << ',' << t.prepare << ',' << t.forward << ',' << t.backward << ',' << t.total()
-             << ',' << gpu << std::endl;
+      flush_output();
+      if (file)
+        file->append(concat("scfa,", name, ',', T, ',', shape.batch * shape.heads, ',', shape.head_dim, ',', buckets,
+                            ',', drop, ',', t.prepare, ',', t.forward, ',', t.backward, ',', t.total(), ',', gpu,
+                            '\n'));
     }
   }
-  require(csv.empty() || file.flush().good(), csv, ": cannot be written");
+  if (file) file->commit();
 }
 
 }  // namespace scfa

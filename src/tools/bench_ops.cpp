@@ -6,7 +6,7 @@
 #include <functional>
 #include <utility>
 
-#include "core/human.h"
+#include "core/program.h"
 #include "core/rng.h"
 #include "kernels/adamw.h"
 #include "kernels/attention/decode.h"
@@ -343,6 +343,13 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
     require(op != std::end(kOps), name, ": is not an op; ./bench op lists them");
     chosen.push_back(*op);
   }
+  const auto bytes_needed = [&](const NamedOp& op) {
+    Arena measure(ctx.device());
+    Operands planned(ctx, measure, false);
+    op.make(ctx, planned, shape);
+    return measure.used();
+  };
+  for (const NamedOp& op : chosen) check_fits(ctx, op.name, bytes_needed(op));
   const CacheFlush flush(ctx);
   const Peaks peaks = measure_peaks(ctx, flush);
   std::printf("%s: copy %.0f GB/s (read + write), product %.2f TFLOP/s (%ld cubed, %s)\n",
@@ -351,12 +358,7 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
   std::printf("%-24s %-44s %10s %10s %9s %7s %10s %9s %10s\n", "op", "sizes", "ms", "MB", "GB/s", "of copy", "GFLOP",
               "TFLOP/s", "of product");
   for (const NamedOp& op : chosen) {
-    Arena measure(ctx.device());
-    Operands planned(ctx, measure, false);
-    op.make(ctx, planned, shape);
-    require(!ctx.on_gpu() || measure.used() <= gpu::free_memory(), op.name, ": needs ", format_bytes(measure.used()),
-            " of GPU memory, and ", format_bytes(ctx.on_gpu() ? gpu::free_memory() : 0), " are free");
-    Arena arena(ctx.device(), measure.used());
+    Arena arena(ctx.device(), bytes_needed(op));
     Operands operands(ctx, arena, true);
     const OpCase c = op.make(ctx, operands, shape);
     const double ms = time_op(ctx, flush, repeats, c.run);
@@ -368,7 +370,7 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
                   100 * c.flops / ms * 1e3 / peaks.product);
     else
       std::printf("%10s %9s %10s\n", "-", "-", "-");
-    std::fflush(stdout);
+    flush_output();
   }
 }
 

@@ -4,8 +4,11 @@
 #include <chrono>
 #include <cstring>
 
+#include "core/human.h"
+#include "core/signals.h"
 #include "kernels/matmul.h"
 #include "kernels/random.h"
+#include "train/machine.h"
 
 namespace scfa {
 
@@ -62,11 +65,18 @@ void CacheFlush::operator()() const {
     std::memset(buffer_.data(), 1, buffer_.bytes());
 }
 
+void check_fits(const Context& ctx, const std::string& what, int64_t bytes) {
+  const int64_t free = ctx.on_gpu() ? gpu::free_memory() : available_memory();
+  require(bytes <= free, what, ": needs ", format_bytes(bytes), ctx.on_gpu() ? " of GPU memory" : " of memory",
+          ", and ", format_bytes(free), " are free");
+}
+
 double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::function<void()>& op) {
   op();
   std::vector<double> times;
   Marks marks(ctx, 2);
   for (int i = 0; i < repeats; ++i) {
+    check_stop("stopped; what is printed is whole");
     flush();
     marks.set(0);
     op();

@@ -1,6 +1,7 @@
 // Times of work on a device, and what the device can do at best.
 #pragma once
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "core/context.h"
@@ -38,8 +39,12 @@ class CacheFlush {
   Buffer buffer_;
 };
 
-// Milliseconds of one call: the median of `repeats` after one call to warm up, each from cold caches.
+// Milliseconds of one call: the median of `repeats` after one call to warm up, each from cold caches. Throws
+// Interrupted once a signal asked to stop.
 double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::function<void()>& op);
+
+// Throws Error saying what needs more memory than is free.
+void check_fits(const Context& ctx, const std::string& what, int64_t bytes);
 
 struct Peaks {
   double copy;     // bytes a second, read and written, of a large copy

@@ -144,8 +144,10 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
   write_file(folder.file(kStateFile), text);
   files.push_back({kStateFile, static_cast<int64_t>(text.size()), checksum_of(text.data(), text.size())});
   write_file(folder.file(kChecksumFile), checksum_lines(files));
-  move_aside(path, notes);
-  for (const std::string& left : folder.replace(is_checkpoint_file())) notes->push_back(left + ": stays");
+  std::vector<std::string> said;
+  move_aside(path, &said);
+  for (const std::string& left : folder.replace(is_checkpoint_file())) said.push_back(left + ": stays");
+  if (notes != nullptr) notes->insert(notes->end(), said.begin(), said.end());
   return path;
 }
 
@@ -222,7 +224,7 @@ std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify 
   return {};
 }
 
-bool is_checkpoint(const std::string& path) {
+bool is_checkpoint_folder(const std::string& path) {
   std::error_code error;
   return fs::exists(fs::path(path) / kStateFile, error) ||
          (step_of_checkpoint(path).has_value() && checkpoint_steps(path).empty());
@@ -230,7 +232,7 @@ bool is_checkpoint(const std::string& path) {
 
 CheckpointState find_checkpoint(const std::string& path, Verify verify) {
   std::error_code error;
-  if (fs::exists(path, error) && is_checkpoint(path)) return read_checkpoint_state(path, verify);
+  if (fs::exists(path, error) && is_checkpoint_folder(path)) return read_checkpoint_state(path, verify);
   std::vector<std::string> rejected;
   std::optional<CheckpointState> found = newest_checkpoint(path, verify, &rejected);
   if (!found && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());

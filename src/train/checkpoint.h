@@ -29,9 +29,9 @@ struct CheckpointState {
 };
 
 // Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it
-// is moved aside whole, and a line saying where is added to notes.
+// is moved aside whole, and a line saying where is added to notes, if there are any.
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer, std::vector<std::string>* notes);
+                            const Optimizer& optimizer, std::vector<std::string>* notes = nullptr);
 
 // Removes the checkpoints of a run up to step `newest` but for the newest `keep` (0 keeps all) and, with keep_best, the
 // one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over,
@@ -56,7 +56,7 @@ std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify 
 CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify::kModel);
 
 // Whether path is a checkpoint's folder, whole or not, and not a run's.
-bool is_checkpoint(const std::string& path);
+bool is_checkpoint_folder(const std::string& path);
 
 // Fills the model, and the optimizer if there is one. Throws Error naming the tensor that does not fit.
 void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optimizer);

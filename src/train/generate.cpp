@@ -1,41 +1,65 @@
 #include "train/generate.h"
 
 #include "core/rng.h"
-#include "data/tokenizer.h"
+#include "core/signals.h"
 #include "train/checkpoint.h"
 #include "train/machine.h"
 
 namespace scfa {
 
-int64_t generate(const GenerateOptions& options, const std::function<void(std::string_view)>& write) {
-  require(options.tokens >= 1, "generate: tokens must be at least 1, not ", options.tokens);
+Generator::Generator(const GenerateOptions& options) : options_(options), ctx_(choose_device(options.device)) {
+  require(options.tokens >= 1, "tokens must be at least 1, not ", options.tokens);
   const CheckpointState state = find_checkpoint(options.checkpoint);
-  const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(state.tokenizer);
-  std::vector<uint32_t> tokens;
-  tokenizer->encode(options.prompt, tokens);
-  if (tokens.empty()) tokens.push_back(tokenizer->end_of_text());  // an empty prompt starts a document
-  require(static_cast<int64_t>(tokens.size()) <= state.config.model.sequence_length, "generate: the prompt has ",
-          tokens.size(), " tokens, more than the model's context of ", state.config.model.sequence_length);
+  const GptConfig& config = state.config.model;
+  context_length_ = config.sequence_length;
+  tokenizer_ = make_tokenizer(state.tokenizer);
+  require(tokenizer_->vocab_size() <= config.vocab_size, state.path, ": the vocabulary of the model, ",
+          config.vocab_size, ", is smaller than that of the tokenizer '", state.tokenizer, "', ",
+          tokenizer_->vocab_size());
+  tokenizer_->encode(options.prompt, prompt_);
+  if (prompt_.empty()) prompt_.push_back(tokenizer_->end_of_text());  // an empty prompt starts a document
+  require(options.slide || static_cast<int64_t>(prompt_.size()) <= context_length_, "the prompt has ", prompt_.size(),
+          " tokens, more than the model's context of ", context_length_, "; --slide goes on with the last of them");
+  model_ = std::make_unique<Gpt>(ctx_, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
+  load_checkpoint(state.path, *model_, nullptr);
+  decoder_ = std::make_unique<SlidingDecoder>(*model_);
+}
 
-  Context ctx(choose_device(options.device));
-  GptConfig config = state.config.model;
-  Gpt model(ctx, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
-  load_checkpoint(state.path, model, nullptr);
-  Decoder decoder(model);
+Generated Generator::sample(uint64_t seed, const std::function<void(std::string_view)>& write) {
+  Generated result{.prompt_tokens = static_cast<int64_t>(prompt_.size())};
+  decoder_->reset();
   ConstTensor logits;
-  for (const uint32_t token : tokens) logits = decoder.feed(static_cast<int32_t>(token));
-  write(options.prompt);
-  int64_t made = 0;
-  while (made < options.tokens) {
-    const Random4 bits = random4(options.seed, Purpose::kSample, static_cast<uint32_t>(made), 0, 0, 0, 0);
-    const int32_t token = sample_token(logits, options.sampling, static_cast<double>(uniform(bits.v[0])));
-    ++made;
-    if (static_cast<uint32_t>(token) == tokenizer->end_of_text()) break;
-    if (static_cast<uint32_t>(token) < tokenizer->vocab_size()) write(tokenizer->bytes(static_cast<uint32_t>(token)));
-    if (decoder.length() == config.sequence_length) break;
-    logits = decoder.feed(token);
+  const auto stopped = [&] {
+    if (stop_requested()) result.end = GenerationEnd::kSignal;
+    return stop_requested().load();
+  };
+  for (const uint32_t token : prompt_) {
+    if (stopped()) return result;
+    logits = decoder_->feed(static_cast<int32_t>(token));
   }
-  return made;
+  write(options_.prompt);
+  while (!stopped()) {
+    const Random4 bits = random4(seed, Purpose::kSample, static_cast<uint32_t>(result.tokens), 0, 0, 0, 0);
+    const int32_t token = sample_token(logits, options_.sampling, static_cast<double>(uniform(bits.v[0])));
+    ++result.tokens;
+    const auto id = static_cast<uint32_t>(token);
+    if (id == tokenizer_->end_of_text()) {
+      result.end = GenerationEnd::kEndOfText;
+      break;
+    }
+    if (id < tokenizer_->vocab_size()) write(tokenizer_->bytes(id));
+    if (result.tokens == options_.tokens) break;
+    if (decoder_->full() && !options_.slide) {
+      result.end = GenerationEnd::kContextFull;
+      break;
+    }
+    logits = decoder_->feed(token);
+  }
+  return result;
+}
+
+Generated generate(const GenerateOptions& options, const std::function<void(std::string_view)>& write) {
+  return Generator(options).sample(options.seed, write);
 }
 
 }  // namespace scfa

@@ -100,7 +100,7 @@ void remove_run_files(const std::string& run, Console& console) {
 ResumeSource resume_source(const std::string& path) {
   require_run(path);
   const fs::path plain = plain_path(path);
-  const bool chosen = is_checkpoint(plain);
+  const bool chosen = is_checkpoint_folder(plain);
   const fs::path run = chosen ? plain_path(parent_of(plain)) : plain;
   ResumeSource source;
   if (chosen) {

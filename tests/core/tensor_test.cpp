@@ -62,6 +62,9 @@ TEST_F(TensorTest, Select) {
   EXPECT_TRUE(plane.has_shape({3, 4}));
   EXPECT_EQ(plane.as<float>()[0], 12.0f);
   EXPECT_EQ(plane.stride[0], 4);
+  EXPECT_TRUE(plane.same_shape(Tensor(nullptr, DType::kF32, Device::kCpu, {plane.size(0), plane.size(1)})));
+  EXPECT_EQ(plane.shape, Tensor(nullptr, DType::kF32, Device::kCpu, {plane.size(0), plane.size(1)}).shape)
+      << "nothing of the dimension that went stays behind";
   const Tensor element = plane.select(2).select(3);
   EXPECT_EQ(element.ndim, 0);
   EXPECT_EQ(element.numel(), 1);

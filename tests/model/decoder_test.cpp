@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <random>
 
 #include "core/rng.h"
+#include "support/expect_error.h"
 #include "support/gpu.h"
 #include "support/small_model.h"
 #include "train/feeder.h"
@@ -73,6 +77,53 @@ INSTANTIATE_TEST_SUITE_P(Decoder, DecoderEqualsForward,
                                   name_of(std::get<3>(row.param));
                          });
 
+class DecoderThatSlides : public testing::TestWithParam<std::tuple<const char*, const char*, int64_t>> {};
+
+TEST_P(DecoderThatSlides, EqualsOneThatBeganWithTheLastHalf) {
+  const auto [pattern, positions, context] = GetParam();
+  GptConfig c = test::small_config(pattern);
+  c.positions = positions;
+  c.sequence_length = context;
+  Context ctx(Device::kCpu);
+  Gpt model(ctx, c, 1, 9, Gpt::Mode::kDecoding);
+  model.init(3);
+  test::fill_large(model);
+  SlidingDecoder sliding(model);
+  Decoder fresh(model);
+  const int64_t half = std::max<int64_t>(1, context / 2);
+  std::vector<int32_t> seen;  // since the text that the decoder knows begins
+  std::mt19937 random(5);
+  for (int round = 0; round < 2; ++round) {
+    for (int64_t t = 0; t < 3 * context; ++t) {
+      const auto token = static_cast<int32_t>(random() % static_cast<unsigned>(c.vocab_size));
+      seen.push_back(token);
+      ConstTensor want;
+      if (static_cast<int64_t>(seen.size()) > context) {
+        seen.erase(seen.begin(), seen.end() - half);
+        fresh.reset();
+        for (const int32_t kept : seen) want = fresh.feed(kept);
+      } else {
+        want = fresh.feed(token);
+      }
+      const std::vector<float> logits(want.as<float>(), want.as<float>() + c.vocab_size);
+      const ConstTensor got = sliding.feed(token);
+      ASSERT_EQ(std::vector<float>(got.as<float>(), got.as<float>() + c.vocab_size), logits) << t;
+      EXPECT_EQ(sliding.full(), static_cast<int64_t>(seen.size()) == context);
+    }
+    sliding.reset();
+    fresh.reset();
+    seen.clear();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Decoder, DecoderThatSlides,
+                         testing::Combine(testing::Values("dense", "hash"), testing::Values("learned", "rotary"),
+                                          testing::Values(1, 2, 9, 16)),
+                         [](const auto& row) {
+                           return concat(std::get<0>(row.param), "_", std::get<1>(row.param), "_",
+                                         std::get<2>(row.param));
+                         });
+
 std::vector<int64_t> histogram(const std::vector<float>& logits, const SamplingOptions& options, int draws) {
   std::vector<int64_t> counts(logits.size(), 0);
   const ConstTensor view(logits.data(), DType::kF32, Device::kCpu, {static_cast<int64_t>(logits.size())});
@@ -91,6 +142,18 @@ TEST(SampleToken, FollowsTheProbabilities) {
   for (const int64_t count : flat) EXPECT_NEAR(static_cast<double>(count), 250.0, 3.0);
   EXPECT_THROW(histogram(logits, {.temperature = -1}, 1), Error);
   EXPECT_THROW(histogram(logits, {.top_p = 0}, 1), Error);
+}
+
+TEST(SampleToken, RefusesLogitsThatAreNotFinite) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {inf, -inf, nan})
+    for (size_t at = 0; at < 3; ++at)
+      for (const double temperature : {0.0, 1.0}) {
+        std::vector<float> logits(3, 0.5f);
+        logits[at] = bad;
+        test::expect_error([&] { histogram(logits, {.temperature = temperature, .top_k = 1}, 1); },
+                           {"not finite", concat("token ", at).c_str()});
+      }
 }
 
 }  // namespace

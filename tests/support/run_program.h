@@ -25,8 +25,10 @@ struct Outcome {
 
 // Where a program's standard streams go; an empty path is a file of the helper's own, which Outcome holds.
 struct Streams {
-  std::string in = "/dev/null", out, err;
+  std::string in = "/dev/null", out{}, err{};
   bool close_out = false, close_err = false;  // instead
+  int out_fd = -1;                            // instead of out, if it is one
+  int64_t file_limit = -1;                    // bytes that a file may have; more cannot be written
   size_t address_space = 0;                   // limit in bytes, as of ulimit -v; 0: none
 };
 
@@ -41,10 +43,13 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
       std::freopen(streams.out.c_str(), "w", stdout) == nullptr ||
       std::freopen(streams.err.c_str(), "w", stderr) == nullptr)
     _exit(99);
+  if (streams.out_fd >= 0) ::dup2(streams.out_fd, STDOUT_FILENO);
   if (streams.close_out) ::close(STDOUT_FILENO);
+  const rlimit limit{static_cast<rlim_t>(streams.file_limit), static_cast<rlim_t>(streams.file_limit)};
+  if (streams.file_limit >= 0) ::setrlimit(RLIMIT_FSIZE, &limit);
   if (streams.close_err) ::close(STDERR_FILENO);
-  if (const rlimit limit{streams.address_space, streams.address_space}; limit.rlim_cur > 0)
-    ::setrlimit(RLIMIT_AS, &limit);
+  const rlimit space{streams.address_space, streams.address_space};
+  if (streams.address_space > 0) ::setrlimit(RLIMIT_AS, &space);
   execv(arguments[0], arguments.data());
   _exit(98);
 }
@@ -81,8 +86,11 @@ inline void expect_one_line(const Outcome& outcome, const std::string& start, co
 // Waits until something is so, ten seconds at most.
 template <class Condition>
 bool wait_until(const Condition& condition) {
-  for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  return condition();
+  for (int i = 0; i < 2000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
 }
 
 inline void wait_for(const std::string& path) {

@@ -31,7 +31,7 @@ int64_t scratch_per_thread(int64_t T, int64_t D) {
 }
 
 void check_rows(const char* op, const char* name, const ConstTensor& t, const ConstTensor& q) {
-  if (t.data == nullptr || t.ndim != 4 || t.stride[3] != 1 || t.shape != q.shape || t.dtype != q.dtype)
+  if (t.data == nullptr || t.ndim != 4 || t.stride[3] != 1 || !t.same_shape(q) || t.dtype != q.dtype)
     fail(op, ": ", name, " must be like q, ", q.describe(), ", not ", t.data == nullptr ? "empty" : t.describe());
   if (t.device == Device::kCpu) return;
   require(t.size(3) % 8 == 0 && t.size(3) <= 128, op,

@@ -502,9 +502,8 @@ void forward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   launch_tiles<S>(ctx, kOp, forward_kernel<S>, 1, s.q_tiles, p);
 }
 
-// Whether dq has taken in what goes through normalised keys.
 template <class Queries, class Keys>
-bool backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
+void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   constexpr const char* kOp = "attention_backward";
   constexpr int kLanes = Queries::kD / 8;
   clear_gradients_kernel<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, ctx.stream()>>>(
@@ -514,16 +513,12 @@ bool backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   const int a_head = (p.T + kRowsABlock - 1) / kRowsABlock;
   statistics_kernel<kLanes><<<static_cast<unsigned>(rows / p.T * a_head), 256, 0, ctx.stream()>>>(p, a_head);
   check_launch(kOp, ctx.stream());
-  if (on_hopper()) {
-    sm90::backward(ctx, p, s);
-    return true;
-  }
+  if (on_hopper()) return sm90::backward(ctx, p, s);
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
   launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
   p.tiles = static_cast<const int4*>(s.k_tiles.data);
   ++p.ticket;
   launch_tiles<Keys>(ctx, kOp, backward_keys_kernel<Keys>, 2, s.k_tiles, p);
-  return false;
 }
 
 int* fresh_tickets(Context& ctx, const Tensor& scratch) {
@@ -539,9 +534,10 @@ std::string describe_attention(const Context& /*ctx*/) {
          (uses_portable_attention() ? "SCFA_ATTENTION=portable" : sm90::probe().reason);
 }
 
+// By compute capability, as memory is planned before anything runs: the trial that probe() makes is a launch.
 int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int64_t D) {
   return kHeaderElements + statistics_size(segments.q_segment.numel()) +
-         (sm90::probe().usable ? sm90::sums_of(segments, D).floats() : 0);
+         (properties().compute == 90 ? sm90::sums_of(segments, D).floats() : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
@@ -565,9 +561,13 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
   p.dq = rows_of(dq), p.dk = rows_of(dk), p.dv = rows_of(dv);
   p.ticket = fresh_tickets(ctx, scratch);
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
-  const bool whole_derivative = q.size(3) <= 64 ? backward<Queries64, Keys64>(ctx, p, segments, rows)
-                                                : backward<Queries128, Keys128>(ctx, p, segments, rows);
-  if (inverse_norm && !whole_derivative) gpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
+  if (q.size(3) <= 64)
+    backward<Queries64, Keys64>(ctx, p, segments, rows);
+  else
+    backward<Queries128, Keys128>(ctx, p, segments, rows);
+  // The Hopper kernels take in what goes through normalised keys themselves, unless some head is untied.
+  if (inverse_norm)
+    normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, on_hopper() ? p.tile_count + kUntiedHeads : nullptr);
 }
 
 }  // namespace scfa::gpu

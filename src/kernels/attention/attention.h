@@ -22,8 +22,9 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
 // Gradients, overwritten: zero for rows in no segment and for keys that no query sees.
 //   dq, dk, dv    out (B, T, H, D), strides free      dout, out, lse, q, k, v  in, as in forward
 //   inverse_norm  in (B, T, H) f32, or empty. Given where keys are the queries of the same tokens divided by their
-//   norms (normalise_keys) and so in the same segments: dq is then the whole derivative, (dk - k (k . dk)) *
-//   inverse_norm included, and what dk holds afterwards is undefined; k and dk must be contiguous.
+//   norms (normalise_keys): dq is then the whole derivative, (dk - k (k . dk)) * inverse_norm included, and what dk
+//   holds afterwards is undefined; k and dk must be contiguous. Any segments will do; on Hopper it is fastest where a
+//   row's query and key are in the same one.
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch, ConstTensor inverse_norm = {});

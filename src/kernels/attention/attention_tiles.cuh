@@ -26,7 +26,8 @@ struct Problem {
   float* dq_ring;   // sums of dq of blocks of kQueryBlock queries on their way, in a ring of ring_blocks
   unsigned* turns;  // of each block of the ring, whose turn it is to add: see hopper_ring.cuh
   int ring_blocks, parts_blocks;
-  const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's. Or null.
+  const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's, if all
+                              // heads are tied (kUntiedHeads). Or null.
   int H, T, S, D;
   float scale;       // of scores
   float scale_log2;  // the same for exponentials of base two

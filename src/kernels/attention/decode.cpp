@@ -11,7 +11,7 @@ namespace {
 
 void check(const char* op, const KeyValueCache& cache, const ConstTensor& rows, const char* name) {
   require(cache.keys.ndim == 3 && cache.keys.contiguous() && cache.values.contiguous() &&
-              cache.values.shape == cache.keys.shape && cache.values.dtype == cache.keys.dtype,
+              cache.values.same_shape(cache.keys) && cache.values.dtype == cache.keys.dtype,
           op, ": keys and values of the cache must be contiguous (H, S, D), not ", cache.keys.describe(), " and ",
           cache.values.describe());
   const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);

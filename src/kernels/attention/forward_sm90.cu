@@ -92,8 +92,8 @@ __device__ inline void lower(float (&shrink)[2], float (&s)[kStep / 2], float (&
 template <class S>
 __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory) {
   constexpr int kD = S::kD, kStep = S::kStep;
-  const int group = uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
-  const int warp = uniform(threadIdx.x / 32) % 4;
+  const int group = warp_uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
+  const int warp = warp_uniform(threadIdx.x / 32) % 4;
   const int group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + lane / 4;
   Ring<S::kSlots> slots;
   Ring<S::kStages> ring;
@@ -101,9 +101,9 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     barrier_wait(slots.barrier(memory.tile_full()), slots.parity());
     fence_for_products();
     const SlotView<S> slot{memory.slot(slots.stage)};
-    if (uniform(slot.head()) < 0) break;
-    const int rows = uniform(slot.rows());
-    const int most = uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
+    if (warp_uniform(slot.head()) < 0) break;
+    const int rows = warp_uniform(slot.rows());
+    const int most = warp_uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
     const int steps = (most + kStep - 1) / kStep;
     // Of the last step's keys the group may see no more than half.
     constexpr int kHalf = kStep / 2;
@@ -128,7 +128,7 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
       pin(probabilities);
       if (step > 0) release(last_empty);  // the product of the step before is done too
       last_empty = ring.barrier(memory.empty());
-      const bool masked = (step + 1) * kStep > uniform(slot.bound(group_first));
+      const bool masked = (step + 1) * kStep > warp_uniform(slot.bound(group_first));
       if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
       bool search = step == 0;
       float total[2], shrink[2];
@@ -186,7 +186,7 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     pin(out);
     pin(probabilities);
     if (steps > 0) release(last_empty);
-    skip_steps<S>(memory, ring, steps, (uniform(slot.end()) + kStep - 1) / kStep);
+    skip_steps<S>(memory, ring, steps, (warp_uniform(slot.end()) + kStep - 1) / kStep);
     sync_threads(2 + group, kGroup);  // no warp of the group reads its queries any more
     float inverse[2];
     float* lse = p.lse + static_cast<int64_t>(slot.head()) * p.T;
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) forward_kernel(const __grid_co
 #ifdef SCFA_SM90A
   const Memory<S> memory;
   memory.make_barriers();
-  if (uniform(threadIdx.x / kGroup) == 0) {
+  if (warp_uniform(threadIdx.x / kGroup) == 0) {
     give_registers_back<S::kGather>();
     gather<S, Side::kQueries>(p, memory, list, p.q, p.q, p.k, p.v);
   } else {

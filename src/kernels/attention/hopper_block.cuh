@@ -65,6 +65,7 @@ class Memory {
   struct Barriers {
     uint64_t entry_full[2], tile_full[2], tile_empty[2], full[S::kStages], empty[S::kStages];
     uint64_t exchange_full[S::kGroups], exchange_empty[S::kGroups];
+    int fuses_norm;
   };
   static constexpr int kStageStart = S::kSlots * S::kOwn * S::Own::kBytes;
   static constexpr int kExtraStart = kStageStart + S::kStages * 2 * S::Other::kBytes;
@@ -105,9 +106,14 @@ class Memory {
   __device__ uint32_t exchange_full() const { return base_ + kBarrierStart + offsetof(Barriers, exchange_full); }
   __device__ uint32_t exchange_empty() const { return base_ + kBarrierStart + offsetof(Barriers, exchange_empty); }
 
+  // In backward: whether dq takes in what goes through normalised keys. Only where a row is in the same segment as
+  // query and as key are the rows of a tile of keys also queries of its segment.
+  __device__ bool fuses_norm() const { return load_int(base_ + kBarrierStart + offsetof(Barriers, fuses_norm)) != 0; }
+
   // By all threads of the block.
-  __device__ void make_barriers() const {
+  __device__ void make_barriers(bool fuses = false) const {
     if (threadIdx.x == 0) {
+      store_int(base_ + kBarrierStart + offsetof(Barriers, fuses_norm), fuses ? 1 : 0);
       for (int i = 0; i < 2; ++i) {
         barrier_init(entry_full() + 8 * i, 1);
         barrier_init(tile_full() + 8 * i, kGroup + 1);  // every thread's copies, and the slot
@@ -186,7 +192,7 @@ __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2],
     if (row >= rows || chunk * 8 >= p.D) continue;
     __nv_bfloat16* at = data + token(row) * to.token;
     uint4 v = load_chunk(T::at(tile, row, chunk));
-    if (kAdd) v = sum_of(v, load_global(at));
+    if (kAdd) v = sum_of(v, load_coherent(at));
     store_global(at, v);
   }
 }

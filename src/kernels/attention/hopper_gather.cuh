@@ -249,7 +249,7 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
           // Its sums are added to: those who added have released a later stage since.
           const int place = load_int(memory.entry(entries.stage) + 36);
           RingBlock(p, place % p.ring_blocks, place / p.ring_blocks, begin / kStep + i - S::kTold)
-              .tell(p, tile.z / S::kRows);
+              .tell(p, tile.z / S::kRows, memory.fuses_norm());
         }
         __syncwarp();  // the part that was used before may be overwritten
         fetch_index(i + kIndexAhead - 1);

@@ -31,14 +31,14 @@ struct RingBlock {
   __device__ RingBlock(const Problem& p, int first, int use_, int block) : place(first + block), use(use_) {
     if (place >= p.ring_blocks) place -= p.ring_blocks, ++use;
   }
-  // Tells others that a tile has added. What goes through the keys is to come where there is an inverse norm.
-  __device__ void tell(const Problem& p, int tile, int warp) const {
-    if (tile > 0 || p.inverse_norm == nullptr)
-      store_release(turn(p, warp), tile > 0 ? use * kUse + tile + 1 : (use + 1) * kUse);
+  // Tells others that a tile has added. After the last one of the order, what goes through the keys is still to come
+  // where the norm is fused; then leave() tells.
+  __device__ void tell(const Problem& p, int tile, int warp, bool fuses_norm) const {
+    if (tile > 0 || !fuses_norm) store_release(turn(p, warp), tile > 0 ? use * kUse + tile + 1 : (use + 1) * kUse);
   }
   // For all warps, by one thread.
-  __device__ void tell(const Problem& p, int tile) const {
-    if (tile == 0 && p.inverse_norm != nullptr) return;
+  __device__ void tell(const Problem& p, int tile, bool fuses_norm) const {
+    if (tile == 0 && fuses_norm) return;
     const unsigned x = tile > 0 ? use * kUse + tile + 1 : (use + 1) * kUse;
     asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.v4.u32 [%0], {%1, %1, %1, %1};" ::"l"(turn(p, 0)), "r"(x)
                  : "memory");

@@ -11,6 +11,7 @@ namespace scfa::gpu::sm90 {
 template <class S>
 void launch_blocks(Stream stream, const char* op, void (*kernel)(Problem, int), int list, const Tensor& entries,
                    Problem p) {
+  arm_spins();
   p.tiles = static_cast<const int4*>(entries.data);
   const cudaError_t status =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Memory<S>::kBytes);

@@ -36,9 +36,11 @@ __device__ inline void store_global(void* to, const uint4& v) {
   asm volatile("st.global.cs.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
 }
-__device__ inline uint4 load_global(const void* from) {
+// Of what another block may just have written: from the L2 cache, past L1, where a line of the neighbouring row's may
+// still be as it was before.
+__device__ inline uint4 load_coherent(const void* from) {
   uint4 v;
-  asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.relaxed.gpu.global.v4.b32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(from)
                : "memory");

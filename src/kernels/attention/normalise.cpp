@@ -13,7 +13,7 @@ void check_strided(const char* op, const char* name, const ConstTensor& t, const
 }
 
 void check_packed(const char* op, const char* name, const ConstTensor& t, const ConstTensor& like) {
-  require(t.data && t.contiguous() && t.shape == like.shape && t.dtype == like.dtype, op, ": ", name,
+  require(t.data && t.contiguous() && t.same_shape(like) && t.dtype == like.dtype, op, ": ", name,
           " must be contiguous and like ", like.describe(), ", not ", t.describe());
 }
 

@@ -1,4 +1,5 @@
 // Keys of length one, and their gradient. Memory-bound: a group of lanes owns a row, 16 bytes a lane.
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/attention/normalise.h"
@@ -18,8 +19,9 @@ struct Place {
 };
 
 template <int kLanes>
-__device__ Place place(unsigned rows, unsigned T, unsigned H, int D) {  // 32 bits: divisions of 64 would take longer
-  const unsigned row = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes, token = row / H;  // than the memory
+__device__ Place place(unsigned block, unsigned rows, unsigned T, unsigned H, int D) {
+  // 32 bits: divisions of 64 would take longer than the memory
+  const unsigned row = block * (kThreads / kLanes) + threadIdx.x / kLanes, token = row / H;
   const int d = static_cast<int>(threadIdx.x % kLanes) * kPack;
   return {row, token / T, token % T, row % H, d, row < rows && d < D};
 }
@@ -34,7 +36,7 @@ __device__ float sum_of_row(float x) {
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(RowsOf k, float* inverse_norm, RowsOf q, unsigned rows, unsigned T, unsigned H, int D) {
-  const Place at = place<kLanes>(rows, T, H, D);
+  const Place at = place<kLanes>(blockIdx.x, rows, T, H, D);
   float x[kPack] = {}, square = 0.0f;
   if (at.inside) load(x, q.row(at.b, at.t, at.h) + at.d);
 #pragma unroll
@@ -48,9 +50,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kLanes>
-__global__ void __launch_bounds__(kThreads) backward_kernel(RowsOf dq, RowsOf dk, RowsOf k, const float* inverse_norm,
-                                                            unsigned rows, unsigned T, unsigned H, int D) {
-  const Place at = place<kLanes>(rows, T, H, D);
+__device__ void backward_rows(const Place& at, const RowsOf& dq, const RowsOf& dk, const RowsOf& k,
+                              const float* inverse_norm) {
   float gradient[kPack] = {}, key[kPack] = {}, dot = 0.0f;
   if (at.inside) {
     load(gradient, dk.row(at.b, at.t, at.h) + at.d);
@@ -67,6 +68,16 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(RowsOf dq, RowsOf dk
 #pragma unroll
   for (int i = 0; i < kPack; ++i) d[i] += (gradient[i] - key[i] * dot) * scale;
   store(to, d);
+}
+
+// only_if: null, or a number on the device; where it is zero there is nothing to do.
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    backward_kernel(RowsOf dq, RowsOf dk, RowsOf k, const float* inverse_norm, const int* only_if, unsigned blocks,
+                    unsigned rows, unsigned T, unsigned H, int D) {
+  if (only_if != nullptr && *only_if == 0) return;
+  for (unsigned block = blockIdx.x; block < blocks; block += gridDim.x)
+    backward_rows<kLanes>(place<kLanes>(block, rows, T, H, D), dq, dk, k, inverse_norm);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -98,13 +109,20 @@ void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) 
 }
 
 void normalise_keys_backward(Context& ctx, Tensor dq, ConstTensor dk, ConstTensor k, ConstTensor inverse_norm) {
+  normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, nullptr);
+}
+
+void normalise_keys_backward_if(Context& ctx, const Tensor& dq, const ConstTensor& dk, const ConstTensor& k,
+                                const ConstTensor& inverse_norm, const int* only_if) {
   require_packs("normalise_keys_backward", "dq", dq);
   require_packs("normalise_keys_backward", "dk", dk);
   require_packs("normalise_keys_backward", "k", k);
   launch_rows("normalise_keys_backward", dq, [&](unsigned blocks, unsigned rows, auto lanes) {
-    backward_kernel<lanes.value><<<blocks, kThreads, 0, ctx.stream()>>>(
-        RowsOf(dq), RowsOf(dk), RowsOf(k), inverse_norm.as<float>(), rows, static_cast<unsigned>(dq.size(1)),
-        static_cast<unsigned>(dq.size(2)), static_cast<int>(dq.size(3)));
+    // Few blocks where there is mostly nothing to do: starting them is all that it takes then.
+    const auto few = static_cast<unsigned>(8 * properties().multiprocessors);
+    backward_kernel<lanes.value><<<only_if == nullptr ? blocks : std::min(blocks, few), kThreads, 0, ctx.stream()>>>(
+        RowsOf(dq), RowsOf(dk), RowsOf(k), inverse_norm.as<float>(), only_if, blocks, rows,
+        static_cast<unsigned>(dq.size(1)), static_cast<unsigned>(dq.size(2)), static_cast<int>(dq.size(3)));
   });
   check_launch("normalise_keys_backward", ctx.stream());
 }

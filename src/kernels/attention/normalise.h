@@ -21,5 +21,8 @@ decltype(scfa::normalise_keys_backward) normalise_keys_backward;
 namespace gpu {
 decltype(scfa::normalise_keys) normalise_keys;
 decltype(scfa::normalise_keys_backward) normalise_keys_backward;
+// The same unless the number that only_if points to on the device is zero; null: always.
+void normalise_keys_backward_if(Context& ctx, const Tensor& dq, const ConstTensor& dk, const ConstTensor& k,
+                                const ConstTensor& inverse_norm, const int* only_if);
 }  // namespace gpu
 }  // namespace scfa

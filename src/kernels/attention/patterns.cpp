@@ -166,34 +166,33 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
 }
 
 void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                     const PatternInput& input) {
+                     const PatternInput& input, const SharedKeys& shared) {
   constexpr const char* kOp = "assign_segments";
   require(input.q.data && input.q.ndim == 4 && input.q.stride[3] == 1, kOp, ": q must be (B, T, H, D), not ",
           input.q.describe());
   const int64_t B = input.q.size(0), T = input.q.size(1), H = input.q.size(2), D = input.q.size(3);
   require_tensor(q_segment, kOp, "q_segment", DType::kU16, {B, H, T});
   require_tensor(k_segment, kOp, "k_segment", DType::kU16, {B, H, T});
-  if (input.k) require(input.k.shape == input.q.shape && input.k.stride[3] == 1, kOp, ": k must be like q");
+  if (input.k) require(input.k.same_shape(input.q) && input.k.stride[3] == 1, kOp, ": k must be like q");
   if (needs_projections(pattern))
     require_tensor(input.projections, kOp, "projections", DType::kF32, {H, pattern.buckets / 2, D});
   require_elements(input.samples, kOp, "samples", DType::kI32, B);
-  if (input.shared_keys) {
+  if (shared.keys) {
     require(!input.k, kOp, ": keys of their own and shared_keys exclude each other");
-    require(input.shared_keys.contiguous() && input.shared_keys.shape == input.q.shape &&
-                input.shared_keys.dtype == input.q.dtype,
-            kOp, ": shared_keys must be contiguous and like q, not ", input.shared_keys.describe());
-    require_tensor(input.inverse_norm, kOp, "inverse_norm", DType::kF32, {B, T, H});
+    require(shared.keys.contiguous() && shared.keys.same_shape(input.q) && shared.keys.dtype == input.q.dtype, kOp,
+            ": shared_keys must be contiguous and like q, not ", shared.keys.describe());
+    require_tensor(shared.inverse_norm, kOp, "inverse_norm", DType::kF32, {B, T, H});
   }
-  ctx.require_here(kOp, {q_segment, k_segment, input.q, input.k, input.projections, input.samples, input.shared_keys,
-                         input.inverse_norm});
+  ctx.require_here(kOp, {q_segment, k_segment, input.q, input.k, input.projections, input.samples, shared.keys,
+                         shared.inverse_norm});
   const Section section(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) {
-      if (input.shared_keys && !needs_projections(pattern))
-        gpu::normalise_keys(ctx, input.shared_keys, input.inverse_norm, input.q);
-      return find(pattern).assign_gpu(ctx, q_segment, k_segment, pattern, input);
+      if (shared.keys && !needs_projections(pattern))
+        gpu::normalise_keys(ctx, shared.keys, shared.inverse_norm, input.q);
+      return find(pattern).assign_gpu(ctx, q_segment, k_segment, pattern, input, shared);
     }
-  cpu::assign_segments(ctx, q_segment, k_segment, pattern, input);
+  cpu::assign_segments(ctx, q_segment, k_segment, pattern, input, shared);
 }
 
 namespace cpu {
@@ -219,8 +218,8 @@ void draw_projections(Context& /*ctx*/, Tensor projections, uint64_t seed, uint3
 }
 
 void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                     const PatternInput& input) {
-  if (input.shared_keys) cpu::normalise_keys(ctx, input.shared_keys, input.inverse_norm, input.q);
+                     const PatternInput& input, const SharedKeys& shared) {
+  if (shared.keys) cpu::normalise_keys(ctx, shared.keys, shared.inverse_norm, input.q);
   find(pattern).assign(q_segment, k_segment, pattern, input);
 }
 

@@ -174,21 +174,22 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
   check_launch("draw_projections", ctx.stream());
 }
 
-void assign_dense(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern&, const PatternInput&) {
+void assign_dense(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern&, const PatternInput&,
+                  const SharedKeys&) {
   ctx.zero(q_segment);
   ctx.zero(k_segment);
 }
 
 void assign_hash(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                 const PatternInput& input) {
-  if (pattern.buckets == 1) return assign_dense(ctx, q_segment, k_segment, pattern, input);
+                 const PatternInput& input, const SharedKeys& shared) {
+  if (pattern.buckets == 1) return assign_dense(ctx, q_segment, k_segment, pattern, input, shared);
   auto *q = q_segment.as<uint16_t>(), *k = k_segment.as<uint16_t>();
-  hash_rows(ctx, q, input.k ? nullptr : k, input.shared_keys, input.inverse_norm, input.q, input.projections);
+  hash_rows(ctx, q, input.k ? nullptr : k, shared.keys, shared.inverse_norm, input.q, input.projections);
   if (input.k) hash_rows(ctx, k, nullptr, {}, {}, input.k, input.projections);
 }
 
 void assign_drop(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                 const PatternInput& input) {
+                 const PatternInput& input, const SharedKeys&) {
   drop_rows(ctx, q_segment, Purpose::kDropQuery, pattern.drop_rate, input);
   drop_rows(ctx, k_segment, Purpose::kDropKey, pattern.drop_rate, input);
 }

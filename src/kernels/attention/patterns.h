@@ -39,13 +39,17 @@ struct PatternInput {
   uint64_t seed;
   uint32_t step, layer;
   int64_t first_position = 0;
-  Tensor shared_keys = {}, inverse_norm = {};  // out, or empty: see assign_segments
 };
 
-// Writes q_segment and k_segment, (B, H, T) u16. Where k is empty the hash gives a key its query's bucket, and if
-// shared_keys and inverse_norm are given, they are made of q as normalise_keys does, in the same pass over the rows.
+// Where keys are the normalised queries: outputs of normalise_keys.
+struct SharedKeys {
+  Tensor keys, inverse_norm;
+};
+
+// Writes q_segment and k_segment, (B, H, T) u16. Where input.k is empty the hash gives a key its query's bucket, and
+// shared keys, if asked for, are made of q in the same pass over the rows.
 void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                     const PatternInput& input);
+                     const PatternInput& input, const SharedKeys& shared = {});
 
 namespace cpu {
 decltype(scfa::draw_projections) draw_projections;

@@ -335,8 +335,10 @@ struct TileLists {
   Entry* entries[kLists];
   int* tile_count;
   int short_rows, together_rows;
-  Count* counts;  // [kOrders] of what there is, then [kOrders] of what was placed
+  // [kOrders] of what there is, then [kOrders] of what was placed, then one: untied heads.
+  Count* counts;
 };
+constexpr int kCounts = 2 * kOrders + 1;
 
 __host__ __device__ int slots_of(int T, int S) {
   return S + T / kRows + 1;
@@ -418,6 +420,20 @@ __device__ void for_slot(const Lists& lists, const Starts& of, const TileLists& 
   }
 }
 
+// Whether some row of a head is in different segments as query and as key. By all threads of a block.
+__device__ bool is_untied(const Lists& lists, int64_t head, int T) {
+  const uint16_t *q = lists.q_segment + head * T, *k = lists.k_segment + head * T;
+  bool differ = false;
+  if (T % 8 == 0) {
+    const auto *q8 = reinterpret_cast<const uint4*>(q), *k8 = reinterpret_cast<const uint4*>(k);
+    for (int i = threadIdx.x; i < T / 8; i += blockDim.x)
+      differ |= q8[i].x != k8[i].x || q8[i].y != k8[i].y || q8[i].z != k8[i].z || q8[i].w != k8[i].w;
+  } else {
+    for (int t = threadIdx.x; t < T; t += blockDim.x) differ |= q[t] != k[t];
+  }
+  return __syncthreads_or(static_cast<int>(differ)) != 0;
+}
+
 // grid: (heads, slots of a head / 256)
 __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists tiles, int T, int S) {
   extern __shared__ int starts_of_head[];
@@ -431,6 +447,8 @@ __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists
   __syncthreads();
   for (int c = threadIdx.x; c < kOrders; c += blockDim.x)
     if (counts[c] > 0) atomicAdd(&tiles.counts[c], counts[c]);
+  if (blockIdx.y == 0 && is_untied(lists, blockIdx.x, T) && threadIdx.x == 0)
+    atomicAdd(&tiles.counts[2 * kOrders], Count{1});
 }
 
 // Writes every `step`th tile of a segment's keys from tile `from` on; the last one is the first of the list.
@@ -478,6 +496,7 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
     if (blockIdx.x == 0 && blockIdx.y == 0) {
       tiles.tile_count[list] = static_cast<int>(sum);
       if (list < kShortSegments) tiles.tile_count[kLongQueryTiles + list] = static_cast<int>(of_long);
+      if (list == 0) tiles.tile_count[kUntiedHeads] = static_cast<int>(tiles.counts[2 * kOrders]);
     }
   }
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
@@ -550,7 +569,7 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
                         static_cast<int>(s.short_rows),
                         heads * T >= kManyRows ? static_cast<int>(kTogetherRows) : -1,
                         static_cast<Count*>(ctx.workspace())};
-  fill(tiles.counts, 0, 2 * kOrders * sizeof(Count), ctx.stream());
+  fill(tiles.counts, 0, kCounts * sizeof(Count), ctx.stream());
   const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));
   const size_t starts_bytes = size_t{2} * (static_cast<size_t>(S) + 1) * sizeof(int);
   count_tiles_kernel<<<blocks, 256, starts_bytes, ctx.stream()>>>(lists, tiles, T, S);

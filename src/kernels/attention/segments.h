@@ -34,7 +34,7 @@ struct Segments {
   Tensor q_tiles, k_tiles;            // (tile_capacity, kTileEntry) i32
   Tensor q_wide_tiles, k_wide_tiles;  // (tile_capacity of wide tiles, kTileEntry) i32
   Tensor short_segments;              // (B * H * S, kTileEntry) i32
-  Tensor tile_count;                  // (kTileCounts) i32: entries that are filled, in the order of TileCount
+  Tensor tile_count;                  // (kTileCounts) i32: counts, mostly of entries that are filled: see TileCount
   int64_t short_rows = 0;
   int64_t count() const { return q_begin.size(2) - 1; }
 };
@@ -60,6 +60,7 @@ enum TileCount : int {  // NOLINT(cppcoreguidelines-use-enum-class): indices
   kLongKeyTiles,
   kLongWideQueryTiles,
   kLongWideKeyTiles,
+  kUntiedHeads,  // heads that have a row whose query and key are in different segments
   kTileCounts
 };
 inline int64_t tile_capacity(int64_t B, int64_t H, int64_t T, int64_t count, int64_t rows = kTileRows) {

@@ -3,6 +3,7 @@
 // "mbarrier". Tiles are those of mma_sm80.cuh: panels of 64 columns with 128-byte rows, swizzled, based at multiples of
 // 1024 bytes; a part of a tile may start at any multiple of 8 rows.
 #pragma once
+#include "kernels/attention/bounded_spin.cuh"
 #include "kernels/attention/mma_sm80.cuh"
 
 // Code for sm_90a exactly; kernels are empty in any other compilation.
@@ -16,7 +17,7 @@ constexpr int kGroup = 128;  // threads of a warpgroup
 
 // A value that is the same in all threads of a warp, in a way that the compiler sees: matrix descriptors and branches
 // around matrix instructions then live in uniform registers.
-__device__ inline int uniform(int x) {
+__device__ inline int warp_uniform(int x) {
   return __shfl_sync(0xFFFFFFFFu, x, 0);
 }
 
@@ -248,6 +249,19 @@ __device__ inline void barrier_arrive_copied(uint32_t barrier) {
 }
 // Until the phase of that parity is over.
 __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  if constexpr (kBoundedSpins) {
+    for (Spin spin(SpinSite::kBarrier, barrier);; spin.again()) {
+      int done;
+      asm volatile(
+          "{\n.reg .pred done;\n"
+          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+          "selp.b32 %0, 1, 0, done;\n}"
+          : "=r"(done)
+          : "r"(barrier), "r"(parity)
+          : "memory");
+      if (done != 0) return;
+    }
+  }
   asm volatile(
       "{\n.reg .pred done;\n"
       "wait%=:\n"

@@ -222,16 +222,32 @@ TEST_P(AttentionGpu, LongerSequences) {
 }
 
 TEST_P(AttentionGpu, NormalisedKeys) {
-  for (const char* name : {"one", "tied", "sizes around a tile"}) {
-    const auto choice = std::find_if(segment_choices().begin(), segment_choices().end(),
-                                     [&](const SegmentChoice& c) { return c.name == name; });
+  for (const SegmentChoice& choice : segment_choices()) {
     for (const bool self : {false, true})
       for (const int64_t D : {64, 40, 128})
         for (const int64_t T : {1, 129, 300})
-          check({1, T, 18, D}, 4, Keys::kNormalised, self, name, chosen(*choice, 4));
-    check({2, 1000, 9, 64}, 4, Keys::kNormalised, false, name, chosen(*choice, 4));
-    check({1, 4097, 2, 64}, 4, Keys::kNormalised, false, name, chosen(*choice, 4));
+          check({1, T, 18, D}, 4, Keys::kNormalised, self, choice.name, chosen(choice, 4));
+    check({2, 1000, 9, 64}, 4, Keys::kNormalised, false, choice.name, chosen(choice, 4));
+    check({1, 4097, 2, 64}, 4, Keys::kNormalised, false, choice.name, chosen(choice, 4));
   }
+}
+
+// As the drop pattern does it: queries and keys are drawn apart, and most queries see keys of other tiles only.
+TEST_P(AttentionGpu, NormalisedKeysDrawnApart) {
+  for (const unsigned percent : {30u, 50u, 70u})
+    for (const int64_t D : {64, 128})
+      check({1, 2500, 3, D}, 1, Keys::kNormalised, percent != 50, concat("drop ", percent), [&](SegmentArrays& s) {
+        std::mt19937_64 random(percent);
+        for (const Array* ids : {&s.q_segment, &s.k_segment})
+          for (int64_t row = 0; row < ids->view().numel(); ++row)
+            ids->as<uint16_t>()[row] = random() % 100 < percent ? kNoSegment : uint16_t{0};
+      });
+  // One head of many is untied by one row.
+  check({1, 700, 20, 64}, 4, Keys::kNormalised, true, "one row", [](SegmentArrays& s) {
+    segment_choices()[2].choose(s, 4, 5);
+    uint16_t& id = s.k_segment.as<uint16_t>()[13 * 700 + 350];
+    id = static_cast<uint16_t>((id + 1) % 4);
+  });
 }
 
 // Enough segments that short ones are taken whole, and long ones beside them.
@@ -242,7 +258,8 @@ TEST_P(AttentionGpu, ManySegments) {
       for (const bool self : {false, true}) {
         check({1, 200, 66, D}, 4, Keys::kPart, self, choice.name, chosen(choice, 4));
         if (choice.name == "untied")
-          check({1, rows + 1, 66, D}, 4, Keys::kBeside, self, choice.name, chosen(choice, 4));
+          for (const Keys keys : {Keys::kBeside, Keys::kNormalised})
+            check({1, rows + 1, 66, D}, 4, keys, self, choice.name, chosen(choice, 4));
       }
     const std::vector<int64_t> sizes = {1, 63, 64, 65, 191, 192, 193, rows - 1, rows, rows + 1, 640, 0};
     for (const Keys keys : {Keys::kPart, Keys::kNormalised})
@@ -305,7 +322,7 @@ TEST_P(AttentionGpu, RandomCases) {
     const auto keys = static_cast<Keys>(below(3));
     const unsigned dropped = below(2) > 0 ? 0 : static_cast<unsigned>(below(101));  // percent
     const auto skew = static_cast<unsigned>(below(101));                            // percent in segment 0
-    const bool tied = keys == Keys::kNormalised || below(2) > 0;
+    const bool tied = below(2) > 0;
     const auto choose = [&](SegmentArrays& s) {
       std::mt19937_64 draw(static_cast<uint64_t>(seed) * 1000000 + static_cast<uint64_t>(i));
       for (int64_t row = 0; row < s.q_segment.view().numel(); ++row)

@@ -46,9 +46,8 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
                    .samples = ConstTensor(samples.data(), DType::kI32, Device::kCpu, {B}),
                    .seed = 1,
                    .step = 2,
-                   .layer = 3,
-                   .shared_keys = shared_qk ? t.k : Tensor(),
-                   .inverse_norm = shared_qk ? Tensor(inverse_norm) : Tensor()});
+                   .layer = 3},
+                  shared_qk ? SharedKeys{t.k, inverse_norm} : SharedKeys{});
   segments.build(ctx, attends_self(pattern));
   if (with_rotary)
     for (const Tensor& rows : {t.q, t.k}) rotary(ctx, rows, 0, kTheta, 1);

@@ -71,9 +71,8 @@ struct Layer {
                      .samples = samples_gpu,
                      .seed = 1,
                      .step = 0,
-                     .layer = 0,
-                     .shared_keys = shared ? k : none,
-                     .inverse_norm = shared ? Tensor(norm_gpu) : none});
+                     .layer = 0},
+                    shared ? SharedKeys{k, norm_gpu} : SharedKeys{});
     build_segments(ctx, segments, attends_self(pattern));
     attention_forward(ctx, out_gpu, lse_gpu, q, k, v, segments, 0.125f, scratch_gpu);
     attention_backward(ctx, part_of(dqkv_gpu, 0), shared ? Tensor(dkeys_gpu) : part_of(dqkv_gpu, 1),
@@ -142,6 +141,8 @@ TEST_F(AttentionGraph, ReplaysEqualRunningAnew) {
   check_replays(hash, true, 128);
   check_replays({.pattern = "dense", .attend_self = {}}, false, 64);
   check_replays({.pattern = "drop", .attend_self = {}}, false, 128);
+  check_replays({.pattern = "drop", .attend_self = {}}, true, 64);
+  check_replays({.pattern = "drop", .attend_self = {}}, true, 128);
 }
 
 }  // namespace

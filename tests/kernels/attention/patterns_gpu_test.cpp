@@ -38,17 +38,14 @@ TEST_F(PatternsGpu, MakesSharedKeysInTheSamePass) {
         const Array q(DType::kU16, {B, H, T}), alone(DType::kU16, {B, H, T}), k(DType::kU16, {B, H, T});
         const GpuCopy rows_gpu(ctx, rows), projections_gpu(ctx, projections), samples_gpu(ctx, samples),
             keys_gpu(ctx, keys), norm_gpu(ctx, norm), q_gpu(ctx, q), k_gpu(ctx, k), alone_gpu(ctx, alone);
-        PatternInput input{.q = part_of(rows_gpu, 0),
-                           .k = {},
-                           .projections = projections_gpu,
-                           .samples = samples_gpu,
-                           .seed = 1,
-                           .step = 2,
-                           .layer = 3,
-                           .shared_keys = keys_gpu,
-                           .inverse_norm = norm_gpu};
-        assign_segments(ctx, q_gpu, k_gpu, pattern, input);
-        input.shared_keys = input.inverse_norm = {};
+        const PatternInput input{.q = part_of(rows_gpu, 0),
+                                 .k = {},
+                                 .projections = projections_gpu,
+                                 .samples = samples_gpu,
+                                 .seed = 1,
+                                 .step = 2,
+                                 .layer = 3};
+        assign_segments(ctx, q_gpu, k_gpu, pattern, input, {keys_gpu, norm_gpu});
         assign_segments(ctx, alone_gpu, k_gpu, pattern, input);
         q_gpu.download(q), alone_gpu.download(alone), keys_gpu.download(keys), norm_gpu.download(norm);
         EXPECT_TRUE(q.same_bits(alone));
@@ -59,9 +56,8 @@ TEST_F(PatternsGpu, MakesSharedKeysInTheSamePass) {
                          .samples = samples,
                          .seed = 1,
                          .step = 2,
-                         .layer = 3,
-                         .shared_keys = want_keys,
-                         .inverse_norm = want_norm});
+                         .layer = 3},
+                        {want_keys, want_norm});
         EXPECT_TRUE(close(keys, want_keys.values(), 3e-3));
         EXPECT_TRUE(close(norm, want_norm.values(), 1e-5));
       }

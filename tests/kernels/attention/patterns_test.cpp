@@ -82,16 +82,10 @@ TEST(Patterns, WrongShapesAreNamed) {
   const Array norm({1, 8, 2}), short_norm({1, 7, 2});
   const auto share = [&](const ConstTensor& keys, const Tensor& shared_keys, const Tensor& inverse_norm) {
     return [&ctx, &sample, &ids, &q, &projections, keys, shared_keys, inverse_norm] {
-      assign_segments(ctx, ids, ids, hash_pattern(16),
-                      {.q = q,
-                       .k = keys,
-                       .projections = projections,
-                       .samples = sample,
-                       .seed = 0,
-                       .step = 0,
-                       .layer = 0,
-                       .shared_keys = shared_keys,
-                       .inverse_norm = inverse_norm});
+      assign_segments(
+          ctx, ids, ids, hash_pattern(16),
+          {.q = q, .k = keys, .projections = projections, .samples = sample, .seed = 0, .step = 0, .layer = 0},
+          {shared_keys, inverse_norm});
     };
   };
   EXPECT_TRUE(fails_naming(share({}, k, norm), {"assign_segments: shared_keys "}));

@@ -136,6 +136,15 @@ void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected 
   ASSERT_TRUE(std::adjacent_find(entries.begin(), entries.end()) == entries.end()) << "an entry twice";
 }
 
+int32_t untied_heads(const Segments& s) {
+  const int64_t T = s.q_segment.size(2), heads = s.q_segment.numel() / T;
+  const auto *q = s.q_segment.as<uint16_t>(), *k = s.k_segment.as<uint16_t>();
+  int32_t count = 0;
+  for (int64_t head = 0; head < heads; ++head)
+    count += std::equal(q + head * T, q + (head + 1) * T, k + head * T) ? 0 : 1;
+  return count;
+}
+
 void check_tiles(const Segments& got, const Segments& want) {
   const auto* count = got.tile_count.as<int32_t>();
   const int64_t S = want.count();
@@ -148,6 +157,7 @@ void check_tiles(const Segments& got, const Segments& want) {
     const int32_t queries = size_of(want.q_begin), keys = size_of(want.k_begin);
     return many && std::max(queries, keys) <= kTogetherRows ? keys : e[7] - e[6];
   };
+  ASSERT_EQ(count[kUntiedHeads], untied_heads(got));
   check_list(got.q_tiles, count[kQueryTiles], count[kLongQueryTiles], expected_query_tiles(want, kTileRows), pairs);
   check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kLongWideQueryTiles],
              expected_query_tiles(want, kWideTileRows), pairs);

@@ -2,6 +2,8 @@
 // every width, parts of tiles, the way back to shared memory, and a ring of stages between warpgroups.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -321,6 +323,39 @@ TEST_F(WgmmaGpu, RingsPassTilesBetweenWarpgroups) {
   check.operator()<1>();
   check.operator()<2>();
   check.operator()<3>();
+}
+
+// Waits at a barrier at which nobody arrives.
+__global__ void __launch_bounds__(32) stuck_kernel() {
+#ifdef SCFA_SM90A
+  __shared__ uint64_t barrier;
+  if (threadIdx.x == 0) barrier_init(shared_address(&barrier), 1);
+  __syncwarp();
+  barrier_wait(shared_address(&barrier), 0);
+#endif
+}
+
+void run_stuck() {
+  arm_spins();
+  const Context ctx(Device::kGpu);
+  try {
+    stuck_kernel<<<1, 32, 0, ctx.stream()>>>();
+    check_launch("stuck", ctx.stream());
+    synchronize(ctx.stream(), "stuck");
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::_Exit(7);
+  }
+  std::_Exit(0);
+}
+
+// In a process of its own: what a trap leaves of a CUDA context is of no use.
+TEST(BoundedSpinsDeathTest, AWaitWithoutEndIsAnErrorThatSaysWhere) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  if (!kBoundedSpins) GTEST_SKIP() << "built without SCFA_BOUNDED_SPINS";
+  if (!available() || !sm90::probe().usable) GTEST_SKIP() << "no Hopper GPU";
+  EXPECT_EXIT(run_stuck(), testing::ExitedWithCode(7),
+              "stuck: .*block 0, thread [0-9]+ waited too long for a barrier in shared memory");
 }
 
 }  // namespace

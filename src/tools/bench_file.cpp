@@ -1,0 +1,39 @@
+#include "tools/bench_file.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+
+namespace scfa {
+
+namespace fs = std::filesystem;
+
+BenchFile::BenchFile(const std::string& path) {
+  std::error_code none;
+  const fs::path target = fs::weakly_canonical(path, none);  // a link stays one
+  path_ = target.empty() ? path : target.string();
+  require(!fs::exists(path_, none) || fs::is_regular_file(path_, none), path, ": is there and is not a regular file");
+  partial_ = concat(path_, ".partial-", ::getpid());
+  file_ = std::make_unique<OutputFile>(partial_);
+}
+
+BenchFile::~BenchFile() {
+  if (!partial_.empty()) ::unlink(partial_.c_str());
+}
+
+void BenchFile::append(const std::string& text) {
+  file_->append(text.data(), text.size());
+}
+
+void BenchFile::commit() {
+  file_->close();
+  require(std::rename(partial_.c_str(), path_.c_str()) == 0, path_, ": cannot be written: ", std::strerror(errno));
+  partial_.clear();
+}
+
+}  // namespace scfa

@@ -1,0 +1,96 @@
+// ./bench as a user meets it: its command line, its table, and what ends it early.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+
+#include "support/run_program.h"
+
+namespace scfa {
+namespace {
+
+namespace fs = std::filesystem;
+using test::execute;
+using test::expect_one_line;
+using test::Outcome;
+
+using Words = std::vector<std::string>;
+
+Words attention(std::initializer_list<std::string> more) {
+  Words words{"bench", "attention", "--device", "cpu", "--length", "128", "--heads", "2", "--repeats", "1"};
+  words.insert(words.end(), more);
+  return words;
+}
+
+TEST(Bench, EveryWordIsUnderstoodOrNamed) {
+  expect_one_line(execute({"bench"}), "bench: ", "attention");
+  expect_one_line(execute({"bench", "everything"}), "bench: ", "everything");
+  expect_one_line(execute({"bench", "attention", "dense"}), "bench: ", "dense");
+  expect_one_line(execute({"bench", "attention", "-repeats", "3"}), "bench: ", "did you mean \"repeats\"");
+  expect_one_line(execute({"bench", "attention", "--repeat=3"}), "bench: ", "did you mean \"repeats\"");
+  expect_one_line(execute({"bench", "op", "spin", "--length=64"}), "bench: ", "spin");
+  expect_one_line(execute({"bench", "op", "cast", "--csv", "x"}), "bench: ", "--csv");
+  expect_one_line(execute({"bench", "op", "cast", "--length=64,128"}), "bench: ", "--length");
+  expect_one_line(execute({"bench", "op", "cast", "--pattern=spiral"}), "bench: ", "spiral");
+  for (const char* option : {"--repeats", "--length", "--batch", "--heads", "--head-dim", "--width", "--outputs",
+                             "--vocabulary", "--parameters"})
+    for (const char* value : {"0", "-1", "1.5", "x", "99999999999999", ""}) {
+      const bool of_attention = std::string(option) == "--head-dim";
+      expect_one_line(execute({"bench", of_attention ? "attention" : "op", of_attention ? "--length=64" : "cast",
+                               concat(option, '=', value)}),
+                      "bench: ", concat(option, ": "));
+    }
+  expect_one_line(execute({"bench", "op", "cast", "--device=tpu"}), "bench: ", "--device");
+}
+
+TEST(Bench, WhatNeedsMoreMemoryThanThereIsIsAnError) {
+  expect_one_line(execute({"bench", "op", "adamw", "--device=cpu", "--repeats=1", "--parameters=68719476736"}),
+                  "bench: ", "adamw: needs ");
+}
+
+TEST(Bench, TheTableIsThereWholeOrNotAtAll) {
+  const test::TempDir folder;
+  const std::string csv = folder.put("table.csv", "from before");
+  test::Streams limited;
+  limited.out = "/dev/null";
+  limited.file_limit = 300;
+  expect_one_line(execute(attention({"--csv", csv}), limited), "bench: ", "table.csv");
+  EXPECT_EQ(test::read_text(csv), "from before");
+  test::Streams full;
+  full.out = "/dev/full";
+  expect_one_line(execute(attention({"--csv", csv}), full), "bench: ", "standard output: cannot be written");
+  EXPECT_EQ(test::read_text(csv), "from before");
+  EXPECT_EQ(folder.entries(), 1u);  // nothing half-written beside it
+  expect_one_line(execute(attention({"--csv", folder / "none/x.csv"})), "bench: ", "x.csv");
+  expect_one_line(execute(attention({"--csv", "/dev/full"})), "bench: ", "not a regular file");
+  fs::create_symlink(csv, folder / "link.csv");
+  EXPECT_EQ(execute(attention({"--csv", folder / "link.csv"})).code, 0);
+  EXPECT_TRUE(fs::is_symlink(folder / "link.csv"));
+  const std::string table = test::read_text(csv);
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 8) << table;
+}
+
+TEST(Bench, ASignalEndsIt) {
+  for (const Words& words : std::vector<Words>{attention({"--repeats=1000000"}),
+                                               {"bench", "op", "cast", "--device=cpu", "--repeats=1000000"}}) {
+    const test::TempDir folder;
+    test::Streams streams;
+    streams.out = folder / "out.txt";
+    const Outcome outcome = execute(
+        words,
+        [&](pid_t pid) {
+          test::wait_until([&] { return fs::exists(streams.out); });
+          ::usleep(300'000);
+          ::kill(pid, SIGINT);
+        },
+        streams);
+    EXPECT_TRUE(outcome.code == 130 || outcome.code == -SIGINT) << outcome.code << outcome.err;
+    EXPECT_NE(outcome.err.find("SIGINT: ending after this run"), std::string::npos) << outcome.err;
+  }
+}
+
+}  // namespace
+}  // namespace scfa
