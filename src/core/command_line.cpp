@@ -145,7 +145,7 @@ std::string CommandLine::help() const {
   // cxxopts puts a usage line of its own between the two.
   const std::string text = shown.help(), usage = "\nUsage:\n";
   const size_t own = text.find(usage), list = own == std::string::npos ? own : text.find("\n\n", own + usage.size());
-  return list == std::string::npos ? text : text.substr(0, own) + text.substr(list + 1);
+  return (list == std::string::npos ? text : text.substr(0, own) + text.substr(list + 1)) + footer_;
 }
 
 bool CommandLine::given(const std::string& name) const {

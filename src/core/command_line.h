@@ -25,6 +25,8 @@ class CommandLine {
   void add_optional_value(const std::string& name, const std::string& meaning, const std::string& placeholder);
   // As add_option, but not in the list of options that --help prints.
   void add_hidden_option(const std::string& name);
+  // Printed by --help below the list of options.
+  void set_footer(const std::string& text) { footer_ = text; }
   // Words that belong to no option are kept in words(); without this they are errors.
   void allow_words() { words_allowed_ = true; }
 
@@ -60,7 +62,7 @@ class CommandLine {
   const Option* find(const std::string& name) const;
   [[noreturn]] void refuse(const std::string& word) const;
 
-  std::string program_, usage_;
+  std::string program_, usage_, footer_;
   std::vector<Option> options_;
   bool words_allowed_ = false;
   std::vector<std::pair<std::string, std::string>> values_;

@@ -1,9 +1,19 @@
 #include "core/context.h"
 
+#include <atomic>
 #include <cstring>
 #include <utility>
 
 namespace scfa {
+
+namespace {
+std::atomic<const char*> last_op{nullptr};
+}
+
+std::string describe_last_op() {
+  const char* name = last_op;
+  return name == nullptr ? "no op was started yet" : concat("last op: ", name);
+}
 
 Context::Context(Device device) : device_(device) {
   if (!on_gpu()) return;
@@ -90,6 +100,7 @@ std::map<std::string, double> Context::take_times() {
 }
 
 Section::Section(Context& ctx, const char* name) : ctx_(ctx), name_(name), timed_(ctx.collecting_) {
+  last_op.store(name, std::memory_order_relaxed);
   if (ctx_.on_gpu()) gpu::push_range(name);
   if (!timed_) return;
   if (ctx_.on_gpu()) {

@@ -27,6 +27,8 @@ inline std::string did_you_mean(const std::string& word, const std::vector<std::
   const auto tail = [](const std::string& s) {
     return s.substr(s.rfind('.') == std::string::npos ? 0 : s.rfind('.') + 1);
   };
+  constexpr size_t kLongest = 200;  // no word of ours is near one that is longer, and looking takes time
+  if (word.size() > kLongest) return "";
   size_t best = 1 + word.size() / 3;
   std::string nearest;
   for (const std::string& candidate : known) {

@@ -42,7 +42,7 @@ void say(int signal, const char* first, const char* second) {
   size_t length = 0;
   const auto append = [&](const char* part) {
     const size_t size = std::min(std::strlen(part), sizeof line - length);
-    std::memcpy(line + length, part, size);
+    std::copy(part, part + size, line + length);
     length += size;
   };
   if (isatty(STDERR_FILENO) == 1) append("\r\033[K");  // over the progress line, behind the terminal's own "^C"

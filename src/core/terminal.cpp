@@ -1,5 +1,6 @@
 #include "core/terminal.h"
 
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -44,6 +45,8 @@ void ProgressLine::write(const std::string& bytes) const {
   const char* from = bytes.data();
   size_t left = bytes.size();
   while (left > 0) {
+    pollfd ready{fd_, POLLOUT, 0};
+    if (::poll(&ready, 1, 0) == 0) return;  // a terminal that is stopped (Ctrl-S) must not stop the program
     const ssize_t done = ::write(fd_, from, left);
     if (done < 0 && errno == EINTR) continue;
     if (done <= 0) return;  // a terminal that is gone is no reason to stop

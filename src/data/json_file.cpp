@@ -52,18 +52,36 @@ class Watcher : public nlohmann::json_sax<Json> {
   std::vector<std::unordered_set<std::string>> keys_;  // of each object or array that is open
 };
 
-}  // namespace
-
-Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+template <class AnyJson>
+AnyJson parse(const std::string& text, const std::string& origin, const JsonLimits& limits) {
   require(static_cast<int64_t>(text.size()) <= limits.bytes, origin, ": ", text.size(),
           " bytes, more than such a file can have (", limits.bytes, ")");
   const size_t zero = text.find('\0');  // the parser takes one for the end
   require(zero == std::string::npos, origin, ": not valid JSON: byte ", zero, " is zero");
   Watcher watcher(origin, limits);
   Json::sax_parse(text, &watcher, Json::input_format_t::json, true, true);
-  Json json = Json::parse(text, nullptr, true, true);
+  return AnyJson::parse(text, nullptr, true, true);
+}
+
+template <class AnyJson>
+AnyJson parse_object(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  AnyJson json = parse<AnyJson>(text, origin, limits);
   require(json.is_object(), origin, ": must hold a JSON object");
   return json;
+}
+
+}  // namespace
+
+Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  return parse_object<Json>(text, origin, limits);
+}
+
+Json parse_json_value(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  return parse<Json>(text, origin, limits);
+}
+
+SortedJson parse_sorted_json(const std::string& text, const std::string& origin, const JsonLimits& limits) {
+  return parse_object<SortedJson>(text, origin, limits);
 }
 
 Json read_json_file(const std::string& path, const JsonLimits& limits) {

@@ -13,12 +13,19 @@ using Json = nlohmann::ordered_json;
 struct JsonLimits {
   int64_t bytes = int64_t{16} << 20;
   int depth = 32;
-  size_t keys = 10'000;  // of one object
+  size_t keys = 1'000;  // of one object
 };
 
 // The JSON object in `text`, in which comments are allowed. Throws Error naming `origin`, and the place or the key: not
 // JSON, not an object, a key that stands twice, beyond the limits.
 Json parse_json(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
+
+// The same for a value of any kind.
+Json parse_json_value(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
+
+// The same as parse_json with keys in alphabetical order, which are found fast where there are many.
+using SortedJson = nlohmann::json;
+SortedJson parse_sorted_json(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
 
 Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 

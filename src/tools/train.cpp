@@ -1,75 +1,105 @@
 // ./train --config FILE [--KEY VALUE ...]: trains a GPT.
-#include <cxxopts.hpp>
 #include <iostream>
+#include <set>
 
-#include "core/nearest.h"
+#include "core/command_line.h"
 #include "core/program.h"
 #include "core/signals.h"
 #include "train/config_io.h"
+#include "train/run_folder.h"
 #include "train/trainer.h"
 
 namespace scfa {
 namespace {
 
-void print_help() {
-  std::cout << "Trains a GPT from a config file; every key of the config can be overridden.\n\n"
-               "  ./train --config FILE [--KEY VALUE ...]\n\n"
-               "  --config FILE         what to train; configs/ holds examples\n"
-               "  --resume              go on from the newest whole checkpoint of the run\n"
-               "  --overwrite           replace what an earlier run of this name left\n"
-               "  --dry-run             check config, data and memory; allocate and write nothing\n"
-               "  --print-config-docs   print docs/configuration.md\n"
-               "  --help                this text\n\nKeys (type, default):\n";
+constexpr const char* kUsage =
+    "Trains a GPT from a config file; every key of the config can be overridden.\n\n"
+    "  ./train --config FILE [--KEY VALUE ...]\n"
+    "  ./train --resume runs/NAME [--KEY VALUE ...]\n";
+
+std::string keys_text() {
+  std::string text = "\nKeys (type, default):\n";
   for (const FieldDoc& doc : config_docs())
-    std::cout << "  --" << doc.key << "  (" << doc.type << ", " << doc.default_text << ")\n      " << doc.meaning
-              << "\n";
-  std::cout << "  --attention  (JSON)\n      one pattern for all layers, or a list with one a layer\n";
+    text += "  --" + doc.key + "  (" + doc.type + ", " + doc.default_text + ")\n      " + doc.meaning + "\n";
+  return text + "  --attention  (JSON)\n      one pattern for all layers, or a list with one a layer\n";
 }
 
-// cxxopts takes no dots in names: "--train.steps" goes through it as "--train-steps". Keys have no dashes of their own.
-std::string without_dots(std::string text) {
-  std::replace(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min(text.size(), text.find('='))), '.',
-               '-');
-  return text;
+CommandLine make_command_line() {
+  CommandLine line("train", kUsage);
+  line.add_option("config", "what to train; configs/ holds examples", "FILE");
+  line.add_optional_value("resume",
+                          "go on from the newest whole checkpoint of the run; with the path of a run or a checkpoint, "
+                          "--config is not needed",
+                          "PATH");
+  line.add_flag("overwrite", "replace what an earlier run of this name left");
+  line.add_flag("dry-run", "check config, data and memory; allocate and write nothing");
+  line.add_flag("print-config-docs", "print docs/configuration.md");
+  line.set_footer(keys_text());
+  line.add_hidden_option("attention");
+  for (const FieldDoc& doc : config_docs()) line.add_hidden_option(doc.key);
+  return line;
+}
+
+// The overrides given beside the options, in their order, as (key, value).
+std::vector<std::pair<std::string, std::string>> overrides(const CommandLine& line) {
+  std::vector<std::pair<std::string, std::string>> found;
+  const std::set<std::string> options{"config", "resume", "overwrite", "dry-run", "print-config-docs"};
+  for (const auto& given : line.values())
+    if (!options.contains(given.first)) found.push_back(given);
+  return found;
+}
+
+// The config of --resume PATH, whose overrides are named: nobody sees a file that says what else holds.
+Config resumed_config(const CommandLine& line, TrainOptions* options, Console& console) {
+  const std::string path = line.text("resume");
+  require(!line.given("config"), "--config and --resume ", path, " both say what to train: give --resume ", path,
+          ", which goes on with its own config, or --config FILE and --resume without a path");
+  for (const char* key : {"name", "runs"})
+    require(!line.given(key), "--", key, ": --resume ", path, " says which run to go on with; leave it out");
+  const ResumeSource source = resume_source(path);
+  options->resume_from = source.checkpoint;
+  Config config = source.config;
+  for (const auto& [key, value] : overrides(line)) override_config(config, key, value);
+  console.line("config: that of " + path);
+  for (const Difference& d : differences(source.config, config))
+    console.line("  " + d.key + ": " + d.b + " (was " + d.a + ")");
+  return config;
+}
+
+Config given_config(const CommandLine& line) {
+  require(line.list("config").size() <= 1, "--config: is there twice; give one file");
+  require(line.given("config"), "say what to train: ./train --config configs/quickstart.json (--help lists all)");
+  Config config = read_config(line.text("config"));
+  for (const auto& [key, value] : overrides(line)) override_config(config, key, value);
+  return config;
+}
+
+void install_handlers(const Config& config) {
+  static std::string on_stop;
+  on_stop = "ending within this step, with a checkpoint";
+  if (config.train.stop_seconds > 0)
+    on_stop += concat("; without one if the step takes longer than ", config.train.stop_seconds, " s");
+  install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on");
 }
 
 int run(int argc, char** argv) {
-  std::vector<std::string> words(argv, argv + argc);
-  std::vector<const char*> undotted;
-  for (std::string& word : words) {
-    if (word.starts_with("--")) word = without_dots(word);
-    undotted.push_back(word.c_str());
-  }
-  cxxopts::Options options("train");
-  auto add = options.add_options();
-  for (const char* flag : {"resume", "overwrite", "dry-run", "print-config-docs", "help"}) add(flag, "");
-  std::vector<std::string> keys{"attention"};
-  for (const FieldDoc& doc : config_docs()) keys.push_back(doc.key);
-  for (const std::string& key : keys) add(without_dots(key), "", cxxopts::value<std::string>());
-  add("config", "", cxxopts::value<std::string>());
-  options.allow_unrecognised_options();
-  const cxxopts::ParseResult arguments = options.parse(argc, undotted.data());
-  for (int i = 1; i < argc && !arguments.unmatched().empty(); ++i) {
-    const std::string word = argv[i], key = word.substr(std::min(word.size(), word.find_first_not_of('-')));
-    if (words[static_cast<size_t>(i)] == arguments.unmatched().front())
-      fail(word, ": is not an option", did_you_mean(key.substr(0, key.find('=')), keys), " --help lists all");
-  }
-  if (arguments.count("help")) return print_help(), 0;
-  if (arguments.count("print-config-docs")) return std::cout << config_markdown(), 0;
-  require(arguments.count("config") == 1,
-          "say what to train: ./train --config configs/quickstart.json (--help lists all)");
-  Config config = read_config(arguments["config"].as<std::string>());
-  for (const auto& argument : arguments.arguments())  // in the order given
-    for (const std::string& key : keys)
-      if (argument.key() == without_dots(key)) override_config(config, key, argument.value());
-  install_signal_handlers("train", "ending after this step, with a checkpoint", "saving after this step and going on");
+  CommandLine line = make_command_line();
+  if (!line.parse(argc, argv, std::cout)) return 0;
+  if (line.flag("print-config-docs")) return std::cout << config_markdown(), 0;
+  const std::string resume = line.text("resume");
+  require(!line.given("resume") || !resume.empty(), "--resume=: names no path; --resume alone needs none");
+  TrainOptions options{.resume = !resume.empty() && resume != "false",
+                       .resume_from = {},
+                       .overwrite = line.flag("overwrite"),
+                       .dry_run = line.flag("dry-run")};
   Console console;
-  const TrainResult result = train(config,
-                                   {.resume = arguments.count("resume") > 0,
-                                    .overwrite = arguments.count("overwrite") > 0,
-                                    .dry_run = arguments.count("dry-run") > 0},
-                                   console);
-  return result.signal == 0 ? 0 : 128 + result.signal;
+  const bool by_path = options.resume && resume != "true";
+  const Config config = by_path ? resumed_config(line, &options, console) : given_config(line);
+  install_handlers(config);
+  const TrainResult result = train(config, options, console);
+  if (result.signal != 0) return 128 + result.signal;
+  console.check_written();
+  return 0;
 }
 
 }  // namespace

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "core/signals.h"
 #include "data/checksum.h"
-#include "data/output_file.h"
-#include "data/token_file.h"
+#include "data/json_file.h"
+#include "train/checkpoint_files.h"
 #include "train/config_io.h"
 #include "train/safetensors.h"
 
@@ -17,13 +16,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-constexpr int kFormat = 1;
-constexpr const char* kPrefix = "checkpoint-";
-constexpr const char* kModelFile = "model.safetensors";
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kStateFile = "state.json";
+constexpr int64_t kFormat = 2;
 
 std::vector<NamedTensor> named(const ParameterTable& table, const Tensor& flat, const std::string& prefix) {
   std::vector<NamedTensor> tensors;
@@ -63,121 +56,142 @@ std::vector<NamedTensor> moments(const ParameterTable& table, const Tensor& firs
   return tensors;
 }
 
-// The step of a folder named checkpoint-DIGITS; nothing for any other name.
-std::optional<int64_t> step_of(const std::string& name) {
-  if (!name.starts_with(kPrefix)) return {};
-  const std::string digits = name.substr(std::string(kPrefix).size());
-  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
-  if (digits.empty() || digits.size() > 18 || !std::all_of(digits.begin(), digits.end(), is_digit)) return {};
-  return std::stoll(digits);
+std::string in_run(const std::string& run, int64_t step) {
+  return fs::path(run) / checkpoint_name(step);
 }
 
-std::string name_of_step(int64_t step) {
-  const std::string digits = std::to_string(step);
-  return kPrefix + std::string(digits.size() < 8 ? 8 - digits.size() : 0, '0') + digits;
+void remove_folder(const std::string& folder, std::vector<std::string>* left) {
+  for (const std::string& path : remove_our_files(folder, is_checkpoint_file()))
+    left->push_back(path + ": stays, because it could not be removed or no save wrote it");
 }
 
-// What a save that was killed left: the folder of a checkpoint that was never put in place.
-bool is_unfinished(const std::string& name) {
-  const size_t dot = name.find(".partial-");
-  return dot != std::string::npos && step_of(name.substr(0, dot)).has_value();
+// Renames what stands at a checkpoint's place if it is more than a checkpoint: a save must not end a run for that.
+void move_aside(const std::string& path, std::vector<std::string>* notes) {
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(path, error).type();
+  if (type == fs::file_type::not_found) return;
+  if (type == fs::file_type::directory && foreign_entries(path, is_checkpoint_file()).empty()) return;
+  for (int n = 1; n < 1000; ++n) {
+    const std::string aside = concat(path, ".kept-", n);
+    if (fs::exists(fs::symlink_status(aside, error))) continue;
+    fs::rename(path, aside, error);
+    require(!error, path, ": is in the way of a checkpoint and cannot be renamed: ", error.message());
+    notes->push_back(concat(path, ": holds what no save wrote; moved to ", aside));
+    return;
+  }
 }
 
-std::vector<std::string> names_in(const std::string& run) {
-  std::vector<std::string> names;
-  std::error_code none;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run, none)) names.push_back(entry.path().filename());
-  return names;
+std::optional<int64_t> best_step(const std::string& run, const std::vector<int64_t>& steps) {
+  std::optional<int64_t> best;
+  double lowest = 0;
+  for (const int64_t step : steps) {  // newest first, which wins among equals
+    try {
+      const std::optional<double> loss = read_checkpoint_state(in_run(run, step), Verify::kState).validation_loss;
+      if (!loss || (best && *loss >= lowest)) continue;
+      best = step;
+      lowest = *loss;
+    } catch (const std::exception&) {  // not whole: none that could be used
+    }
+  }
+  return best;
 }
 
-// Steps of the checkpoints of a run, newest first.
-std::vector<int64_t> list_steps(const std::string& run) {
-  std::vector<int64_t> steps;
-  for (const std::string& name : names_in(run))
-    if (const std::optional<int64_t> step = step_of(name); step && name == name_of_step(*step)) steps.push_back(*step);
-  std::sort(steps.rbegin(), steps.rend());
-  return steps;
+// Format 1 keeps sizes and checksums in the state itself.
+std::vector<FileRecord> recorded_in_state(const JsonReader& state) {
+  std::vector<FileRecord> files;
+  const JsonReader all = state.object("files");
+  for (const char* name : {kModelFile, kOptimizerFile}) {
+    const JsonReader file = all.object(name);
+    files.push_back({name, file.count("bytes"), file.hex("xxh3")});
+  }
+  return files;
 }
 
-Json read_state(const std::string& checkpoint) {
-  const std::string path = fs::path(checkpoint) / kStateFile;
-  std::ifstream file(path);
-  require(file.good(), path, ": cannot be read");
-  Json state = Json::parse(file, nullptr, false);
-  require(state.is_object(), path, ": is not a JSON object");
-  for (const char* key : {"format", "step", "tokenizer", "data", "threads", "files", "config"})
-    require(state.contains(key), path, ": has no key \"", key, "\"");
-  require(state["format"] == kFormat, path, ": is of format ", state["format"].dump(), "; this build reads ", kFormat);
+CheckpointState parse_state(const JsonReader& json, int64_t format) {
+  CheckpointState state;
+  state.step = json.count("step");
+  state.tokenizer = json.text("tokenizer");
+  state.data = json.text("data");
+  state.threads = json.count("threads");
+  if (json.has("device")) state.device = json.text("device");
+  state.config = config_from_json(json.at("config"), json.path() + ": config");
+  if (json.has("validation_loss")) state.validation_loss = json.number("validation_loss");
+  state.tokens = format == 1 ? state.step * state.config.train.batch_size * state.config.model.sequence_length
+                             : json.count("tokens");
   return state;
-}
-
-// Errors are ignored here: a folder that cannot be removed is no reason to stop training.
-void remove_old(const std::string& run, int64_t newest, int64_t keep) {
-  std::error_code ignored;
-  int64_t kept = 0;
-  for (const int64_t step : list_steps(run))
-    if (step <= newest && keep > 0 && ++kept > keep) fs::remove_all(fs::path(run) / name_of_step(step), ignored);
-  for (const std::string& name : names_in(run))
-    if (is_unfinished(name)) fs::remove_all(fs::path(run) / name, ignored);
-}
-
-void verify_file(const Json& json, const std::string& checkpoint, const char* name) {
-  const std::string path = fs::path(checkpoint) / name;
-  const Json& written = json["files"].at(name);
-  const MappedFile file(path);
-  require(written.at("bytes") == file.size(), path, ": is ", file.size(), " bytes long where ",
-          written.at("bytes").dump(), " were written");
-  require(written.at("xxh3") == to_hex(checksum_of(file.data(), static_cast<size_t>(file.size()))), path,
-          ": is corrupt: its checksum is not the one written");
 }
 
 }  // namespace
 
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer) {
+                            const Optimizer& optimizer, std::vector<std::string>* notes) {
   const Context& ctx = model.context();
-  const std::string path = fs::path(run) / name_of_step(state.step);
-  const IsOurs is_ours = is_one_of({kModelFile, kOptimizerFile, kStateFile});
-  StagedFolder folder(path, is_ours);
-  Json files;
+  const std::string path = in_run(run, state.step);
+  StagedFolder folder(path, is_checkpoint_file());
+  std::vector<FileRecord> files;
   const auto write = [&](const char* name, const std::vector<NamedTensor>& tensors) {
     const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
-    files[name] = {{"bytes", written.bytes}, {"xxh3", to_hex(written.xxh3)}};
+    files.push_back({name, written.bytes, written.xxh3});
   };
   HostFlat values(ctx, model.values()), first(ctx, optimizer.first_moment()), second(ctx, optimizer.second_moment());
   write(kModelFile, named(model.table(), values.download(), ""));
   write(kOptimizerFile, moments(model.table(), first.download(), second.download()));
-  const Json json = {{"format", kFormat},
-                     {"step", state.step},
-                     {"tokenizer", state.tokenizer},
-                     {"data", state.data},
-                     {"threads", state.threads},
-                     {"device", state.device},
-                     {"files", files},
-                     {"config", to_json(state.config)}};
-  write_file(folder.file(kStateFile), json.dump(2) + "\n");
-  folder.replace(is_ours);
-  remove_old(run, state.step, state.config.checkpoint.keep);
+  Json json = {
+      {"format", kFormat},  {"step", state.step},       {"tokens", state.tokens}, {"tokenizer", state.tokenizer},
+      {"data", state.data}, {"threads", state.threads}, {"device", state.device}, {"config", to_json(state.config)}};
+  if (state.validation_loss) json["validation_loss"] = *state.validation_loss;
+  const std::string text = json.dump(2) + "\n";
+  write_file(folder.file(kStateFile), text);
+  files.push_back({kStateFile, static_cast<int64_t>(text.size()), checksum_of(text.data(), text.size())});
+  write_file(folder.file(kChecksumFile), checksum_lines(files));
+  std::vector<std::string> said;
+  move_aside(path, &said);
+  for (const std::string& left : folder.replace(is_checkpoint_file())) said.push_back(left + ": stays");
+  if (notes != nullptr) notes->insert(notes->end(), said.begin(), said.end());
   return path;
 }
 
+std::vector<std::string> remove_old_checkpoints(const std::string& run, int64_t newest,
+                                                const CheckpointConfig& config) {
+  std::vector<std::string> left;
+  std::vector<int64_t> steps;
+  for (const int64_t step : checkpoint_steps(run))
+    if (step <= newest) steps.push_back(step);
+  const bool crowded = config.keep > 0 && static_cast<int64_t>(steps.size()) > config.keep;
+  const std::optional<int64_t> best = crowded && config.keep_best ? best_step(run, steps) : std::nullopt;
+  for (size_t i = static_cast<size_t>(config.keep); crowded && i < steps.size(); ++i)
+    if (steps[i] != best) remove_folder(in_run(run, steps[i]), &left);
+  for (const std::string& folder : unfinished_checkpoints(run)) remove_folder(folder, &left);
+  return left;
+}
+
+std::vector<std::string> remove_all_checkpoints(const std::string& run) {
+  std::vector<std::string> left;
+  for (const std::string& folder : checkpoint_folders(run)) remove_folder(folder, &left);
+  return left;
+}
+
 CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify verify) {
-  const std::string where = fs::path(checkpoint) / kStateFile;
-  const Json json = read_state(checkpoint);
-  CheckpointState state;
-  try {
-    state.path = checkpoint;
-    state.step = json.at("step").get<int64_t>();
-    state.tokenizer = json.at("tokenizer").get<std::string>();
-    state.data = json.at("data").get<std::string>();
-    state.threads = json.at("threads").get<int64_t>();
-    state.device = json.value("device", "cpu");
-    state.config = config_from_json(json.at("config"), where);
-    verify_file(json, checkpoint, kModelFile);
-    if (verify == Verify::kAll) verify_file(json, checkpoint, kOptimizerFile);
-  } catch (const Json::exception& error) {
-    fail(where, ": is not as it was written: ", error.what());
-  }
+  const std::string path = fs::path(checkpoint) / kStateFile;
+  // The list of checksums comes first: with it the state is checked before anything in it is believed.
+  std::error_code error;
+  const bool listed = fs::exists(fs::path(checkpoint) / kChecksumFile, error);
+  const std::vector<FileRecord> list = listed ? read_checksums(checkpoint) : std::vector<FileRecord>();
+  for (const FileRecord& file : list)
+    if (file.name == kStateFile) verify_file(checkpoint, file);
+  const Json json = read_json_file(path);
+  const JsonReader reader(json, path);
+  const int64_t format = reader.count("format");
+  require(format == 1 || format == kFormat, path, ": is of format ", format, "; this build reads 1 and ", kFormat);
+  require(listed || format == 1, path, ": there is no ", kChecksumFile, " beside it");
+  CheckpointState state = parse_state(reader, format);
+  state.path = checkpoint;
+  const std::optional<int64_t> step = step_of_checkpoint(checkpoint);
+  require(!step || *step == state.step, path, ": is of step ", state.step, ", which the folder's name is not");
+  for (const FileRecord& file : listed ? list : recorded_in_state(reader))
+    if ((file.name == kModelFile && verify != Verify::kState) ||
+        (file.name == kOptimizerFile && verify == Verify::kAll))
+      verify_file(checkpoint, file);
   return state;
 }
 
@@ -197,10 +211,12 @@ void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optim
 
 std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,
                                                  std::vector<std::string>* rejected) {
-  for (const int64_t step : list_steps(run)) {
-    const std::string path = fs::path(run) / name_of_step(step);
+  for (const int64_t step : checkpoint_steps(run)) {
+    const std::string path = in_run(run, step);
     try {
       return read_checkpoint_state(path, verify);
+    } catch (const Interrupted&) {
+      throw;
     } catch (const std::exception& error) {
       rejected->push_back(concat("passed over ", path, ": ", error.what()));
     }
@@ -208,19 +224,25 @@ std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify 
   return {};
 }
 
-CheckpointState find_checkpoint(const std::string& path) {
-  if (fs::exists(fs::path(path) / kStateFile)) return read_checkpoint_state(path, Verify::kModel);
+bool is_checkpoint_folder(const std::string& path) {
+  std::error_code error;
+  return fs::exists(fs::path(path) / kStateFile, error) ||
+         (step_of_checkpoint(path).has_value() && checkpoint_steps(path).empty());
+}
+
+CheckpointState find_checkpoint(const std::string& path, Verify verify) {
+  std::error_code error;
+  if (fs::exists(path, error) && is_checkpoint_folder(path)) return read_checkpoint_state(path, verify);
   std::vector<std::string> rejected;
-  std::optional<CheckpointState> found = newest_checkpoint(path, Verify::kModel, &rejected);
+  std::optional<CheckpointState> found = newest_checkpoint(path, verify, &rejected);
   if (!found && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());
   require(found.has_value(), path, ": is neither a checkpoint nor a run with one; make one with ./train --config FILE");
   return *std::move(found);
 }
 
 std::vector<std::string> checkpoint_folders(const std::string& run) {
-  std::vector<std::string> folders;
-  for (const std::string& name : names_in(run))
-    if (step_of(name) || is_unfinished(name)) folders.push_back(fs::path(run) / name);
+  std::vector<std::string> folders = unfinished_checkpoints(run);
+  for (const int64_t step : checkpoint_steps(run)) folders.push_back(in_run(run, step));
   return folders;
 }
 

@@ -2,7 +2,9 @@
 // rest in JSON. Written to a temporary folder, synced, then renamed, so that one either is there whole or is not there.
 //   model.safetensors      parameters, by name (docs/architecture.md)
 //   optimizer.safetensors  first and second moments: "m.NAME", "v.NAME"
-//   state.json             format, step, config, tokenizer, data, threads, device; size and XXH3-64 of the two files
+//   state.json             format, step, tokens, validation loss, config, tokenizer, data, threads, device
+//   checkpoint.xxh3        sizes and checksums of the three (train/checkpoint_files.h)
+// Of format 1, which is still read, state.json has no checksum and holds those of the other two.
 #pragma once
 #include <optional>
 #include <string>
@@ -15,8 +17,10 @@
 namespace scfa {
 
 struct CheckpointState {
-  std::string path;  // of the checkpoint, when read
-  int64_t step = 0;  // updates done
+  std::string path;                       // of the checkpoint, when read
+  int64_t step = 0;                       // updates done
+  int64_t tokens = 0;                     // trained on so far
+  std::optional<double> validation_loss;  // after this step, if it was evaluated
   Config config;
   std::string tokenizer;
   std::string data;  // fingerprint of the training tokens
@@ -24,12 +28,20 @@ struct CheckpointState {
   std::string device = "cpu";  // or the GPU's name
 };
 
-// Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. Then removes older ones but for the
-// newest `keep` up to this step (0 keeps all); later ones, which resuming passed over, stay.
+// Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it
+// is moved aside whole, and a line saying where is added to notes, if there are any.
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer);
+                            const Optimizer& optimizer, std::vector<std::string>* notes = nullptr);
 
-enum class Verify { kModel, kAll };  // which files must be as they were written
+// Removes the checkpoints of a run up to step `newest` but for the newest `keep` (0 keeps all) and, with keep_best, the
+// one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over,
+// stay, and so do files that no save wrote: returns a line for each that kept a folder in place. Throws nothing.
+std::vector<std::string> remove_old_checkpoints(const std::string& run, int64_t newest, const CheckpointConfig& config);
+
+// Removes all checkpoints of a run, whole or not, and returns lines as remove_old_checkpoints does.
+std::vector<std::string> remove_all_checkpoints(const std::string& run);
+
+enum class Verify { kState, kModel, kAll };  // which files, beside state.json, must be as they were written
 
 // Checks sizes and checksums and returns the state. Throws Error naming the file at fault.
 CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify verify);
@@ -39,9 +51,12 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
 std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,
                                                  std::vector<std::string>* rejected);
 
-// The state of path itself if it is a checkpoint, else of the newest whole one of the run it names, checked as far as
-// generating needs. Throws Error if there is none.
-CheckpointState find_checkpoint(const std::string& path);
+// The state of path itself if it is a checkpoint, else of the newest whole one of the run it names. Throws Error if
+// there is none.
+CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify::kModel);
+
+// Whether path is a checkpoint's folder, whole or not, and not a run's.
+bool is_checkpoint_folder(const std::string& path);
 
 // Fills the model, and the optimizer if there is one. Throws Error naming the tensor that does not fit.
 void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optimizer);

@@ -8,7 +8,7 @@ namespace scfa {
 
 void validate(const Config& c) {
   require(!c.name.empty() && c.name.find('/') == std::string::npos && c.name[0] != '.',
-          "name: must be the plain name of a folder, not \"", c.name, "\"");
+          "name: must be the plain name of a folder, not \"", abbreviate(c.name), "\"");
   require(c.train.batch_size % c.train.micro_batch_size == 0,
           "train.micro_batch_size: must divide train.batch_size = ", c.train.batch_size, ", not ",
           c.train.micro_batch_size);

@@ -12,12 +12,15 @@ struct DataConfig {
   std::string directory;
   std::string prepare;
   std::string order = "epoch";
+  bool verify = true;
 };
 
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch_size = 8;
   int64_t micro_batch_size = 8;
+  double watchdog_seconds = 300;
+  double stop_seconds = 60;
 };
 
 struct OptimizerConfig {
@@ -45,7 +48,9 @@ struct EvalConfig {
 
 struct CheckpointConfig {
   int64_t every = 1000;
+  double minutes = 15;
   int64_t keep = 2;
+  bool keep_best = true;
 };
 
 struct LogConfig {
@@ -82,6 +87,7 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("data", "prepare", c.data.prepare, "the command that makes it, shown where it is missing", any);
   visit("data", "order", c.data.order, "every window once an epoch in permuted order, or windows at random offsets",
         one_of({"epoch", "random"}));
+  visit("data", "verify", c.data.verify, "compare the checksums of all shards with the manifest before training", any);
   visit_fields_of_model(c.model, [&](const char* key, auto& value, const char* meaning, const FieldRule& rule) {
     visit("model", key, value, meaning, rule);
   });
@@ -90,6 +96,13 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         at_least(1));
   visit("train", "micro_batch_size", c.train.micro_batch_size, "sequences computed at a time; must divide batch_size",
         at_least(1));
+  visit("train", "watchdog_seconds", c.train.watchdog_seconds,
+        "a step (on a CPU: a micro-batch) or an evaluation batch that takes longer ends the run with an error, and so "
+        "does a checkpoint that takes four times as long; 0 waits for ever",
+        at_least(0));
+  visit("train", "stop_seconds", c.train.stop_seconds,
+        "how long after a signal the step under way may still take; then the run ends without saving; 0 waits for ever",
+        at_least(0));
   visit("optimizer", "beta1", c.optimizer.beta1, "AdamW: decay of the first moment", between(0, 0.999999));
   visit("optimizer", "beta2", c.optimizer.beta2, "AdamW: decay of the second moment", between(0, 0.999999));
   visit("optimizer", "eps", c.optimizer.eps, "AdamW: added to the root of the second moment", at_least(0));
@@ -111,7 +124,11 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("eval", "windows", c.eval.windows, "validation windows of sequence_length tokens, always the same",
         at_least(1));
   visit("checkpoint", "every", c.checkpoint.every, "steps between checkpoints; 0 saves at the end only", at_least(0));
+  visit("checkpoint", "minutes", c.checkpoint.minutes,
+        "also save when so long has passed since the last save; 0: never", at_least(0));
   visit("checkpoint", "keep", c.checkpoint.keep, "newest checkpoints to keep; 0 keeps all", at_least(0));
+  visit("checkpoint", "keep_best", c.checkpoint.keep_best,
+        "keep the checkpoint of the lowest validation loss too, of those saved at an evaluated step", any);
   visit("log", "every", c.log.every, "steps between lines on the console", at_least(1));
 }
 

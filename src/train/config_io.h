@@ -10,7 +10,7 @@
 namespace scfa {
 
 // Reads a config file. Throws Error naming the file and the key: bad JSON, a key given twice, an unknown key (with the
-// nearest known one), a wrong type, a value out of range.
+// nearest known one), a wrong type, a value out of range; values in it are cut short.
 Config read_config(const std::string& path);
 
 // Sets one key ("train.steps", "attention.buckets" for every layer, "attention" to a JSON object or list) from text.

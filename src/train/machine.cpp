@@ -1,12 +1,18 @@
 #include "train/machine.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
+#include <optional>
+#include <string>
 
 #include "core/gpu.h"
+#include "core/human.h"
+#include "core/program.h"
 
 namespace scfa {
 
@@ -34,6 +40,15 @@ int64_t number_in(const char* path) {
   int64_t value = 0;
   std::ifstream(path) >> value;
   return value;
+}
+
+// What a limit of the process leaves of a kind of memory; nothing where there is no limit.
+std::optional<int64_t> left_of(int resource, const char* in_use) {
+  rlimit limit{};
+  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return {};
+  const std::string used = look_up("/proc/self/status", in_use);
+  const int64_t bytes = used.empty() ? 0 : std::stoll(used) * 1024;
+  return std::max<int64_t>(static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, INT64_MAX)) - bytes, 1);
 }
 
 }  // namespace
@@ -69,9 +84,23 @@ double data_sheet_flops(const std::string& gpu) {
 }
 
 int64_t available_memory() {
-  const int64_t machine = memory_line("MemAvailable");
+  int64_t available = memory_line("MemAvailable");
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
-  return limit > 0 ? std::min(machine, std::max<int64_t>(limit - used, 0)) : machine;
+  if (limit > 0) available = std::min(available, std::max<int64_t>(limit - used, 0));
+  for (const std::optional<int64_t> left : {left_of(RLIMIT_AS, "VmSize"), left_of(RLIMIT_DATA, "VmData")})
+    if (left) available = std::min(available, *left);
+  return available;
+}
+
+void require_blas_memory(int64_t beside) {
+  constexpr size_t kThread = size_t{136} << 20;  // stack and malloc's arena
+  const auto threads = static_cast<size_t>(omp_get_max_threads());
+  const size_t size = (kBlasBuffer + kThread) * threads + static_cast<size_t>(beside);
+  void* probe = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(probe != MAP_FAILED, "memory: ", format_bytes(static_cast<int64_t>(size)),
+          " of address space for the model and for products on ", threads,
+          " threads are not there; raise the limit (ulimit -v), or set OMP_NUM_THREADS lower");
+  ::munmap(probe, size);
 }
 
 int64_t peak_memory() {

@@ -23,7 +23,12 @@ std::string device_name(Device device);  // of the GPU, or "cpu"
 // Dense bf16 FLOP/s with f32 accumulation by the vendor's data sheet; 0 for a GPU that is not in our list.
 double data_sheet_flops(const std::string& gpu);
 
-int64_t available_memory();  // bytes that could be allocated now, within the limit of the container if there is one
-int64_t peak_memory();       // bytes of resident memory at its highest so far
+// Bytes that could be allocated now, within the limits of the container and of the process (ulimit -v) if there are
+// any.
+int64_t available_memory();
+// Throws Error unless there is address space for `beside` bytes and for what OpenBLAS and OpenMP take at the first
+// product: OpenBLAS would ask for it for ever.
+void require_blas_memory(int64_t beside);
+int64_t peak_memory();  // bytes of resident memory at its highest so far
 
 }  // namespace scfa

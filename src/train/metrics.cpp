@@ -1,18 +1,21 @@
 #include "train/metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <ctime>
-#include <nlohmann/json.hpp>
+#include <filesystem>
 
 #include "core/version.h"
+#include "data/input_file.h"
+#include "data/json_file.h"
 #include "train/config_io.h"
 #include "train/machine.h"
 
 namespace scfa {
 
-namespace {
+namespace fs = std::filesystem;
 
-using Json = nlohmann::ordered_json;
+namespace {
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -45,19 +48,54 @@ Json header(const char* type, const Config& config, Gpt& model) {
       {"config", to_json(config)}};
 }
 
-bool ends_with_newline(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file.good() || file.tellg() == 0) return true;
-  file.seekg(-1, std::ios::end);
-  return file.get() == '\n';
+bool is_kept(const std::string& line, int64_t step) {
+  const Json record = Json::parse(
+      line, [](int depth, Json::parse_event_t, Json&) { return depth < 16; }, false);
+  if (!record.is_object() || !record.contains("type")) return false;
+  if (record["type"] == "header") return true;
+  const auto its = record.find("step");
+  return its != record.end() && its->is_number_integer() && its->get<int64_t>() <= step;
+}
+
+std::string read_text(const InputFile& file, int64_t begin, int64_t end) {
+  std::string text(static_cast<size_t>(end - begin), '\0');
+  file.read(begin, text.data(), end - begin);
+  return text;
+}
+
+// The place behind the last end of a line among the first `end` bytes; 0 if there is none.
+int64_t behind_last_newline(const InputFile& file, int64_t end) {
+  for (int64_t block = 4096; end > 0; block *= 2) {
+    const int64_t begin = std::max<int64_t>(0, end - block);
+    const std::string text = read_text(file, begin, end);
+    if (const size_t at = text.rfind('\n'); at != std::string::npos) return begin + static_cast<int64_t>(at) + 1;
+    end = begin;
+  }
+  return 0;
 }
 
 }  // namespace
 
-Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step)
-    : path_(path), file_(path, resume_step > 0 ? std::ios::app : std::ios::trunc) {
+int64_t cut_metrics(const std::string& path, int64_t step) {
+  if (std::error_code error; !fs::exists(path, error)) return 0;
+  const InputFile file(path);
+  int64_t kept = behind_last_newline(file, file.size());
+  while (kept > 0) {
+    const int64_t begin = behind_last_newline(file, kept - 1);
+    if (is_kept(read_text(file, begin, kept - 1), step)) break;
+    kept = begin;
+  }
+  if (kept == file.size()) return 0;
+  std::error_code error;
+  fs::resize_file(path, static_cast<uintmax_t>(kept), error);
+  require(!error, path, ": cannot be cut back to ", kept, " bytes: ", error.message());
+  return file.size() - kept;
+}
+
+Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step) : path_(path) {
+  if (resume_step > 0) cut_metrics(path, resume_step);
+  file_.open(path, resume_step > 0 ? std::ios::app : std::ios::trunc);
   require(file_.good(), path_, ": cannot be written");
-  if (resume_step > 0 && !ends_with_newline(path)) file_ << '\n';  // a line that a full disk cut short
   Json first = header(resume_step > 0 ? "resume" : "header", config, model);
   if (resume_step > 0) first["step"] = resume_step;
   write(first.dump());

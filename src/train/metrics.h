@@ -1,7 +1,7 @@
 // runs/NAME/metrics.jsonl: one JSON object a line. The first is a header (config, commit, machine); then a "step" a
-// step, a "profile" now and then (times by op) and an "eval" an evaluation; "resume" where a run was taken up again:
-// what follows replaces later steps before it.
+// step, a "profile" now and then (times by op) and an "eval" an evaluation; "resume" where a run was taken up again.
 #pragma once
+#include <cstdint>
 #include <fstream>
 #include <map>
 #include <string>
@@ -23,9 +23,14 @@ struct StepRecord {
   int64_t peak_memory = 0;  // bytes, of the device
 };
 
+// Cuts the file to the end of the last whole line that is a record of a step up to `step`, or the header: what a full
+// disk or a kill cut short goes, and so do steps that will come again. Lines before that one stay as they are. Returns
+// how many bytes went.
+int64_t cut_metrics(const std::string& path, int64_t step);
+
 class Metrics {
  public:
-  // Creates the file with its header, or appends a resume record to what is there.
+  // Creates the file with its header; or cuts it back to what cut_metrics keeps and appends a resume record.
   Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step);
 
   void step(const StepRecord& record);

@@ -2,10 +2,13 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
+#include <chrono>
 #include <filesystem>
 
 #include "core/human.h"
 #include "data/checksum.h"
+#include "data/verify.h"
 #include "train/config_io.h"
 #include "train/feeder.h"
 #include "train/machine.h"
@@ -30,8 +33,8 @@ std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, i
 
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
-  for (const char* prefix :
-       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare"})
+  for (const char* prefix : {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare",
+                             "data.verify", "train.watchdog_seconds", "train.stop_seconds"})
     if (key.starts_with(prefix)) return true;
   return false;
 }
@@ -66,13 +69,29 @@ void check_memory(const Context& ctx, const Config& config, Console& console) {
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
   console.line(text + ")");
   const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
-  if (available == 0 || total(items) <= available) return;
+  if (available == 0 || total(items) <= available) {
+    if (!ctx.on_gpu()) require_blas_memory(total(items));
+    return;
+  }
   int64_t fits = config.train.micro_batch_size - 1;
   while (fits > 0 && (config.train.batch_size % fits != 0 || total(memory_plan(ctx, config, fits)) > available)) --fits;
   fail(
       "memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available",
       ctx.on_gpu() ? " on the GPU; " : "; ",
       fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
+}
+
+void verify_data(const Config& config, const Manifest& manifest, Console& console) {
+  if (!config.data.verify) return console.line("data: checksums not compared (data.verify is false)");
+  const auto began = std::chrono::steady_clock::now();
+  int64_t bytes = 0;
+  for (const Split split : {Split::kTrain, Split::kVal})
+    bytes += verify_shards(config.data.directory, manifest, split, [&](int64_t done, int64_t all) {
+      console.progress(static_cast<double>(done) / static_cast<double>(std::max<int64_t>(all, 1)),
+                       concat("checking the ", name_of(split), " split"));
+    });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
+  console.line(fmt::format("data: {} checked in {:.1f} s", format_bytes(bytes), seconds.count()));
 }
 
 std::string data_fingerprint(const TokenSet& set) {

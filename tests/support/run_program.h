@@ -29,6 +29,7 @@ struct Streams {
   bool close_out = false, close_err = false;  // instead
   int out_fd = -1;                            // instead of out, if it is one
   int64_t file_limit = -1;                    // bytes that a file may have; more cannot be written
+  size_t address_space = 0;                   // limit in bytes, as of ulimit -v; 0: none
 };
 
 inline pid_t start_program_of_build(std::vector<std::string> words, const Streams& streams) {
@@ -47,6 +48,8 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
   const rlimit limit{static_cast<rlim_t>(streams.file_limit), static_cast<rlim_t>(streams.file_limit)};
   if (streams.file_limit >= 0) ::setrlimit(RLIMIT_FSIZE, &limit);
   if (streams.close_err) ::close(STDERR_FILENO);
+  const rlimit space{streams.address_space, streams.address_space};
+  if (streams.address_space > 0) ::setrlimit(RLIMIT_AS, &space);
   execv(arguments[0], arguments.data());
   _exit(98);
 }

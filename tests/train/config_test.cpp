@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -38,7 +39,7 @@ TEST(Config, AttentionMayBeAListWithOneALayer) {
 }
 
 TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
-  expect_error([] { read_config("nowhere.json"); }, {"nowhere.json", "cannot be read"});
+  expect_error([] { read_config("nowhere.json"); }, {"nowhere.json", "No such file"});
   expect_error([] { parse("{\"train\": {"); }, {"my.json", "line 1"});
   expect_error([] { parse("[]"); }, {"my.json", "JSON object"});
   expect_error([] { parse(R"({"trian": {"steps": 1}})"); }, {"my.json", "trian.steps", "train.steps"});
@@ -93,6 +94,70 @@ TEST(Config, CommandLineOverridesAnyKey) {
   expect_error([&] { override_config(c, "train.steps", "ten"); }, {"--train.steps", "ten"});
   expect_error([&] { override_config(c, "train.stepz", "1"); }, {"--train.stepz", "train.steps"});
   expect_error([&] { override_config(c, "attention", "{"); }, {"--attention", "JSON"});
+}
+
+// Seconds that work takes.
+template <class Work>
+double time_of(const Work& work) {
+  const auto began = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+TEST(Config, HugeAndDeepJsonIsRefusedAtOnceWithAShortLine) {
+  std::string many = "{";
+  for (int i = 0; i < 300000; ++i) many += concat(i ? "," : "", "\"key", i, "\":", i);
+  many += "}";
+  const std::string deep = std::string(200000, '['), pattern = R"({"attention": )";
+  std::string list = R"({"attention": [)";
+  for (int i = 0; i < 300000; ++i) list += "{},";
+  list += "5]}";
+  const std::vector<std::string> texts{many,
+                                       list,
+                                       R"({"train": )" + many + "}",
+                                       pattern + many + "}",
+                                       deep,
+                                       pattern + deep,
+                                       R"({"train": {"steps": )" + deep,
+                                       R"({"name": ")" + std::string(10'000'000, 'x') + "/\"}",
+                                       R"({"train": {"steps": ")" + std::string(10'000'000, 'x') + "\"}}",
+                                       R"({"model": {"gelu": ")" + std::string(10'000'000, 'x') + "\"}}",
+                                       R"({")" + std::string(10'000'000, 'x') + "\": 1}",
+                                       R"({"seed": 1, "seed)" + std::string(10'000'000, ' ') + "\": 1}",
+                                       std::string(20'000'000, ' ')};
+  for (const std::string& text : texts) {
+    std::string error;
+    const double seconds = time_of([&] {
+      try {
+        Config c = parse(text);
+        c.data.directory = "d";
+        validate(c);
+      } catch (const Error& thrown) {
+        error = thrown.what();
+      }
+    });
+    EXPECT_FALSE(error.empty()) << text.substr(0, 40);
+    EXPECT_LT(error.size(), 500u) << error.substr(0, 1000);
+    EXPECT_LT(seconds, 3.0) << error;
+  }
+}
+
+TEST(Config, JsonOnTheCommandLineIsCheckedTheSameWay) {
+  Config c = parse("{}");
+  for (const char* key : {"attention", "train.steps", "model.bias", "attention.buckets"})
+    for (const std::string& text :
+         {std::string(100000, '['), std::string(100000, 'x'), std::string("{\"a\":1,\"a\":2}")}) {
+      std::string error;
+      try {
+        override_config(c, key, text);
+      } catch (const Error& thrown) {
+        error = thrown.what();
+      }
+      EXPECT_TRUE(error.starts_with(concat("--", key))) << error.substr(0, 500);
+      EXPECT_LT(error.size(), 500u);
+    }
+  override_config(c, "attention", R"([{"pattern": "hash"}, {"pattern": "drop"}])");
+  EXPECT_EQ(c.model.attention.size(), 2u);
 }
 
 TEST(Config, JsonRoundTripKeepsEveryField) {

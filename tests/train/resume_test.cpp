@@ -41,7 +41,7 @@ TEST_P(Resume, EqualsTheRunThatWasNeverStopped) {
     fs::remove(tiny.path("metrics.jsonl"));
     const TrainResult resumed = tiny.run(config, {.resume = true});
     EXPECT_EQ(resumed.step, 12);
-    EXPECT_EQ(resumed.validation.loss, whole.validation.loss);
+    EXPECT_EQ(resumed.validation_loss, whole.validation_loss);
     EXPECT_EQ(tiny.records(1), std::vector<std::string>(losses.begin() + from, losses.end()));
     EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/model.safetensors")) == parameters) << "from " << from;
     EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/optimizer.safetensors")) == moments) << "from " << from;
@@ -149,6 +149,9 @@ TEST(Resume, SaysWhenTheTextIsAnother) {
 
 TEST(Resume, WithoutACheckpointStartsFromTheBeginning) {
   TinyRun tiny;
+  expect_error([&] { tiny.run(tiny.config(), {.resume = true}); }, {"runs/tiny", "no such run", "none"});
+  EXPECT_FALSE(fs::exists(tiny.folder / "runs"));
+  fs::create_directories(tiny.path(""));
   EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);
   EXPECT_NE(tiny.out.find("has no checkpoint yet"), std::string::npos);
   EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);  // nothing left to do

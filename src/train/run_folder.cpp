@@ -1,0 +1,137 @@
+#include "train/run_folder.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/nearest.h"
+#include "core/signals.h"
+#include "train/checkpoint_files.h"
+
+namespace scfa {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+bool exists(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+bool holds_run(const std::string& folder) {
+  return exists(metrics_path(folder)) || !checkpoint_folders(folder).empty();
+}
+
+// Without a slash at the end, and with a name of its own: not "." or "..".
+fs::path plain_path(const std::string& path) {
+  fs::path plain = fs::path(path).lexically_normal();
+  if (!plain.has_filename()) plain = plain.parent_path();
+  if (plain.filename() == "." || plain.filename() == ".." || plain.empty()) plain = fs::canonical(path);
+  return plain;
+}
+
+std::string parent_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path().string() : ".";
+}
+
+void require_newest(const std::string& run, const CheckpointState& chosen, Console& console) {
+  for (const int64_t step : checkpoint_steps(run)) {
+    if (step <= chosen.step) break;
+    const std::string path = fs::path(run) / checkpoint_name(step);
+    try {
+      read_checkpoint_state(path, Verify::kState);
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const Error& error) {
+      console.warning(concat("passed over ", path, ": ", error.what()));
+      continue;
+    }
+    fail(chosen.path, ": ", path, " is later; go on from that, or move the later ones out of ", run, " first");
+  }
+}
+
+}  // namespace
+
+std::string run_folder(const Config& config) {
+  return fs::path(config.runs) / config.name;
+}
+
+std::string metrics_path(const std::string& run) {
+  return fs::path(run) / "metrics.jsonl";
+}
+
+std::vector<std::string> runs_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+    if (holds_run(at->path())) names.push_back(at->path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void require_run(const std::string& run) {
+  if (exists(run)) return;
+  constexpr size_t kListed = 20;
+  const fs::path path = plain_path(run);
+  const std::vector<std::string> runs = runs_in(parent_of(path));
+  std::string list;
+  for (size_t i = 0; i < std::min(runs.size(), kListed); ++i) list += (i > 0 ? ", " : "") + runs[i];
+  if (runs.size() > kListed) list += concat(" and ", runs.size() - kListed, " more");
+  fail(run, ": there is no such run to resume; ", parent_of(path), " holds ", runs.empty() ? "none" : list,
+       did_you_mean(path.filename(), runs));
+}
+
+void require_no_run(const std::string& run) {
+  require(!holds_run(run), run, ": holds a run already; --resume goes on with it, --overwrite replaces it, ",
+          "--name NAME starts another");
+}
+
+void remove_run_files(const std::string& run, Console& console) {
+  for (const std::string& line : remove_all_checkpoints(run)) console.warning(line);
+  const std::string metrics = metrics_path(run);
+  require(::unlink(metrics.c_str()) == 0 || errno == ENOENT, metrics, ": cannot be removed: ", std::strerror(errno));
+}
+
+ResumeSource resume_source(const std::string& path) {
+  require_run(path);
+  const fs::path plain = plain_path(path);
+  const bool chosen = is_checkpoint_folder(plain);
+  const fs::path run = chosen ? plain_path(parent_of(plain)) : plain;
+  ResumeSource source;
+  if (chosen) {
+    source = {read_checkpoint_state(plain, Verify::kState).config, plain};
+  } else {
+    std::vector<std::string> rejected;
+    std::optional<CheckpointState> newest = newest_checkpoint(plain, Verify::kState, &rejected);
+    require(newest || rejected.empty(), plain.string(), ": none of its checkpoints can be used; ",
+            rejected.empty() ? "" : rejected.front());
+    require(newest.has_value(), plain.string(), ": has no checkpoint to take the config from; give --config FILE and ",
+            "--resume without a path");
+    source.config = std::move(newest->config);
+  }
+  source.config.name = run.filename();
+  source.config.runs = parent_of(run);
+  return source;
+}
+
+std::optional<CheckpointState> find_start(const std::string& run, const std::string& chosen, Console& console) {
+  if (!chosen.empty()) {
+    CheckpointState state = read_checkpoint_state(chosen, Verify::kAll);
+    require_newest(run, state, console);
+    return state;
+  }
+  std::vector<std::string> rejected;
+  std::optional<CheckpointState> checkpoint = newest_checkpoint(run, Verify::kAll, &rejected);
+  for (const std::string& why : rejected) console.warning(why);
+  require(checkpoint || rejected.empty(), run,
+          ": none of its checkpoints can be used; --overwrite in place of --resume starts anew");
+  if (!checkpoint) console.line(run + ": has no checkpoint yet, starting from the beginning");
+  return checkpoint;
+}
+
+}  // namespace scfa

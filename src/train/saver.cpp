@@ -1,0 +1,43 @@
+#include "train/saver.h"
+
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "core/signals.h"
+
+namespace scfa {
+
+Saver::Saver(std::string run, const CheckpointConfig& config, Console& console, Watchdog& watchdog)
+    : run_(std::move(run)), config_(config), console_(console), watchdog_(watchdog) {}
+
+void Saver::hold(int64_t step, const std::string& checkpoint) {
+  checkpoint_ = checkpoint;
+  watchdog_.set_checkpoint(checkpoint);
+  saved_step_ = step;
+  saved_at_ = std::chrono::steady_clock::now();
+}
+
+bool Saver::due(int64_t step) {
+  const bool asked = take_save_request();
+  if (asked && is_saved(step))
+    console_.line(checkpoint_.empty() ? "nothing to save yet" : checkpoint_ + " holds all there is to save");
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
+  const bool late = config_.minutes > 0 && since.count() >= config_.minutes * 60;
+  const bool regular = config_.every > 0 && step % config_.every == 0;
+  return !is_saved(step) && (asked || late || regular);
+}
+
+void Saver::save(const CheckpointState& state, Gpt& model, const Optimizer& optimizer) {
+  std::vector<std::string> notes;
+  {
+    const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", state.step));
+    hold(state.step, save_checkpoint(run_, state, model, optimizer, &notes));
+    for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
+  }
+  console_.line("saved " + checkpoint_);
+  for (const std::string& line : notes)
+    if (warned_.insert(line).second) console_.warning(line);
+}
+
+}  // namespace scfa

@@ -1,0 +1,74 @@
+#include "train/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include "support/expect_error.h"
+#include "support/tiny_run.h"
+
+namespace scfa {
+namespace {
+
+using test::read_text;
+using test::TinyRun;
+
+constexpr const char* kHeader = "{\"type\":\"header\",\"time\":\"now\"}\n";
+
+std::string step_line(int64_t step) {
+  return concat("{\"type\":\"step\",\"step\":", step, ",\"loss\":1.5}\n");
+}
+
+// What is left of a text that is cut to a step.
+std::string cut(const std::string& text, int64_t step) {
+  const test::TempDir folder;
+  const std::string path = folder.put("metrics.jsonl", text);
+  const int64_t gone = cut_metrics(path, step);
+  const std::string left = read_text(path);
+  EXPECT_EQ(gone, static_cast<int64_t>(text.size() - left.size()));
+  EXPECT_EQ(left, text.substr(0, left.size()));
+  return left;
+}
+
+TEST(Metrics, CutGoesBackToTheLastWholeRecordOfTheStep) {
+  const std::string five = kHeader + step_line(1) + step_line(5);
+  EXPECT_EQ(cut(five, 5), five);
+  EXPECT_EQ(cut(five + step_line(6), 5), five);
+  EXPECT_EQ(cut(five + step_line(5).substr(0, 20), 5), five);              // cut short
+  EXPECT_EQ(cut(five + step_line(6) + "{\"type\":\"st", 5), five);         // by a full disk
+  EXPECT_EQ(cut(five + std::string(40, '\0') + "\n", 5), five);            // by a crash of the machine
+  EXPECT_EQ(cut(five + "{\"type\":\"step\",\"step\":\"5\"}\n", 5), five);  // not a record of ours
+  const std::string broken = kHeader + std::string("{\"type\":\"step\",\"st\n") + step_line(5);
+  EXPECT_EQ(cut(broken + step_line(6), 5), broken);  // what is broken before stays
+  EXPECT_EQ(cut(kHeader + step_line(6), 5), kHeader);
+  EXPECT_EQ(cut("", 5), "");
+  EXPECT_EQ(cut("\n\n", 5), "");
+  EXPECT_EQ(cut("no line at all", 5), "");
+}
+
+TEST(Metrics, CutFindsLinesOfAnyLength) {
+  std::string text = kHeader;
+  for (int64_t step = 1; step <= 2000; ++step) text += step_line(step);
+  const std::string kept = text.substr(0, text.find(step_line(1001)));
+  EXPECT_EQ(cut(text, 1000), kept);
+  const std::string with_long = kept + "{\"type\":\"eval\",\"step\":1000,\"x\":\"" + std::string(300000, 'x') + "\"}\n";
+  EXPECT_EQ(cut(with_long + step_line(1001) + std::string(100000, 'y'), 1000), with_long);
+  EXPECT_EQ(cut_metrics("no such file", 5), 0);
+  const std::string deep = kHeader + std::string(200000, '[') + "\n";
+  EXPECT_EQ(cut(deep, 5), kHeader);
+}
+
+TEST(Metrics, AResumedRunHasEachStepOnceAndWholeLines) {
+  TinyRun tiny;
+  Config config = tiny.config("dense");
+  config.train.batch_size = 6;
+  config.train.steps = 5;
+  tiny.run(config);
+  const std::string whole = read_text(tiny.path("metrics.jsonl"));
+  test::write_text(tiny.path("metrics.jsonl"), whole + step_line(6) + step_line(7) + "{\"type\":\"step\",\"ste");
+  config.train.steps = 7;
+  tiny.run(config, {.resume = true});
+  EXPECT_EQ(tiny.records(1).size(), 7u);
+  EXPECT_EQ(read_text(tiny.path("metrics.jsonl")).substr(0, whole.size()), whole);
+}
+
+}  // namespace
+}  // namespace scfa
