@@ -25,8 +25,7 @@ namespace scfa {
 
 namespace {
 
-// ---- before the libraries' own initialisers
-// ---------------------------------------------------------------------------
+// ---- before the libraries' own initialisers -------------------------------------------------------------------------
 
 // The number in an environment of the setting that starts with `name`, "OMP_NUM_THREADS="; 0 if there is none.
 __attribute__((no_sanitize("address", "undefined"))) long setting(char** environment, const char* name) {
@@ -70,7 +69,7 @@ using Initialiser = void (*)(int, char**, char**);
 [[gnu::section(".preinit_array"), gnu::used]] const Initialiser kBeforeAll = &check_address_space;
 
 // ---- in main
-// ----------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------
 
 void open_standard_descriptors() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {

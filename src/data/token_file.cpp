@@ -1,15 +1,8 @@
 #include "data/token_file.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <utility>
 
 #include "core/error.h"
 
@@ -88,27 +81,6 @@ ShardHeader make_shard_header(const Manifest& manifest, int64_t tokens) {
   manifest.tokenizer.copy(header.tokenizer, sizeof(header.tokenizer));
   return header;
 }
-
-MappedFile::MappedFile(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  require(fd >= 0, path, ": cannot be opened: ", std::strerror(errno));
-  struct stat status {};
-  void* data = nullptr;
-  if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0)
-    data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
-  const int error = errno;
-  ::close(fd);
-  require(data != MAP_FAILED, path, ": cannot be mapped: ", std::strerror(error));
-  data_ = static_cast<const uint8_t*>(data);
-  size_ = data == nullptr ? 0 : status.st_size;
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_));
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 TokenSet::TokenSet(const std::string& directory, Split split)
     : directory_(directory), split_(split), manifest_(read_manifest(directory)) {

@@ -26,22 +26,6 @@ static_assert(sizeof(ShardHeader) == 64);
 // The header of a shard with that many tokens.
 ShardHeader make_shard_header(const Manifest& manifest, int64_t tokens);
 
-// A whole file mapped for reading. Move-only.
-class MappedFile {
- public:
-  explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-
-  const uint8_t* data() const { return data_; }
-  int64_t size() const { return size_; }
-
- private:
-  const uint8_t* data_ = nullptr;
-  int64_t size_ = 0;
-};
-
 // The tokens of one split of a prepared set, as one sequence.
 class TokenSet {
  public:

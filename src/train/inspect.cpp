@@ -99,11 +99,9 @@ Json tensors_of(const std::string& path) {
 }
 
 // What a checkpoint's state says beside step and config.
-template <class State>
-void add_facts(Json& json, const State& state) {
-  if constexpr (requires { state.tokens; }) json["tokens"] = state.tokens;
-  if constexpr (requires { state.validation_loss; })
-    json["validation_loss"] = state.validation_loss ? Json(*state.validation_loss) : Json();
+void add_facts(Json& json, const CheckpointState& state) {
+  json["tokens"] = state.tokens;
+  json["validation_loss"] = state.validation_loss ? Json(*state.validation_loss) : Json();
   json["device"] = state.device;
   json["threads"] = state.threads;
   json["tokenizer"] = state.tokenizer;

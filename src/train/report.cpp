@@ -66,8 +66,7 @@ void Reporter::profile(int64_t step, double seconds, const std::map<std::string,
   for (const auto& [op, time] : times) {
     const bool once = op == "gradient_norm" || op == "adamw";  // a step; the others in each micro-batch
     of_step[op] = once ? time : time * static_cast<double>(config_.accumulation());
-    for (const char* part : {"attention_", "draw_projections", "normalise_keys", "assign_segments", "build_segments"})
-      if (op.starts_with(part)) attention += of_step[op];
+    if (is_attention_op(op)) attention += of_step[op];
   }
   attention_share_ = attention / seconds;
   metrics_.profile(step, seconds, of_step);

@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
+#include <string>
 
 #include "core/rng.h"
+#include "kernels/attention/attention.h"
 #include "support/small_model.h"
 
 namespace scfa {
@@ -196,6 +199,29 @@ TEST(Gpt, APatternForEachLayer) {
   EXPECT_EQ(model.activations().blocks[1].segments.count(), 4);
   c.attention.push_back(c.attention[0]);
   EXPECT_THROW(validate(c), Error);
+}
+
+// By name, so that a new op has to be put on one side or the other.
+TEST(Gpt, AttentionIsToldApartInTheTimesOfAStep) {
+  for (const bool shared : {false, true}) {
+    GptConfig c = test::small_config("hash");
+    c.shared_qk = shared;
+    Context ctx;
+    Gpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
+    model.init(1);
+    const test::OwnedBatch owned(c, 1, 1);
+    ctx.collect_times(true);
+    model.forward(owned.batch, true);
+    model.backward(owned.batch);
+    ctx.collect_times(false);
+    std::set<std::string> attention, others;
+    for (const auto& [op, seconds] : ctx.take_times()) (is_attention_op(op) ? attention : others).insert(op);
+    EXPECT_EQ(attention, (std::set<std::string>{"assign_segments", "attention_backward", "attention_forward",
+                                                "build_segments", "draw_projections"}));
+    EXPECT_EQ(others, (std::set<std::string>{"add_losses", "cross_entropy", "embedding_backward", "embedding_forward",
+                                             "gelu_backward", "gelu_forward", "layernorm_backward", "layernorm_forward",
+                                             "matmul_backward", "matmul_forward"}));
+  }
 }
 
 TEST(Gpt, MemoryPlanIsWhatIsAllocated) {

@@ -76,6 +76,13 @@ bool uses_portable_attention() {
   return portable();
 }
 
+bool is_attention_op(std::string_view name) {
+  static constexpr std::string_view kOps[] = {"draw_projections",        "assign_segments", "normalise_keys",
+                                              "normalise_keys_backward", "build_segments",  "attention_forward",
+                                              "attention_backward",      "cache_append",    "attention_decode"};
+  return std::find(std::begin(kOps), std::end(kOps), name) != std::end(kOps);
+}
+
 std::string describe_attention(const Context& ctx) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::describe_attention(ctx);
