@@ -8,11 +8,14 @@ namespace scfa {
 
 namespace {
 std::atomic<const char*> last_op{nullptr};
+std::atomic<bool> last_on_gpu{false};
 }
 
 std::string describe_last_op() {
   const char* name = last_op;
-  return name == nullptr ? "no op was started yet" : concat("last op: ", name);
+  if (name == nullptr) return "no op was started yet";
+  if (!last_on_gpu) return concat("last op: ", name);
+  return concat("last op launched: ", name, ", with SCFA_SYNC=1 it is the one that does not end");
 }
 
 Context::Context(Device device) : device_(device) {
@@ -101,6 +104,7 @@ std::map<std::string, double> Context::take_times() {
 
 Section::Section(Context& ctx, const char* name) : ctx_(ctx), name_(name), timed_(ctx.collecting_) {
   last_op.store(name, std::memory_order_relaxed);
+  last_on_gpu.store(ctx.on_gpu(), std::memory_order_relaxed);
   if (ctx_.on_gpu()) gpu::push_range(name);
   if (!timed_) return;
   if (ctx_.on_gpu()) {

@@ -94,8 +94,8 @@ inline void require_activation(const Context& ctx, const char* op, const char* a
          ", not ", t.describe());
 }
 
-// "last op: NAME", of the Section opened last in any context of the program; on a GPU it has been launched, not ended.
-// Safe to call from any thread.
+// "last op: NAME", of the Section opened last in any context of the program; on a GPU it has been launched, not ended,
+// which the text says. Safe to call from any thread.
 std::string describe_last_op();
 
 // A stretch of work with a name, for as long as it lives: a range in profilers (NVTX) and, while the context collects
