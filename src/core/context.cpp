@@ -9,7 +9,7 @@ namespace scfa {
 namespace {
 std::atomic<const char*> last_op{nullptr};
 std::atomic<bool> last_on_gpu{false};
-}
+}  // namespace
 
 std::string describe_last_op() {
   const char* name = last_op;

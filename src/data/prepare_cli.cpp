@@ -22,10 +22,10 @@ namespace {
 
 constexpr const char* kUsage = R"(Turns text into token shards for training.
 
-  prepare_data --input PATH... --output DIR [options]    prepare a set
-  prepare_data verify DIR                                check every shard of a set against its manifest
-  prepare_data info DIR [--bigram]                       what a set holds
-  prepare_data export DIR --form FORM --output DIR2      write a set as nanoGPT or llm.c read it
+Usage: prepare_data --input PATH... --output DIR [options]    prepare a set
+       prepare_data verify DIR                                check every shard of a set against its manifest
+       prepare_data info DIR [--bigram]                       what a set holds
+       prepare_data export DIR --form FORM --output DIR2      write a set as nanoGPT or llm.c read it
 
 Inputs: text files (a document each), JSON lines (.jsonl .ndjson .json, a document a line), token files of nanoGPT and
 llm.c (.bin), tar archives of these, folders of these, and - for standard input; text and JSON lines may be compressed

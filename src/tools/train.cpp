@@ -14,8 +14,8 @@ namespace {
 
 constexpr const char* kUsage =
     "Trains a GPT from a config file; every key of the config can be overridden.\n\n"
-    "  ./train --config FILE [--KEY VALUE ...]\n"
-    "  ./train --resume runs/NAME [--KEY VALUE ...]\n";
+    "Usage: train --config FILE [--KEY VALUE ...]\n"
+    "       train --resume runs/NAME [--KEY VALUE ...]\n";
 
 std::string keys_text() {
   std::string text = "\nKeys (type, default):\n";

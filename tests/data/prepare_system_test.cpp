@@ -112,14 +112,15 @@ TEST_F(PrepareErrorsTest, ACountOfThreadsThatCannotBe) {
   }
 }
 
-// Runs body in a process of its own as a user without rights; what it throws is its result.
+// Runs body in a process of its own as a user without rights, who runs nothing else: limits count a user's processes.
+// What it throws is its result.
 template <class Body>
 std::string error_without_rights(const Body& body) {
   int ends[2];
   EXPECT_EQ(::pipe(ends), 0);
   const pid_t pid = ::fork();
   if (pid == 0) {
-    const bool lowered = ::geteuid() != 0 || ::setuid(65534) == 0;
+    const bool lowered = ::geteuid() != 0 || ::setuid(static_cast<uid_t>(1'000'000 + ::getpid())) == 0;
     const std::string error = lowered ? error_of(body) : "cannot become another user";
     _exit(::write(ends[1], error.data(), error.size()) == static_cast<ssize_t>(error.size()) ? 0 : 1);
   }
