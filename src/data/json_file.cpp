@@ -88,6 +88,16 @@ Json read_json_file(const std::string& path, const JsonLimits& limits) {
   return parse_json(read_text_file(path, limits.bytes), path, limits);
 }
 
+bool is_plain_text(const std::string& text) {
+  for (const char c : text)
+    if (static_cast<unsigned char>(c) < ' ') return false;
+  try {
+    return !Json(text).dump().empty();
+  } catch (const Json::exception&) {
+    return false;
+  }
+}
+
 std::string shown(const Json& value) {
   if (value.is_string()) return '"' + abbreviate(value.get_ref<const std::string&>()) + '"';
   return abbreviate(value.dump(-1, ' ', false, Json::error_handler_t::replace));

@@ -29,6 +29,9 @@ SortedJson parse_sorted_json(const std::string& text, const std::string& origin,
 
 Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 
+// Whether text is UTF-8 without control characters, and so fit for names, messages and JSON.
+bool is_plain_text(const std::string& text);
+
 // A value as JSON text for messages, cut short.
 std::string shown(const Json& value);
 

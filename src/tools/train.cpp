@@ -75,6 +75,7 @@ Config given_config(const CommandLine& line) {
 }
 
 void install_handlers(const Config& config) {
+  check_stop("stopped before anything was done");
   static std::string on_stop;
   on_stop = "ending within this step, with a checkpoint";
   if (config.train.stop_seconds > 0)
@@ -92,6 +93,7 @@ int run(int argc, char** argv) {
                        .resume_from = {},
                        .overwrite = line.flag("overwrite"),
                        .dry_run = line.flag("dry-run")};
+  install_signal_handlers("train", "ending before anything is done", nullptr);
   Console console;
   const bool by_path = options.resume && resume != "true";
   const Config config = by_path ? resumed_config(line, &options, console) : given_config(line);

@@ -60,7 +60,15 @@ std::string in_run(const std::string& run, int64_t step) {
   return fs::path(run) / checkpoint_name(step);
 }
 
-void remove_folder(const std::string& folder, std::vector<std::string>* left) {
+// What is removed gets the name of an unfinished save first: whatever interrupts this, half a checkpoint is never taken
+// for a broken one, and the next save removes the rest. A folder with files of others keeps its name.
+void remove_folder(const std::string& checkpoint, std::vector<std::string>* left) {
+  std::string folder = checkpoint;
+  if (step_of_checkpoint(checkpoint) && foreign_entries(checkpoint, is_checkpoint_file()).empty()) {
+    std::error_code error;
+    fs::rename(checkpoint, checkpoint + ".partial-removed", error);
+    if (!error) folder += ".partial-removed";
+  }
   for (const std::string& path : remove_our_files(folder, is_checkpoint_file()))
     left->push_back(path + ": stays, because it could not be removed or no save wrote it");
 }
@@ -166,8 +174,9 @@ std::vector<std::string> remove_old_checkpoints(const std::string& run, int64_t 
 }
 
 std::vector<std::string> remove_all_checkpoints(const std::string& run) {
-  std::vector<std::string> left;
-  for (const std::string& folder : checkpoint_folders(run)) remove_folder(folder, &left);
+  std::vector<std::string> left, folders = checkpoint_folders(run);
+  std::sort(folders.begin(), folders.end());  // the newest last: it stays the one to go on from
+  for (const std::string& folder : folders) remove_folder(folder, &left);
   return left;
 }
 

@@ -3,10 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <type_traits>
+
+#include "data/json_file.h"
 
 namespace scfa {
 
 void validate(const Config& c) {
+  visit_fields(c, [](const char* section, const char* key, const auto& value, const char*, const FieldRule&) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::string>)
+      require(is_plain_text(value), section, *section ? "." : "", key,
+              ": must be UTF-8 text without control characters");
+  });
   require(!c.name.empty() && c.name.find('/') == std::string::npos && c.name[0] != '.',
           "name: must be the plain name of a folder, not \"", abbreviate(c.name), "\"");
   require(c.train.batch_size % c.train.micro_batch_size == 0,

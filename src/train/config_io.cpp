@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <type_traits>
 
 #include "core/nearest.h"
@@ -93,10 +94,16 @@ Config config_from_json(const Json& json, const std::string& origin) {
     if (!set_field(config, key, [&](auto& target, const FieldRule& rule) { assign(target, value, rule, where); }))
       unknown_key(key, where);
   };
+  std::set<std::string> sections;
+  visit_fields(config, [&](const char* section, const char*, auto&, const char*, const FieldRule&) {
+    if (*section) sections.insert(section);
+  });
   for (const auto& [key, value] : json.items()) {
+    require(!key.empty() && key.find('.') == std::string::npos, origin, ": \"", abbreviate(key),
+            "\": is not a key of a file; sections are objects, as in {\"train\": {\"steps\": 5}}");
     if (key == "attention")
       read_attention(config, value, origin + ": attention");
-    else if (value.is_object())
+    else if (value.is_object() && (!value.empty() || sections.contains(key)))
       for (const auto& [inner, inner_value] : value.items()) set(join(key, inner), inner_value);
     else
       set(key, value);

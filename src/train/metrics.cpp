@@ -93,12 +93,13 @@ int64_t cut_metrics(const std::string& path, int64_t step) {
 }
 
 Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step) : path_(path) {
+  Json first = header(resume_step > 0 ? "resume" : "header", config, model);
+  if (resume_step > 0) first["step"] = resume_step;
+  const std::string line = first.dump();
   if (resume_step > 0) cut_metrics(path, resume_step);
   file_.open(path, resume_step > 0 ? std::ios::app : std::ios::trunc);
   require(file_.good(), path_, ": cannot be written");
-  Json first = header(resume_step > 0 ? "resume" : "header", config, model);
-  if (resume_step > 0) first["step"] = resume_step;
-  write(first.dump());
+  write(line);
 }
 
 void Metrics::write(const std::string& line) {

@@ -99,8 +99,12 @@ void remove_run_files(const std::string& run, Console& console) {
 
 ResumeSource resume_source(const std::string& path) {
   require_run(path);
-  const fs::path plain = plain_path(path);
+  fs::path plain = plain_path(path);
   const bool chosen = is_checkpoint_folder(plain);
+  // A link to a checkpoint stands for the run that it is in; a copy elsewhere is in no run.
+  if (chosen) plain = fs::canonical(plain);
+  require(!chosen || step_of_checkpoint(plain), path,
+          ": is a checkpoint under another name, outside its run; put it into a run's folder as checkpoint-STEP");
   const fs::path run = chosen ? plain_path(parent_of(plain)) : plain;
   ResumeSource source;
   if (chosen) {

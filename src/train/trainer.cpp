@@ -106,6 +106,7 @@ class Trainer {
     }
     feeder_ = std::make_unique<Feeder>(ctx_, config_.train.micro_batch_size, config_.model.sequence_length);
     loader_ = std::make_unique<Loader>(train_set_, loader_options());
+    check_stop("stopped before the first step; nothing was changed");
     if (options_.overwrite) remove_run_files(run_, console_);
     fs::create_directories(run_);
     metrics_ = std::make_unique<Metrics>(metrics_path(run_), config_, *model_, step_);
@@ -252,7 +253,8 @@ class Trainer {
     console_.line(fmt::format("metrics: {}  checkpoint: {}", metrics_->path(), last_checkpoint()));
     const int signal = whole ? 0 : stop_signal();
     if (!whole)
-      console_.line(fmt::format("stopped by signal {} after step {}; --resume goes on from there", signal, step_));
+      console_.line(fmt::format("stopped by signal {} after step {}{}", signal, step_,
+                                saver_.checkpoint().empty() ? "" : "; --resume goes on from there"));
     return {.step = step_, .validation_loss = validation_, .checkpoint = saver_.checkpoint(), .signal = signal};
   }
 

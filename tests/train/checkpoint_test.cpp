@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <filesystem>
 #include <random>
 
+#include "core/signals.h"
 #include "data/checksum.h"
 #include "data/json_file.h"
 #include "support/expect_error.h"
@@ -223,6 +225,41 @@ TEST_F(CheckpointFiles, ResumingByPath) {
                {"tyni", "no such run", "holds tiny", "did you mean"});
   fs::create_directories(tiny.folder / "runs/empty");
   expect_error([&] { resume_source(tiny.folder / "runs/empty"); }, {"empty", "no checkpoint", "--config"});
+}
+
+TEST_F(CheckpointFiles, ALinkToACheckpointStandsForItsRunAndACopyForNone) {
+  fs::create_directories(tiny.folder / "elsewhere");
+  const std::string link = tiny.folder / "elsewhere/link", copy = tiny.folder / "elsewhere/copy";
+  fs::create_directory_symlink(folder, link);
+  const ResumeSource source = resume_source(link);
+  EXPECT_EQ(source.checkpoint, fs::canonical(folder));
+  EXPECT_EQ(source.config.name, "tiny");
+  fs::copy(folder, copy);
+  expect_error([&] { resume_source(copy); }, {copy.c_str(), "outside its run", "checkpoint-STEP"});
+}
+
+// Nothing is removed for a run that cannot start: text that JSON cannot hold, a signal before the first step.
+TEST_F(CheckpointFiles, OverwritingRemovesNothingBeforeTheRunStarts) {
+  Config other = config;
+  other.data.prepare = "\xff";
+  expect_error([&] { tiny.run(other, {.overwrite = true}); }, {"data.prepare", "UTF-8"});
+  other = config;
+  request_stop(SIGINT);
+  EXPECT_THROW(tiny.run(other, {.overwrite = true}), Interrupted);
+  reset_signals();
+  EXPECT_TRUE(fs::exists(file("model.safetensors")));
+  EXPECT_TRUE(fs::exists(tiny.path("metrics.jsonl")));
+}
+
+// A removal that was cut off looks like an unfinished save, and the next one finishes it.
+TEST_F(CheckpointFiles, HalfARemovalIsNoBrokenCheckpoint) {
+  const std::string run = tiny.path("");
+  fs::rename(tiny.path("checkpoint-00000001"), tiny.path("checkpoint-00000001.partial-removed"));
+  std::vector<std::string> rejected;
+  ASSERT_TRUE(newest_checkpoint(run, Verify::kAll, &rejected));
+  EXPECT_TRUE(rejected.empty());
+  EXPECT_TRUE(remove_all_checkpoints(run).empty());
+  EXPECT_TRUE(checkpoint_folders(run).empty());
 }
 
 }  // namespace

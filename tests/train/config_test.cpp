@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "data/json_file.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "train/config_io.h"
@@ -216,6 +217,22 @@ TEST(Config, PaperConfigsHaveThePapersNumbers) {
     EXPECT_TRUE(c.schedule.initial_ratio == 0.01 && c.schedule.final_ratio == 0.2);
     EXPECT_EQ(c.data.order, "random");
     EXPECT_EQ(c.eval.every, 100);
+  }
+}
+
+TEST(Config, SectionsAreTheKnownOnesAndKeysHaveNoDots) {
+  const auto read = [](const char* text) { return [text] { config_from_json(Json::parse(text), "x.json"); }; };
+  test::expect_error(read(R"({"trian": {}})"), {"x.json", "trian", "not a known key"});
+  test::expect_error(read(R"({"seed": {}})"), {"x.json: seed", "must be an integer"});
+  test::expect_error(read(R"({"train.steps": 5})"), {"x.json", "train.steps", "sections are objects"});
+  test::expect_error(read(R"({"": {"seed": 5}})"), {"x.json", "not a key"});
+  Config config;
+  config.name = "a";
+  config.data.directory = "b";
+  EXPECT_NO_THROW(validate(config));
+  for (const std::string& bad : {std::string("a\0b", 3), std::string("a\nb"), std::string("\xfe")}) {
+    config.runs = bad;
+    test::expect_error([&] { validate(config); }, {"runs", "UTF-8"});
   }
 }
 
