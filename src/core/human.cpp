@@ -43,11 +43,10 @@ std::string format_bytes(int64_t bytes) {
   return digits == std::string::npos ? count + " B" : count.substr(0, digits) + " " + count.substr(digits) + "B";
 }
 
-std::string format_bar(double share) {
-  constexpr size_t kWidth = 30;
-  const auto full = static_cast<size_t>(std::lround(std::clamp(share, 0.0, 1.0) * kWidth));
+std::string format_bar(double share, size_t width) {
+  const auto full = static_cast<size_t>(std::lround(std::clamp(share, 0.0, 1.0) * static_cast<double>(width)));
   std::string bar = "[";  // appended to: GCC 12 warns of "[" + std::string(...)
-  bar.append(full, '#').append(kWidth - full, '.').push_back(']');
+  bar.append(full, '#').append(width - full, '.').push_back(']');
   return bar;
 }
 

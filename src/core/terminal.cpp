@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
+
+#include "core/human.h"
 
 namespace scfa {
 
@@ -24,13 +25,7 @@ std::string progress_text(double share, const std::string& text, int columns) {
   const std::string percent = std::to_string(static_cast<int>(share * 100));
   std::string line = std::string(3 - std::min<size_t>(3, percent.size()), ' ') + percent + "%  " + text;
   const int left = columns - static_cast<int>(line.size()) - kFrame;
-  if (left >= kNarrowestBar) {
-    const int bar = std::min(left, kWidestBar);
-    const auto full = static_cast<size_t>(std::lround(share * bar));
-    std::string drawn = "[";
-    drawn.append(full, '#').append(static_cast<size_t>(bar) - full, '.').append("] ");
-    line.insert(0, drawn);
-  }
+  if (left >= kNarrowestBar) line.insert(0, format_bar(share, static_cast<size_t>(std::min(left, kWidestBar))) + " ");
   line.resize(std::min(line.size(), room));
   return line;
 }
