@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that includes in src/ point one way. --self-test also checks this script itself on a small made-up tree.
 
-  core <- kernels <- model <- train <- tools  and  core <- data <- train
+  core <- kernels <- model <- train <- tools  and  core <- data, comm <- train
   - a layer includes itself and the layers below it, nothing else; paths are written from src/
   - an op in kernels/ includes core/, its own header and the shared helpers below, never another op;
     the files of kernels/attention/ are one op and may include one another
@@ -31,7 +31,7 @@ def read_layers(text):
 
 LAYERS = read_layers(ARCHITECTURE.read_text(encoding="utf-8"))
 KERNEL_HELPERS = {"kernels/device_math.cuh", "kernels/vector_math.h"}
-CUDA_SOURCES = {"core/gpu.cpp"}  # the .cpp files that CMake compiles only where CUDA is
+CUDA_SOURCES = {"core/gpu.cpp", "comm/nccl.cpp"}  # the .cpp files that CMake compiles only where CUDA is
 CUDA_HEADER = re.compile(r"(cuda|cublas|cusparse|curand|nccl|mma\.h|cub/|cute/|cutlass/|thrust/|nvtx|nvrtc|nvml)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 

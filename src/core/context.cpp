@@ -1,41 +1,26 @@
 #include "core/context.h"
 
-#include <atomic>
 #include <cstring>
-#include <utility>
 
 namespace scfa {
 
 namespace {
-std::atomic<const char*> last_op{nullptr};
-std::atomic<bool> last_on_gpu{false};
+Device required(Device device) {
+  if (device == Device::kGpu) require(gpu::available(), "device gpu: ", gpu::description());
+  return device;
+}
 }  // namespace
 
-std::string describe_last_op() {
-  const char* name = last_op;
-  if (name == nullptr) return "no op was started yet";
-  if (!last_on_gpu) return concat("last op: ", name);
-  return concat("last op launched: ", name, ", with SCFA_SYNC=1 it is the one that does not end");
+Context::Context(Device device)
+    : device_(device), streams_(required(device) == Device::kGpu), stream_(streams_.main), profiler_(on_gpu()) {
+  if (on_gpu()) workspace_ = Buffer(kWorkspaceBytes, device);
 }
 
-Context::Context(Device device) : device_(device) {
-  if (!on_gpu()) return;
-  require(gpu::available(), "device gpu: ", gpu::description());
-  stream_ = gpu::create_stream();
-  copy_stream_ = gpu::create_stream();
-  side_stream_ = gpu::create_stream();
-  forked_ = gpu::create_event(false);
-  joined_ = gpu::create_event(false);
-  workspace_ = Buffer(kWorkspaceBytes, device);
-}
+Context::~Context() = default;
 
-Context::~Context() {
-  if (stream_ == nullptr) return;
-  for (Event event : events_) gpu::destroy_event(event);
-  for (Event event : {forked_, joined_}) gpu::destroy_event(event);
-  gpu::destroy_stream(side_stream_);
-  gpu::destroy_stream(copy_stream_);
-  gpu::destroy_stream(stream_);
+void* Context::workspace() const {
+  require(on_main_stream(), "workspace: is for ops on the main stream");
+  return workspace_.data();
 }
 
 void Context::require_here(const char* op, std::initializer_list<ConstTensor> tensors) const {
@@ -49,14 +34,14 @@ void Context::synchronize() const {
 }
 
 Stream Context::fork_side() const {
-  gpu::record(forked_, stream_);
-  gpu::wait(side_stream_, forked_);
-  return side_stream_;
+  gpu::record(streams_.forked, stream_);
+  gpu::wait(streams_.side, streams_.forked);
+  return streams_.side;
 }
 
 void Context::join_side() const {
-  gpu::record(joined_, side_stream_);
-  gpu::wait(stream_, joined_);
+  gpu::record(streams_.joined, streams_.side);
+  gpu::wait(stream_, streams_.joined);
 }
 
 void Context::zero(const Tensor& tensor) const {
@@ -85,49 +70,6 @@ void Context::copy(const Tensor& to, const ConstTensor& from) const {
     gpu::copy_to_device(to.data, from.data, bytes, stream_);
   else
     gpu::copy_on_device(to.data, from.data, bytes, stream_);
-}
-
-Event Context::next_event() {
-  if (used_events_ == events_.size()) events_.push_back(gpu::create_event(true));
-  return events_[used_events_++];
-}
-
-std::map<std::string, double> Context::take_times() {
-  if (on_gpu()) {
-    synchronize();
-    for (const Span& span : spans_) times_[span.name] += gpu::milliseconds_between(span.from, span.to) * 1e-3;
-    spans_.clear();
-    used_events_ = 0;
-  }
-  return std::exchange(times_, {});
-}
-
-Section::Section(Context& ctx, const char* name) : ctx_(ctx), name_(name), timed_(ctx.collecting_) {
-  last_op.store(name, std::memory_order_relaxed);
-  last_on_gpu.store(ctx.on_gpu(), std::memory_order_relaxed);
-  if (ctx_.on_gpu()) gpu::push_range(name);
-  if (!timed_) return;
-  if (ctx_.on_gpu()) {
-    from_ = ctx_.next_event();
-    gpu::record(from_, ctx_.stream_);
-  } else {
-    began_ = Clock::now();
-  }
-}
-
-Section::~Section() {
-  if (ctx_.on_gpu()) gpu::pop_range();
-  if (!timed_) return;
-  if (!ctx_.on_gpu()) {
-    ctx_.times_[name_] += std::chrono::duration<double>(Clock::now() - began_).count();
-    return;
-  }
-  try {  // a device that failed reports it at the next launch
-    Event to = ctx_.next_event();
-    gpu::record(to, ctx_.stream_);
-    ctx_.spans_.push_back({name_, from_, to});
-  } catch (const std::exception&) {
-  }
 }
 
 }  // namespace scfa

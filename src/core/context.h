@@ -1,13 +1,14 @@
-// Where ops run: a device, its streams, a workspace, and times of named sections. Passed to every op; owns no tensor.
+// Where ops run: a device, its streams, the workspace of the main one, and a profiler. Passed to every op; owns no
+// tensor.
 #pragma once
-#include <chrono>
-#include <map>
 #include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "core/buffer.h"
 #include "core/gpu.h"
+#include "core/profiler.h"
+#include "core/streams.h"
 #include "core/tensor.h"
 
 namespace scfa {
@@ -31,8 +32,10 @@ class Context {
 
   Device device() const { return device_; }
   bool on_gpu() const { return device_ == Device::kGpu; }
-  Stream stream() const { return stream_; }
-  Stream copy_stream() const { return copy_stream_; }  // for copies beside the work on stream()
+  Stream stream() const { return stream_; }  // the main one, unless an OnStream says otherwise
+  bool on_main_stream() const { return stream_ == streams_.main; }
+  Stream copy_stream() const { return streams_.copy; }  // for copies beside the work on stream()
+  Stream comm_stream() const { return streams_.comm; }  // for collectives beside it
   void synchronize() const;
 
   // GPU only: a stream for work beside that on stream(): what is launched on it comes after all that was launched on
@@ -40,9 +43,9 @@ class Context {
   Stream fork_side() const;
   void join_side() const;
 
-  // GPU only: scratch of kWorkspaceBytes, 256-byte aligned, for one op at a time; what an op leaves there the next one
-  // overwrites.
-  void* workspace() const { return workspace_.data(); }
+  // GPU only: scratch of kWorkspaceBytes, 256-byte aligned, for one op at a time on the main stream; what an op leaves
+  // there the next one overwrites. Throws Error on another stream.
+  void* workspace() const;
 
   // What a library keeps with the context, made by the op that needs it and destroyed with the context.
   std::shared_ptr<void>& blas() { return blas_; }
@@ -58,28 +61,29 @@ class Context {
   // For ops whose GPU form does not exist yet.
   void require_cpu(const char* op) const { require(!on_gpu(), op, ": has no GPU form yet; set \"device\": \"cpu\""); }
 
-  // While on, every Section's time is added up under its name: on a GPU the time between its first and last kernel.
-  void collect_times(bool on) { collecting_ = on; }
-  std::map<std::string, double> take_times();  // seconds, since the last call; waits for the device
+  Profiler& profiler() { return profiler_; }
 
  private:
-  friend class Section;
-  struct Span {
-    const char* name;
-    Event from, to;
-  };
-  Event next_event();
-
+  friend class OnStream;
   Device device_;
-  Stream stream_ = nullptr, copy_stream_ = nullptr, side_stream_ = nullptr;
-  Event forked_ = nullptr, joined_ = nullptr;
+  Streams streams_;
+  Stream stream_;
   Buffer workspace_;
   std::shared_ptr<void> blas_;
-  bool collecting_ = false;
-  std::map<std::string, double> times_;  // CPU
-  std::vector<Span> spans_;              // GPU, since the last take_times
-  std::vector<Event> events_;            // all that were made; the first used_events_ are in spans_
-  size_t used_events_ = 0;
+  Profiler profiler_;
+};
+
+// Launches ops on another stream of a context for as long as it lives: ops that need no workspace.
+class OnStream {
+ public:
+  OnStream(Context& ctx, Stream stream) : ctx_(ctx), before_(std::exchange(ctx.stream_, stream)) {}
+  ~OnStream() { ctx_.stream_ = before_; }
+  OnStream(const OnStream&) = delete;
+  OnStream& operator=(const OnStream&) = delete;
+
+ private:
+  Context& ctx_;
+  Stream before_;
 };
 
 // What flows between ops, and weights in products: bf16 on the GPU, f32 on the CPU.
@@ -93,27 +97,5 @@ inline void require_activation(const Context& ctx, const char* op, const char* a
     fail(op, ": ", argument, " must be ", name_of(activation_type(ctx.device())), " on the ", name_of(ctx.device()),
          ", not ", t.describe());
 }
-
-// "last op: NAME", of the Section opened last in any context of the program; on a GPU it has been launched, not ended,
-// which the text says. Safe to call from any thread.
-std::string describe_last_op();
-
-// A stretch of work with a name, for as long as it lives: a range in profilers (NVTX) and, while the context collects
-// times, a time. Ops open one of their own name. The name must outlive the context.
-class Section {
- public:
-  Section(Context& ctx, const char* name);
-  ~Section();
-  Section(const Section&) = delete;
-  Section& operator=(const Section&) = delete;
-
- private:
-  using Clock = std::chrono::steady_clock;
-  Context& ctx_;
-  const char* name_;
-  bool timed_;
-  Event from_ = nullptr;
-  Clock::time_point began_;
-};
 
 }  // namespace scfa

@@ -36,26 +36,50 @@ void check(cudaError_t status, const char* what) {
 }
 
 std::atomic<int64_t> allocated{0}, peak{0};
+std::atomic<int> chosen{0};
+
+std::string hex(const cudaUUID_t& uuid) {
+  std::string text;
+  for (const char byte : uuid.bytes) {
+    constexpr const char* kDigits = "0123456789abcdef";
+    text += {kDigits[static_cast<unsigned char>(byte) >> 4], kDigits[byte & 15]};
+  }
+  return text;
+}
 
 }  // namespace
 
-bool available() {
-  static const bool found = [] {
-    int count = 0;
-    const bool ok = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+int count() {
+  static const int found = [] {
+    int devices = 0;
+    const bool ok = cudaGetDeviceCount(&devices) == cudaSuccess;
     cudaGetLastError();
-    return ok;
+    return ok ? devices : 0;
   }();
   return found;
+}
+
+bool available() {
+  return count() > 0;
+}
+
+void use(int index) {
+  chosen = index;
+  use_in_this_thread();
+}
+
+void use_in_this_thread() {
+  check(cudaSetDevice(chosen), "choosing the GPU");
 }
 
 const Properties& properties() {
   static const Properties found = [] {
     cudaDeviceProp p;
-    check(cudaGetDeviceProperties(&p, 0), "reading the GPU's properties");
+    check(cudaGetDeviceProperties(&p, chosen), "reading the GPU's properties");
     int driver = 0;
     check(cudaDriverGetVersion(&driver), "reading the driver's version");
     return Properties{p.name,
+                      hex(p.uuid),
                       concat(driver / 1000, ".", driver % 1000 / 10),
                       p.major * 10 + p.minor,
                       p.multiProcessorCount,
@@ -124,9 +148,12 @@ void fill(void* device, int byte, size_t bytes, Stream stream) {
   check(cudaMemsetAsync(device, byte, bytes, stream), "fill on the GPU");
 }
 
-Stream create_stream() {
+Stream create_stream(Priority priority) {
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "reading the priorities of streams");
   Stream stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority == Priority::kHigh ? highest : lowest),
+        "creating a stream");
   return stream;
 }
 
@@ -158,6 +185,13 @@ void wait(Stream stream, Event event) {
 
 void synchronize(Event event) {
   check(cudaEventSynchronize(event), "waiting for an event");
+}
+
+bool is_past(Event event) {
+  const cudaError_t status = cudaEventQuery(event);
+  if (status == cudaErrorNotReady) return false;
+  check(status, "asking for an event");
+  return true;
 }
 
 double milliseconds_between(Event from, Event to) {

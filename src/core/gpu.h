@@ -16,10 +16,17 @@ using Event = CUevent_st*;
 namespace gpu {
 
 bool available();           // a usable GPU, found by asking the driver once
+int count();                // how many there are
 std::string description();  // name and memory of the GPU, or why there is none
+
+// The GPU of this process, 0 until then: to be called before any of the others. Threads beside the main one call
+// use_in_this_thread() before they call the runtime.
+void use(int index);
+void use_in_this_thread();
 
 struct Properties {
   std::string name;
+  std::string uuid;    // the same for this GPU in every process, whatever its number there
   std::string driver;  // the newest CUDA version that the driver supports, as "13.0"
   int compute = 0;     // compute capability, major * 10 + minor
   int multiprocessors = 0;
@@ -41,7 +48,8 @@ void copy_to_device(void* device, const void* host, size_t bytes, Stream stream)
 void copy_to_host(void* host, const void* device, size_t bytes, Stream stream);  // waits for the stream
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
 void fill(void* device, int byte, size_t bytes, Stream stream);
-Stream create_stream();
+enum class Priority { kNormal, kHigh };
+Stream create_stream(Priority priority = Priority::kNormal);
 void destroy_stream(Stream stream) noexcept;
 void synchronize(Stream stream, const char* what);
 
@@ -50,6 +58,7 @@ void destroy_event(Event event) noexcept;
 void record(Event event, Stream stream);
 void wait(Stream stream, Event event);              // work launched on the stream from now on comes after the event
 void synchronize(Event event);                      // the host waits
+bool is_past(Event event);                          // whether all work before its last record() has ended
 double milliseconds_between(Event from, Event to);  // both made with timing, and past
 
 // After every launch: throws Error naming the op if the launch failed. SCFA_SYNC=1 in the environment makes it wait for

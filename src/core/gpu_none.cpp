@@ -12,8 +12,17 @@ namespace {
 bool available() {
   return false;
 }
+int count() {
+  return 0;
+}
 std::string description() {
   return "built without CUDA";
+}
+void use(int /*index*/) {
+  absent();
+}
+void use_in_this_thread() {
+  absent();
 }
 const Properties& properties() {
   absent();
@@ -44,7 +53,7 @@ void copy_on_device(void*, const void*, size_t, Stream) {
 void fill(void*, int, size_t, Stream) {
   absent();
 }
-Stream create_stream() {
+Stream create_stream(Priority /*priority*/) {
   absent();
 }
 void destroy_stream(Stream /*stream*/) noexcept {}
@@ -62,6 +71,9 @@ void wait(Stream, Event) {
   absent();
 }
 void synchronize(Event) {
+  absent();
+}
+bool is_past(Event) {
   absent();
 }
 double milliseconds_between(Event, Event) {

@@ -101,19 +101,22 @@ int run_body(const char* name, const std::function<int()>& body) {
   } catch (const Interrupted& error) {
     complain(name, error.what());
     return 128 + stop_signal();
-  } catch (const std::bad_alloc&) {
-    complain(name, "not enough memory");
-  } catch (const std::filesystem::filesystem_error& error) {
-    complain(name, error.path1().string() + ": " + error.code().message());
-  } catch (const std::system_error& error) {
-    complain(name, concat("the system refused what was asked of it: ", error.code().message()));
   } catch (const std::exception& error) {
-    complain(name, error.what());
+    complain(name, text_of(error));
   }
   return 1;
 }
 
 }  // namespace
+
+std::string text_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return "not enough memory";
+  if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
+    return file->path1().string() + ": " + file->code().message();
+  if (const auto* system = dynamic_cast<const std::system_error*>(&error))
+    return concat("the system refused what was asked of it: ", system->code().message());
+  return error.what();
+}
 
 void start_program(char** argv) {
   open_standard_descriptors();

@@ -2,7 +2,9 @@
 // line and exit code 1, output that could not be written as an error.
 #pragma once
 #include <cstddef>
+#include <exception>
 #include <functional>
+#include <string>
 
 namespace scfa {
 
@@ -19,6 +21,9 @@ void start_program(char** argv);
 // "NAME: text" on standard error, or after output that did not reach standard output; or 128 + the signal after
 // Interrupted (core/signals.h).
 int run_program(const char* name, const std::function<int()>& body);
+
+// What run_program prints of an exception.
+std::string text_of(const std::exception& error);
 
 // Throws Error if something written to standard output (std::cout or stdio) did not get there. A pipe that nobody reads
 // any more counts as SIGPIPE: it asks the program to stop, and Interrupted is thrown.

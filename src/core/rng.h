@@ -43,6 +43,14 @@ SCFA_HOST_DEVICE inline Random4 random4(uint64_t seed, Purpose purpose, uint32_t
                             static_cast<uint32_t>(purpose) << 24 | (sample & 0xFFFFFFu)}});
 }
 
+// Spreads a word and its place over 64 bits (the last steps of splitmix64).
+SCFA_HOST_DEVICE inline uint64_t mix_word(uint32_t word, uint64_t place) {
+  uint64_t x = word + place * uint64_t{0x9E3779B97F4A7C15u};
+  x = (x ^ (x >> 30)) * uint64_t{0xBF58476D1CE4E5B9u};
+  x = (x ^ (x >> 27)) * uint64_t{0x94D049BB133111EBu};
+  return x ^ (x >> 31);
+}
+
 // 24 random bits as a float in [0, 1).
 SCFA_HOST_DEVICE inline float uniform(uint32_t bits) {
   return static_cast<float>(bits >> 8) * (1.0f / 16777216.0f);

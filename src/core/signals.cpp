@@ -16,7 +16,7 @@ struct Texts {
 };
 Texts texts{"", "stopping", nullptr};
 std::atomic<int> first_signal{0}, stops{0};
-std::atomic<bool> stopping{false}, saving{false};
+std::atomic<bool> stopping{false}, saving{false}, silent{false};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
 const char* name_of_signal(int signal) {
@@ -38,6 +38,7 @@ const char* name_of_signal(int signal) {
 
 // One write of "PROGRAM: SIGNAL: parts", with what a signal handler may call.
 void say(int signal, const char* first, const char* second) {
+  if (silent) return;
   char line[512];
   size_t length = 0;
   const auto append = [&](const char* part) {
@@ -84,8 +85,9 @@ void handle(int signal, void (*handler)(int)) {
 
 }  // namespace
 
-void install_signal_handlers(const char* program, const char* on_stop_text, const char* on_save_text) {
+void install_signal_handlers(const char* program, const char* on_stop_text, const char* on_save_text, bool is_silent) {
   reset_signals();
+  silent = is_silent;
   texts = {program, on_stop_text, on_save_text};
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR2}) handle(signal, &on_stop);
   handle(SIGUSR1, &on_save);

@@ -10,8 +10,8 @@
 namespace scfa {
 
 // program, on_stop and on_save must outlive the program. on_stop says what it will do: "ending after this step, with a
-// checkpoint". on_save likewise; null: there is nothing to save.
-void install_signal_handlers(const char* program, const char* on_stop, const char* on_save);
+// checkpoint". on_save likewise; null: there is nothing to save. silent: acknowledges nothing, another process does.
+void install_signal_handlers(const char* program, const char* on_stop, const char* on_save, bool silent = false);
 
 // Forgets what came before.
 void reset_signals();

@@ -6,14 +6,27 @@
 
 namespace scfa {
 
-void gradient_norm(Context& ctx, Tensor norm, ConstTensor g) {
-  require(g.data && g.contiguous(), "gradient_norm: g must be contiguous");
-  require_tensor(norm, "gradient_norm", "norm", DType::kF32, {1});
-  ctx.require_here("gradient_norm", {norm, g});
-  const Section section(ctx, "gradient_norm");
+void square_sum(Context& ctx, Tensor sum, ConstTensor g) {
+  constexpr const char* kOp = "square_sum";
+  require(g.data && g.contiguous(), kOp, ": g must be contiguous");
+  require_tensor(g, kOp, "g", DType::kF32, {g.numel()});
+  require_tensor(sum, kOp, "sum", DType::kF64, {1});
+  ctx.require_here(kOp, {sum, g});
+  const Section section(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::gradient_norm(ctx, norm, g);
-  cpu::gradient_norm(ctx, norm, g);
+    if (ctx.on_gpu()) return gpu::square_sum(ctx, sum, g);
+  cpu::square_sum(ctx, sum, g);
+}
+
+void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums) {
+  constexpr const char* kOp = "gradient_norm";
+  require_tensor(square_sums, kOp, "square_sums", DType::kF64, {square_sums.numel()});
+  require_tensor(norm, kOp, "norm", DType::kF32, {1});
+  ctx.require_here(kOp, {norm, square_sums});
+  const Section section(ctx, kOp);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::gradient_norm(ctx, norm, square_sums);
+  cpu::gradient_norm(ctx, norm, square_sums);
 }
 
 void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor g, ConstTensor decays, ConstTensor norm,
@@ -41,7 +54,7 @@ void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor 
 
 namespace cpu {
 
-void gradient_norm(Context& /*ctx*/, Tensor norm, ConstTensor g) {
+void square_sum(Context& /*ctx*/, Tensor sum_out, ConstTensor g) {
   constexpr int64_t kBlock = 1 << 16;
   const int64_t n = g.numel(), blocks = (n + kBlock - 1) / kBlock;
   const float* x = g.as<float>();
@@ -58,6 +71,12 @@ void gradient_norm(Context& /*ctx*/, Tensor norm, ConstTensor g) {
   }
   double total = 0.0;
   for (int64_t b = 0; b < blocks; ++b) total += sums[b];
+  sum_out.as<double>()[0] = total;
+}
+
+void gradient_norm(Context& /*ctx*/, Tensor norm, ConstTensor square_sums) {
+  double total = 0.0;
+  for (int64_t i = 0; i < square_sums.numel(); ++i) total += square_sums.as<double>()[i];
   norm.as<float>()[0] = static_cast<float>(std::sqrt(total));
 }
 

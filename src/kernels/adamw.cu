@@ -27,9 +27,15 @@ __global__ void __launch_bounds__(kThreads) square_kernel(double* partial, const
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kNormBlocks) root_kernel(float* norm, const double* partial) {
+__global__ void __launch_bounds__(kNormBlocks) add_partial_kernel(double* out, const double* partial) {
   const double sum = block_sum(partial[threadIdx.x]);
-  if (threadIdx.x == 0) norm[0] = static_cast<float>(sqrt(sum));
+  if (threadIdx.x == 0) out[0] = sum;
+}
+
+__global__ void root_kernel(float* norm, const double* sums, int64_t n) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; ++i) sum += sums[i];
+  norm[0] = static_cast<float>(sqrt(sum));
 }
 
 struct Settings {
@@ -74,11 +80,16 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void gradient_norm(Context& ctx, Tensor norm, ConstTensor g) {
+void square_sum(Context& ctx, Tensor sum, ConstTensor g) {
   auto* partial = static_cast<double*>(ctx.workspace());
   square_kernel<<<kNormBlocks, kThreads, 0, ctx.stream()>>>(partial, g.as<float>(), g.numel());
-  check_launch("gradient_norm", ctx.stream());
-  root_kernel<<<1, kNormBlocks, 0, ctx.stream()>>>(norm.as<float>(), partial);
+  check_launch("square_sum", ctx.stream());
+  add_partial_kernel<<<1, kNormBlocks, 0, ctx.stream()>>>(sum.as<double>(), partial);
+  check_launch("square_sum", ctx.stream());
+}
+
+void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums) {
+  root_kernel<<<1, 1, 0, ctx.stream()>>>(norm.as<float>(), square_sums.as<double>(), square_sums.numel());
   check_launch("gradient_norm", ctx.stream());
 }
 

@@ -4,9 +4,13 @@
 
 namespace scfa {
 
-// norm[0] = sqrt(sum g^2), summed in double over fixed blocks, so the result does not depend on the thread count.
-//   norm  out (1) f32      g  in (n) f32
-void gradient_norm(Context& ctx, Tensor norm, ConstTensor g);
+// sum[0] = sum g^2, in double over fixed blocks, so the result does not depend on the thread count.
+//   sum  out (1) f64      g  in (n) f32
+void square_sum(Context& ctx, Tensor sum, ConstTensor g);
+
+// norm[0] = sqrt(sum of square_sums): those of the parts of the gradients, in their order.
+//   norm  out (1) f32      square_sums  in (n) f64
+void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums);
 
 inline constexpr int64_t kDecayBlock = 64;  // parameters that share an entry of a decay mask
 
@@ -27,10 +31,12 @@ void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor 
            const AdamW& settings);
 
 namespace cpu {
+decltype(scfa::square_sum) square_sum;
 decltype(scfa::gradient_norm) gradient_norm;
 decltype(scfa::adamw) adamw;
 }  // namespace cpu
 namespace gpu {
+decltype(scfa::square_sum) square_sum;
 decltype(scfa::gradient_norm) gradient_norm;
 decltype(scfa::adamw) adamw;
 }  // namespace gpu

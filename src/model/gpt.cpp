@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
@@ -14,26 +13,14 @@ namespace scfa {
 
 namespace {
 
-struct Plan {
-  Tensor values, weights, gradients;
-  Activations acts;
-};
-
-Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& config, const ParameterTable& table, int64_t batch,
-               Gpt::Mode mode) {
-  const bool training = mode == Gpt::Mode::kTraining;
-  Plan plan;
-  plan.values = arena.take("parameters", DType::kF32, {table.length});
-  if (ctx.on_gpu()) plan.weights = arena.take("weights in bf16", DType::kBF16, {table.length});
-  if (training) plan.gradients = arena.take("parameter gradients", DType::kF32, {table.length});
-  if (mode != Gpt::Mode::kDecoding)
-    plan.acts = plan_activations(arena, ctx, config, batch, config.sequence_length, training);
-  return plan;
+Activations plan(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode) {
+  if (mode == Gpt::Mode::kDecoding) return {};
+  return plan_activations(arena, ctx, config, batch, config.sequence_length, mode == Gpt::Mode::kTraining);
 }
 
-Arena measure(const Context& ctx, const GptConfig& config, const ParameterTable& table, int64_t batch, Gpt::Mode mode) {
+Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode) {
   Arena arena(ctx.device());
-  make_plan(arena, ctx, config, table, batch, mode);
+  plan(arena, ctx, config, batch, mode);
   return arena;
 }
 
@@ -79,41 +66,29 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
-Gpt::Gpt(Context& ctx, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode)
-    : ctx_(ctx), config_(validated(config, ctx.device())), table_(config), batch_(batch), seed_(seed) {
+Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode)
+    : store_(store),
+      ctx_(store.context()),
+      config_(validated(config, ctx_.device())),
+      batch_(batch),
+      seed_(seed),
+      training_(mode == Mode::kTraining) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
-  arena_ = std::make_unique<Arena>(ctx.device(), measure(ctx, config, table_, batch, mode).used());
-  const Plan plan = make_plan(*arena_, ctx, config_, table_, batch, mode);
-  values_ = plan.values;
-  weights_ = plan.weights;
-  gradients_ = plan.gradients;
-  acts_ = plan.acts;
-  params_ = view_parameters(config_, weights_ ? weights_ : values_);
-  ctx_.zero(values_);  // what lies between tensors stays zero
-  values_changed();
+  require(!training_ || store.training(), "gpt: training asked of parameters without gradients");
+  arena_ = std::make_unique<Arena>(ctx_.device(), measure(ctx_, config, batch, mode).used());
+  acts_ = plan(*arena_, ctx_, config_, batch, mode);
+  params_ = view_parameters(config_, store.weights());
   if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
-  if (!gradients_) return;
-  grads_ = view_parameters(config_, gradients_);
-  zero_gradients();
+  if (training_) grads_ = view_parameters(config_, store.gradients());
 }
 
 std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode) {
   validate(config);
-  return measure(ctx, config, ParameterTable(config), batch, mode).items();
-}
-
-void Gpt::init(uint64_t seed) {
-  const Buffer host(static_cast<size_t>(ctx_.on_gpu() ? values_.bytes() : 0), Device::kCpu);
-  const Tensor flat = ctx_.on_gpu() ? Tensor(host.data(), DType::kF32, Device::kCpu, {table_.length}) : values_;
-  init_parameters(table_, flat, config_.n_layer, seed);
-  if (!ctx_.on_gpu()) return;
-  ctx_.copy(values_, flat);
-  values_changed();
-  ctx_.synchronize();  // the host buffer goes away
+  return measure(ctx, config, batch, mode).items();
 }
 
 void Gpt::zero_gradients() {
-  ctx_.zero(gradients_);
+  ctx_.zero(store_.gradients());
 }
 
 AttentionDraw Gpt::draw(const Batch& batch, int64_t layer) const {
@@ -131,15 +106,21 @@ void Gpt::forward(const Batch& batch, bool gradients) {
   require_tensor(batch.ids, "forward", "ids", DType::kI32, {batch_, config_.sequence_length});
   require_tensor(batch.targets, "forward", "targets", DType::kI32, {batch_, config_.sequence_length});
   require(!acts_.blocks.empty(), "forward: the model was made for decoding only");
-  require(!gradients || gradients_, "forward: gradients asked of a model made for evaluation");
+  require(!gradients || training_, "forward: gradients asked of a model made for evaluation");
+  const auto about_to_use = [&](size_t group) {
+    if (observer_ != nullptr) observer_->before_use(group);
+  };
+  about_to_use(0);
   Tensor x = acts_.blocks[0].residual_in, skip;
   embedding_forward(ctx_, x, batch.ids, params_.wte, params_.wpe, 0);
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
     const auto l = static_cast<size_t>(layer);
+    about_to_use(l + 1);
     block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip, draw(batch, layer));
     x = acts_.blocks[l].residual_mid;
     skip = acts_.branch;
   }
+  about_to_use(acts_.blocks.size() + 1);
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip,
                     params_.ln_f_weight, params_.ln_f_bias, static_cast<float>(config_.norm_eps));
   head(batch, gradients);
@@ -171,17 +152,20 @@ LossSums Gpt::take_losses() {
   return {sums[0], sums[1], std::exchange(tokens_, 0)};
 }
 
-void Gpt::values_changed() {
-  if (weights_) cast(ctx_, weights_, values_);
-}
-
 void Gpt::backward(const Batch& batch) {
+  const auto ready = [&](size_t group) {
+    if (observer_ != nullptr) observer_->gradients_ready(group);
+  };
   ctx_.zero(acts_.dresidual);
   layernorm_backward(ctx_, acts_.dresidual, grads_.ln_f_weight, grads_.ln_f_bias, acts_.dbranch, acts_.residual_out,
                      params_.ln_f_weight, acts_.ln_f_mean, acts_.ln_f_rstd, acts_.layernorm_scratch);
-  for (size_t l = acts_.blocks.size(); l-- > 0;)
+  ready(acts_.blocks.size() + 1);
+  for (size_t l = acts_.blocks.size(); l-- > 0;) {
     block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l], acts_.blocks[l], acts_);
+    ready(l + 1);
+  }
   embedding_backward(ctx_, grads_.wte, grads_.wpe, acts_.dresidual, batch.ids, acts_.embedding_scratch);
+  ready(0);
 }
 
 void Gpt::logits(Tensor out, int64_t begin) {
@@ -190,8 +174,9 @@ void Gpt::logits(Tensor out, int64_t begin) {
 }
 
 std::string Gpt::first_non_finite() const {
-  for (const ParameterEntry& entry : table_.entries)
-    if (!finite(ctx_, values_.slice(entry.offset, entry.size))) return "parameter " + entry.name;
+  // Weights in bf16 are not finite where the master values are not, or are just too large for f32's largest.
+  for (const ParameterEntry& entry : table().entries)
+    if (!finite(ctx_, store_.weights().slice(entry.offset, entry.size))) return "parameter " + entry.name;
   for (size_t l = 0; l < acts_.blocks.size(); ++l) {
     const BlockActivations& a = acts_.blocks[l];
     const struct {
@@ -211,10 +196,10 @@ std::string Gpt::first_non_finite() const {
   if (!finite(ctx_, acts_.residual_out)) return "residual stream out";
   if (!finite(ctx_, acts_.hidden)) return "ln_f output";
   if (!finite(ctx_, acts_.losses)) return "loss";
-  if (!gradients_) return {};
-  for (size_t i = table_.entries.size(); i-- > 0;) {  // backward runs from the last layer to the first
-    const ParameterEntry& entry = table_.entries[i];
-    if (!finite(ctx_, gradients_.slice(entry.offset, entry.size))) return "gradient of " + entry.name;
+  if (!training_) return {};
+  for (size_t i = table().entries.size(); i-- > 0;) {  // backward runs from the last layer to the first
+    const ParameterEntry& entry = table().entries[i];
+    if (!finite(ctx_, store_.gradients().slice(entry.offset, entry.size))) return "gradient of " + entry.name;
   }
   return {};
 }

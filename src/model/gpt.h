@@ -1,11 +1,12 @@
-// A GPT: owns parameters, gradients and activations; forward and backward over one micro-batch at a time.
+// A GPT: forward and backward over one micro-batch at a time. Owns activations; parameters and gradients are those of a
+// store.
 #pragma once
 #include <memory>
 #include <string>
 
 #include "model/activations.h"
 #include "model/block.h"
-#include "model/params.h"
+#include "model/parameter_store.h"
 
 namespace scfa {
 
@@ -27,24 +28,34 @@ struct LossSums {
   LossSums& operator+=(const LossSums& other);
 };
 
+// Told, while work is launched, of the groups of parameters (ParameterTable::groups) that it is about to use for the
+// first time in a forward pass, and of those whose gradients backward has finished.
+class GptObserver {
+ public:
+  virtual ~GptObserver() = default;
+  virtual void before_use(size_t group) = 0;
+  virtual void gradients_ready(size_t group) = 0;
+};
+
 class Gpt {
  public:
   enum class Mode {
     kTraining,
     kEvaluation,  // no gradients
-    kDecoding,    // parameters only, for a Decoder: no activations, so forward() is not possible
+    kDecoding,    // for a Decoder: no activations, so forward() is not possible
   };
 
-  // Throws Error if config is invalid or memory does not suffice. batch: sequences of a micro-batch. seed: of the
-  // random numbers of attention. Parameters are zero until init() or a checkpoint fills them.
-  Gpt(Context& ctx, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode);
+  // Throws Error if config is invalid or memory does not suffice. The store, of the same config, must outlive the
+  // model; for kTraining it must be one for training. batch: sequences of a micro-batch. seed: of the random numbers of
+  // attention.
+  Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode);
 
-  // Bytes by name, without allocating anything.
+  // Bytes of activations by name, without allocating anything.
   static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode);
 
   const std::vector<Arena::Item>& memory() const { return arena_->items(); }  // what was allocated
 
-  void init(uint64_t seed);
+  void set_observer(GptObserver* observer) { observer_ = observer; }  // null: none. Must outlive its use
 
   // Adds the micro-batch's losses to the sums. With gradients, the head's backward pass runs here too (logits are kept
   // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
@@ -62,28 +73,25 @@ class Gpt {
   std::string first_non_finite() const;
 
   const GptConfig& config() const { return config_; }
-  const ParameterTable& table() const { return table_; }
+  const ParameterTable& table() const { return store_.table(); }
   uint64_t seed() const { return seed_; }
   Context& context() { return ctx_; }
-  // Flat, f32, laid out by table(). Whoever writes to them calls values_changed() afterwards, or writes weights() too.
-  Tensor values() const { return values_; }
-  void values_changed();
-  Tensor weights() const { return weights_; }      // the values in bf16, which the GPU computes with; empty on the CPU
-  Tensor gradients() const { return gradients_; }  // flat; empty in evaluation mode
-  const GptParams& params() const { return params_; }  // what is computed with: of weights() on the GPU, else values()
+  ParameterStore& store() { return store_; }
+  const GptParams& params() const { return params_; }  // views of the weights
   const Activations& activations() const { return acts_; }
 
  private:
   void head(const Batch& batch, bool gradients);
   AttentionDraw draw(const Batch& batch, int64_t layer) const;
 
+  ParameterStore& store_;
   Context& ctx_;
   GptConfig config_;
-  ParameterTable table_;
   int64_t batch_;
   uint64_t seed_;
+  bool training_;
   std::unique_ptr<Arena> arena_;
-  Tensor values_, weights_, gradients_;
+  GptObserver* observer_ = nullptr;
   int64_t tokens_ = 0;  // in the loss sums
   GptParams params_, grads_;
   Activations acts_;

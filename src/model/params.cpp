@@ -70,6 +70,14 @@ ParameterTable::ParameterTable(const GptConfig& config) {
         length += (size + kParameterAlignment - 1) / kParameterAlignment * kParameterAlignment;
         count += size;
       });
+  // Embeddings come first and blocks are named h.N; what is behind the last block is the head's.
+  std::vector<int64_t> limits{0};
+  for (int64_t l = 0; l <= config.n_layer; ++l) {
+    const std::string first = l < config.n_layer ? concat("h.", l, ".ln_1.weight") : "ln_f.weight";
+    limits.push_back(at(first).offset);
+  }
+  limits.push_back(length);
+  for (size_t i = 0; i + 1 < limits.size(); ++i) groups.push_back({limits[i], limits[i + 1]});
 }
 
 const ParameterEntry& ParameterTable::at(const std::string& name) const {

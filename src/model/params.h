@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/range.h"
 #include "model/config.h"
 
 namespace scfa {
@@ -44,6 +45,9 @@ struct ParameterEntry {
 
 struct ParameterTable {
   std::vector<ParameterEntry> entries;
+  // Which stretch of a flat buffer holds the embeddings, then each block, then the final norm and the head if it is not
+  // the embedding: one behind the other, in the order in which forward uses them. Backward ends them in reverse.
+  std::vector<Range> groups;
   int64_t length = 0;  // elements of a flat buffer
   int64_t count = 0;   // parameters
 

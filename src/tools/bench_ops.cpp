@@ -186,9 +186,11 @@ OpCase adamw_case(Context& ctx, Operands& o, const OpShape& s) {
 }
 
 OpCase gradient_norm_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Tensor g = o.floats({s.parameters}), norm = o.floats({1});
-  return {
-      .sizes = concat(s.parameters), .reads = {g}, .writes = {norm}, .run = [=, &ctx] { gradient_norm(ctx, norm, g); }};
+  const Tensor g = o.floats({s.parameters}), norm = o.floats({1}), sum = o.zeros(DType::kF64, {1});
+  return {.sizes = concat(s.parameters), .reads = {g}, .writes = {norm}, .run = [=, &ctx] {
+            square_sum(ctx, sum, g);
+            gradient_norm(ctx, norm, sum);
+          }};
 }
 
 // Filled, with the keys, segments and results that the ops before would have left.

@@ -1,7 +1,11 @@
 // ./train --config FILE [--KEY VALUE ...]: trains a GPT.
+#include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <set>
+#include <sstream>
 
+#include "comm/world.h"
 #include "core/command_line.h"
 #include "core/program.h"
 #include "core/signals.h"
@@ -15,6 +19,7 @@ namespace {
 constexpr const char* kUsage =
     "Trains a GPT from a config file; every key of the config can be overridden.\n\n"
     "Usage: train --config FILE [--KEY VALUE ...]\n"
+    "       mpirun -n N train --config FILE [--KEY VALUE ...]\n"
     "       train --resume runs/NAME [--KEY VALUE ...]\n";
 
 std::string keys_text() {
@@ -33,6 +38,9 @@ CommandLine make_command_line() {
                           "PATH");
   line.add_flag("overwrite", "replace what an earlier run of this name left");
   line.add_flag("dry-run", "check config, data and memory; allocate and write nothing");
+  line.add_option("ranks", "with --dry-run: as if there were so many ranks; needs no more than one GPU", "N");
+  line.add_flag("share-gpu",
+                "let several ranks use one GPU: for testing runs of many ranks on few GPUs, which is slow");
   line.add_flag("print-config-docs", "print docs/configuration.md");
   line.set_footer(keys_text());
   line.add_hidden_option("attention");
@@ -43,7 +51,8 @@ CommandLine make_command_line() {
 // The overrides given beside the options, in their order, as (key, value).
 std::vector<std::pair<std::string, std::string>> overrides(const CommandLine& line) {
   std::vector<std::pair<std::string, std::string>> found;
-  const std::set<std::string> options{"config", "resume", "overwrite", "dry-run", "print-config-docs"};
+  const std::set<std::string> options{"config", "resume",    "overwrite",        "dry-run",
+                                      "ranks",  "share-gpu", "print-config-docs"};
   for (const auto& given : line.values())
     if (!options.contains(given.first)) found.push_back(given);
   return found;
@@ -74,34 +83,75 @@ Config given_config(const CommandLine& line) {
   return config;
 }
 
-void install_handlers(const Config& config) {
+// The acknowledgement of a signal is rank 0's to print, or of all ranks of a terminal each would print its own.
+void install_handlers(const Config& config, const World& world) {
   check_stop("stopped before anything was done");
   static std::string on_stop;
   on_stop = "ending within this step, with a checkpoint";
   if (config.train.stop_seconds > 0)
     on_stop += concat("; without one if the step takes longer than ", config.train.stop_seconds, " s");
-  install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on");
+  install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on", !world.first());
 }
 
-int run(int argc, char** argv) {
-  CommandLine line = make_command_line();
-  if (!line.parse(argc, argv, std::cout)) return 0;
-  if (line.flag("print-config-docs")) return std::cout << config_markdown(), 0;
-  const std::string resume = line.text("resume");
-  require(!line.given("resume") || !resume.empty(), "--resume=: names no path; --resume alone needs none");
-  TrainOptions options{.resume = !resume.empty() && resume != "false",
-                       .resume_from = {},
-                       .overwrite = line.flag("overwrite"),
-                       .dry_run = line.flag("dry-run")};
-  install_signal_handlers("train", "ending before anything is done", nullptr);
-  Console console;
-  const bool by_path = options.resume && resume != "true";
-  const Config config = by_path ? resumed_config(line, &options, console) : given_config(line);
-  install_handlers(config);
-  const TrainResult result = train(config, options, console);
+int planned_ranks(const CommandLine& line) {
+  if (!line.given("ranks")) return 0;
+  require(line.flag("dry-run"),
+          "--ranks: is for --dry-run; a run has as many ranks as mpirun -n N, srun or torchrun start");
+  return static_cast<int>(line.integer("ranks", 1, 1 << 20));
+}
+
+int run(World& world, const CommandLine& line) {
+  install_signal_handlers("train", "ending before anything is done", nullptr, !world.first());
+  Console console(!world.first());
+  TrainOptions options;
+  Config config;
+  world.together("reading the config", [&] {
+    const std::string resume = line.text("resume");
+    require(!line.given("resume") || !resume.empty(), "--resume=: names no path; --resume alone needs none");
+    options = {.resume = !resume.empty() && resume != "false",
+               .resume_from = {},
+               .overwrite = line.flag("overwrite"),
+               .dry_run = line.flag("dry-run"),
+               .plan_ranks = planned_ranks(line),
+               .share_gpu = line.flag("share-gpu")};
+    const bool by_path = options.resume && resume != "true";
+    config = by_path ? resumed_config(line, &options, console) : given_config(line);
+    install_handlers(config, world);
+  });
+  const TrainResult result = train(config, options, console, world);
   if (result.signal != 0) return 128 + result.signal;
   console.check_written();
   return 0;
+}
+
+int run_as_rank(World& world, int argc, char** argv) {
+  CommandLine line = make_command_line();
+  std::ostringstream unheard;
+  bool go_on = false;
+  world.together("reading the command line", [&] {
+    std::ostream& out = world.first() ? std::cout : unheard;
+    go_on = line.parse(argc, argv, out);
+    if (!go_on || !line.flag("print-config-docs")) return;
+    out << config_markdown();
+    go_on = false;
+  });
+  return go_on ? run(world, line) : 0;
+}
+
+// An error that all ranks have met in the same place is rank 0's to tell. Of one that this rank alone has met all
+// others are told, and end.
+int run_in_world(World& world, int argc, char** argv) {
+  try {
+    return run_as_rank(world, argc, argv);
+  } catch (const AgreedError&) {
+    if (world.first()) throw;
+    return 1;
+  } catch (const Interrupted&) {
+    if (world.first()) throw;
+    return 128 + stop_signal();
+  } catch (const std::exception& error) {
+    throw Error(world.fail_alone(text_of(error)));
+  }
 }
 
 }  // namespace
@@ -109,5 +159,11 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   scfa::start_program(argv);
-  return scfa::run_program("train", [&] { return scfa::run(argc, argv); });
+  std::unique_ptr<scfa::World> world;
+  const int code = scfa::run_program("train", [&] {
+    world = std::make_unique<scfa::World>(scfa::detect_launch([](const char* name) { return std::getenv(name); }));
+    return scfa::run_in_world(*world, argc, argv);
+  });
+  if (world) world->leave();  // when all has been said
+  return code;
 }

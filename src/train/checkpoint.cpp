@@ -1,6 +1,7 @@
 #include "train/checkpoint.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 
 #include "core/signals.h"
@@ -24,31 +25,6 @@ std::vector<NamedTensor> named(const ParameterTable& table, const Tensor& flat, 
     tensors.push_back({prefix + entry.name, entry.shape, flat.as<float>() + entry.offset});
   return tensors;
 }
-
-// A flat tensor where the host can read and write it: itself, or a copy of what is on the GPU.
-class HostFlat {
- public:
-  HostFlat(const Context& ctx, const Tensor& flat) : ctx_(ctx), flat_(flat), view_(flat) {
-    if (flat.device == Device::kCpu) return;
-    copy_ = Buffer(static_cast<size_t>(flat.bytes()), Device::kCpu);
-    view_ = Tensor(copy_.data(), flat.dtype, Device::kCpu, {flat.numel()});
-  }
-  const Tensor& download() {
-    if (copy_.data() != nullptr) ctx_.copy(view_, flat_);
-    return view_;
-  }
-  const Tensor& view() const { return view_; }
-  void upload() {
-    if (copy_.data() == nullptr) return;
-    ctx_.copy(flat_, view_);
-    ctx_.synchronize();
-  }
-
- private:
-  const Context& ctx_;
-  Tensor flat_, view_;
-  Buffer copy_;
-};
 
 std::vector<NamedTensor> moments(const ParameterTable& table, const Tensor& first, const Tensor& second) {
   std::vector<NamedTensor> tensors = named(table, first, "m.");
@@ -122,6 +98,7 @@ CheckpointState parse_state(const JsonReader& json, int64_t format) {
   state.data = json.text("data");
   state.threads = json.count("threads");
   if (json.has("device")) state.device = json.text("device");
+  if (json.has("ranks")) state.ranks = static_cast<int>(json.count("ranks"));
   state.config = config_from_json(json.at("config"), json.path() + ": config");
   if (json.has("validation_loss")) state.validation_loss = json.number("validation_loss");
   state.tokens = format == 1 ? state.step * state.config.train.batch_size * state.config.model.sequence_length
@@ -131,9 +108,8 @@ CheckpointState parse_state(const JsonReader& json, int64_t format) {
 
 }  // namespace
 
-std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer, std::vector<std::string>* notes) {
-  const Context& ctx = model.context();
+std::string save_checkpoint(const std::string& run, const CheckpointState& state, const ParameterTable& table,
+                            const HostState& values, std::vector<std::string>* notes) {
   const std::string path = in_run(run, state.step);
   StagedFolder folder(path, is_checkpoint_file());
   std::vector<FileRecord> files;
@@ -141,12 +117,17 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
     const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
     files.push_back({name, written.bytes, written.xxh3});
   };
-  HostFlat values(ctx, model.values()), first(ctx, optimizer.first_moment()), second(ctx, optimizer.second_moment());
-  write(kModelFile, named(model.table(), values.download(), ""));
-  write(kOptimizerFile, moments(model.table(), first.download(), second.download()));
-  Json json = {
-      {"format", kFormat},  {"step", state.step},       {"tokens", state.tokens}, {"tokenizer", state.tokenizer},
-      {"data", state.data}, {"threads", state.threads}, {"device", state.device}, {"config", to_json(state.config)}};
+  write(kModelFile, named(table, values.view(State::kMaster), ""));
+  write(kOptimizerFile, moments(table, values.view(State::kFirstMoment), values.view(State::kSecondMoment)));
+  Json json = {{"format", kFormat},
+               {"step", state.step},
+               {"tokens", state.tokens},
+               {"tokenizer", state.tokenizer},
+               {"data", state.data},
+               {"threads", state.threads},
+               {"device", state.device},
+               {"ranks", state.ranks},
+               {"config", to_json(state.config)}};
   if (state.validation_loss) json["validation_loss"] = *state.validation_loss;
   const std::string text = json.dump(2) + "\n";
   write_file(folder.file(kStateFile), text);
@@ -204,18 +185,21 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
   return state;
 }
 
-void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optimizer) {
-  const Context& ctx = model.context();
-  HostFlat values(ctx, model.values());
-  values.download();  // what lies between tensors stays as it is
-  read_safetensors(fs::path(checkpoint) / kModelFile, named(model.table(), values.view(), ""));
+void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& values) {
+  for (const State state : {State::kMaster, State::kFirstMoment, State::kSecondMoment}) {
+    const Tensor all = values.view(state);
+    if (all) std::memset(all.data, 0, static_cast<size_t>(all.bytes()));  // what lies between tensors
+  }
+  read_safetensors(fs::path(checkpoint) / kModelFile, named(table, values.view(State::kMaster), ""));
+  if (!values.has_moments()) return;
+  read_safetensors(fs::path(checkpoint) / kOptimizerFile,
+                   moments(table, values.view(State::kFirstMoment), values.view(State::kSecondMoment)));
+}
+
+void load_checkpoint(const std::string& checkpoint, ParameterStore& store) {
+  HostState values(store, store.training());
+  read_checkpoint(checkpoint, store.table(), values);
   values.upload();
-  model.values_changed();
-  if (optimizer == nullptr) return;
-  HostFlat first(ctx, optimizer->first_moment()), second(ctx, optimizer->second_moment());
-  first.download(), second.download();
-  read_safetensors(fs::path(checkpoint) / kOptimizerFile, moments(model.table(), first.view(), second.view()));
-  first.upload(), second.upload();
 }
 
 std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,

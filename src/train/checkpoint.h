@@ -10,9 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "model/gpt.h"
 #include "train/config.h"
-#include "train/optimizer.h"
+#include "train/host_state.h"
 
 namespace scfa {
 
@@ -23,15 +22,16 @@ struct CheckpointState {
   std::optional<double> validation_loss;  // after this step, if it was evaluated
   Config config;
   std::string tokenizer;
-  std::string data;  // fingerprint of the training tokens
-  int64_t threads = 0;
+  std::string data;            // fingerprint of the training tokens
+  int64_t threads = 0;         // of a rank
   std::string device = "cpu";  // or the GPU's name
+  int ranks = 1;               // that trained it; any number can go on
 };
 
 // Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it
 // is moved aside whole, and a line saying where is added to notes, if there are any.
-std::string save_checkpoint(const std::string& run, const CheckpointState& state, Gpt& model,
-                            const Optimizer& optimizer, std::vector<std::string>* notes = nullptr);
+std::string save_checkpoint(const std::string& run, const CheckpointState& state, const ParameterTable& table,
+                            const HostState& values, std::vector<std::string>* notes = nullptr);
 
 // Removes the checkpoints of a run up to step `newest` but for the newest `keep` (0 keeps all) and, with keep_best, the
 // one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over,
@@ -58,8 +58,11 @@ CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify:
 // Whether path is a checkpoint's folder, whole or not, and not a run's.
 bool is_checkpoint_folder(const std::string& path);
 
-// Fills the model, and the optimizer if there is one. Throws Error naming the tensor that does not fit.
-void load_checkpoint(const std::string& checkpoint, Gpt& model, Optimizer* optimizer);
+// Fills what values has room for. Throws Error naming the tensor that does not fit.
+void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& values);
+
+// Fills the parameters of a store that is not sharded, and its moments if it has any.
+void load_checkpoint(const std::string& checkpoint, ParameterStore& store);
 
 // Every checkpoint folder of a run, whole or not, and what saves that were killed left behind.
 std::vector<std::string> checkpoint_folders(const std::string& run);

@@ -25,6 +25,19 @@ void validate(const Config& c) {
           "schedule.decay: warmup + decay must be at most 1, not ", c.schedule.warmup + c.schedule.decay);
 }
 
+void validate_ranks(const Config& c, int ranks, bool on_gpu) {
+  require(ranks == 1 || on_gpu || c.train.reduce_dtype == "f32",
+          "train.reduce_dtype: bf16 is for GPUs; ranks on CPUs add up in f32");
+  const int64_t batch = c.train.batch_size, at_once = c.train.micro_batch_size * ranks;
+  if (batch % at_once == 0) return;
+  int64_t micro = std::min(c.train.micro_batch_size, batch / ranks);
+  while (micro > 0 && batch % (micro * ranks) != 0) --micro;
+  fail("train.batch_size: ", batch, " sequences a step cannot be shared out over ", ranks,
+       " ranks in micro-batches of ", c.train.micro_batch_size, "; ",
+       micro > 0 ? concat("train.micro_batch_size ", micro, " would do, or ") : "", "train.batch_size ",
+       (batch + at_once - 1) / at_once * at_once, micro > 0 ? "" : " would do");
+}
+
 namespace {
 
 double cosine(double from, double to, double progress) {

@@ -19,6 +19,11 @@ struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch_size = 8;
   int64_t micro_batch_size = 8;
+  int64_t zero = 0;
+  bool overlap = true;
+  std::string reduce_dtype = "f32";
+  double bucket_mb = 16;
+  int64_t check_replicas = 100;
   double watchdog_seconds = 300;
   double stop_seconds = 60;
 };
@@ -71,7 +76,8 @@ struct Config {
   CheckpointConfig checkpoint;
   LogConfig log;
 
-  int64_t accumulation() const { return train.batch_size / train.micro_batch_size; }
+  // Micro-batches that each rank computes in a step.
+  int64_t accumulation(int ranks = 1) const { return train.batch_size / (train.micro_batch_size * ranks); }
 };
 
 // visit(section, key, value, meaning, rule) for every field but those of attention, whose section is an object or a
@@ -92,10 +98,19 @@ void visit_fields(ConfigT& c, Visit&& visit) {
     visit("model", key, value, meaning, rule);
   });
   visit("train", "steps", c.train.steps, "optimizer steps", between(1, 4e9));
-  visit("train", "batch_size", c.train.batch_size, "sequences a step, over all micro-batches and processes",
-        at_least(1));
-  visit("train", "micro_batch_size", c.train.micro_batch_size, "sequences computed at a time; must divide batch_size",
-        at_least(1));
+  visit("train", "batch_size", c.train.batch_size, "sequences a step, over all micro-batches and ranks", at_least(1));
+  visit("train", "micro_batch_size", c.train.micro_batch_size,
+        "sequences that a rank computes at a time; times the number of ranks it must divide batch_size", at_least(1));
+  visit("train", "zero", c.train.zero,
+        "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 keeps all on each",
+        between(0, 1));
+  visit("train", "overlap", c.train.overlap, "add up gradients over ranks beside the backward pass, or after it", any);
+  visit("train", "reduce_dtype", c.train.reduce_dtype,
+        "what gradients are added up in over ranks; bf16 halves the bytes, on GPUs only", one_of({"f32", "bf16"}));
+  visit("train", "bucket_mb", c.train.bucket_mb,
+        "gradients are added up over ranks in buckets of whole blocks and at least so many megabytes", between(0, 1e6));
+  visit("train", "check_replicas", c.train.check_replicas,
+        "steps between comparisons of the parameters of all ranks, by a hash; 0: never", at_least(0));
   visit("train", "watchdog_seconds", c.train.watchdog_seconds,
         "a step (on a CPU: a micro-batch) or an evaluation batch that takes longer ends the run with an error, and so "
         "does a checkpoint that takes four times as long; 0 waits for ever",
@@ -134,6 +149,9 @@ void visit_fields(ConfigT& c, Visit&& visit) {
 
 // Checks what single fields cannot: throws Error naming the keys. The model is checked once its vocabulary is known.
 void validate(const Config& config);
+
+// Whether the batch can be shared out. Throws Error naming what would do.
+void validate_ranks(const Config& config, int ranks, bool on_gpu);
 
 // The learning rate of a step, 0 <= step < steps.
 double learning_rate(const ScheduleConfig& schedule, int64_t step, int64_t steps);

@@ -12,7 +12,7 @@
 
 namespace scfa {
 
-Console::Console() : progress_(STDERR_FILENO) {}
+Console::Console(bool silent) : silent_(silent), progress_(STDERR_FILENO) {}
 
 // Waits for whoever reads slowly, but not for a terminal that is stopped once a signal asked to end.
 void Console::write(int fd, const std::string& text) {
@@ -38,18 +38,21 @@ void Console::write(int fd, const std::string& text) {
 }
 
 void Console::line(const std::string& text) {
+  if (silent_) return;
   const std::lock_guard lock(mutex_);
   progress_.clear();
   write(STDOUT_FILENO, text + "\n");
 }
 
 void Console::warning(const std::string& text) {
+  if (silent_) return;
   const std::lock_guard lock(mutex_);
   progress_.clear();
   write(STDERR_FILENO, "warning: " + text + "\n");
 }
 
 void Console::progress(double share, const std::string& text) {
+  if (silent_) return;
   const std::lock_guard lock(mutex_);
   progress_.draw(share, text);
 }

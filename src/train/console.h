@@ -10,7 +10,8 @@ namespace scfa {
 
 class Console {
  public:
-  Console();
+  // silent: of a rank that is not the first, for which rank 0 speaks.
+  explicit Console(bool silent = false);
   Console(const Console&) = delete;
   Console& operator=(const Console&) = delete;
 
@@ -26,6 +27,7 @@ class Console {
  private:
   void write(int fd, const std::string& text);
 
+  const bool silent_;
   std::mutex mutex_;
   ProgressLine progress_;
   int error_ = 0;  // errno of the first write to standard output that failed

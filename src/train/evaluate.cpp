@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/rng.h"
 
@@ -67,17 +69,52 @@ double Evaluator::probe(Gpt& model, Feeder& feeder) {
   return sums.loss / static_cast<double>(sums.tokens);
 }
 
-Evaluation Evaluator::run(Gpt& model, Feeder& feeder, const std::function<void(double)>& progress) {
+Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks,
+                          const std::function<void(double)>& progress) {
   const std::vector<BlockActivations>& blocks = model.activations().blocks;
-  Evaluation all;
-  all.spread.assign(blocks.size(), std::vector<SegmentSpread>(static_cast<size_t>(model.config().n_head)));
-  for (int64_t begin = 0; begin < windows_; begin += batch_) {
-    progress(static_cast<double>(begin) / static_cast<double>(windows_));
+  const int64_t batches = (windows_ + batch_ - 1) / batch_;
+  Evaluation mine;
+  mine.batches.resize(static_cast<size_t>(batches));
+  mine.spread.assign(blocks.size(), std::vector<SegmentSpread>(static_cast<size_t>(model.config().n_head)));
+  for (int64_t round = 0; round < batches; round += ranks) {
+    progress(static_cast<double>(round) / static_cast<double>(batches));
+    if (round + rank >= batches) continue;
+    const int64_t begin = (round + rank) * batch_;
     run_batch(model, feeder, begin);
-    all.sums += model.take_losses();
+    mine.batches[static_cast<size_t>(round + rank)] = model.take_losses();
     for (size_t layer = 0; layer < blocks.size(); ++layer)
-      add_spread(model.context(), all.spread[layer], blocks[layer].segments, std::min(batch_, windows_ - begin));
+      add_spread(model.context(), mine.spread[layer], blocks[layer].segments, std::min(batch_, windows_ - begin));
   }
+  return mine;
+}
+
+Evaluation merge(World& world, const Evaluation& mine) {
+  static_assert(std::is_trivially_copyable_v<LossSums> && std::is_trivially_copyable_v<SegmentSpread>);
+  const auto bytes_of = [](const auto& values) {
+    return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof values[0]);
+  };
+  std::string text = bytes_of(mine.batches);
+  for (const auto& layer : mine.spread) text += bytes_of(layer);
+  Evaluation all = mine;
+  const std::vector<std::string> texts = world.all_gather("evaluation", text);
+  for (size_t r = 0; r < texts.size(); ++r) {
+    if (static_cast<int>(r) == world.rank()) continue;
+    const char* from = texts[r].data();
+    const auto next = [&](auto value) {
+      std::memcpy(&value, from, sizeof value);
+      from += sizeof value;
+      return value;
+    };
+    for (LossSums& batch : all.batches) batch += next(LossSums());
+    for (auto& layer : all.spread)
+      for (SegmentSpread& head : layer) {
+        const SegmentSpread its = next(SegmentSpread());
+        head.pairs += its.pairs;
+        head.largest += its.largest;
+        head.sequences += its.sequences;
+      }
+  }
+  for (const LossSums& batch : all.batches) all.sums += batch;
   return all;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/world.h"
 #include "data/loader.h"
 #include "model/gpt.h"
 #include "train/feeder.h"
@@ -11,7 +12,8 @@
 namespace scfa {
 
 struct Evaluation {
-  LossSums sums;
+  LossSums sums;                                   // of all batches, added up in their order
+  std::vector<LossSums> batches;                   // by batch
   std::vector<std::vector<SegmentSpread>> spread;  // by layer and head
 };
 
@@ -21,6 +23,9 @@ bool spread_is_plain(const Evaluation& evaluation);
 // "effective segments 3.1 (layers 1.2 to 9.8), largest 41.0% of the rows": means over heads, the first of 1 / pairs.
 std::string describe_spread(const Evaluation& evaluation);
 
+// The evaluation that the ranks have made together. The losses do not depend on how many they are, to the bit.
+Evaluation merge(World& world, const Evaluation& mine);
+
 class Evaluator {
  public:
   // batch: sequences of the model's micro-batch. windows: how many to use; fewer if the split has fewer.
@@ -29,8 +34,9 @@ class Evaluator {
   // The loss of the first micro-batch of windows, for checking that a model is fit to be saved.
   double probe(Gpt& model, Feeder& feeder);
 
-  // Over all windows; progress(share) is called between batches and may throw to stop.
-  Evaluation run(Gpt& model, Feeder& feeder, const std::function<void(double)>& progress);
+  // This rank's share of the batches: every ranks-th, from its rank on; what the others have is zero until merge().
+  // progress(share) is called on every rank before each round of batches and may throw to stop.
+  Evaluation run(Gpt& model, Feeder& feeder, int rank, int ranks, const std::function<void(double)>& progress);
 
   int64_t windows() const { return windows_; }
   int64_t available() const { return available_; }  // windows of the split

@@ -20,8 +20,9 @@ Generator::Generator(const GenerateOptions& options) : options_(options), ctx_(c
   if (prompt_.empty()) prompt_.push_back(tokenizer_->end_of_text());  // an empty prompt starts a document
   require(options.slide || static_cast<int64_t>(prompt_.size()) <= context_length_, "the prompt has ", prompt_.size(),
           " tokens, more than the model's context of ", context_length_, "; --slide goes on with the last of them");
-  model_ = std::make_unique<Gpt>(ctx_, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
-  load_checkpoint(state.path, *model_, nullptr);
+  store_ = std::make_unique<ParameterStore>(ctx_, config, StoreOptions{});
+  model_ = std::make_unique<Gpt>(*store_, config, 1, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kDecoding);
+  load_checkpoint(state.path, *store_);
   decoder_ = std::make_unique<SlidingDecoder>(*model_);
 }
 

@@ -46,6 +46,7 @@ class Generator {
   std::vector<uint32_t> prompt_;
   int64_t context_length_ = 0;
   Context ctx_;
+  std::unique_ptr<ParameterStore> store_;
   std::unique_ptr<Gpt> model_;
   std::unique_ptr<SlidingDecoder> decoder_;
 };

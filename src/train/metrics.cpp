@@ -26,7 +26,7 @@ std::string utc_now() {
   return text;
 }
 
-Json header(const char* type, const Config& config, Gpt& model) {
+Json header(const char* type, const Config& config, Gpt& model, int ranks) {
   const Machine machine = this_machine();
   Json gpu;
   if (model.context().on_gpu()) {
@@ -42,6 +42,7 @@ Json header(const char* type, const Config& config, Gpt& model) {
       {"version", version()},
       {"commit", git_commit()},
       {"machine", {{"cpu", machine.cpu}, {"threads", machine.threads}, {"memory_bytes", machine.memory}, {"gpu", gpu}}},
+      {"ranks", ranks},
       {"parameters", model.table().count},
       {"vocab_size", model.config().vocab_size},
       {"model_flops_per_token", model_flops_per_token(model.config())},
@@ -92,8 +93,9 @@ int64_t cut_metrics(const std::string& path, int64_t step) {
   return file.size() - kept;
 }
 
-Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step) : path_(path) {
-  Json first = header(resume_step > 0 ? "resume" : "header", config, model);
+Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks)
+    : path_(path) {
+  Json first = header(resume_step > 0 ? "resume" : "header", config, model, ranks);
   if (resume_step > 0) first["step"] = resume_step;
   const std::string line = first.dump();
   if (resume_step > 0) cut_metrics(path, resume_step);

@@ -31,7 +31,7 @@ int64_t cut_metrics(const std::string& path, int64_t step);
 class Metrics {
  public:
   // Creates the file with its header; or cuts it back to what cut_metrics keeps and appends a resume record.
-  Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step);
+  Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks);
 
   void step(const StepRecord& record);
   // Times of ops within a step, in seconds; those of one micro-batch stand for all.

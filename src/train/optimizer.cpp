@@ -7,12 +7,12 @@ namespace scfa {
 namespace {
 
 struct Plan {
-  Tensor m, v, norm, decays;
+  Tensor square_sums, norm, decays;
 };
 
 Plan make_plan(Arena& arena, const ParameterTable& table) {
-  const auto moment = [&](const char* name) { return arena.take(name, DType::kF32, {table.length}); };
-  return {moment("first moment"), moment("second moment"), arena.take("gradient norm", DType::kF32, {1}),
+  return {arena.take("gradient norm", DType::kF64, {static_cast<int64_t>(table.groups.size())}),
+          arena.take("gradient norm", DType::kF32, {1}),
           arena.take("decay mask", DType::kU16, {table.length / kDecayBlock})};
 }
 
@@ -24,19 +24,18 @@ int64_t Optimizer::memory(const ParameterTable& table) {
   return arena.used();
 }
 
-Optimizer::Optimizer(Context& ctx, const ParameterTable& table, const OptimizerConfig& config)
-    : ctx_(ctx), config_(config), arena_(ctx.device(), memory(table)) {
-  static_assert(kDecayBlock == kParameterAlignment);  // so that no block has two tensors
-  const Plan plan = make_plan(arena_, table);
-  m_ = plan.m;
-  v_ = plan.v;
+Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config)
+    : store_(store), ctx_(store.context()), config_(config), arena_(ctx_.device(), memory(store.table())) {
+  static_assert(kDecayBlock == kParameterAlignment &&
+                kDecayBlock == kPartAlignment);  // so that no block has two tensors
+  const Plan plan = make_plan(arena_, store.table());
+  // A sum for each bucket, whether this rank has a piece of it or not: all ranks' are added up.
+  square_sums_ = plan.square_sums.slice(0, store.sharded() ? static_cast<int64_t>(store.buckets().size()) : 1);
   norm_ = plan.norm;
   decays_ = plan.decays;
-  ctx_.zero(m_);
-  ctx_.zero(v_);
   ctx_.zero(norm_);
   std::vector<uint16_t> mask(static_cast<size_t>(decays_.numel()), 0);
-  for (const ParameterEntry& entry : table.entries)
+  for (const ParameterEntry& entry : store.table().entries)
     if (entry.group == DecayGroup::kMatrix || (entry.group == DecayGroup::kEmbedding && config.decay_embeddings))
       for (int64_t i = entry.offset; i < entry.offset + entry.size; i += kDecayBlock)
         mask[static_cast<size_t>(i / kDecayBlock)] = 1;
@@ -44,8 +43,13 @@ Optimizer::Optimizer(Context& ctx, const ParameterTable& table, const OptimizerC
   ctx_.synchronize();  // the mask on the host goes away
 }
 
-void Optimizer::measure(const Gpt& model) {
-  gradient_norm(ctx_, norm_, model.gradients());
+void Optimizer::measure(const std::function<void(const Tensor&)>& add_up) {
+  if (store_.pieces().size() < static_cast<size_t>(square_sums_.numel())) ctx_.zero(square_sums_);
+  int64_t i = 0;
+  for (const ParameterStore::Piece& piece : store_.pieces())
+    square_sum(ctx_, square_sums_.slice(i++, 1), piece.gradients);
+  if (add_up && store_.sharded()) add_up(square_sums_);
+  gradient_norm(ctx_, norm_, square_sums_);
 }
 
 float Optimizer::norm() const {
@@ -54,7 +58,7 @@ float Optimizer::norm() const {
   return value;
 }
 
-void Optimizer::update(const Gpt& model, double lr, int64_t step) {
+void Optimizer::update(double lr, int64_t step) {
   const AdamW settings{.lr = static_cast<float>(lr),
                        .beta1 = static_cast<float>(config_.beta1),
                        .beta2 = static_cast<float>(config_.beta2),
@@ -62,7 +66,10 @@ void Optimizer::update(const Gpt& model, double lr, int64_t step) {
                        .weight_decay = static_cast<float>(config_.weight_decay),
                        .step = step,
                        .max_norm = static_cast<float>(config_.clip)};
-  adamw(ctx_, model.values(), m_, v_, model.weights(), model.gradients(), decays_, norm_, settings);
+  for (const ParameterStore::Piece& p : store_.pieces()) {
+    const Tensor decays = decays_.slice(p.range.begin / kDecayBlock, p.range.size() / kDecayBlock);
+    adamw(ctx_, p.master, p.first_moment, p.second_moment, p.copy, p.gradients, decays, norm_, settings);
+  }
 }
 
 }  // namespace scfa

@@ -1,33 +1,36 @@
-// AdamW over the flat parameters of a model, weight decay by group.
+// AdamW over the parameters of a store that this rank updates, weight decay by group.
 #pragma once
+#include <functional>
+
 #include "kernels/adamw.h"
-#include "model/gpt.h"
+#include "model/parameter_store.h"
 #include "train/config.h"
 
 namespace scfa {
 
 class Optimizer {
  public:
-  Optimizer(Context& ctx, const ParameterTable& table, const OptimizerConfig& config);
+  // The store, one for training, must outlive it.
+  Optimizer(ParameterStore& store, const OptimizerConfig& config);
 
+  // Bytes beside what the store holds.
   static int64_t memory(const ParameterTable& table);
 
-  // One update from the model's gradients, which measure() looked at before. step counts from 1. Nothing changes where
-  // the norm is not finite. On a GPU both only launch work.
-  void measure(const Gpt& model);
-  void update(const Gpt& model, double lr, int64_t step);
+  // One update from the gradients, which measure() looked at before. step counts from 1. Nothing changes where the norm
+  // is not finite. On a GPU both only launch work. add_up: adds up an f64 tensor over the ranks, where each has
+  // gradients of its own pieces only.
+  void measure(const std::function<void(const Tensor&)>& add_up = {});
+  void update(double lr, int64_t step);
 
   // The global norm that measure() found, before clipping; waits for the device.
   float norm() const;
 
-  Tensor first_moment() const { return m_; }  // flat, laid out by the table
-  Tensor second_moment() const { return v_; }
-
  private:
+  ParameterStore& store_;
   Context& ctx_;
   OptimizerConfig config_;
   Arena arena_;
-  Tensor m_, v_, norm_, decays_;
+  Tensor square_sums_, norm_, decays_;
 };
 
 }  // namespace scfa

@@ -13,6 +13,7 @@
 #include "train/feeder.h"
 #include "train/machine.h"
 #include "train/optimizer.h"
+#include "train/replicas.h"
 
 namespace scfa {
 
@@ -24,9 +25,17 @@ int64_t total(const std::vector<Arena::Item>& items) {
   return bytes;
 }
 
-std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch) {
-  std::vector<Arena::Item> items = Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining);
-  items.push_back({"optimizer state", Optimizer::memory(ParameterTable(config.model))});
+// Of the last rank, which has the largest part.
+std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks) {
+  const ParameterTable table(config.model);
+  std::vector<Arena::Item> items =
+      ParameterStore::memory_plan(ctx, config.model, store_options(config.train, ranks - 1, ranks));
+  for (Arena::Item& item : items)
+    if (item.name == "optimizer state") item.bytes += Optimizer::memory(table);
+  if (const int64_t sums = Replicas::memory(ctx, table, config.train, ranks); sums > 0)
+    items.push_back({"sums over ranks", sums});
+  for (const Arena::Item& item : Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining))
+    items.push_back(item);
   if (ctx.on_gpu()) items.push_back({"batches", Feeder::memory(ctx, micro_batch, config.model.sequence_length)});
   return items;
 }
@@ -34,7 +43,8 @@ std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, i
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
   for (const char* prefix : {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare",
-                             "data.verify", "train.watchdog_seconds", "train.stop_seconds"})
+                             "data.verify", "train.watchdog_seconds", "train.stop_seconds", "train.zero",
+                             "train.overlap", "train.bucket_mb", "train.check_replicas"})
     if (key.starts_with(prefix)) return true;
   return false;
 }
@@ -62,9 +72,10 @@ Config complete(Config config, const TokenSet& set, Device device) {
   return config;
 }
 
-void check_memory(const Context& ctx, const Config& config, Console& console) {
-  const std::vector<Arena::Item> items = memory_plan(ctx, config, config.train.micro_batch_size);
-  std::string text = "memory: " + format_bytes(total(items)) + " (";
+void check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
+  const std::vector<Arena::Item> items = memory_plan(ctx, config, config.train.micro_batch_size, ranks);
+  std::string text = concat("memory", ranks > 1 ? concat(" of each of ", ranks, " ranks") : "", ": ") +
+                     format_bytes(total(items)) + " (";
   for (size_t i = 0; i < items.size(); ++i)
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
   console.line(text + ")");
@@ -74,7 +85,9 @@ void check_memory(const Context& ctx, const Config& config, Console& console) {
     return;
   }
   int64_t fits = config.train.micro_batch_size - 1;
-  while (fits > 0 && (config.train.batch_size % fits != 0 || total(memory_plan(ctx, config, fits)) > available)) --fits;
+  while (fits > 0 &&
+         (config.train.batch_size % (fits * ranks) != 0 || total(memory_plan(ctx, config, fits, ranks)) > available))
+    --fits;
   fail(
       "memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available",
       ctx.on_gpu() ? " on the GPU; " : "; ",
@@ -104,7 +117,7 @@ std::string data_fingerprint(const TokenSet& set) {
 }
 
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
-                     Console& console) {
+                     int ranks, Console& console) {
   constexpr const char* kOther = ": the run will not be what it would have been without the stop";
   require(state.tokenizer == set.manifest().tokenizer, state.path, ": was trained on tokens of ", state.tokenizer,
           ", but ", config.data.directory, " holds tokens of ", set.manifest().tokenizer);
@@ -115,6 +128,9 @@ void check_resumable(const CheckpointState& state, const Config& config, const T
   }
   if (state.data != data_fingerprint(set))
     console.warning(concat(config.data.directory, ": not the training text of the checkpoint", kOther));
+  if (state.ranks != ranks)
+    console.line(concat("ranks were ", state.ranks, " and are now ", ranks,
+                        ": the same run, its sums rounded in another order"));
   if (state.device != device)
     console.warning(concat("the device was ", state.device, " and is now ", device, kOther));
   else if (device == "cpu" && state.threads != this_machine().threads)

@@ -16,8 +16,8 @@ TokenSet open_split(const Config& config, Split split);
 // device: what it will run on.
 Config complete(Config config, const TokenSet& set, Device device);
 
-// Prints the memory plan by name. Throws Error if it does not fit, with the micro-batch that would.
-void check_memory(const Context& ctx, const Config& config, Console& console);
+// Prints the memory plan of a rank by name. Throws Error if it does not fit, with the micro-batch that would.
+void check_memory(const Context& ctx, const Config& config, int ranks, Console& console);
 
 // Compares the checksums of both splits with the manifest, unless data.verify is false, and says what was done. Throws
 // Error naming a shard that is not as it was written.
@@ -29,6 +29,6 @@ std::string data_fingerprint(const TokenSet& set);
 // Whether config may go on from a checkpoint. Throws Error if that is of another model or tokenizer; warns of whatever
 // else will make the run another one than it would have been without the stop.
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
-                     Console& console);
+                     int ranks, Console& console);
 
 }  // namespace scfa

@@ -4,10 +4,13 @@
 
 #include <cmath>
 
+#include "comm/collectives.h"
+#include "comm/mpi.h"
 #include "core/human.h"
 #include "core/version.h"
 #include "kernels/attention/attention.h"
 #include "train/machine.h"
+#include "train/replicas.h"
 
 namespace scfa {
 
@@ -20,7 +23,7 @@ double peak_flops_of(const Context& ctx) {
 }  // namespace
 
 void describe_run(Console& console, Context& ctx, const Config& config, const TokenSet& train_set,
-                  const Evaluator& evaluator) {
+                  const Evaluator& evaluator, int ranks) {
   const double peak_flops = peak_flops_of(ctx);
   const Machine machine = this_machine();
   const ParameterTable table(config.model);
@@ -44,28 +47,39 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
                            evaluator.windows(), evaluator.available()));
-  console.line(fmt::format(
-      "run: {} steps of {} tokens in {} micro-batches, {:.2f} epochs", config.train.steps,
-      format_count(static_cast<double>(config.train.batch_size * config.model.sequence_length)), config.accumulation(),
-      static_cast<double>(config.train.steps * config.train.batch_size) / static_cast<double>(windows)));
+  console.line(
+      fmt::format("run: {} steps of {} tokens in {} micro-batches{}, {:.2f} epochs", config.train.steps,
+                  format_count(static_cast<double>(config.train.batch_size * config.model.sequence_length)),
+                  config.accumulation(ranks), ranks > 1 ? fmt::format(" on each of {} ranks", ranks) : "",
+                  static_cast<double>(config.train.steps * config.train.batch_size) / static_cast<double>(windows)));
 }
 
-Reporter::Reporter(Console& console, Metrics& metrics, const Context& ctx, const Config& config, int64_t first_step)
+void describe_ranks(Console& console, const World& world, Device device) {
+  if (world.size() > 1) return console.line("ranks: " + world.describe());
+  if (device == Device::kGpu && !nccl::built())
+    return console.line("ranks: 1; for several GPUs: " + nccl::description());
+  if (!mpi::built()) console.line("ranks: 1; for mpirun: " + mpi::description());
+}
+
+Reporter::Reporter(Console& console, Metrics& metrics, const Context& ctx, const Config& config, int64_t first_step,
+                   int ranks)
     : console_(console),
       metrics_(metrics),
       ctx_(ctx),
       config_(config),
       first_step_(first_step),
       tokens_a_step_(config.train.batch_size * config.model.sequence_length),
+      accumulation_(config.accumulation(ranks)),
       flops_a_token_(model_flops_per_token(config.model)),
-      peak_flops_(peak_flops_of(ctx)) {}
+      peak_flops_(peak_flops_of(ctx) * ranks) {}
 
 void Reporter::profile(int64_t step, double seconds, const std::map<std::string, double>& times) {
   std::map<std::string, double> of_step;
   double attention = 0;
   for (const auto& [op, time] : times) {
-    const bool once = op == "gradient_norm" || op == "adamw";  // a step; the others in each micro-batch
-    of_step[op] = once ? time : time * static_cast<double>(config_.accumulation());
+    const bool once = op == "square_sum" || op == "gradient_norm" || op == "adamw" || op == kExposed ||
+                      op == kCommunication;  // a step; the others in each micro-batch
+    of_step[op] = once ? time : time * static_cast<double>(accumulation_);
     if (is_attention_op(op)) attention += of_step[op];
   }
   attention_share_ = attention / seconds;

@@ -14,11 +14,14 @@ namespace scfa {
 
 // Program, machine, model, data and steps, on the console.
 void describe_run(Console& console, Context& ctx, const Config& config, const TokenSet& train_set,
-                  const Evaluator& evaluator);
+                  const Evaluator& evaluator, int ranks);
+
+// Who takes part; of a program that could not run on several ranks of this device, what is missing for it.
+void describe_ranks(Console& console, const World& world, Device device);
 
 class Reporter {
  public:
-  Reporter(Console& console, Metrics& metrics, const Context& ctx, const Config& config, int64_t first_step);
+  Reporter(Console& console, Metrics& metrics, const Context& ctx, const Config& config, int64_t first_step, int ranks);
 
   // record: rates and memory are filled in here.
   void step(StepRecord record);
@@ -34,9 +37,9 @@ class Reporter {
   Metrics& metrics_;
   const Context& ctx_;
   const Config& config_;
-  int64_t first_step_, tokens_a_step_;
-  double flops_a_token_, peak_flops_;
-  double attention_share_ = 0;  // of the step last profiled
+  int64_t first_step_, tokens_a_step_, accumulation_;
+  double flops_a_token_, peak_flops_;  // peak: of all ranks
+  double attention_share_ = 0;         // of the step last profiled
   int64_t interval_steps_ = 0;
   double trained_seconds_ = 0, interval_seconds_ = 0, interval_waited_ = 0, eval_seconds_ = 0;
 };

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/signals.h"
 
 namespace scfa {
 
@@ -18,8 +17,7 @@ void Saver::hold(int64_t step, const std::string& checkpoint) {
   saved_at_ = std::chrono::steady_clock::now();
 }
 
-bool Saver::due(int64_t step) {
-  const bool asked = take_save_request();
+bool Saver::due(int64_t step, bool asked) {
   if (asked && is_saved(step))
     console_.line(checkpoint_.empty() ? "nothing to save yet" : checkpoint_ + " holds all there is to save");
   const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
@@ -28,11 +26,11 @@ bool Saver::due(int64_t step) {
   return !is_saved(step) && (asked || late || regular);
 }
 
-void Saver::save(const CheckpointState& state, Gpt& model, const Optimizer& optimizer) {
+void Saver::save(const CheckpointState& state, const ParameterTable& table, const HostState& values) {
   std::vector<std::string> notes;
   {
     const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", state.step));
-    hold(state.step, save_checkpoint(run_, state, model, optimizer, &notes));
+    hold(state.step, save_checkpoint(run_, state, table, values, &notes));
     for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
   }
   console_.line("saved " + checkpoint_);

@@ -21,9 +21,9 @@ class Saver {
   void hold(int64_t step, const std::string& checkpoint);
 
   // Whether to save after a step: by steps, by time, or because a signal asked for it.
-  bool due(int64_t step);
+  bool due(int64_t step, bool asked);
   bool is_saved(int64_t step) const { return step == saved_step_; }
-  void save(const CheckpointState& state, Gpt& model, const Optimizer& optimizer);
+  void save(const CheckpointState& state, const ParameterTable& table, const HostState& values);
 
   const std::string& checkpoint() const { return checkpoint_; }  // the last one; empty if there is none
 

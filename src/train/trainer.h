@@ -1,16 +1,11 @@
 // Training from a config: data in, metrics and checkpoints out.
 #pragma once
-#include <memory>
 #include <optional>
 #include <string>
 
-#include "data/loader.h"
-#include "model/gpt.h"
-#include "train/checkpoint.h"
+#include "comm/world.h"
 #include "train/config.h"
 #include "train/console.h"
-#include "train/metrics.h"
-#include "train/optimizer.h"
 
 namespace scfa {
 
@@ -19,6 +14,8 @@ struct TrainOptions {
   std::string resume_from{};  // with resume: this checkpoint of the run, which must be its newest whole one
   bool overwrite = false;     // remove what an earlier run of this name left
   bool dry_run = false;       // check everything, print the memory plan, allocate and write nothing
+  int plan_ranks = 0;         // with dry_run: as if there were so many ranks; 0: as many as there are
+  bool share_gpu = false;     // several ranks may use one GPU, for tests
 };
 
 struct TrainResult {
@@ -32,5 +29,9 @@ struct TrainResult {
 // checkpoint is then as it was. Throws Interrupted if a signal asked to stop before the first step. Ends the program if
 // a step hangs (train/watchdog.h).
 TrainResult train(const Config& config, const TrainOptions& options, Console& console);
+
+// The same as one rank of a world, called on all of them; the console of ranks that are not the first is silent. Rank 0
+// alone reads and writes the run's folder. Throws AgreedError for what ends all ranks in the same place.
+TrainResult train(const Config& config, const TrainOptions& options, Console& console, World& world);
 
 }  // namespace scfa

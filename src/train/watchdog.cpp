@@ -32,7 +32,8 @@ void say(const std::string& text) {
 
 }  // namespace
 
-Watchdog::Watchdog(const Limits& limits, std::function<void()> tick) : limits_(limits), tick_(std::move(tick)) {
+Watchdog::Watchdog(const Limits& limits, std::function<void()> tick, std::function<void(const std::string&)> on_end)
+    : limits_(limits), tick_(std::move(tick)), on_end_(std::move(on_end)) {
   thread_ = std::thread([this] { run(); });
 }
 
@@ -93,8 +94,10 @@ void Watchdog::look(double seconds) {
 
 // Without destructors: whatever hangs would block them too.
 void Watchdog::end_program(const std::string& why, int code) const {
-  say(concat(why, "; ", describe_last_op(), "); ended without saving, the last checkpoint is ",
-             checkpoint_.empty() ? "none" : checkpoint_));
+  const std::string text = concat(why, "; ", describe_last_op(), "); ended without saving, the last checkpoint is ",
+                                  checkpoint_.empty() ? "none" : checkpoint_);
+  if (on_end_) on_end_(text);
+  say(text);
   std::_Exit(code);
 }
 

@@ -17,8 +17,9 @@ class Watchdog {
     double work_seconds = 0;  // of one piece of work, four times that for saving; 0: none
     double stop_seconds = 0;  // of a step or an evaluation batch after a signal; 0: none
   };
-  // tick is called about ten times a second, from a thread of the watchdog.
-  Watchdog(const Limits& limits, std::function<void()> tick);
+  // tick is called about ten times a second, from a thread of the watchdog; on_end with what would be said before the
+  // program is ended by force: to end other ranks too, and itself if they say it.
+  Watchdog(const Limits& limits, std::function<void()> tick, std::function<void(const std::string&)> on_end = {});
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
@@ -37,6 +38,7 @@ class Watchdog {
 
   const Limits limits_;
   const std::function<void()> tick_;
+  const std::function<void(const std::string&)> on_end_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool ending_ = false, working_ = false;

@@ -11,10 +11,16 @@ namespace {
 
 using Vector = std::vector<double>;
 
+void norm_of(Context& ctx, const Array& norm, const Array& g) {
+  const Array sum(DType::kF64, {1});
+  square_sum(ctx, sum, g);
+  gradient_norm(ctx, norm, sum);
+}
+
 double norm_of(const Array& g) {
   Context ctx;
-  Array norm({1});
-  gradient_norm(ctx, norm, g);
+  const Array norm({1});
+  norm_of(ctx, norm, g);
   return norm.as<float>()[0];
 }
 
@@ -53,6 +59,15 @@ TEST(GradientNorm, SameBitsForAnyNumberOfThreads) {
   }
 }
 
+TEST(GradientNorm, AddsTheSumsOfParts) {
+  Context ctx;
+  const Array g = normal({1000}, 1), norm({1}), sums(DType::kF64, {3});
+  for (int64_t part = 0; part < 3; ++part)
+    square_sum(ctx, sums.view().slice(part, 1), g.view().slice(part * 400, part == 2 ? 200 : 400));
+  gradient_norm(ctx, norm, sums);
+  EXPECT_FLOAT_EQ(norm.as<float>()[0], static_cast<float>(norm_of(g)));
+}
+
 // PyTorch's AdamW after its clip_grad_norm_, written out in double.
 struct Reference {
   Vector p, m, v;
@@ -82,7 +97,7 @@ TEST(AdamW, FollowsTheFormulaForManySteps) {
       Reference want{p.values(), m.values(), v.values()};
       for (settings.step = 1; settings.step <= 10; ++settings.step) {
         const Array g = normal({n}, 10 + static_cast<uint64_t>(settings.step), 0.3);
-        gradient_norm(ctx, norm, g);
+        norm_of(ctx, norm, g);
         adamw(ctx, p, m, v, {}, g, {}, max_norm > 0 ? ConstTensor(norm) : ConstTensor(), settings);
         want.step(g.values(), std::sqrt(dot(g.values(), g.values())), settings);
       }
@@ -171,8 +186,11 @@ TEST(AdamW, WrongShapesAreNamed) {
   settings.step = 0;
   EXPECT_TRUE(
       fails_naming([&] { adamw(ctx, p, p, p, {}, p, {}, norm, settings); }, {"adamw", "first step is 1, not 0"}));
-  EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, five, p); }, {"gradient_norm: norm "}));
-  EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, norm, {}); }, {"gradient_norm: g "}));
+  const Array sum(DType::kF64, {1});
+  EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, five, sum); }, {"gradient_norm: norm "}));
+  EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, norm, p); }, {"gradient_norm: square_sums "}));
+  EXPECT_TRUE(fails_naming([&] { square_sum(ctx, sum, {}); }, {"square_sum: g "}));
+  EXPECT_TRUE(fails_naming([&] { square_sum(ctx, norm, p); }, {"square_sum: sum "}));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/gelu.h"
+#include "kernels/hash_bits.h"
 #include "kernels/matmul.h"
 #include "kernels/random.h"
 #include "kernels/rotary.h"
@@ -166,6 +167,7 @@ TEST_F(OpsGpu, NormAndAdamW) {
     for (const float max_norm : {0.0f, 0.5f}) {
       SCOPED_TRACE(concat("n ", n, ", max_norm ", max_norm));
       Twin p(kF32, {n}), m(kF32, {n}), v(kF32, {n}), g(kF32, {n}), norm(kF32, {1}), copy(kBF16, {n});
+      Twin sum(DType::kF64, {1}, false);
       Twin decays(kU16, {(n + kDecayBlock - 1) / kDecayBlock}, false);
       p.fill_normal(1), m.fill_normal(2, 0.1), g.fill_normal(3), v.fill_normal(4, 0.1);
       std::vector<double> squares = v.device_.values();
@@ -174,8 +176,9 @@ TEST_F(OpsGpu, NormAndAdamW) {
       decays.assign(whole_numbers(decays.device_.view().numel(), 2, 5));
       AdamW settings{.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 3};
       settings.max_norm = max_norm;
-      run_on_both({&p, &m, &v, &copy, &g, &decays, &norm}, [&](Context& ctx, const Views& t) {
-        gradient_norm(ctx, t[6], t[4]);
+      run_on_both({&p, &m, &v, &copy, &g, &decays, &norm, &sum}, [&](Context& ctx, const Views& t) {
+        square_sum(ctx, t[7], t[4]);
+        gradient_norm(ctx, t[6], t[7]);
         adamw(ctx, t[0], t[1], t[2], ctx.on_gpu() ? t[3] : Tensor(), t[4], t[5], t[6], settings);
       });
       EXPECT_TRUE(agree(norm, 1e-6));
@@ -184,6 +187,20 @@ TEST_F(OpsGpu, NormAndAdamW) {
       for (size_t i = 0; i < copied.size(); ++i)
         ASSERT_EQ(copied[i], static_cast<double>(from_bf16(to_bf16(p.device_.as<float>()[i])))) << i;
     }
+}
+
+// Integer sums: the same bits on both.
+TEST_F(OpsGpu, HashBits) {
+  for (const int64_t n : {2, 64, 1000, 300006}) {
+    Array values({n}), want(kI32, {2}), got(kI32, {2});
+    values.fill_normal(static_cast<uint64_t>(n));
+    Context cpu, gpu(Device::kGpu);
+    hash_bits(cpu, want, values);
+    const GpuCopy on_gpu(gpu, values), hash(gpu, got);
+    hash_bits(gpu, hash, on_gpu);
+    hash.download(got);
+    EXPECT_EQ(got.values(), want.values()) << n;
+  }
 }
 
 TEST_F(OpsGpu, ANormThatIsNotFiniteChangesNothing) {

@@ -27,7 +27,7 @@ TEST_P(DecoderEqualsForward, OnEveryPosition) {
   c.shared_qk = shared;
   c.positions = positions;
   Context ctx(device);
-  Gpt model(ctx, c, 1, 9, Gpt::Mode::kEvaluation);
+  test::OwnedGpt model(ctx, c, 1, 9, Gpt::Mode::kEvaluation);
   model.init(3);
   test::fill_large(model);
   const test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
@@ -85,7 +85,7 @@ TEST_P(DecoderThatSlides, EqualsOneThatBeganWithTheLastHalf) {
   c.positions = positions;
   c.sequence_length = context;
   Context ctx(Device::kCpu);
-  Gpt model(ctx, c, 1, 9, Gpt::Mode::kDecoding);
+  test::OwnedGpt model(ctx, c, 1, 9, Gpt::Mode::kDecoding);
   model.init(3);
   test::fill_large(model);
   SlidingDecoder sliding(model);

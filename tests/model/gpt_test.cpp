@@ -14,6 +14,7 @@ namespace scfa {
 namespace {
 
 using test::OwnedBatch;
+using test::OwnedGpt;
 using test::small_config;
 
 struct Variant {
@@ -40,7 +41,7 @@ TEST_P(Variants, GradientEqualsFiniteDifferences) {
   Context ctx;
   const GptConfig c = config();
   const int64_t B = 2;
-  Gpt model(ctx, c, B, 7, Gpt::Mode::kTraining);
+  OwnedGpt model(ctx, c, B, 7, Gpt::Mode::kTraining);
   model.init(3);
   test::fill_large(model);
   OwnedBatch owned(c, B, 11, 5);
@@ -92,7 +93,7 @@ TEST_P(Variants, GradientsAddUpOverMicroBatches) {
   Context ctx;
   const GptConfig c = config();
   OwnedBatch whole(c, 2, 11);
-  Gpt once(ctx, c, 2, 7, Gpt::Mode::kTraining), twice(ctx, c, 1, 7, Gpt::Mode::kTraining);
+  OwnedGpt once(ctx, c, 2, 7, Gpt::Mode::kTraining), twice(ctx, c, 1, 7, Gpt::Mode::kTraining);
   once.init(3);
   twice.init(3);
   double loss = test::run(once, whole.batch, true).loss, sum = 0;
@@ -123,7 +124,7 @@ INSTANTIATE_TEST_SUITE_P(Gpt, Variants,
 TEST(Gpt, InitialLossIsThatOfAUniformGuess) {
   Context ctx;
   const GptConfig c = small_config();
-  Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+  OwnedGpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
   model.init(1);
   const OwnedBatch owned(c, 2, 1);
   const LossSums sums = test::run(model, owned.batch, false);
@@ -134,7 +135,7 @@ TEST(Gpt, InitialLossIsThatOfAUniformGuess) {
 TEST(Gpt, RowsLimitsWhatCounts) {
   Context ctx;
   const GptConfig c = small_config("hash");
-  Gpt two(ctx, c, 2, 1, Gpt::Mode::kTraining), one(ctx, c, 1, 1, Gpt::Mode::kTraining);
+  OwnedGpt two(ctx, c, 2, 1, Gpt::Mode::kTraining), one(ctx, c, 1, 1, Gpt::Mode::kTraining);
   two.init(1);
   one.init(1);
   OwnedBatch owned(c, 2, 1);
@@ -157,7 +158,7 @@ TEST(Gpt, OneBucketAndNothingDroppedEqualDense) {
   drop.attention[0].drop_rate = 0;
   std::vector<float> reference;
   for (const GptConfig& c : {dense, hash, drop}) {
-    Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+    OwnedGpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
     model.init(1);
     test::fill_large(model);
     const OwnedBatch owned(c, 2, 1);
@@ -174,7 +175,7 @@ TEST(Gpt, EveryStepDrawsAnewAndEvaluationDoesNot) {
   Context ctx;
   for (const char* pattern : {"hash", "drop"}) {
     const GptConfig c = small_config(pattern);
-    Gpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+    OwnedGpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
     model.init(1);
     test::fill_large(model);
     const auto loss_at = [&](uint32_t step) {
@@ -191,7 +192,7 @@ TEST(Gpt, APatternForEachLayer) {
   Context ctx;
   GptConfig c = small_config();
   c.attention = {small_config("dense").attention[0], small_config("hash").attention[0]};
-  Gpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
+  OwnedGpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
   model.init(1);
   const OwnedBatch owned(c, 1, 1);
   model.forward(owned.batch, true);
@@ -207,15 +208,15 @@ TEST(Gpt, AttentionIsToldApartInTheTimesOfAStep) {
     GptConfig c = test::small_config("hash");
     c.shared_qk = shared;
     Context ctx;
-    Gpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
+    OwnedGpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
     model.init(1);
     const test::OwnedBatch owned(c, 1, 1);
-    ctx.collect_times(true);
+    ctx.profiler().collect(true);
     model.forward(owned.batch, true);
     model.backward(owned.batch);
-    ctx.collect_times(false);
+    ctx.profiler().collect(false);
     std::set<std::string> attention, others;
-    for (const auto& [op, seconds] : ctx.take_times()) (is_attention_op(op) ? attention : others).insert(op);
+    for (const auto& [op, seconds] : ctx.profiler().take()) (is_attention_op(op) ? attention : others).insert(op);
     EXPECT_EQ(attention, (std::set<std::string>{"assign_segments", "attention_backward", "attention_forward",
                                                 "build_segments", "draw_projections"}));
     EXPECT_EQ(others, (std::set<std::string>{"add_losses", "cross_entropy", "embedding_backward", "embedding_forward",
@@ -228,21 +229,20 @@ TEST(Gpt, MemoryPlanIsWhatIsAllocated) {
   Context ctx;
   const GptConfig c = small_config("hash");
   for (const Gpt::Mode mode : {Gpt::Mode::kTraining, Gpt::Mode::kEvaluation, Gpt::Mode::kDecoding}) {
-    const Gpt model(ctx, c, 2, 1, mode);
+    const OwnedGpt model(ctx, c, 2, 1, mode);
     const std::vector<Arena::Item> plan = Gpt::memory_plan(ctx, c, 2, mode), &real = model.memory();
     ASSERT_EQ(plan.size(), real.size());
     for (size_t i = 0; i < plan.size(); ++i) {
       EXPECT_EQ(plan[i].name, real[i].name);
       EXPECT_EQ(plan[i].bytes, real[i].bytes);
     }
-    EXPECT_EQ(plan[0].bytes, model.values().bytes());
   }
 }
 
 TEST(Gpt, FirstNonFiniteNamesTheTensor) {
   Context ctx;
   const GptConfig c = small_config();
-  Gpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
+  OwnedGpt model(ctx, c, 1, 1, Gpt::Mode::kTraining);
   model.init(1);
   const OwnedBatch owned(c, 1, 1);
   model.forward(owned.batch, true);
@@ -275,10 +275,12 @@ TEST(Params, InitialValuesDependOnNameAndSeedOnly) {
   b.n_layer = 2;
   b.positions = "rotary";  // moves everything behind wpe
   Context ctx;
-  Gpt first(ctx, a, 1, 1, Gpt::Mode::kTraining), second(ctx, b, 1, 1, Gpt::Mode::kTraining);
+  OwnedGpt first(ctx, a, 1, 1, Gpt::Mode::kTraining), second(ctx, b, 1, 1, Gpt::Mode::kTraining);
   first.init(5);
   second.init(5);
-  const auto at = [](const Gpt& m, const char* name) { return m.values().as<float>() + m.table().at(name).offset; };
+  const auto at = [](const OwnedGpt& m, const char* name) {
+    return m.values().as<float>() + m.table().at(name).offset;
+  };
   for (int64_t i = 0; i < 16 * 16; ++i)
     ASSERT_EQ(at(first, "h.1.attn.c_proj.weight")[i], at(second, "h.1.attn.c_proj.weight")[i]);
   double square = 0;

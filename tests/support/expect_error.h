@@ -21,4 +21,21 @@ void expect_error(const Body& body, std::initializer_list<const char*> parts) {
   }
 }
 
+// The same for an error of type E whose text has one part.
+template <class E = Error, class Body>
+void expect_error(const Body& body, const std::string& part) {
+  expect_error(
+      [&] {
+        try {
+          body();
+        } catch (const E&) {
+          throw;
+        } catch (const std::exception& error) {
+          ADD_FAILURE() << "another type of error: " << error.what();
+          throw;
+        }
+      },
+      {part.c_str()});
+}
+
 }  // namespace scfa::test

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "support/temp_dir.h"
@@ -26,14 +27,17 @@ struct Outcome {
 // Where a program's standard streams go; an empty path is a file of the helper's own, which Outcome holds.
 struct Streams {
   std::string in = "/dev/null", out{}, err{};
-  bool close_out = false, close_err = false;  // instead
-  int out_fd = -1;                            // instead of out, if it is one
-  int64_t file_limit = -1;                    // bytes that a file may have; more cannot be written
-  size_t address_space = 0;                   // limit in bytes, as of ulimit -v; 0: none
+  bool close_out = false, close_err = false;                       // instead
+  int out_fd = -1;                                                 // instead of out, if it is one
+  int64_t file_limit = -1;                                         // bytes that a file may have; more cannot be written
+  size_t address_space = 0;                                        // limit in bytes, as of ulimit -v; 0: none
+  std::vector<std::pair<std::string, std::string>> environment{};  // variables beside those of the test
+  std::string folder{};                                            // to work in; empty: that of the test
 };
 
+// words[0] is a program of this build, or the path of another.
 inline pid_t start_program_of_build(std::vector<std::string> words, const Streams& streams) {
-  words[0] = std::string(SCFA_BINARY_DIR) + "/" + words[0];
+  if (!words[0].starts_with('/')) words[0] = std::string(SCFA_BINARY_DIR) + "/" + words[0];
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
@@ -50,6 +54,8 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
   if (streams.close_err) ::close(STDERR_FILENO);
   const rlimit space{streams.address_space, streams.address_space};
   if (streams.address_space > 0) ::setrlimit(RLIMIT_AS, &space);
+  if (!streams.folder.empty() && ::chdir(streams.folder.c_str()) != 0) _exit(97);
+  for (const auto& [name, value] : streams.environment) ::setenv(name.c_str(), value.c_str(), 1);
   execv(arguments[0], arguments.data());
   _exit(98);
 }

@@ -21,6 +21,21 @@ inline GptConfig small_config(const std::string& pattern = "dense") {
   return c;
 }
 
+struct OwnedStore {
+  ParameterStore owned;
+};
+
+// A model with a store of its own.
+class OwnedGpt : OwnedStore, public Gpt {
+ public:
+  OwnedGpt(Context& ctx, const GptConfig& c, int64_t batch, uint64_t seed, Mode mode)
+      : OwnedStore{{ctx, c, {.training = mode == Mode::kTraining}}}, Gpt(owned, c, batch, seed, mode) {}
+
+  Tensor values() const { return owned.values(); }
+  Tensor gradients() const { return owned.gradients(); }
+  void init(uint64_t seed) { owned.init(seed); }
+};
+
 // A batch and what it points to.
 struct OwnedBatch {
   std::vector<int32_t> ids, targets;
@@ -55,12 +70,12 @@ inline void fill_large(Gpt& model, float scale = 12.0f) {
   Context& ctx = model.context();
   std::vector<float> host(static_cast<size_t>(model.table().length));
   const Tensor flat(host.data(), DType::kF32, Device::kCpu, {model.table().length});
-  ctx.copy(flat, model.values());
+  ctx.copy(flat, model.store().values());
   for (const ParameterEntry& entry : model.table().entries)
     if (entry.init == Init::kNormal || entry.init == Init::kResidualNormal)
       for (int64_t i = 0; i < entry.size; ++i) host[static_cast<size_t>(entry.offset + i)] *= scale;
-  ctx.copy(model.values(), flat);
-  model.values_changed();
+  ctx.copy(model.store().values(), flat);
+  model.store().values_changed();
   ctx.synchronize();
 }
 

@@ -146,11 +146,12 @@ TEST_F(Generate, ABrokenModelIsAnErrorAndNoText) {
   for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     const test::TempDir folder;
     Context ctx;
-    Gpt model(ctx, state.config.model, 1, 1, Gpt::Mode::kTraining);
-    load_checkpoint(state.path, model, nullptr);
-    std::fill_n(model.values().as<float>(), model.values().numel(), value);
-    const Optimizer optimizer(ctx, model.table(), state.config.optimizer);
-    const std::string path = save_checkpoint(folder / "run", state, model, optimizer);
+    ParameterStore store(ctx, state.config.model, {.training = true});
+    load_checkpoint(state.path, store);
+    std::fill_n(store.values().as<float>(), store.values().numel(), value);
+    HostState values(store, true);
+    values.download();
+    const std::string path = save_checkpoint(folder / "run", state, store.table(), values);
     for (const char* temperature : {"0", "1"}) {
       const Outcome outcome =
           execute({"generate", "--checkpoint", path, "--prompt", "Line", "--temperature", temperature});

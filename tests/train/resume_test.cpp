@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "data/loader.h"
 #include "support/expect_error.h"
 #include "support/gpu.h"
 #include "support/tiny_run.h"

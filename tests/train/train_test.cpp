@@ -11,6 +11,7 @@
 #include "support/safetensors_reader.h"
 #include "support/tiny_run.h"
 #include "train/generate.h"
+#include "train/optimizer.h"
 
 namespace scfa {
 namespace {
@@ -173,6 +174,7 @@ TEST(Train, MemoryPlanOfGpt2At8192TokensStaysBelow40GB) {
   c.sequence_length = 8192;
   int64_t bytes = Optimizer::memory(ParameterTable(c));
   for (const Arena::Item& item : Gpt::memory_plan(ctx, c, 8, Gpt::Mode::kTraining)) bytes += item.bytes;
+  for (const Arena::Item& item : ParameterStore::memory_plan(ctx, c, {.training = true})) bytes += item.bytes;
   EXPECT_LT(bytes, int64_t{40} * 1000 * 1000 * 1000);
   EXPECT_GT(bytes, int64_t{10} * 1000 * 1000 * 1000);
 }

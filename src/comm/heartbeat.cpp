@@ -1,0 +1,289 @@
+#include "comm/heartbeat.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "comm/mpi.h"
+#include "core/error.h"
+
+namespace scfa {
+
+namespace {
+
+constexpr std::chrono::milliseconds kBeat{250};
+constexpr double kSilent = 3;  // seconds without a heartbeat after which a rank is named
+constexpr std::chrono::seconds kAnswer{3}, kAbort{5};
+constexpr size_t kLongestText = 1 << 16;
+
+// What a message is: its first byte; then the length of its text, 4 bytes, and the text.
+constexpr char kAlive = 'a', kFailed = 'f', kHangs = 'h', kEnd = 'e', kLeaving = 'l';
+
+double seconds_since(std::chrono::steady_clock::time_point then) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
+}
+
+void print(const std::string& text) {
+  const std::string line = (::isatty(STDERR_FILENO) == 1 ? "\r\033[K" : "") + std::string("train: ") + text + "\n";
+  pollfd ready{STDERR_FILENO, POLLOUT, 0};
+  if (::poll(&ready, 1, 1000) <= 0) return;
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace
+
+Heartbeat::Heartbeat(Connections* connections) : c_(*connections), others_(c_.peers.size()) {
+  for (State& state : others_) state.heard = Clock::now();
+  for (const Socket& socket : c_.heartbeats) {
+    if (socket.fd() < 0) continue;
+    ::fcntl(socket.fd(), F_SETFL, ::fcntl(socket.fd(), F_GETFL) | O_NONBLOCK);
+  }
+  require(::pipe2(wake_, O_CLOEXEC) == 0, "heartbeats: no pipe: ", std::strerror(errno));
+  thread_ = std::thread([this] { run(); });
+}
+
+Heartbeat::~Heartbeat() {
+  leave();
+  thread_.join();
+  for (const int fd : wake_) ::close(fd);
+}
+
+void Heartbeat::set_place(const std::string& place) {
+  const std::lock_guard lock(mutex_);
+  place_ = place;
+}
+
+void Heartbeat::set_details(std::function<std::string()> details) {
+  const std::lock_guard lock(mutex_);
+  details_ = std::move(details);
+}
+
+void Heartbeat::set_checkpoint(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  checkpoint_ = path;
+}
+
+void Heartbeat::set_abort(std::function<void()> abort) {
+  const std::lock_guard lock(mutex_);
+  abort_ = std::move(abort);
+}
+
+std::string Heartbeat::name(size_t rank) const {
+  return concat("rank ", rank, " on ", c_.peers[rank].host);
+}
+
+std::string Heartbeat::place_here() {
+  const std::lock_guard lock(mutex_);
+  const std::string details = details_ ? details_() : "";
+  return details.empty() ? place_ : place_ + ", " + details;
+}
+
+std::string Heartbeat::last_checkpoint() {
+  const std::lock_guard lock(mutex_);
+  return checkpoint_.empty() ? "none" : checkpoint_;
+}
+
+void Heartbeat::leave() {
+  for (const auto begin = Clock::now(); c_.rank != 0 && Clock::now() - begin < kAnswer;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (others_[0].left || leaving_) break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (leaving_) return;
+    leaving_ = true;
+  }
+  for (size_t r = 0; r < c_.heartbeats.size(); ++r)
+    if (c_.heartbeats[r].fd() >= 0) send(r, kLeaving, "");
+  [[maybe_unused]] const ssize_t written = ::write(wake_[1], "", 1);
+}
+
+// ---- the thread -----------------------------------------------------------------------------------------------------
+
+void Heartbeat::run() {
+  Clock::time_point next = Clock::now();
+  while (true) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (leaving_) return;
+    }
+    if (Clock::now() >= next) {
+      beat();
+      next = Clock::now() + kBeat;
+    }
+    listen(std::chrono::duration_cast<std::chrono::milliseconds>(next - Clock::now()));
+  }
+}
+
+void Heartbeat::beat() {
+  const std::string place = place_here();
+  {
+    const std::lock_guard lock(mutex_);
+    others_[static_cast<size_t>(c_.rank)].place = place;
+  }
+  for (size_t r = 0; r < c_.heartbeats.size(); ++r)
+    if (c_.heartbeats[r].fd() >= 0) send(r, kAlive, place);
+}
+
+void Heartbeat::listen(std::chrono::milliseconds patience) {
+  std::vector<pollfd> ready{{wake_[0], POLLIN, 0}};
+  std::vector<size_t> ranks{0};
+  for (size_t r = 0; r < c_.heartbeats.size(); ++r) {
+    const std::lock_guard lock(mutex_);
+    if (c_.heartbeats[r].fd() < 0 || others_[r].left) continue;
+    ready.push_back({c_.heartbeats[r].fd(), POLLIN, 0});
+    ranks.push_back(r);
+  }
+  const int timeout = static_cast<int>(std::max<int64_t>(patience.count(), 0));
+  if (::poll(ready.data(), ready.size(), timeout) <= 0) return;
+  for (size_t i = 1; i < ready.size(); ++i)
+    if (ready[i].revents != 0) receive(ranks[i]);
+}
+
+void Heartbeat::receive(size_t rank) {
+  char bytes[4096];
+  const ssize_t count = ::recv(c_.heartbeats[rank].fd(), bytes, sizeof bytes, 0);
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (count <= 0) return gone(rank);
+  State& state = others_[rank];  // received is this thread's alone
+  state.received.append(bytes, static_cast<size_t>(count));
+  constexpr size_t kHead = 1 + sizeof(uint32_t);
+  while (state.received.size() >= kHead) {
+    uint32_t size = 0;
+    std::memcpy(&size, state.received.data() + 1, sizeof size);
+    if (size > kLongestText) return gone(rank);
+    if (state.received.size() < kHead + size) return;
+    const std::string message = state.received.substr(0, kHead + size);
+    state.received.erase(0, kHead + size);
+    take(rank, message[0], message.substr(kHead));
+  }
+}
+
+void Heartbeat::take(size_t rank, char kind, const std::string& text) {
+  if (kind == kEnd) return end({});
+  if (kind == kFailed && c_.rank == 0) return end(text);
+  if (kind == kHangs && c_.rank == 0) {
+    const std::string others = describe_others();
+    return end(others.empty() ? text : text + "; " + others);
+  }
+  const std::lock_guard lock(mutex_);
+  others_[rank].heard = Clock::now();
+  if (kind == kAlive) others_[rank].place = text;
+  if (kind == kLeaving) others_[rank].left = true;
+}
+
+void Heartbeat::gone(size_t rank) {
+  std::string place;
+  {
+    const std::lock_guard lock(mutex_);
+    if (others_[rank].left || leaving_) {
+      others_[rank].left = true;
+      return;
+    }
+    place = others_[rank].place;
+  }
+  const std::string text = concat(name(rank), " has ended without a word (killed?), last seen in ", place,
+                                  "; all ranks end, the last checkpoint is ", last_checkpoint());
+  if (c_.rank > 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  end(c_.rank > 1 ? "" : text);
+}
+
+// ---- the end --------------------------------------------------------------------------------------------------------
+
+void Heartbeat::send(size_t rank, char kind, const std::string& text) {
+  const auto size = static_cast<uint32_t>(std::min(text.size(), kLongestText));
+  std::string message(1, kind);
+  message.append(reinterpret_cast<const char*>(&size), sizeof size).append(text, 0, size);
+  const std::lock_guard lock(sending_);
+  // A rank that is stopped reads nothing: where its buffer is full there is nobody to tell.
+  [[maybe_unused]] const ssize_t sent =
+      ::send(c_.heartbeats[rank].fd(), message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+// Several threads may want to end the process: the first one says why, and where rank 0's main thread does nobody else.
+bool Heartbeat::claim_end() {
+  while (ending_.exchange(true)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::lock_guard lock(mutex_);
+    if (leaving_) return false;
+  }
+  return true;
+}
+
+void Heartbeat::end(const std::string& text) {
+  if (!claim_end()) return;
+  if (!text.empty()) print(text);
+  if (c_.rank == 0)
+    for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
+  std::function<void()> abort;
+  {
+    const std::lock_guard lock(mutex_);
+    abort = abort_;
+  }
+  if (abort) {  // which can itself hang
+    static std::atomic<bool> aborted{false};
+    std::thread([abort] {
+      abort();
+      aborted = true;
+    }).detach();
+    for (const auto begin = Clock::now(); !aborted && Clock::now() - begin < kAbort;)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  std::_Exit(1);
+}
+
+void Heartbeat::fail(const std::string& text, bool hangs) {
+  if (c_.size == 1) return;
+  if (c_.rank == 0) {
+    if (!claim_end()) return;
+    for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
+    const std::lock_guard lock(mutex_);
+    leaving_ = true;
+    return;
+  }
+  double silent = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    silent = seconds_since(others_[0].heard);
+  }
+  send(0, hangs ? kHangs : kFailed, text);
+  if (silent < kSilent) std::this_thread::sleep_for(kAnswer);
+}
+
+std::string Heartbeat::describe_others() {
+  if (c_.size == 1) return {};
+  const std::string here = place_here();
+  const std::lock_guard lock(mutex_);
+  others_[static_cast<size_t>(c_.rank)].place = here;
+  std::string silent;
+  std::map<std::string, std::vector<size_t>> places;
+  for (size_t r = 0; r < others_.size(); ++r) {
+    const bool known = static_cast<int>(r) == c_.rank || c_.rank == 0 || r == 0;
+    if (!known) continue;  // only rank 0 hears from all
+    places[others_[r].place].push_back(r);
+    const double seconds = static_cast<int>(r) == c_.rank ? 0 : seconds_since(others_[r].heard);
+    if (seconds > kSilent)
+      silent += concat(silent.empty() ? "" : ", ", name(r), " has not been heard from for ",
+                       static_cast<int64_t>(seconds), " s (last seen in ", others_[r].place, ")");
+  }
+  if (!silent.empty() || places.size() < 2) return silent;
+  std::string differing;
+  for (const auto& [place, ranks] : places)
+    differing += concat(differing.empty() ? "" : "; ", name(ranks.front()),
+                        ranks.size() > 1 ? concat(" and ", ranks.size() - 1, " more are in ") : " is in ", place);
+  return differing;
+}
+
+}  // namespace scfa

@@ -1,0 +1,82 @@
+// Notices within seconds that another rank of the run has died, failed or hangs, and ends this process too, so that no
+// rank waits for ever in a collective that another never enters. A thread exchanges heartbeats with rank 0, which say
+// where each rank is; rank 0 names the one at fault on standard error, or rank 1 where that is rank 0.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/rendezvous.h"
+
+namespace scfa {
+
+class Heartbeat {
+ public:
+  explicit Heartbeat(Connections* connections);  // must outlive it
+  ~Heartbeat();                                  // leaves, if that was not done
+  Heartbeat(const Heartbeat&) = delete;
+  Heartbeat& operator=(const Heartbeat&) = delete;
+
+  // Where this rank is, "step 12, all-reduce of gradients": heartbeats carry it.
+  void set_place(const std::string& place);
+  // Adds to it what a function finds out when a heartbeat is due, in the thread of the heartbeats; empty: nothing.
+  void set_details(std::function<std::string()> details);
+  // The checkpoint that an end by force names.
+  void set_checkpoint(const std::string& path);
+  // Called, from any thread, before the process is ended by force: to free what waits in a collective.
+  void set_abort(std::function<void()> abort);
+
+  // This rank ends as all others do: they are not to take it for dead. Rank 0 leaves once it has said all there is to
+  // say, and the others wait for that a few seconds: a launcher may end all ranks when the first one has ended.
+  void leave();
+
+  // This rank cannot go on, because of `text`, and neither can the others. On rank 0 tells them and returns; elsewhere
+  // tells rank 0, which prints the text and ends all processes, this one too. Returns if rank 0 does not answer.
+  // hangs: the text is that of a watchdog, to which rank 0 adds what it knows of the others.
+  void fail(const std::string& text, bool hangs);
+
+  // Of ranks that have not been heard from for some seconds, or else of where ranks differ; empty if nothing is odd.
+  std::string describe_others();
+
+  // Ends this process, with code 1 and without destructors, which what hangs would block too; on rank 0 all others as
+  // well. Prints the text as a line first, unless it is empty. Returns only where another thread ends the process.
+  void end(const std::string& text);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct State {
+    std::string received;  // and not taken apart yet
+    Clock::time_point heard;
+    std::string place;
+    bool left = false;
+  };
+  void run();
+  void beat();
+  void listen(std::chrono::milliseconds patience);
+  void receive(size_t rank);
+  void take(size_t rank, char kind, const std::string& text);
+  void gone(size_t rank);
+  bool claim_end();
+  void send(size_t rank, char kind, const std::string& text);
+  std::string name(size_t rank) const;
+  std::string place_here();
+  std::string last_checkpoint();
+
+  Connections& c_;
+  std::mutex mutex_;  // of what follows
+  std::string place_ = "starting", checkpoint_;
+  std::function<std::string()> details_;
+  std::function<void()> abort_;
+  std::vector<State> others_;
+  bool leaving_ = false;
+  std::atomic<bool> ending_{false};
+  std::mutex sending_;
+  int wake_[2] = {-1, -1};  // a pipe that ends the thread's wait
+  std::thread thread_;
+};
+
+}  // namespace scfa

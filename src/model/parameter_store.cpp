@@ -1,0 +1,150 @@
+#include "model/parameter_store.h"
+
+#include <algorithm>
+
+#include "kernels/cast.h"
+
+namespace scfa {
+
+namespace {
+
+// Where a rank's pieces lie in the flat buffers.
+std::vector<Range> pieces_of(const ParameterTable& table, const std::vector<Range>& buckets, const StoreOptions& o) {
+  if (!o.sharded) return {{0, table.length}};
+  std::vector<Range> pieces;
+  for (const Range& bucket : buckets) {
+    const Range part = part_of(bucket.size(), o.rank, o.ranks);
+    if (part.size() > 0) pieces.push_back({bucket.begin + part.begin, bucket.begin + part.end});
+  }
+  return pieces;
+}
+
+struct Plan {
+  Tensor master, weights, gradients, first_moment, second_moment;
+};
+
+Plan make_plan(Arena& arena, const Context& ctx, const ParameterTable& table, const StoreOptions& o) {
+  int64_t owned = 0;
+  for (const Range& piece : pieces_of(table, make_buckets(table, o.bucket_elements), o)) owned += piece.size();
+  const int64_t all = table.length;
+  Plan plan;
+  plan.master = arena.take("parameters", DType::kF32, {ctx.on_gpu() ? owned : all});
+  plan.weights = ctx.on_gpu() ? arena.take("weights in bf16", DType::kBF16, {all}) : plan.master;
+  if (!o.training) return plan;
+  plan.gradients = arena.take("parameter gradients", DType::kF32, {all});
+  plan.first_moment = arena.take("optimizer state", DType::kF32, {owned});
+  plan.second_moment = arena.take("optimizer state", DType::kF32, {owned});
+  return plan;
+}
+
+Arena measure(const Context& ctx, const ParameterTable& table, const StoreOptions& o) {
+  Arena arena(ctx.device());
+  make_plan(arena, ctx, table, o);
+  return arena;
+}
+
+}  // namespace
+
+std::vector<Range> make_buckets(const ParameterTable& table, int64_t least) {
+  const std::vector<Range>& groups = table.groups;
+  std::vector<Range> buckets;
+  Range open{table.length, table.length};
+  for (size_t g = groups.size(); g-- > 1;) {
+    open.begin = groups[g].begin;
+    if (open.size() < least && g > 1) continue;
+    buckets.push_back(open);
+    open.end = open.begin;
+  }
+  const bool small = buckets.size() == 1 && buckets[0].size() < least;
+  if (small)
+    buckets[0].begin = 0;
+  else
+    buckets.push_back(groups[0]);
+  return buckets;
+}
+
+ParameterStore::ParameterStore(Context& ctx, const GptConfig& config, const StoreOptions& options)
+    : ctx_(ctx),
+      config_(config),
+      options_(options),
+      table_(config),
+      buckets_(make_buckets(table_, options.bucket_elements)) {
+  require(options.training || !options.sharded, "parameter store: only the state of training can be sharded");
+  arena_ = std::make_unique<Arena>(ctx.device(), measure(ctx, table_, options).used());
+  const Plan plan = make_plan(*arena_, ctx, table_, options);
+  master_ = plan.master, weights_ = plan.weights, gradients_ = plan.gradients;
+  first_moment_ = plan.first_moment, second_moment_ = plan.second_moment;
+  for (const Tensor& t : {master_, weights_, gradients_, first_moment_, second_moment_})
+    if (t) ctx.zero(t);  // what lies between tensors stays zero
+  if (!options.training) return;
+  int64_t owned = 0;
+  for (const Range& range : pieces_of(table_, buckets_, options)) {
+    const int64_t n = range.size();
+    pieces_.push_back({.range = range,
+                       .master = master_.slice(is_whole(State::kMaster) ? range.begin : owned, n),
+                       .first_moment = first_moment_.slice(owned, n),
+                       .second_moment = second_moment_.slice(owned, n),
+                       .gradients = gradients_.slice(range.begin, n),
+                       .copy = ctx.on_gpu() ? weights_.slice(range.begin, n) : Tensor()});
+    owned += n;
+  }
+}
+
+std::vector<Arena::Item> ParameterStore::memory_plan(const Context& ctx, const GptConfig& config,
+                                                     const StoreOptions& options) {
+  return measure(ctx, ParameterTable(config), options).items();
+}
+
+bool ParameterStore::is_whole(State state) const {
+  return !options_.sharded || (state == State::kMaster && !ctx_.on_gpu());
+}
+
+Tensor ParameterStore::whole(State state) const {
+  return state == State::kMaster ? master_ : state == State::kFirstMoment ? first_moment_ : second_moment_;
+}
+
+Tensor ParameterStore::part(const Piece& piece, State state) const {
+  return state == State::kMaster        ? piece.master
+         : state == State::kFirstMoment ? piece.first_moment
+                                        : piece.second_moment;
+}
+
+Tensor ParameterStore::values() const {
+  require(is_whole(State::kMaster), "parameter store: the master values are sharded over ", options_.ranks, " ranks");
+  return master_;
+}
+
+void ParameterStore::values_changed() {
+  if (ctx_.on_gpu()) cast(ctx_, weights_, values());
+}
+
+void ParameterStore::init(uint64_t seed) {
+  const Tensor staged = staging(State::kMaster);
+  const Buffer host(static_cast<size_t>(ctx_.on_gpu() ? staged.bytes() : 0), Device::kCpu);
+  const Tensor flat = ctx_.on_gpu() ? Tensor(host.data(), DType::kF32, Device::kCpu, {table_.length}) : staged;
+  init_parameters(table_, flat, config_.n_layer, seed);
+  if (ctx_.on_gpu()) ctx_.copy(staged, flat);
+  put(State::kMaster);
+  ctx_.synchronize();  // the host buffer goes away
+}
+
+Tensor ParameterStore::staging(State state) const {
+  return is_whole(state) ? whole(state) : gradients_;
+}
+
+void ParameterStore::put(State state) {
+  const Tensor staged = staging(state);
+  if (state == State::kMaster && ctx_.on_gpu()) cast(ctx_, weights_, staged);
+  if (is_whole(state)) return;
+  for (const Piece& piece : pieces_) ctx_.copy(part(piece, state), staged.slice(piece.range.begin, piece.range.size()));
+}
+
+Tensor ParameterStore::take(State state) {
+  if (is_whole(state)) return whole(state);
+  ctx_.zero(gradients_);
+  for (const Piece& piece : pieces_)
+    ctx_.copy(gradients_.slice(piece.range.begin, piece.range.size()), part(piece, state));
+  return gradients_;
+}
+
+}  // namespace scfa

@@ -1,0 +1,44 @@
+#include "train/host_state.h"
+
+namespace scfa {
+
+template <class Visit>
+void HostState::for_each_state(const Visit& visit) {
+  visit(State::kMaster);
+  if (!moments_) return;
+  visit(State::kFirstMoment);
+  visit(State::kSecondMoment);
+}
+
+HostState::HostState(ParameterStore& store, bool moments, bool here) : store_(store), moments_(moments), here_(here) {
+  if (!here) return;
+  for_each_state([&](State state) {
+    const auto i = static_cast<size_t>(state);
+    const Tensor staging = store.staging(state);
+    views_[i] = staging;
+    // The gradients' memory stands in for one state after the other.
+    if (staging.device == Device::kCpu && staging.data != store.gradients().data) return;
+    copies_[i] = Buffer(static_cast<size_t>(staging.bytes()), Device::kCpu);
+    views_[i] = Tensor(copies_[i].data(), DType::kF32, Device::kCpu, {staging.numel()});
+  });
+}
+
+void HostState::download(const WithTensor& complete) {
+  for_each_state([&](State state) {
+    const Tensor taken = store_.take(state);
+    if (complete && taken.data == store_.gradients().data) complete(taken);
+    if (here_ && view(state).data != taken.data) store_.context().copy(view(state), taken);
+  });
+}
+
+void HostState::upload(const WithTensor& spread) {
+  for_each_state([&](State state) {
+    const Tensor staging = store_.staging(state);
+    if (here_ && view(state).data != staging.data) store_.context().copy(staging, view(state));
+    if (spread) spread(staging);
+    store_.put(state);
+  });
+  store_.context().synchronize();  // the host's copies go away
+}
+
+}  // namespace scfa

@@ -1,0 +1,35 @@
+// All of a model's parameters and moments where the host can read and write them, for checkpoints: flat, f32, laid out
+// by the table. The store's own memory where that will do, else copies.
+#pragma once
+#include <array>
+#include <functional>
+
+#include "model/parameter_store.h"
+
+namespace scfa {
+
+class HostState {
+ public:
+  // moments: of the optimizer too. here: whether this rank reads and writes them; elsewhere there are no views.
+  HostState(ParameterStore& store, bool moments, bool here = true);
+
+  Tensor view(State state) const { return views_[static_cast<size_t>(state)]; }  // empty if there is none
+  bool has_moments() const { return moments_; }
+
+  // From the store to the host; complete() is called with each tensor that holds but this rank's parts, to gather the
+  // others'. Back; spread() is called with each tensor before the store takes it over, to pass on rank 0's.
+  using WithTensor = std::function<void(const Tensor&)>;
+  void download(const WithTensor& complete = {});
+  void upload(const WithTensor& spread = {});
+
+ private:
+  template <class Visit>
+  void for_each_state(const Visit& visit);
+
+  ParameterStore& store_;
+  bool moments_, here_;
+  std::array<Buffer, 3> copies_;
+  std::array<Tensor, 3> views_;
+};
+
+}  // namespace scfa

@@ -1,0 +1,88 @@
+// Keeps the model the same on all ranks of a run. Gradients are added up over ranks while backward still runs: a bucket
+// of parameters at a time, as soon as its gradients are there, beside the rest of the work (on a GPU). With ZeRO-1
+// (arXiv:1910.02054) each rank gets the sums of its parts only, updates those, and passes on their weights, which
+// arrive ahead of the next forward pass. With one rank nothing happens and nothing is held.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/collectives.h"
+#include "model/gpt.h"
+#include "train/config.h"
+#include "train/host_state.h"
+
+namespace scfa {
+
+// Names of times of a step beside those of its ops: how long its work waited for other ranks, and how long sums and
+// copies over ranks took in all, most of it beside other work.
+inline constexpr const char* kExposed = "communication_exposed";
+inline constexpr const char* kCommunication = "communication";
+
+// How the store of a rank is to be made.
+StoreOptions store_options(const TrainConfig& config, int rank, int ranks);
+
+class Replicas : public GptObserver {
+ public:
+  // share_gpu: several ranks use one GPU. Every rank makes its own at the same time.
+  Replicas(World& world, ParameterStore& store, const TrainConfig& config, bool share_gpu);
+  ~Replicas() override;
+
+  // Bytes beside what the store holds.
+  static int64_t memory(const Context& ctx, const ParameterTable& table, const TrainConfig& config, int ranks);
+
+  // ---- a step: begin_step() before the backward pass of its last micro-batch, finish_gradients() behind it, add_up()
+  // for what else is summed, finish_step() behind the update.
+  void begin_step();
+  void finish_gradients();
+  void add_up(const Tensor& sums);
+  void finish_step();
+
+  // While on, the profiler gets kExposed and, on GPUs, kCommunication.
+  void measure_times(bool on) { measuring_ = on && !alone(); }
+
+  // GptObserver: of the model that is trained
+  void before_use(size_t group) override;
+  void gradients_ready(size_t group) override;
+
+  // ---- everything at once, on all ranks
+  void download(HostState& state);  // to the host of the rank whose state it is
+  void upload(HostState& state);    // from rank 0's
+  // Throws AgreedError naming the ranks whose parameters are not those of the others.
+  void compare(int64_t step);
+
+  std::string describe() const;  // "NCCL 2.28.9, gradients added up in f32, 13 buckets"
+
+ private:
+  struct Bucket {
+    Range range;
+    Event ready = nullptr;     // its gradients are there
+    Event gathered = nullptr;  // its weights are there
+    bool reduced = false, gathering = false;
+  };
+  void reduce(Bucket& bucket);
+  void reduce_on_stream(const Range& range);
+  void fork();
+  void join(Event event);
+  void gather_weights();
+  std::string reached() const;
+  template <class Work>
+  void timed(const char* name, Stream stream, const Work& work);
+  bool alone() const { return world_.size() == 1; }
+  size_t bucket_of(size_t group) const;
+
+  World& world_;
+  ParameterStore& store_;
+  Context& ctx_;
+  TrainConfig config_;
+  std::unique_ptr<Collectives> collectives_;
+  std::vector<Bucket> buckets_;
+  Arena arena_;
+  Tensor staging_, hash_;  // a bucket in bf16
+  Event computed_ = nullptr, done_ = nullptr;
+  bool reducing_ = false, first_step_ = true, measuring_ = false;
+  std::atomic<size_t> launched_{0};  // buckets of this step whose sum has been launched
+};
+
+}  // namespace scfa
