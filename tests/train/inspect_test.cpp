@@ -10,6 +10,7 @@
 #include "support/expect_error.h"
 #include "support/run_program.h"
 #include "support/tiny_run.h"
+#include "train/metrics_lines.h"
 #include "train/run_log.h"
 
 namespace scfa {
@@ -89,6 +90,19 @@ TEST_F(Inspect, ARun) {
   const Json without = inspect(run(), {});
   EXPECT_TRUE(without["step"].is_null());
   EXPECT_EQ(without["planned_steps"], 12);  // of the newest checkpoint
+}
+
+TEST_F(Inspect, LinesOfMetricsThatDoNotCheckAreProblems) {
+  const std::string metrics = run() + "/metrics.jsonl";
+  flip(metrics, test::read_text(metrics).find("\"cpu\":"));
+  const Json broken = inspect(run(), {});
+  EXPECT_EQ(broken["unreadable_lines"], 1);
+  ASSERT_EQ(broken["problems"].size(), 1u) << broken;
+  EXPECT_NE(broken["problems"][0].get<std::string>().find("metrics.jsonl: line 1 is not as it was written"),
+            std::string::npos);
+  EXPECT_EQ(inspect(tiny_.folder / "runs", {})["problems"].size(), 1u);
+  test::expect_one_line(execute({"inspect", run()}), "inspect: ", "line 1");
+  EXPECT_NE(execute({"inspect", run()}).out.find("1 of metrics.jsonl, cut short or not as written"), std::string::npos);
 }
 
 TEST_F(Inspect, WhoWritesToARun) {
@@ -210,6 +224,35 @@ TEST(RunLog, TheLastRecordsThatHold) {
   EXPECT_TRUE(log_of("").header.is_null());
 }
 
+TEST(RunLog, LinesThatDoNotCheckAreCountedTheHeaderIncluded) {
+  const auto sealed = [](const std::string& line) { return with_checksum(line.substr(0, line.size() - 1)) + "\n"; };
+  const std::string header = sealed("{\"type\":\"header\",\"format\":2,\"time\":\"then\"}\n");
+  const std::string steps = sealed(record("step", 1, 5)) + sealed(record("eval", 1, 4)) + sealed(record("step", 2, 4));
+  const auto broken = [](const std::string& text) { return log_of(text).broken; };
+  EXPECT_EQ(broken(header + steps), std::vector<int64_t>{});
+  EXPECT_EQ(log_of(header + steps).header["time"], "then");
+  std::string bad = header + steps;
+  bad[bad.find("then")] ^= 1;
+  EXPECT_EQ(broken(bad), std::vector<int64_t>{1});
+  EXPECT_TRUE(log_of(bad).header.is_null());
+  EXPECT_EQ(log_of(bad).step["loss"], 4.0);
+  bad = header;
+  bad[bad.find("xxh3")] ^= 1;  // a header without the checksum that its format has
+  EXPECT_EQ(broken(bad), std::vector<int64_t>{1});
+  EXPECT_EQ(broken(header + record("step", 1, 5) + steps), std::vector<int64_t>{2});
+  bad = header + steps;
+  bad[bad.size() - 40] ^= 1;  // the last step
+  EXPECT_EQ(broken(bad), std::vector<int64_t>{4});
+  EXPECT_EQ(log_of(bad).step["step"], 1);
+  // A file of an earlier version, before and after it was taken up again.
+  EXPECT_EQ(log_of(kHeader + record("step", 1, 5)).unreadable, 0);
+  const std::string resumed = sealed("{\"type\":\"resume\",\"format\":2,\"step\":1}\n");
+  EXPECT_EQ(log_of(kHeader + record("step", 1, 5) + resumed + sealed(record("step", 2, 5))).unreadable, 0);
+  const RunLog cut_short = log_of(header + steps + sealed(record("step", 3, 3)).substr(0, 30));
+  EXPECT_EQ(cut_short.unreadable, 1);
+  EXPECT_TRUE(cut_short.broken.empty());  // a run that is still writing
+}
+
 TEST(RunLog, WhatFollowsAResumeReplacesLaterSteps) {
   const std::string first = kHeader + record("step", 1, 5) + record("eval", 1, 9) + record("step", 2, 4) +
                             record("eval", 2, 8) + record("step", 3, 3) + record("eval", 3, 7);
@@ -252,7 +295,7 @@ TEST(RunLog, OfManyRecordsReadsOnlyTheEnd) {
   for (int64_t step = 1; step < 500'000; ++step) text += record("step", step, 1);
   const test::TempDir folder;
   const std::string path = folder.put("metrics.jsonl", text + record("eval", 400'000, 2) + record("step", 500'000, 3));
-  EXPECT_EQ(read_run_log(path).step["step"], 500'000);
+  EXPECT_EQ(read_run_log(path, Lines::kLast).step["step"], 500'000);
 }
 
 }  // namespace
