@@ -1,14 +1,9 @@
 // What every program does around its work: descriptors and signals that must not surprise it, errors as one readable
 // line and exit code 1, output that could not be written as an error.
 #pragma once
-#include <cstddef>
 #include <functional>
 
 namespace scfa {
-
-// Address space that OpenBLAS takes for each thread when it is loaded, and as much again at the first product. Where a
-// limit of the process does not leave the first, no program of ours starts: it ends with an error.
-inline constexpr size_t kBlasBuffer = size_t{128} << 20;
 
 // First in main. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number
 // (writing to a closed standard output still fails); a closed pipe and a file over the limit become errors of writing
