@@ -16,6 +16,7 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "core/output.h"
 #include "core/signals.h"
 
 namespace scfa {
@@ -25,8 +26,9 @@ namespace {
 void open_standard_descriptors() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
-    // open() takes the lowest number, which is this one. Output opened for reading: writing to it fails, as it should.
-    [[maybe_unused]] const int opened = ::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+    // open() takes the lowest number, which is this one. Input opened for writing and output for reading: to read and
+    // to write fail, as they should.
+    [[maybe_unused]] const int opened = ::open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
   }
 }
 
@@ -71,6 +73,7 @@ void start_program(char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
   wait_passively(argv);
+  make_standard_output_patient();
 }
 
 void flush_output() {
@@ -78,7 +81,8 @@ void flush_output() {
   std::cout.flush();
   const bool flushed = std::fflush(stdout) == 0;
   if (std::cout.good() && flushed && std::ferror(stdout) == 0) return;
-  const int reason = errno;
+  const int reason = standard_output_error() != 0 ? standard_output_error() : errno;
+  if (reason == EINTR) throw Interrupted("standard output: nobody reads it; what is left was not written");
   pollfd output{STDOUT_FILENO, POLLOUT, 0};
   if (reason == EPIPE || (::poll(&output, 1, 0) > 0 && (output.revents & POLLERR) != 0)) {
     request_stop(SIGPIPE);

@@ -6,8 +6,9 @@
 namespace scfa {
 
 // First in main. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number
-// (writing to a closed standard output still fails); a closed pipe and a file over the limit become errors of writing
-// instead of signals. For programs with OpenMP loops it may start the program once more with the right settings.
+// (reading from a closed standard input and writing to a closed standard output still fail). A closed pipe and a file
+// over the limit become errors of writing instead of signals, and a full pipe keeps no signal waiting. For programs
+// with OpenMP loops it may start the program once more with the right settings.
 void start_program(char** argv);
 
 // Runs body and returns the program's exit code: body's, or 1 after an error, whose text is printed as one line
@@ -15,8 +16,9 @@ void start_program(char** argv);
 // Interrupted (core/signals.h).
 int run_program(const char* name, const std::function<int()>& body);
 
-// Throws Error if something written to standard output (std::cout or stdio) did not get there. A pipe that nobody reads
-// any more counts as SIGPIPE: it asks the program to stop, and Interrupted is thrown.
+// Throws Error if something written to standard output (std::cout or stdio) did not get there, Interrupted if a signal
+// asked to stop and nobody reads a full pipe. One that nobody can read any more counts as SIGPIPE: it asks the program
+// to stop, and Interrupted is thrown.
 void flush_output();
 
 }  // namespace scfa
