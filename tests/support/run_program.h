@@ -95,14 +95,19 @@ bool wait_until(const Condition& condition) {
   return false;
 }
 
-// Sends a program a signal that must end it; after ten seconds it is killed, which its exit code shows.
-inline void stop_program(pid_t pid, int signal) {
-  ::kill(pid, signal);
+// A program that has not ended after ten seconds is killed, which its exit code shows.
+inline void expect_end(pid_t pid) {
   const auto ended = [&] {
     siginfo_t info{};
     return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
   };
   if (!wait_until(ended)) ::kill(pid, SIGKILL);
+}
+
+// Sends a program a signal that must end it.
+inline void stop_program(pid_t pid, int signal) {
+  ::kill(pid, signal);
+  expect_end(pid);
 }
 
 // A pipe into which nothing more fits, and that nobody reads.

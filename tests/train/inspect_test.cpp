@@ -2,14 +2,17 @@
 #include "train/inspect.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <sstream>
+#include <thread>
 
 #include "data/folder_lock.h"
 #include "support/expect_error.h"
 #include "support/run_program.h"
 #include "support/tiny_run.h"
+#include "train/config_io.h"
 #include "train/metrics_lines.h"
 #include "train/run_log.h"
 
@@ -151,6 +154,32 @@ TEST_F(Inspect, APreparedSet) {
   EXPECT_EQ(inspect(set(), {.fast = true})["problems"].size(), 1u);  // sizes are looked at all the same
   test::write_text(set() + "/manifest.json", "{\"tokenizer\":");
   EXPECT_EQ(inspect(set(), {})["problems"].size(), 1u);
+}
+
+TEST_F(Inspect, FilesOfOursAreRegularFiles) {
+  const auto replace_by_pipe = [](const std::string& path) {
+    fs::remove(path);
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  };
+  const auto expect_named = [](const Outcome& outcome, const std::string& path) {
+    test::expect_one_line(outcome, "inspect: ", path + ": is not a regular file");
+  };
+  const auto look = [](const std::string& path) {  // a program that waits is killed
+    return execute({"inspect", path}, [](pid_t pid) { test::expect_end(pid); });
+  };
+  for (const char* name : {"/state.json", "/checkpoint.xxh3"}) {
+    const std::string folder = checkpoint(name[1] == 's' ? "05" : "10");
+    replace_by_pipe(folder + name);
+    expect_named(look(folder), folder + name);
+  }
+  replace_by_pipe(set() + "/manifest.json");
+  expect_named(look(set()), set() + "/manifest.json");
+  // What a user names may be one: ./train --config <(...)
+  const std::string config = tiny_.folder / "config";
+  replace_by_pipe(config);
+  std::thread writer([&] { test::write_text(config, to_json(tiny_.config()).dump()); });
+  EXPECT_EQ(read_config(config).model.n_embd, 16);
+  writer.join();
 }
 
 TEST_F(Inspect, WhatIsNothingOfOurs) {
