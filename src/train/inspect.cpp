@@ -240,7 +240,7 @@ Json inspect_split(const std::string& path, const Manifest& manifest, Split whic
   if (split.tokens() > 0) try {
       const TokenSet opened(path, which);  // headers and sizes
       if (!options.fast)
-        verify_shards(path, manifest, which, [&](int64_t done, int64_t all) {
+        verify_shards(opened, [&](int64_t done, int64_t all) {
           if (options.progress)
             options.progress(static_cast<double>(done) / static_cast<double>(std::max<int64_t>(all, 1)),
                              concat("checking ", name_of(which), " shards"));

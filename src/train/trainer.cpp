@@ -58,13 +58,13 @@ class Trainer {
     if (options_.dry_run) {
       FolderLock::check_free(run_);
       choose_start();
-      verify_data(config_, train_set_.manifest(), console_);
+      verify_data(config_, train_set_, val_set_, console_);
       console_.line("dry run: everything is in order; nothing was allocated or written");
       return {};
     }
     const FolderLock lock(run_);
     const std::optional<CheckpointState> checkpoint = choose_start();
-    verify_data(config_, train_set_.manifest(), console_);
+    verify_data(config_, train_set_, val_set_, console_);
     start(checkpoint);
     train_steps();
     return finish();

@@ -11,6 +11,7 @@
 #include "support/safetensors_reader.h"
 #include "support/tiny_run.h"
 #include "train/generate.h"
+#include "train/preflight.h"
 
 namespace scfa {
 namespace {
@@ -187,6 +188,15 @@ TEST(Train, DryRunChecksAndWritesNothing) {
   config.model.n_layer = 1000;
   config.train.micro_batch_size = 12;
   expect_error([&] { tiny.run(config, {.dry_run = true}); }, {"memory", "needed", "available"});
+}
+
+TEST(Train, SplitsOfTwoSetsAreNotTakenForOne) {
+  TinyRun tiny, other;
+  test::write_text(other.folder / "text.txt", std::string(20000, 'x'));
+  other.prepare_text();
+  const TokenSet train_set(tiny.folder / "data", Split::kTrain), val_set(other.folder / "data", Split::kVal);
+  Console console;
+  expect_error([&] { verify_data(tiny.config(), train_set, val_set, console); }, {"data: was replaced", "start again"});
 }
 
 TEST(Train, BadInputIsOneClearLine) {
