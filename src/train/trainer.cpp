@@ -57,6 +57,7 @@ class Trainer {
     if (options_.resume) require_run(run_);
     if (options_.dry_run) {
       FolderLock::check_free(run_);
+      require_writable(run_);
       choose_start();
       verify_data(config_, train_set_, val_set_, console_);
       console_.line("dry run: everything is in order; nothing was allocated or written");
