@@ -1,7 +1,6 @@
 #include "train/saver.h"
 
 #include <utility>
-#include <vector>
 
 #include "core/error.h"
 #include "core/signals.h"
@@ -16,6 +15,15 @@ void Saver::hold(int64_t step, const std::string& checkpoint) {
   watchdog_.set_checkpoint(checkpoint);
   saved_step_ = step;
   saved_at_ = std::chrono::steady_clock::now();
+}
+
+void Saver::prune() {
+  warn(remove_old_checkpoints(run_, saved_step_, config_));
+}
+
+void Saver::warn(const std::vector<std::string>& notes) {
+  for (const std::string& line : notes)
+    if (warned_.insert(line).second) console_.warning(line);
 }
 
 bool Saver::due(int64_t step) {
@@ -36,8 +44,7 @@ void Saver::save(const CheckpointState& state, Gpt& model, const Optimizer& opti
     for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
   }
   console_.line("saved " + checkpoint_);
-  for (const std::string& line : notes)
-    if (warned_.insert(line).second) console_.warning(line);
+  warn(notes);
 }
 
 }  // namespace scfa

@@ -113,6 +113,7 @@ class Trainer {
     metrics_ = std::make_unique<Metrics>(metrics_path(run_), config_, *model_, step_);
     reporter_ = std::make_unique<Reporter>(console_, *metrics_, ctx_, config_, step_);
     saver_.hold(step_, checkpoint ? checkpoint->path : "");
+    if (options_.resume) saver_.prune();  // a kill may have left it undone
   }
 
   void train_steps() {

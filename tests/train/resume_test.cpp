@@ -99,6 +99,20 @@ TEST(Checkpoint, KeepsTheNewest) {
   EXPECT_EQ(names, (std::vector<std::string>{"checkpoint-00000010", "checkpoint-00000012", "metrics.jsonl"}));
 }
 
+// What a kill within the last save left: it goes when the run goes on, not with its next save.
+TEST(Checkpoint, AResumedRunRemovesWhatTheLastSaveDidNot) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.train.steps = 10;
+  tiny.run(config);
+  fs::create_directories(tiny.path("checkpoint-00000010.partial-abcdef"));
+  config.checkpoint.keep = 1;
+  config.checkpoint.keep_best = false;
+  tiny.run(config, {.resume = true});  // has no step left to do, and saves nothing
+  EXPECT_EQ(tiny.out.find("saved "), std::string::npos) << tiny.out;
+  EXPECT_EQ(checkpoint_folders(tiny.path("")), std::vector<std::string>{tiny.path("checkpoint-00000010")});
+}
+
 // A folder that is not whole and newer than what training resumed from must not count among those to keep.
 TEST(Checkpoint, WhatWasPassedOverDoesNotPushOutWhatIsGood) {
   TinyRun tiny;
