@@ -63,6 +63,7 @@ TEST(Bench, TheTableIsThereWholeOrNotAtAll) {
   full.out = "/dev/full";
   expect_one_line(execute(attention({"--csv", csv}), full), "bench: ", "standard output: cannot be written");
   EXPECT_EQ(test::read_text(csv), "from before");
+  expect_one_line(execute(attention({"--csv="})), "bench: ", "--csv=: names no file");
   EXPECT_EQ(folder.entries(), 1u);  // nothing half-written beside it
   expect_one_line(execute(attention({"--csv", folder / "none/x.csv"})), "bench: ", "x.csv");
   expect_one_line(execute(attention({"--csv", "/dev/full"})), "bench: ", "not a regular file");
