@@ -22,13 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using test::execute;
 using test::expect_error;
+using test::flip_bit;
 using test::Outcome;
-
-void flip(const std::string& path, size_t at) {
-  std::string bytes = test::read_text(path);
-  bytes.at(at) = static_cast<char>(bytes.at(at) ^ 1);
-  test::write_text(path, bytes);
-}
 
 class Inspect : public testing::Test {
  protected:
@@ -57,11 +52,11 @@ TEST_F(Inspect, ACheckpoint) {
   EXPECT_EQ(found["bytes"], bytes);
   for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
     const std::string path = checkpoint("10") + "/" + file;
-    flip(path, test::read_text(path).size() - 1);
+    flip_bit(path, test::read_text(path).size() - 1);
     const Json broken = inspect(checkpoint("10"), {});
     ASSERT_EQ(broken["problems"].size(), 1u) << broken;
     EXPECT_NE(broken["problems"][0].get<std::string>().find(file), std::string::npos) << broken;
-    flip(path, test::read_text(path).size() - 1);
+    flip_bit(path, test::read_text(path).size() - 1);
   }
   fs::remove(checkpoint("10") + "/state.json");
   EXPECT_EQ(inspect(checkpoint("10"), {})["problems"].size(), 1u);
@@ -81,7 +76,7 @@ TEST_F(Inspect, ARun) {
   EXPECT_TRUE(found["problems"].empty());
   ASSERT_EQ(found["checkpoints"].size(), 3u);
   for (const Json& row : found["checkpoints"]) EXPECT_EQ(row["state"], "whole");
-  flip(checkpoint("10") + "/model.safetensors", 500);
+  flip_bit(checkpoint("10") + "/model.safetensors", 500);
   fs::create_directory(checkpoint("12") + ".partial-abcdef");
   const Json broken = inspect(run(), {});
   EXPECT_EQ(broken["problems"].size(), 1u) << broken;
@@ -97,7 +92,7 @@ TEST_F(Inspect, ARun) {
 
 TEST_F(Inspect, LinesOfMetricsThatDoNotCheckAreProblems) {
   const std::string metrics = run() + "/metrics.jsonl";
-  flip(metrics, test::read_text(metrics).find("\"cpu\":"));
+  flip_bit(metrics, test::read_text(metrics).find("\"cpu\":"));
   const Json broken = inspect(run(), {});
   EXPECT_EQ(broken["unreadable_lines"], 1);
   ASSERT_EQ(broken["problems"].size(), 1u) << broken;
@@ -145,7 +140,7 @@ TEST_F(Inspect, APreparedSet) {
   EXPECT_EQ(found["train"]["stored_bytes"], found["train"]["tokens"].get<int64_t>() * 2);
   EXPECT_GT(found["val"]["tokens"], 0);
   const std::string shard = set() + "/" + found["train"]["shards"][2]["file"].get<std::string>();
-  flip(shard, 100);
+  flip_bit(shard, 100);
   const Json broken = inspect(set(), {});
   ASSERT_EQ(broken["problems"].size(), 1u) << broken;
   EXPECT_NE(broken["problems"][0].get<std::string>().find(fs::path(shard).filename()), std::string::npos) << broken;
@@ -217,7 +212,7 @@ TEST_F(Inspect, TheProgramPrintsWhatFitsATerminalAndOneJsonObject) {
   const Outcome tensors = show({step, "--tensors"});
   EXPECT_NE(tensors.out.find("wte.weight"), std::string::npos);
   EXPECT_NE(tensors.out.find("384 x 16"), std::string::npos) << tensors.out;
-  flip(step + "/model.safetensors", 500);
+  flip_bit(step + "/model.safetensors", 500);
   for (const std::string& path : {step, std::string("runs/tiny")}) {
     const Outcome broken = show({path});
     test::expect_one_line(broken, "inspect: ", "model.safetensors");
