@@ -72,8 +72,8 @@ int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>*
   const InputFile file(path);
   int64_t kept = 0;
   bool later = false;  // behind the first record of a later step
-  for (MetricsLines lines(file); lines.next() && lines.ended();) {
-    if (!lines.holds()) {
+  for (MetricsLines lines(file); lines.next();) {
+    if (!lines.ended() || !lines.holds()) {
       if (!later && broken != nullptr) broken->push_back(lines.number());
       continue;
     }

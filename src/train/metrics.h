@@ -27,7 +27,7 @@ struct StepRecord {
 
 // Cuts the file, front to back, to the end of the last whole line that is a record of a step up to `step`, or the
 // header: what a full disk or a kill cut short goes, and so do steps that will come again. Lines before that one stay
-// as they are. The numbers of lines up to there that are not as they were written are added to `broken`, if it is
+// as they are. The numbers of lines of these steps that are not as they were written are added to `broken`, if it is
 // given. Returns how many bytes went.
 int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>* broken = nullptr);
 

@@ -74,6 +74,20 @@ TEST(Bench, TheTableIsThereWholeOrNotAtAll) {
   EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 8) << table;
 }
 
+TEST(Bench, ASignalEndsWaitingForWhoDoesNotRead) {
+  const test::FullPipe pipe;
+  test::Streams streams;
+  streams.out_fd = pipe.out();
+  const Outcome outcome = execute(
+      {"bench", "op", "cast", "--device=cpu", "--repeats=1"},
+      [](pid_t pid) {
+        ::usleep(1'000'000);
+        test::stop_program(pid, SIGTERM);
+      },
+      streams);
+  EXPECT_TRUE(outcome.code == 128 + SIGTERM || outcome.code == -SIGTERM) << outcome.code << outcome.err;
+}
+
 TEST(Bench, ASignalEndsIt) {
   for (const Words& words : std::vector<Words>{attention({"--repeats=1000000"}),
                                                {"bench", "op", "cast", "--device=cpu", "--repeats=1000000"}}) {

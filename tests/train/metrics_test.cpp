@@ -75,6 +75,9 @@ TEST(Metrics, CutGoesFrontToBackAndNamesLinesThatDoNotCheck) {
   EXPECT_EQ(describe_broken_lines("x", {7}), "x: line 7 is not as it was written");
   EXPECT_EQ(describe_broken_lines("x", std::vector<int64_t>(12, 3)),
             "x: lines 3, 3, 3, 3, 3, 3, 3, 3, 3, 3 and 2 more are not as they were written");
+  broken.clear();
+  EXPECT_EQ(cut(five + sealed(step_line(5)).substr(0, 30), 5, &broken), five);  // cut short: said too, for it goes
+  EXPECT_EQ(broken, std::vector<int64_t>{4});
   // Of an earlier version, which did not cut: a "resume" record replaces later steps before it.
   const std::string again = "{\"type\":\"resume\",\"step\":5}\n" + step_line(6);
   const std::string uncut = kHeader + step_line(5) + step_line(6) + step_line(7) + again;
