@@ -79,9 +79,9 @@ TEST(Bench, ASignalEndsWaitingForWhoDoesNotRead) {
   test::Streams streams;
   streams.out_fd = pipe.out();
   const Outcome outcome = execute(
-      {"bench", "op", "cast", "--device=cpu", "--repeats=1"},
+      attention({"--repeats=1000000"}),  // the head of its table comes first
       [](pid_t pid) {
-        ::usleep(1'000'000);
+        ::usleep(500'000);
         test::stop_program(pid, SIGTERM);
       },
       streams);

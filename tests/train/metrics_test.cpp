@@ -78,6 +78,8 @@ TEST(Metrics, CutGoesFrontToBackAndNamesLinesThatDoNotCheck) {
   broken.clear();
   EXPECT_EQ(cut(five + sealed(step_line(5)).substr(0, 30), 5, &broken), five);  // cut short: said too, for it goes
   EXPECT_EQ(broken, std::vector<int64_t>{4});
+  // Without checksums too, a step that was 8 keeps none that comes again.
+  EXPECT_EQ(cut(kHeader + step_line(5) + step_line(6) + step_line(4) + step_line(9), 5), kHeader + step_line(5));
   // Of an earlier version, which did not cut: a "resume" record replaces later steps before it.
   const std::string again = "{\"type\":\"resume\",\"step\":5}\n" + step_line(6);
   const std::string uncut = kHeader + step_line(5) + step_line(6) + step_line(7) + again;
