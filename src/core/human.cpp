@@ -2,28 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdarg>
 #include <cstdio>
 #include <iterator>
 
 namespace scfa {
 
-namespace {
-
-template <class... Values>
-std::string print(const char* format, Values... values) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, values...);
+std::string printed(const char* format, ...) {
+  std::va_list values, again;
+  va_start(values, format);
+  va_copy(again, values);
+  std::string text(static_cast<size_t>(std::max(std::vsnprintf(nullptr, 0, format, values), 0)), '\0');
+  std::vsnprintf(text.data(), text.size() + 1, format, again);
+  va_end(again);
+  va_end(values);
   return text;
 }
 
-}  // namespace
-
 std::string format_duration(double seconds) {
-  if (seconds < 9.95) return print("%.1fs", seconds);
+  if (seconds < 9.95) return printed("%.1fs", seconds);
   const long s = std::lround(seconds);
-  if (s < 3600) return print("%ld:%02ld", s / 60, s % 60);
-  if (s < 86400) return print("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-  return print("%ldd %02ld:%02ld", s / 86400, s / 3600 % 24, s / 60 % 60);
+  if (s < 3600) return printed("%ld:%02ld", s / 60, s % 60);
+  if (s < 86400) return printed("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  return printed("%ldd %02ld:%02ld", s / 86400, s / 3600 % 24, s / 60 % 60);
 }
 
 std::string format_count(double value) {
@@ -33,8 +34,8 @@ std::string format_count(double value) {
     value /= 1000;
     ++unit;
   }
-  if (unit == 0) return print("%.0f", value);
-  return print("%.*f%s", value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2, value, kUnits[unit]);
+  if (unit == 0) return printed("%.0f", value);
+  return printed("%.*f%s", value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2, value, kUnits[unit]);
 }
 
 std::string format_bytes(int64_t bytes) {

@@ -2,9 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,63 +16,19 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "core/output.h"
 #include "core/signals.h"
 
 namespace scfa {
 
 namespace {
 
-// ---- before the libraries' own initialisers -------------------------------------------------------------------------
-
-// The number in an environment of the setting that starts with `name`, "OMP_NUM_THREADS="; 0 if there is none.
-__attribute__((no_sanitize("address", "undefined"))) long setting(char** environment, const char* name) {
-  for (; *environment != nullptr; ++environment) {
-    size_t i = 0;
-    while (name[i] != 0 && (*environment)[i] == name[i]) ++i;
-    if (name[i] != 0) continue;
-    long value = 0;
-    for (const char* digit = *environment + i; *digit >= '0' && *digit <= '9' && value < 10000; ++digit)
-      value = 10 * value + (*digit - '0');
-    return value;
-  }
-  return 0;
-}
-
-// OpenBLAS takes a buffer for each thread when it is loaded, and asks again for ever where a limit of the process
-// leaves no room for one. System calls only: no library has been initialised yet.
-__attribute__((no_sanitize("address", "undefined"))) void check_address_space(int, char**, char** environment) {
-  rlimit limit;
-  if (::syscall(SYS_prlimit64, 0, RLIMIT_AS, nullptr, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
-  unsigned char processors[1024];
-  const long bytes = ::syscall(SYS_sched_getaffinity, 0, sizeof processors, processors);
-  long threads = 0;
-  for (long i = 0; i < bytes; ++i)
-    for (unsigned char bits = processors[i]; bits != 0; bits &= static_cast<unsigned char>(bits - 1)) ++threads;
-  const long wanted = setting(environment, "OMP_NUM_THREADS=");
-  if (wanted > 0 && wanted < threads) threads = wanted;
-  const size_t size = kBlasBuffer * static_cast<size_t>(threads > 0 ? threads : 1);
-  const long probe = ::syscall(SYS_mmap, nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
-  if (probe != -1) {
-    ::syscall(SYS_munmap, probe, size);
-    return;
-  }
-  constexpr char kText[] =
-      "error: the limit of address space (ulimit -v) leaves no room for OpenBLAS, which takes 256 MB for each thread; "
-      "raise it, or set OMP_NUM_THREADS lower\n";
-  ::syscall(SYS_write, STDERR_FILENO, kText, sizeof kText - 1);
-  ::syscall(SYS_exit_group, 1);
-}
-using Initialiser = void (*)(int, char**, char**);
-[[gnu::section(".preinit_array"), gnu::used]] const Initialiser kBeforeAll = &check_address_space;
-
-// ---- in main
-// ---------------------------------------------------------------------------------------------------------
-
 void open_standard_descriptors() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
-    // open() takes the lowest number, which is this one. Output opened for reading: writing to it fails, as it should.
-    [[maybe_unused]] const int opened = ::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+    // open() takes the lowest number, which is this one. Input opened for writing and output for reading: to read and
+    // to write fail, as they should.
+    [[maybe_unused]] const int opened = ::open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
   }
 }
 
@@ -123,6 +76,7 @@ void start_program(char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
   wait_passively(argv);
+  make_standard_output_patient();
 }
 
 void flush_output() {
@@ -130,7 +84,8 @@ void flush_output() {
   std::cout.flush();
   const bool flushed = std::fflush(stdout) == 0;
   if (std::cout.good() && flushed && std::ferror(stdout) == 0) return;
-  const int reason = errno;
+  const int reason = standard_output_error() != 0 ? standard_output_error() : errno;
+  if (reason == EINTR) throw Interrupted("standard output: nobody reads it; what is left was not written");
   pollfd output{STDOUT_FILENO, POLLOUT, 0};
   if (reason == EPIPE || (::poll(&output, 1, 0) > 0 && (output.revents & POLLERR) != 0)) {
     request_stop(SIGPIPE);

@@ -1,20 +1,16 @@
 // What every program does around its work: descriptors and signals that must not surprise it, errors as one readable
 // line and exit code 1, output that could not be written as an error.
 #pragma once
-#include <cstddef>
 #include <exception>
 #include <functional>
 #include <string>
 
 namespace scfa {
 
-// Address space that OpenBLAS takes for each thread when it is loaded, and as much again at the first product. Where a
-// limit of the process does not leave the first, no program of ours starts: it ends with an error.
-inline constexpr size_t kBlasBuffer = size_t{128} << 20;
-
 // First in main. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number
-// (writing to a closed standard output still fails); a closed pipe and a file over the limit become errors of writing
-// instead of signals. For programs with OpenMP loops it may start the program once more with the right settings.
+// (reading from a closed standard input and writing to a closed standard output still fail). A closed pipe and a file
+// over the limit become errors of writing instead of signals, and a full pipe keeps no signal waiting. For programs
+// with OpenMP loops it may start the program once more with the right settings.
 void start_program(char** argv);
 
 // Runs body and returns the program's exit code: body's, or 1 after an error, whose text is printed as one line
@@ -25,8 +21,9 @@ int run_program(const char* name, const std::function<int()>& body);
 // What run_program prints of an exception.
 std::string text_of(const std::exception& error);
 
-// Throws Error if something written to standard output (std::cout or stdio) did not get there. A pipe that nobody reads
-// any more counts as SIGPIPE: it asks the program to stop, and Interrupted is thrown.
+// Throws Error if something written to standard output (std::cout or stdio) did not get there, Interrupted if a signal
+// asked to stop and nobody reads a full pipe. One that nobody can read any more counts as SIGPIPE: it asks the program
+// to stop, and Interrupted is thrown.
 void flush_output();
 
 }  // namespace scfa

@@ -50,7 +50,7 @@ std::vector<std::string> write_export(const std::string& directory, ExportForm f
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;
     const TokenSet set(directory, split);
-    verify_shards(directory, manifest, split);
+    verify_shards(set);
     const int64_t per_file = form == ExportForm::kLlmC ? kLlmCTokens : set.tokens();
     for (int64_t begin = 0; begin < set.tokens(); begin += per_file) {
       const int64_t end = std::min(set.tokens(), begin + per_file);

@@ -89,7 +89,7 @@ FolderLock::~FolderLock() {
 }
 
 void FolderLock::check_free(const std::string& folder) {
-  const int fd = ::open(lock_of(folder).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  const int fd = ::open(lock_of(folder).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (fd < 0) return;
   struct Closer {
     int fd;

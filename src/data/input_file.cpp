@@ -29,6 +29,10 @@ bool raise_open_files() {
   return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
+[[noreturn]] void fail_too_long(const std::string& name, int64_t limit) {
+  fail(name, ": has more than the ", limit, " bytes that such a file can have");
+}
+
 std::string read_all(int fd, const std::string& name, int64_t limit) {
   std::string text;
   std::vector<char> block(1 << 16);
@@ -40,8 +44,7 @@ std::string read_all(int fd, const std::string& name, int64_t limit) {
     require(got >= 0, name, ": cannot be read: ", std::strerror(errno));
     if (got == 0) return text;
     text.append(block.data(), static_cast<size_t>(got));
-    require(static_cast<int64_t>(text.size()) <= limit, name, ": has more than the ", limit,
-            " bytes that such a file can have");
+    if (static_cast<int64_t>(text.size()) > limit) fail_too_long(name, limit);
   }
 }
 
@@ -121,6 +124,14 @@ std::string read_text_file(const std::string& path, int64_t limit) {
     ~Closer() { ::close(fd); }
   } const closer{fd};
   return read_all(fd, path, limit);
+}
+
+std::string read_regular_file(const std::string& path, int64_t limit) {
+  const InputFile file(path);
+  if (file.size() > limit) fail_too_long(path, limit);
+  std::string text(static_cast<size_t>(file.size()), '\0');
+  file.read(0, text.data(), file.size());
+  return text;
 }
 
 std::string read_standard_input(int64_t limit) {

@@ -31,9 +31,12 @@ class InputFile {
 uint64_t checksum_of_file(const InputFile& file, int64_t begin, int64_t end,
                           const std::function<void(int64_t)>& progress = {});
 
-// The whole of a small file, a pipe perhaps. Throws Error if it has more bytes than `limit`, Interrupted once a
-// signal asked to stop.
+// The whole of a small file that a user names, a pipe perhaps. Throws Error if it has more bytes than `limit`,
+// Interrupted once a signal asked to stop.
 std::string read_text_file(const std::string& path, int64_t limit);
+
+// The whole of a small file that a program of ours wrote: a pipe in its place is an error.
+std::string read_regular_file(const std::string& path, int64_t limit);
 
 // The same of standard input, to its end.
 std::string read_standard_input(int64_t limit);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -55,6 +56,13 @@ bool read_more(ByteSource& source, size_t size, std::string& data) {
   data.resize(before + size);
   data.resize(before + source.read_fully(&data[before], size));
   return data.size() == before + size;
+}
+
+// Whether the magic of a header of llm.c was hit by a bit or a few: bare tokens hardly begin so, and go on with a
+// version of 1.
+bool is_damaged_magic(const int32_t* header, int32_t magic) {
+  constexpr int kFew = 4;
+  return header[1] == 1 && std::popcount(static_cast<uint32_t>(header[0] ^ magic)) <= kFew;
 }
 
 // Splits off what follows `cut`.
@@ -252,6 +260,8 @@ void InputReader::read_tokens(PeekSource& source) {
   source.peek(sizeof(header)).copy(reinterpret_cast<char*>(header), sizeof(header));
   require(header[0] != kLlama3Magic, source.name(), ": llm.c tokens of 32 bits (Llama 3), not of GPT-2");
   const bool llmc = header[0] == kMagic;
+  require(llmc || (!is_damaged_magic(header, kMagic) && !is_damaged_magic(header, kLlama3Magic)), source.name(),
+          ": looks like a token file of llm.c, but starts with ", header[0], " instead of ", kMagic, ": it is corrupt");
   if (llmc) {
     require(header[1] == 1, source.name(), ": version ", header[1], " of llm.c's token files; 1 is known");
     require(source.read_fully(reinterpret_cast<char*>(header), sizeof(header)) == sizeof(header), source.name(),

@@ -85,7 +85,7 @@ SortedJson parse_sorted_json(const std::string& text, const std::string& origin,
 }
 
 Json read_json_file(const std::string& path, const JsonLimits& limits) {
-  return parse_json(read_text_file(path, limits.bytes), path, limits);
+  return parse_json(read_regular_file(path, limits.bytes), path, limits);
 }
 
 bool is_plain_text(const std::string& text) {

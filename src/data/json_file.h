@@ -27,6 +27,7 @@ Json parse_json_value(const std::string& text, const std::string& origin, const 
 using SortedJson = nlohmann::json;
 SortedJson parse_sorted_json(const std::string& text, const std::string& origin, const JsonLimits& limits = {});
 
+// The same of a file that a program of ours wrote: it must be a regular one.
 Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 
 // Whether text is UTF-8 without control characters, and so fit for names, messages and JSON.

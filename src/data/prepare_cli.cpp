@@ -155,8 +155,8 @@ void info_command(const std::string& directory, bool bigram, std::ostream& out) 
       << manifest.end_of_text << ", stored as " << name_of(manifest.dtype) << "\n";
   print_splits(manifest, out);
   if (!bigram) return;
-  for (const Split split : {Split::kTrain, Split::kVal}) verify_shards(directory, manifest, split);
   const TokenSet train(directory, Split::kTrain), val(directory, Split::kVal);
+  for (const TokenSet* set : {&train, &val}) verify_shards(*set);
   const BigramLoss loss = measure_bigram(train, val);
   const auto line = [&](const char* name, double nats) {
     out << std::fixed << name << ": " << std::setprecision(4) << nats << " nats a token on validation (perplexity "

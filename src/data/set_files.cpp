@@ -1,9 +1,10 @@
 #include "data/set_files.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <set>
 #include <string_view>
+
+#include "core/human.h"
 
 namespace scfa {
 
@@ -29,23 +30,16 @@ bool is_shard(std::string_view entry) {
   return is_numbered(entry, "-", 5);
 }
 
-template <class... Values>
-std::string print(const char* format, Values... values) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
-}
-
 }  // namespace
 
 std::string shard_name(Split split, size_t index) {
-  return print("%s-%05zu.bin", name_of(split), index);
+  return printed("%s-%05zu.bin", name_of(split), index);
 }
 std::string nanogpt_name(Split split) {
   return name_of(split) + std::string(".bin");
 }
 std::string llmc_name(Split split, int64_t index) {
-  return print("%s_%06lld.bin", name_of(split), static_cast<long long>(index));
+  return printed("%s_%06lld.bin", name_of(split), static_cast<long long>(index));
 }
 
 bool is_export_entry(const std::string& entry) {

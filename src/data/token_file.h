@@ -41,6 +41,8 @@ class TokenSet {
   void read(int64_t offset, int64_t count, int32_t* out) const;
 
   const Manifest& manifest() const { return manifest_; }
+  // A shard as it was opened, whatever stands under its name by now.
+  const InputFile& file(size_t shard) const { return shards_.at(shard).file; }
   const std::string& directory() const { return directory_; }
   Split split() const { return split_; }
 

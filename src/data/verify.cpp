@@ -1,14 +1,12 @@
 #include "data/verify.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <vector>
 
 #include "core/error.h"
 #include "core/signals.h"
 #include "data/input_file.h"
 #include "data/piece_encoder.h"
-#include "data/token_file.h"
 
 namespace scfa {
 
@@ -34,17 +32,17 @@ void verify_counts(const TokenSet& set, int64_t begin, const ShardInfo& info, co
 
 }  // namespace
 
-int64_t verify_shards(const std::string& directory, const Manifest& manifest, Split split,
-                      const std::function<void(int64_t, int64_t)>& progress) {
-  const int64_t width = size_of(manifest.dtype), total = manifest.split(split).tokens() * width;
+int64_t verify_shards(const TokenSet& set, const std::function<void(int64_t, int64_t)>& progress) {
+  const int64_t width = size_of(set.manifest().dtype), total = set.tokens() * width;
+  const std::vector<ShardInfo>& shards = set.manifest().split(set.split()).shards;
   int64_t done = 0;
-  for (const ShardInfo& info : manifest.split(split).shards) {
-    const InputFile file((std::filesystem::path(directory) / info.file).string());
-    const int64_t begin = static_cast<int64_t>(sizeof(ShardHeader)), end = begin + info.tokens * width;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const InputFile& file = set.file(i);
+    const int64_t begin = static_cast<int64_t>(sizeof(ShardHeader)), end = begin + shards[i].tokens * width;
     const uint64_t hash = checksum_of_file(file, begin, end, [&](int64_t bytes) {
       if (progress) progress(done + bytes, total);
     });
-    require(hash == info.xxh3, file.path(), ": corrupt: its checksum is not the one in ", kManifestFile);
+    require(hash == shards[i].xxh3, file.path(), ": corrupt: its checksum is not the one in ", kManifestFile);
     done += end - begin;
   }
   return done;
@@ -59,9 +57,9 @@ Manifest verify_set(const std::string& directory) {
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;
     const TokenSet set(directory, split);
-    verify_shards(directory, manifest, split);
+    verify_shards(set);
     int64_t begin = 0;
-    for (const ShardInfo& info : manifest.split(split).shards) {
+    for (const ShardInfo& info : set.manifest().split(split).shards) {
       verify_counts(set, begin, info, lengths);
       begin += info.tokens;
     }

@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-#include "data/manifest.h"
+#include "data/token_file.h"
 
 namespace scfa {
 
@@ -12,10 +12,9 @@ namespace scfa {
 // Throws Error naming the first thing that is wrong. Returns the manifest.
 Manifest verify_set(const std::string& directory);
 
-// Compares the checksums of all shards of a split with the manifest, at the speed of the disk or of memory.
-// progress(bytes done, bytes in all), which may be empty, is called often. Returns the bytes read. Throws Error naming
-// the shard that is not as it was written, Interrupted once a signal asked to stop.
-int64_t verify_shards(const std::string& directory, const Manifest& manifest, Split split,
-                      const std::function<void(int64_t, int64_t)>& progress = {});
+// Compares the checksums of all shards of a split with its manifest, as they were opened, at the speed of the disk or
+// of memory. progress(bytes done, bytes in all), which may be empty, is called often. Returns the bytes read. Throws
+// Error naming the shard that is not as it was written, Interrupted once a signal asked to stop.
+int64_t verify_shards(const TokenSet& set, const std::function<void(int64_t, int64_t)>& progress = {});
 
 }  // namespace scfa

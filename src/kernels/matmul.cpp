@@ -2,9 +2,14 @@
 
 #include <cblas.h>
 
+#include "core/blas_startup.h"
+
 namespace scfa {
 
 namespace {
+
+using Initialiser = void (*)(int, char**, char**);
+[[gnu::section(".preinit_array"), gnu::used]] const Initialiser kBeforeAll = &check_blas_startup;
 
 int blas_int(int64_t size, const char* op) {
   require(size <= INT32_MAX, op, ": a dimension of ", size, " is more than BLAS can index");

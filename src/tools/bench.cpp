@@ -97,6 +97,7 @@ int run(int argc, char** argv) {
           ": is not something to time; there are: attention, op");
   require(mode == "op" || names.empty(), names.empty() ? "" : names.front(), ": attention takes no names");
   require(mode == "attention" || !line.given("csv"), "--csv: only attention has a table to write");
+  require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = line.text("device");
   require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",
           abbreviate(device), "\"");

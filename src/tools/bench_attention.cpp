@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+#include <iostream>
 #include <optional>
 
+#include "core/human.h"
 #include "core/program.h"
 #include "core/rng.h"
 #include "core/signals.h"
@@ -151,12 +152,13 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
   const Machine machine = this_machine();
   const std::string gpu = device_name(ctx.device());
   const std::string where = ctx.on_gpu() ? gpu : concat(machine.cpu, ", ", machine.threads, " threads");
-  std::printf("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(), shape.batch * shape.heads,
-              shape.head_dim, name_of(activation_type(ctx.device())), repeats);
-  std::printf("%s\n", describe_attention(ctx).c_str());
+  std::cout << printed("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(),
+                       shape.batch * shape.heads, shape.head_dim, name_of(activation_type(ctx.device())), repeats);
+  std::cout << printed("%s\n", describe_attention(ctx).c_str());
   const CacheFlush flush(ctx);
-  std::printf("%8s %-11s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop", "prepare ms",
-              "forward ms", "backward ms", "total ms", "TFLOP/s", "x dense");
+  std::cout << printed("%8s %-11s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop",
+                       "prepare ms", "forward ms", "backward ms", "total ms", "TFLOP/s", "x dense");
+  flush_output();
   for (const int64_t T : lengths) {
     double dense = 0;
     for (const auto& [name, pattern, skew] : rows) {
@@ -170,8 +172,8 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
       const int64_t buckets = segment_count(pattern);
       const double drop = pattern.pattern == "drop" ? pattern.drop_rate : 0;
       const double flops = 14.0 * t.pairs * static_cast<double>(shape.head_dim);  // 2 products forward, 5 backward
-      std::printf("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, name, buckets, drop, t.prepare,
-                  t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
+      std::cout << printed("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, name, buckets, drop,
+                           t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
       flush_output();
       if (file)
         file->append(concat("scfa,", name, ',', T, ',', shape.batch * shape.heads, ',', shape.head_dim, ',', buckets,

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <functional>
+#include <iostream>
 #include <utility>
 
+#include "core/human.h"
 #include "core/program.h"
 #include "core/rng.h"
 #include "kernels/adamw.h"
@@ -354,24 +355,25 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
   for (const NamedOp& op : chosen) check_fits(ctx, op.name, bytes_needed(op));
   const CacheFlush flush(ctx);
   const Peaks peaks = measure_peaks(ctx, flush);
-  std::printf("%s: copy %.0f GB/s (read + write), product %.2f TFLOP/s (%ld cubed, %s)\n",
-              ctx.on_gpu() ? device_name(ctx.device()).c_str() : this_machine().cpu.c_str(), peaks.copy * 1e-9,
-              peaks.product * 1e-12, peaks.product_size, name_of(activation_type(ctx.device())));
-  std::printf("%-24s %-44s %10s %10s %9s %7s %10s %9s %10s\n", "op", "sizes", "ms", "MB", "GB/s", "of copy", "GFLOP",
-              "TFLOP/s", "of product");
+  std::cout << printed("%s: copy %.0f GB/s (read + write), product %.2f TFLOP/s (%ld cubed, %s)\n",
+                       ctx.on_gpu() ? device_name(ctx.device()).c_str() : this_machine().cpu.c_str(), peaks.copy * 1e-9,
+                       peaks.product * 1e-12, peaks.product_size, name_of(activation_type(ctx.device())));
+  std::cout << printed("%-24s %-44s %10s %10s %9s %7s %10s %9s %10s\n", "op", "sizes", "ms", "MB", "GB/s", "of copy",
+                       "GFLOP", "TFLOP/s", "of product");
+  flush_output();
   for (const NamedOp& op : chosen) {
     Arena arena(ctx.device(), bytes_needed(op));
     Operands operands(ctx, arena, true);
     const OpCase c = op.make(ctx, operands, shape);
     const double ms = time_op(ctx, flush, repeats, c.run);
     const double bytes = bytes_of(c.reads) + bytes_of(c.writes);
-    std::printf("%-24s %-44s %10.4f %10.1f %9.1f %6.1f%% ", op.name, c.sizes.c_str(), ms, bytes * 1e-6,
-                bytes / ms * 1e-6, 100 * bytes / ms * 1e3 / peaks.copy);
+    std::cout << printed("%-24s %-44s %10.4f %10.1f %9.1f %6.1f%% ", op.name, c.sizes.c_str(), ms, bytes * 1e-6,
+                         bytes / ms * 1e-6, 100 * bytes / ms * 1e3 / peaks.copy);
     if (c.flops > 0)
-      std::printf("%10.2f %9.2f %9.1f%%\n", c.flops * 1e-9, c.flops / ms * 1e-9,
-                  100 * c.flops / ms * 1e3 / peaks.product);
+      std::cout << printed("%10.2f %9.2f %9.1f%%\n", c.flops * 1e-9, c.flops / ms * 1e-9,
+                           100 * c.flops / ms * 1e3 / peaks.product);
     else
-      std::printf("%10s %9s %10s\n", "-", "-", "-");
+      std::cout << printed("%10s %9s %10s\n", "-", "-", "-");
     flush_output();
   }
 }

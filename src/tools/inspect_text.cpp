@@ -154,7 +154,7 @@ std::string run_text(const Json& found) {
   put(out, "data", text_of(value_of(value_of(found["config"], "data"), "directory")));
   put(out, "writer", found["writer"].is_null() ? "none" : text_of(found["writer"]));
   if (found["unreadable_lines"] != 0)
-    put(out, "metrics", whole(found["unreadable_lines"]) + " lines at the end cannot be read and are passed over");
+    put(out, "lines passed over", whole(found["unreadable_lines"]) + " of metrics.jsonl, cut short or not as written");
   if (found["checkpoints"].empty()) return out + "\n  no checkpoint\n";
   Table table({"checkpoint", "size", "state"}, {false, true, false});
   for (const Json& row : found["checkpoints"])

@@ -93,7 +93,7 @@ std::string checksum_lines(const std::vector<FileRecord>& files) {
 }
 
 std::vector<FileRecord> read_checksums(const std::string& checkpoint) {
-  const std::string path = fs::path(checkpoint) / kChecksumFile, text = read_text_file(path, kMostBytes);
+  const std::string path = fs::path(checkpoint) / kChecksumFile, text = read_regular_file(path, kMostBytes);
   const size_t lines = text.size() - std::min(kLastLine, text.size());
   require(text.substr(lines) == to_hex(checksum_of(text.data(), lines)) + "\n", path,
           ": is corrupt: its last line is not the checksum of the lines before");

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/nearest.h"
+#include "data/input_file.h"
 #include "data/json_file.h"
 #include "train/config_value.h"
 
@@ -112,7 +113,7 @@ Config config_from_json(const Json& json, const std::string& origin) {
 }
 
 Config read_config(const std::string& path) {
-  Config config = config_from_json(read_json_file(path), path);
+  Config config = config_from_json(parse_json(read_text_file(path, JsonLimits().bytes), path), path);
   if (config.name.empty()) config.name = std::filesystem::path(path).stem().string();
   return config;
 }

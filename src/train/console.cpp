@@ -1,6 +1,5 @@
 #include "train/console.h"
 
-#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,33 +7,18 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/output.h"
 #include "core/signals.h"
 
 namespace scfa {
 
 Console::Console(bool silent) : silent_(silent), progress_(STDERR_FILENO) {}
 
-// Waits for whoever reads slowly, but not for a terminal that is stopped once a signal asked to end.
 void Console::write(int fd, const std::string& text) {
-  const char* from = text.data();
-  size_t left = text.size();
-  while (left > 0) {
-    pollfd ready{fd, POLLOUT, 0};
-    if (::poll(&ready, 1, 100) == 0) {
-      if (stop_requested()) return;
-      continue;
-    }
-    const ssize_t done = ::write(fd, from, left);
-    if (done < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (done < 0) {
-      if (fd != STDOUT_FILENO) return;
-      if (errno == EPIPE) request_stop(SIGPIPE);
-      if (error_ == 0) error_ = errno;
-      return;
-    }
-    from += done;
-    left -= static_cast<size_t>(done);
-  }
+  const int error = write_patiently(fd, text);
+  if (fd != STDOUT_FILENO || error == 0 || error == EINTR) return;
+  if (error == EPIPE) request_stop(SIGPIPE);
+  if (error_ == 0) error_ = error;
 }
 
 void Console::line(const std::string& text) {

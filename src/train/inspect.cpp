@@ -14,6 +14,7 @@
 #include "data/verify.h"
 #include "train/checkpoint.h"
 #include "train/config_io.h"
+#include "train/metrics_lines.h"
 #include "train/run_log.h"
 
 namespace scfa {
@@ -159,11 +160,12 @@ Json value_of(const Json& record, const char* key) {
 }
 
 // What the metrics say; null where they do not.
-Json inspect_metrics(const std::string& run, Json& problems) {
+Json inspect_metrics(const std::string& run, const InspectOptions& options, Json& problems) {
   RunLog log;
   const fs::path path = fs::path(run) / "metrics.jsonl";
   if (is_there(path)) try {
-      log = read_run_log(path.string());
+      log = read_run_log(path.string(), options.fast ? Lines::kLast : Lines::kAll);
+      if (!log.broken.empty()) problems.push_back(describe_broken_lines(path.string(), log.broken));
     } catch (const Interrupted&) {
       throw;
     } catch (const std::exception& error) {
@@ -189,7 +191,7 @@ Json planned_steps(const Json& config) {
 
 Json inspect_run(const std::string& path, const InspectOptions& options) {
   Json problems = Json::array(), checkpoints = Json::array();
-  Json metrics = inspect_metrics(path, problems);
+  Json metrics = inspect_metrics(path, options, problems);
   std::vector<std::string> folders = checkpoint_folders(path);
   std::sort(folders.begin(), folders.end());
   for (size_t i = 0; i < folders.size(); ++i) {
@@ -214,12 +216,12 @@ Json inspect_run(const std::string& path, const InspectOptions& options) {
   return json;
 }
 
-Json inspect_runs(const std::string& path, const std::vector<std::string>& runs) {
+Json inspect_runs(const std::string& path, const std::vector<std::string>& runs, const InspectOptions& options) {
   Json rows = Json::array(), problems = Json::array();
   for (const std::string& run : runs) {
     check_stop(path, ": reading was interrupted");
     Json row{{"name", name_of_folder(run)}};
-    row.update(inspect_metrics(run, problems));
+    row.update(inspect_metrics(run, options, problems));
     row["planned_steps"] = planned_steps(row["config"]);
     row.erase("config");
     row["writer"] = writer_of(run);
@@ -238,7 +240,7 @@ Json inspect_split(const std::string& path, const Manifest& manifest, Split whic
   if (split.tokens() > 0) try {
       const TokenSet opened(path, which);  // headers and sizes
       if (!options.fast)
-        verify_shards(path, manifest, which, [&](int64_t done, int64_t all) {
+        verify_shards(opened, [&](int64_t done, int64_t all) {
           if (options.progress)
             options.progress(static_cast<double>(done) / static_cast<double>(std::max<int64_t>(all, 1)),
                              concat("checking ", name_of(which), " shards"));
@@ -285,7 +287,7 @@ Json inspect(const std::string& path, const InspectOptions& options) {
   std::vector<std::string> runs = folders_in(path);
   std::erase_if(runs, [](const std::string& folder) { return is_checkpoint(folder) || !is_run(folder); });
   require(!runs.empty(), path, ": is neither a checkpoint, a run, a folder of runs nor a prepared set");
-  return inspect_runs(path, runs);
+  return inspect_runs(path, runs, options);
 }
 
 }  // namespace scfa

@@ -8,7 +8,7 @@
 namespace scfa {
 
 struct InspectOptions {
-  bool fast = false;  // checksums of a set's shards and of a run's checkpoints are not computed
+  bool fast = false;  // checksums of a set's shards, of a run's checkpoints and lines of metrics are not computed
   // progress(share, what is read), called often where something large is read; may be empty.
   std::function<void(double, const std::string&)> progress{};
 };

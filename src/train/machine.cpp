@@ -10,9 +10,9 @@
 #include <optional>
 #include <string>
 
+#include "core/blas_startup.h"
 #include "core/gpu.h"
 #include "core/human.h"
-#include "core/program.h"
 
 namespace scfa {
 

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <ctime>
 #include <filesystem>
+#include <optional>
 
 #include "core/version.h"
 #include "data/input_file.h"
 #include "data/json_file.h"
 #include "train/config_io.h"
 #include "train/machine.h"
+#include "train/metrics_lines.h"
 
 namespace scfa {
 
@@ -38,6 +40,7 @@ Json header(const char* type, const Config& config, Gpt& model, int ranks) {
   }
   return {
       {"type", type},
+      {"format", kMetricsFormat},
       {"time", utc_now()},
       {"version", version()},
       {"commit", git_commit()},
@@ -49,42 +52,39 @@ Json header(const char* type, const Config& config, Gpt& model, int ranks) {
       {"config", to_json(config)}};
 }
 
-bool is_kept(const std::string& line, int64_t step) {
-  const Json record = Json::parse(
-      line, [](int depth, Json::parse_event_t, Json&) { return depth < 16; }, false);
-  if (!record.is_object() || !record.contains("type")) return false;
-  if (record["type"] == "header") return true;
+// The step of a line that is a record of one: of the header 0. Nothing if it is no record of ours.
+std::optional<int64_t> step_of(const Json& record) {
+  if (!record.is_object() || !record.contains("type")) return {};
+  if (record["type"] == "header") return 0;
   const auto its = record.find("step");
-  return its != record.end() && its->is_number_integer() && its->get<int64_t>() <= step;
+  if (its == record.end() || !its->is_number_integer()) return {};
+  return its->get<int64_t>();
 }
 
-std::string read_text(const InputFile& file, int64_t begin, int64_t end) {
-  std::string text(static_cast<size_t>(end - begin), '\0');
-  file.read(begin, text.data(), end - begin);
-  return text;
-}
-
-// The place behind the last end of a line among the first `end` bytes; 0 if there is none.
-int64_t behind_last_newline(const InputFile& file, int64_t end) {
-  for (int64_t block = 4096; end > 0; block *= 2) {
-    const int64_t begin = std::max<int64_t>(0, end - block);
-    const std::string text = read_text(file, begin, end);
-    if (const size_t at = text.rfind('\n'); at != std::string::npos) return begin + static_cast<int64_t>(at) + 1;
-    end = begin;
-  }
-  return 0;
+Json parse_line(const std::string& line) {
+  return Json::parse(
+      line, [](int depth, Json::parse_event_t, Json&) { return depth < 16; }, false);
 }
 
 }  // namespace
 
-int64_t cut_metrics(const std::string& path, int64_t step) {
+int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>* broken) {
   if (std::error_code error; !fs::exists(path, error)) return 0;
   const InputFile file(path);
-  int64_t kept = behind_last_newline(file, file.size());
-  while (kept > 0) {
-    const int64_t begin = behind_last_newline(file, kept - 1);
-    if (is_kept(read_text(file, begin, kept - 1), step)) break;
-    kept = begin;
+  int64_t kept = 0;
+  bool later = false;  // behind the first record of a later step
+  for (MetricsLines lines(file); lines.next();) {
+    if (!lines.ended() || !lines.holds()) {
+      if (!later && broken != nullptr) broken->push_back(lines.number());
+      continue;
+    }
+    const Json record = parse_line(lines.text());
+    const std::optional<int64_t> at = step_of(record);
+    if (!at) continue;
+    // Earlier versions did not cut: there a resumed run's records replace those of later steps before them.
+    if (record["type"] == "resume") later = false;
+    later = later || *at > step;
+    if (!later) kept = lines.end();
   }
   if (kept == file.size()) return 0;
   std::error_code error;
@@ -98,14 +98,16 @@ Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int6
   Json first = header(resume_step > 0 ? "resume" : "header", config, model, ranks);
   if (resume_step > 0) first["step"] = resume_step;
   const std::string line = first.dump();
-  if (resume_step > 0) cut_metrics(path, resume_step);
+  std::vector<int64_t> broken;
+  if (resume_step > 0) cut_metrics(path, resume_step, &broken);
+  if (!broken.empty()) warning_ = describe_broken_lines(path, broken);
   file_.open(path, resume_step > 0 ? std::ios::app : std::ios::trunc);
   require(file_.good(), path_, ": cannot be written");
   write(line);
 }
 
 void Metrics::write(const std::string& line) {
-  file_ << line << '\n' << std::flush;
+  file_ << with_checksum(line) << '\n' << std::flush;
   require(file_.good(), path_, ": cannot be written; is the disk full?");
 }
 

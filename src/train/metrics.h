@@ -1,10 +1,12 @@
 // runs/NAME/metrics.jsonl: one JSON object a line. The first is a header (config, commit, machine); then a "step" a
 // step, a "profile" now and then (times by op) and an "eval" an evaluation; "resume" where a run was taken up again.
+// Each line has a checksum of its own (train/metrics_lines.h).
 #pragma once
 #include <cstdint>
 #include <fstream>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "model/gpt.h"
 #include "train/config.h"
@@ -23,10 +25,11 @@ struct StepRecord {
   int64_t peak_memory = 0;  // bytes, of the device
 };
 
-// Cuts the file to the end of the last whole line that is a record of a step up to `step`, or the header: what a full
-// disk or a kill cut short goes, and so do steps that will come again. Lines before that one stay as they are. Returns
-// how many bytes went.
-int64_t cut_metrics(const std::string& path, int64_t step);
+// Cuts the file, front to back, to the end of the last whole line that is a record of a step up to `step`, or the
+// header: what a full disk or a kill cut short goes, and so do steps that will come again. Lines before that one stay
+// as they are. The numbers of lines of these steps that are not as they were written are added to `broken`, if it is
+// given. Returns how many bytes went.
+int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>* broken = nullptr);
 
 class Metrics {
  public:
@@ -40,10 +43,12 @@ class Metrics {
   void eval(int64_t step, const Evaluation& evaluation, double seconds);
 
   const std::string& path() const { return path_; }
+  // Which lines of a run that goes on are not as they were written; empty: all are.
+  const std::string& warning() const { return warning_; }
 
  private:
   void write(const std::string& line);
-  std::string path_;
+  std::string path_, warning_;
   std::ofstream file_;
 };
 

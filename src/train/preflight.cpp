@@ -94,14 +94,16 @@ void check_memory(const Context& ctx, const Config& config, int ranks, Console& 
       fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
 }
 
-void verify_data(const Config& config, const Manifest& manifest, Console& console) {
+void verify_data(const Config& config, const TokenSet& train_set, const TokenSet& val_set, Console& console) {
+  require(to_json(train_set.manifest()) == to_json(val_set.manifest()), config.data.directory,
+          ": was replaced while it was being opened; start again");
   if (!config.data.verify) return console.line("data: checksums not compared (data.verify is false)");
   const auto began = std::chrono::steady_clock::now();
   int64_t bytes = 0;
-  for (const Split split : {Split::kTrain, Split::kVal})
-    bytes += verify_shards(config.data.directory, manifest, split, [&](int64_t done, int64_t all) {
+  for (const TokenSet* set : {&train_set, &val_set})
+    bytes += verify_shards(*set, [&](int64_t done, int64_t all) {
       console.progress(static_cast<double>(done) / static_cast<double>(std::max<int64_t>(all, 1)),
-                       concat("checking the ", name_of(split), " split"));
+                       concat("checking the ", name_of(set->split()), " split"));
     });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
   console.line(fmt::format("data: {} checked in {:.1f} s", format_bytes(bytes), seconds.count()));

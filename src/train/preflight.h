@@ -19,9 +19,9 @@ Config complete(Config config, const TokenSet& set, Device device);
 // Prints the memory plan of a rank by name. Throws Error if it does not fit, with the micro-batch that would.
 void check_memory(const Context& ctx, const Config& config, int ranks, Console& console);
 
-// Compares the checksums of both splits with the manifest, unless data.verify is false, and says what was done. Throws
-// Error naming a shard that is not as it was written.
-void verify_data(const Config& config, const Manifest& manifest, Console& console);
+// Compares the checksums of both splits with their manifest, unless data.verify is false, and says what was done.
+// Throws Error naming a shard that is not as it was written, or if the splits are not of one set.
+void verify_data(const Config& config, const TokenSet& train_set, const TokenSet& val_set, Console& console);
 
 // One number for the training tokens of a set, from the checksums of its shards.
 std::string data_fingerprint(const TokenSet& set);

@@ -71,7 +71,9 @@ Reporter::Reporter(Console& console, Metrics& metrics, const Context& ctx, const
       tokens_a_step_(config.train.batch_size * config.model.sequence_length),
       accumulation_(config.accumulation(ranks)),
       flops_a_token_(model_flops_per_token(config.model)),
-      peak_flops_(peak_flops_of(ctx) * ranks) {}
+      peak_flops_(peak_flops_of(ctx) * ranks) {
+  if (!metrics.warning().empty()) console.warning(metrics.warning());
+}
 
 void Reporter::profile(int64_t step, double seconds, const std::map<std::string, double>& times) {
   std::map<std::string, double> of_step;

@@ -39,6 +39,19 @@ std::string parent_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path().string() : ".";
 }
 
+// Whether a folder is there and can be written, or can be made for `run`.
+void require_place(fs::path at, const std::string& run) {
+  std::error_code error, none;
+  fs::file_status status = fs::status(at, error);
+  for (; status.type() == fs::file_type::not_found && at.has_relative_path(); status = fs::status(at, error)) {
+    require(!fs::is_symlink(at, none), run, ": cannot be made: ", at.string(), " is a link to what is not there");
+    at = at.parent_path();
+  }
+  require(status.type() != fs::file_type::none, run, ": cannot be made: ", error.message());
+  require(fs::is_directory(status), run, ": cannot be made: ", at.string(), " is not a folder");
+  require(::access(at.c_str(), W_OK | X_OK) == 0, at.string(), ": cannot be written: ", std::strerror(errno));
+}
+
 void require_newest(const std::string& run, const CheckpointState& chosen, Console& console) {
   for (const int64_t step : checkpoint_steps(run)) {
     if (step <= chosen.step) break;
@@ -72,6 +85,13 @@ std::vector<std::string> runs_in(const std::string& folder) {
     if (holds_run(at->path())) names.push_back(at->path().filename());
   std::sort(names.begin(), names.end());
   return names;
+}
+
+void require_writable(const std::string& run) {
+  std::error_code error;
+  const fs::path path = fs::absolute(plain_path(run));
+  require_place(path, run);
+  require_place(fs::weakly_canonical(path, error).parent_path(), run);  // of the lock
 }
 
 void require_run(const std::string& run) {

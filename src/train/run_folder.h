@@ -16,6 +16,9 @@ std::string metrics_path(const std::string& run);
 // Names of the runs in a folder, sorted.
 std::vector<std::string> runs_in(const std::string& folder);
 
+// Throws Error unless the run's folder is there and can be written, or can be made. Makes nothing.
+void require_writable(const std::string& run);
+
 // Throws Error listing the runs there are unless the run's folder exists.
 void require_run(const std::string& run);
 

@@ -6,6 +6,7 @@
 
 #include "core/signals.h"
 #include "data/input_file.h"
+#include "train/metrics_lines.h"
 
 namespace scfa {
 
@@ -47,11 +48,12 @@ std::string first_line(const InputFile& file) {
   return text.substr(0, text.find('\n'));
 }
 
-// The record, if the line is one of that type. Counts lines that are none of any type.
+// The record, if the line is one and its checksum, where it has one, is right. Counts lines that are not.
 Json record_of(const std::string& line, RunLog& log) {
   try {
     Json record = parse_json(line, "record");
-    if (record.contains("type") && record["type"].is_string()) return record;
+    const bool whole = check_line(line) != LineChecksum::kWrong;
+    if (whole && record.contains("type") && record["type"].is_string()) return record;
   } catch (const Error&) {
   }
   ++log.unreadable;
@@ -67,9 +69,18 @@ std::optional<int64_t> step_of(const Json& record) {
   return record["step"].get<int64_t>();
 }
 
+void check_lines(const InputFile& file, RunLog& log) {
+  log.unreadable = 0;
+  for (MetricsLines lines(file); lines.next();) {
+    if (lines.holds()) continue;
+    ++log.unreadable;
+    if (lines.ended() && lines.checksummed()) log.broken.push_back(lines.number());
+  }
+}
+
 }  // namespace
 
-RunLog read_run_log(const std::string& path) {
+RunLog read_run_log(const std::string& path, Lines which) {
   const InputFile file(path);
   RunLog log;
   LinesFromTheEnd lines(file);
@@ -93,6 +104,7 @@ RunLog read_run_log(const std::string& path) {
   RunLog ignored;
   Json header = record_of(first_line(file), ignored);
   if (!header.is_null() && header["type"] == "header") log.header = std::move(header);
+  if (which == Lines::kAll) check_lines(file, log);
   return log;
 }
 

@@ -1,7 +1,6 @@
 #include "train/saver.h"
 
 #include <utility>
-#include <vector>
 
 #include "core/error.h"
 
@@ -15,6 +14,15 @@ void Saver::hold(int64_t step, const std::string& checkpoint) {
   watchdog_.set_checkpoint(checkpoint);
   saved_step_ = step;
   saved_at_ = std::chrono::steady_clock::now();
+}
+
+void Saver::prune() {
+  warn(remove_old_checkpoints(run_, saved_step_, config_));
+}
+
+void Saver::warn(const std::vector<std::string>& notes) {
+  for (const std::string& line : notes)
+    if (warned_.insert(line).second) console_.warning(line);
 }
 
 bool Saver::due(int64_t step, bool asked) {
@@ -34,8 +42,7 @@ void Saver::save(const CheckpointState& state, const ParameterTable& table, cons
     for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
   }
   console_.line("saved " + checkpoint_);
-  for (const std::string& line : notes)
-    if (warned_.insert(line).second) console_.warning(line);
+  warn(notes);
 }
 
 }  // namespace scfa

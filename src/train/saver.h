@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "train/checkpoint.h"
 #include "train/config.h"
@@ -20,6 +21,9 @@ class Saver {
   // The run is after `step`, which `checkpoint` holds; empty: nothing holds it, and nothing needs to.
   void hold(int64_t step, const std::string& checkpoint);
 
+  // Removes older checkpoints than are to be kept, and what saves that were killed left.
+  void prune();
+
   // Whether to save after a step: by steps, by time, or because a signal asked for it.
   bool due(int64_t step, bool asked);
   bool is_saved(int64_t step) const { return step == saved_step_; }
@@ -28,6 +32,7 @@ class Saver {
   const std::string& checkpoint() const { return checkpoint_; }  // the last one; empty if there is none
 
  private:
+  void warn(const std::vector<std::string>& notes);
   std::string run_, checkpoint_;
   CheckpointConfig config_;
   Console& console_;

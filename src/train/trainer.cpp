@@ -71,14 +71,16 @@ class Trainer {
     std::optional<CheckpointState> checkpoint;
     world_.on_first("looking at the run's folder", [&] {
       if (options_.resume) require_run(run_);
-      if (options_.dry_run)
+      if (options_.dry_run) {
         FolderLock::check_free(run_);
-      else
+        require_writable(run_);
+      } else {
         lock = std::make_unique<FolderLock>(run_);
+      }
       checkpoint = choose_start();
     });
     world_.together("checking the data", [&] {  // once on each machine
-      if (world_.local_rank() == 0) verify_data(config_, train_set_.manifest(), console_);
+      if (world_.local_rank() == 0) verify_data(config_, train_set_, val_set_, console_);
     });
     if (options_.dry_run) {
       console_.line("dry run: everything is in order; nothing was allocated or written");
@@ -138,6 +140,7 @@ class Trainer {
       reporter_ = std::make_unique<Reporter>(console_, *metrics_, ctx_, config_, step_, world_.size());
     });
     hold(checkpoint ? checkpoint->path : "");
+    if (options_.resume && world_.first()) saver_.prune();  // a kill may have left it undone
   }
 
   void load(const std::optional<CheckpointState>& checkpoint) {

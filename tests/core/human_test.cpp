@@ -5,6 +5,12 @@
 namespace scfa {
 namespace {
 
+TEST(Human, PrintsAsPrintfOfAnyLength) {
+  EXPECT_EQ(printed("%s-%05d.bin", "train", 7), "train-00007.bin");
+  EXPECT_EQ(printed("%s", ""), "");
+  EXPECT_EQ(printed("%200d", 1).size(), 200u);
+}
+
 TEST(Human, Durations) {
   EXPECT_EQ(format_duration(4.21), "4.2s");
   EXPECT_EQ(format_duration(9.99), "0:10");

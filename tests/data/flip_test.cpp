@@ -21,7 +21,7 @@ std::string everything(const std::string& directory) {
   std::string all = to_json(manifest);
   for (const Split split : {Split::kTrain, Split::kVal}) {
     const TokenSet set(directory, split);
-    verify_shards(directory, manifest, split);
+    verify_shards(set);
     std::vector<int32_t> tokens(static_cast<size_t>(set.tokens()));
     set.read(0, set.tokens(), tokens.data());
     all.append(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int32_t));

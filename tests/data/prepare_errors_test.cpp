@@ -107,6 +107,11 @@ TEST_F(PrepareErrorsTest, BadTokenFiles) {
   expect_error("a.bin", llmc + "abcd", "a.bin: truncated: holds 2 tokens, its header says 3");
   expect_error("a.bin", llmc + "abcdabcd", "a.bin: holds 4 tokens, its header says 3");
   expect_error("a.bin", llmc.substr(0, 100), "a.bin: truncated: ends within its header");
+  for (const int bit : {0, 7, 24, 31}) {  // of the magic
+    std::string flipped = llmc + "abcdab";
+    flipped[static_cast<size_t>(bit / 8)] = static_cast<char>(flipped[static_cast<size_t>(bit / 8)] ^ 1 << bit % 8);
+    expect_error("a.bin", flipped, "a.bin: looks like a token file of llm.c, but starts with ");
+  }
   llmc[4] = 2;
   expect_error("a.bin", llmc + "abcdab", "a.bin: version 2 of llm.c's token files");
 }

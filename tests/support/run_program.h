@@ -1,5 +1,6 @@
 // Runs a program of this build as a user would, and what it left: exit code, standard output and standard error.
 #pragma once
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -27,7 +28,7 @@ struct Outcome {
 // Where a program's standard streams go; an empty path is a file of the helper's own, which Outcome holds.
 struct Streams {
   std::string in = "/dev/null", out{}, err{};
-  bool close_out = false, close_err = false;                       // instead
+  bool close_in = false, close_out = false, close_err = false;     // instead
   int out_fd = -1;                                                 // instead of out, if it is one
   int64_t file_limit = -1;                                         // bytes that a file may have; more cannot be written
   size_t address_space = 0;                                        // limit in bytes, as of ulimit -v; 0: none
@@ -48,6 +49,7 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
       std::freopen(streams.err.c_str(), "w", stderr) == nullptr)
     _exit(99);
   if (streams.out_fd >= 0) ::dup2(streams.out_fd, STDOUT_FILENO);
+  if (streams.close_in) ::close(STDIN_FILENO);
   if (streams.close_out) ::close(STDOUT_FILENO);
   const rlimit limit{static_cast<rlim_t>(streams.file_limit), static_cast<rlim_t>(streams.file_limit)};
   if (streams.file_limit >= 0) ::setrlimit(RLIMIT_FSIZE, &limit);
@@ -98,6 +100,45 @@ bool wait_until(const Condition& condition) {
   }
   return false;
 }
+
+// A program that has not ended after ten seconds is killed, which its exit code shows.
+inline void expect_end(pid_t pid) {
+  const auto ended = [&] {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+  };
+  if (!wait_until(ended)) ::kill(pid, SIGKILL);
+}
+
+// Sends a program a signal that must end it.
+inline void stop_program(pid_t pid, int signal) {
+  ::kill(pid, signal);
+  expect_end(pid);
+}
+
+// A pipe into which nothing more fits, and that nobody reads.
+class FullPipe {
+ public:
+  FullPipe() {
+    EXPECT_EQ(::pipe2(ends_, O_CLOEXEC), 0);
+    ::fcntl(ends_[1], F_SETPIPE_SZ, 4096);
+    const std::string block(4096, '.');
+    ::fcntl(ends_[1], F_SETFL, O_NONBLOCK);
+    while (::write(ends_[1], block.data(), block.size()) > 0) continue;
+    ::fcntl(ends_[1], F_SETFL, 0);
+  }
+  ~FullPipe() {
+    ::close(ends_[0]);
+    ::close(ends_[1]);
+  }
+  FullPipe(const FullPipe&) = delete;
+  FullPipe& operator=(const FullPipe&) = delete;
+
+  int out() const { return ends_[1]; }
+
+ private:
+  int ends_[2];
+};
 
 inline void wait_for(const std::string& path) {
   ASSERT_TRUE(wait_until([&] { return std::filesystem::exists(path); })) << path;

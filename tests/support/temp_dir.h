@@ -19,6 +19,13 @@ inline std::string read_text(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+// Flips the lowest bit of the byte at that place.
+inline void flip_bit(const std::string& path, size_t at) {
+  std::string bytes = read_text(path);
+  bytes.at(at) = static_cast<char>(bytes.at(at) ^ 1);
+  write_text(path, bytes);
+}
+
 class TempDir {
  public:
   TempDir() {

@@ -97,4 +97,11 @@ class TinyRun {
   std::string out, err;
 };
 
+// A tiny run of a test of its own; what differs from TinyRun::config() a test sets.
+class TinyRunTest : public testing::Test {
+ protected:
+  TinyRun tiny;
+  Config config = tiny.config();
+};
+
 }  // namespace scfa::test

@@ -63,6 +63,7 @@ TEST(Bench, TheTableIsThereWholeOrNotAtAll) {
   full.out = "/dev/full";
   expect_one_line(execute(attention({"--csv", csv}), full), "bench: ", "standard output: cannot be written");
   EXPECT_EQ(test::read_text(csv), "from before");
+  expect_one_line(execute(attention({"--csv="})), "bench: ", "--csv=: names no file");
   EXPECT_EQ(folder.entries(), 1u);  // nothing half-written beside it
   expect_one_line(execute(attention({"--csv", folder / "none/x.csv"})), "bench: ", "x.csv");
   expect_one_line(execute(attention({"--csv", "/dev/full"})), "bench: ", "not a regular file");
@@ -71,6 +72,20 @@ TEST(Bench, TheTableIsThereWholeOrNotAtAll) {
   EXPECT_TRUE(fs::is_symlink(folder / "link.csv"));
   const std::string table = test::read_text(csv);
   EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 8) << table;
+}
+
+TEST(Bench, ASignalEndsWaitingForWhoDoesNotRead) {
+  const test::FullPipe pipe;
+  test::Streams streams;
+  streams.out_fd = pipe.out();
+  const Outcome outcome = execute(
+      attention({"--repeats=1000000"}),  // the head of its table comes first
+      [](pid_t pid) {
+        ::usleep(500'000);
+        test::stop_program(pid, SIGTERM);
+      },
+      streams);
+  EXPECT_TRUE(outcome.code == 128 + SIGTERM || outcome.code == -SIGTERM) << outcome.code << outcome.err;
 }
 
 TEST(Bench, ASignalEndsIt) {

@@ -22,13 +22,12 @@ namespace {
 namespace fs = std::filesystem;
 using test::expect_error;
 using test::read_text;
-using test::TinyRun;
 using test::write_text;
 
 constexpr const char* kFiles[] = {"model.safetensors", "optimizer.safetensors", "state.json", "checkpoint.xxh3"};
 
 // A run of two steps, saved after both.
-class CheckpointFiles : public testing::Test {
+class CheckpointFiles : public test::TinyRunTest {
  protected:
   void SetUp() override {
     config = tiny.config("dense");
@@ -52,8 +51,6 @@ class CheckpointFiles : public testing::Test {
     write_text(file("checkpoint.xxh3"), checksum_lines(records));
   }
 
-  TinyRun tiny;
-  Config config;
   std::string folder;
 };
 
@@ -134,9 +131,7 @@ TEST_F(CheckpointFiles, FormatOneIsRead) {
   EXPECT_EQ(before.tokens, 2 * 2 * 64);
   EXPECT_FALSE(before.validation_loss.has_value());
   EXPECT_TRUE(differences(before.config, now.config).empty());
-  std::string bytes = read_text(file("model.safetensors"));
-  bytes[bytes.size() / 2] ^= 1;
-  write_text(file("model.safetensors"), bytes);
+  test::flip_bit(file("model.safetensors"), fs::file_size(file("model.safetensors")) / 2);
   expect_error([&] { read_checkpoint_state(folder, Verify::kModel); }, {"model.safetensors", "corrupt"});
 }
 

@@ -174,6 +174,8 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
     if (doc.key == "model.gelu") text = "erf";
     if (doc.key == "model.positions") text = "rotary";
     if (doc.key == "schedule.schedule") text = "wsd";
+    if (doc.key == "train.zero") text = "1";
+    if (doc.key == "train.reduce_dtype") text = "bf16";
     if (doc.key == "attention.pattern") text = "drop";
     ASSERT_NE(text, doc.default_text) << doc.key;
     override_config(c, doc.key, text);

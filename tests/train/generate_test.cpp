@@ -203,6 +203,32 @@ TEST_F(Generate, ASignalEndsItWithWhatIsWritten) {
   }
 }
 
+// Once: a write that waits for a reader must not keep the signal waiting too.
+TEST_F(Generate, ASignalEndsWaitingForWhoDoesNotRead) {
+  const test::FullPipe pipe;
+  test::Streams streams;
+  streams.out_fd = pipe.out();
+  for (const std::vector<std::string>& program :
+       {words({"--prompt", "Line ", "--tokens", "100"}), {"inspect", run(), "--json"}}) {
+    const Outcome outcome = execute(
+        program,
+        [](pid_t pid) {
+          ::usleep(500'000);
+          test::stop_program(pid, SIGTERM);
+        },
+        streams);
+    EXPECT_EQ(outcome.code, 128 + SIGTERM) << outcome.err;
+    EXPECT_NE(outcome.err.find("standard output: nobody reads it"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(Generate, APromptFromAStandardInputThatIsClosedIsAnError) {
+  test::Streams streams;
+  streams.close_in = true;
+  expect_one_line(execute(words({"--prompt-file", "-"}), streams), "generate: ", "standard input: cannot be read");
+  EXPECT_EQ(execute(words({"--tokens", "1"}), streams).code, 0);  // who does not read it does not need it
+}
+
 TEST_F(Generate, ASignalEndsWaitingForAPrompt) {
   const test::TempDir folder;
   const std::string fifo = folder / "fifo";

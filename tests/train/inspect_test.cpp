@@ -2,14 +2,18 @@
 #include "train/inspect.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <sstream>
+#include <thread>
 
 #include "data/folder_lock.h"
 #include "support/expect_error.h"
 #include "support/run_program.h"
 #include "support/tiny_run.h"
+#include "train/config_io.h"
+#include "train/metrics_lines.h"
 #include "train/run_log.h"
 
 namespace scfa {
@@ -18,13 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using test::execute;
 using test::expect_error;
+using test::flip_bit;
 using test::Outcome;
-
-void flip(const std::string& path, size_t at) {
-  std::string bytes = test::read_text(path);
-  bytes.at(at) = static_cast<char>(bytes.at(at) ^ 1);
-  test::write_text(path, bytes);
-}
 
 class Inspect : public testing::Test {
  protected:
@@ -53,11 +52,11 @@ TEST_F(Inspect, ACheckpoint) {
   EXPECT_EQ(found["bytes"], bytes);
   for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
     const std::string path = checkpoint("10") + "/" + file;
-    flip(path, test::read_text(path).size() - 1);
+    flip_bit(path, test::read_text(path).size() - 1);
     const Json broken = inspect(checkpoint("10"), {});
     ASSERT_EQ(broken["problems"].size(), 1u) << broken;
     EXPECT_NE(broken["problems"][0].get<std::string>().find(file), std::string::npos) << broken;
-    flip(path, test::read_text(path).size() - 1);
+    flip_bit(path, test::read_text(path).size() - 1);
   }
   fs::remove(checkpoint("10") + "/state.json");
   EXPECT_EQ(inspect(checkpoint("10"), {})["problems"].size(), 1u);
@@ -77,7 +76,7 @@ TEST_F(Inspect, ARun) {
   EXPECT_TRUE(found["problems"].empty());
   ASSERT_EQ(found["checkpoints"].size(), 3u);
   for (const Json& row : found["checkpoints"]) EXPECT_EQ(row["state"], "whole");
-  flip(checkpoint("10") + "/model.safetensors", 500);
+  flip_bit(checkpoint("10") + "/model.safetensors", 500);
   fs::create_directory(checkpoint("12") + ".partial-abcdef");
   const Json broken = inspect(run(), {});
   EXPECT_EQ(broken["problems"].size(), 1u) << broken;
@@ -89,6 +88,19 @@ TEST_F(Inspect, ARun) {
   const Json without = inspect(run(), {});
   EXPECT_TRUE(without["step"].is_null());
   EXPECT_EQ(without["planned_steps"], 12);  // of the newest checkpoint
+}
+
+TEST_F(Inspect, LinesOfMetricsThatDoNotCheckAreProblems) {
+  const std::string metrics = run() + "/metrics.jsonl";
+  flip_bit(metrics, test::read_text(metrics).find("\"cpu\":"));
+  const Json broken = inspect(run(), {});
+  EXPECT_EQ(broken["unreadable_lines"], 1);
+  ASSERT_EQ(broken["problems"].size(), 1u) << broken;
+  EXPECT_NE(broken["problems"][0].get<std::string>().find("metrics.jsonl: line 1 is not as it was written"),
+            std::string::npos);
+  EXPECT_EQ(inspect(tiny_.folder / "runs", {})["problems"].size(), 1u);
+  test::expect_one_line(execute({"inspect", run()}), "inspect: ", "line 1");
+  EXPECT_NE(execute({"inspect", run()}).out.find("1 of metrics.jsonl, cut short or not as written"), std::string::npos);
 }
 
 TEST_F(Inspect, WhoWritesToARun) {
@@ -128,7 +140,7 @@ TEST_F(Inspect, APreparedSet) {
   EXPECT_EQ(found["train"]["stored_bytes"], found["train"]["tokens"].get<int64_t>() * 2);
   EXPECT_GT(found["val"]["tokens"], 0);
   const std::string shard = set() + "/" + found["train"]["shards"][2]["file"].get<std::string>();
-  flip(shard, 100);
+  flip_bit(shard, 100);
   const Json broken = inspect(set(), {});
   ASSERT_EQ(broken["problems"].size(), 1u) << broken;
   EXPECT_NE(broken["problems"][0].get<std::string>().find(fs::path(shard).filename()), std::string::npos) << broken;
@@ -137,6 +149,32 @@ TEST_F(Inspect, APreparedSet) {
   EXPECT_EQ(inspect(set(), {.fast = true})["problems"].size(), 1u);  // sizes are looked at all the same
   test::write_text(set() + "/manifest.json", "{\"tokenizer\":");
   EXPECT_EQ(inspect(set(), {})["problems"].size(), 1u);
+}
+
+TEST_F(Inspect, FilesOfOursAreRegularFiles) {
+  const auto replace_by_pipe = [](const std::string& path) {
+    fs::remove(path);
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  };
+  const auto expect_named = [](const Outcome& outcome, const std::string& path) {
+    test::expect_one_line(outcome, "inspect: ", path + ": is not a regular file");
+  };
+  const auto look = [](const std::string& path) {  // a program that waits is killed
+    return execute({"inspect", path}, [](pid_t pid) { test::expect_end(pid); });
+  };
+  for (const char* name : {"/state.json", "/checkpoint.xxh3"}) {
+    const std::string folder = checkpoint(name[1] == 's' ? "05" : "10");
+    replace_by_pipe(folder + name);
+    expect_named(look(folder), folder + name);
+  }
+  replace_by_pipe(set() + "/manifest.json");
+  expect_named(look(set()), set() + "/manifest.json");
+  // What a user names may be one: ./train --config <(...)
+  const std::string config = tiny_.folder / "config";
+  replace_by_pipe(config);
+  std::thread writer([&] { test::write_text(config, to_json(tiny_.config()).dump()); });
+  EXPECT_EQ(read_config(config).model.n_embd, 16);
+  writer.join();
 }
 
 TEST_F(Inspect, WhatIsNothingOfOurs) {
@@ -174,7 +212,7 @@ TEST_F(Inspect, TheProgramPrintsWhatFitsATerminalAndOneJsonObject) {
   const Outcome tensors = show({step, "--tensors"});
   EXPECT_NE(tensors.out.find("wte.weight"), std::string::npos);
   EXPECT_NE(tensors.out.find("384 x 16"), std::string::npos) << tensors.out;
-  flip(step + "/model.safetensors", 500);
+  flip_bit(step + "/model.safetensors", 500);
   for (const std::string& path : {step, std::string("runs/tiny")}) {
     const Outcome broken = show({path});
     test::expect_one_line(broken, "inspect: ", "model.safetensors");
@@ -208,6 +246,35 @@ TEST(RunLog, TheLastRecordsThatHold) {
   const RunLog begun = log_of(kHeader);
   EXPECT_TRUE(begun.step.is_null() && begun.eval.is_null() && begun.header.is_object());
   EXPECT_TRUE(log_of("").header.is_null());
+}
+
+TEST(RunLog, LinesThatDoNotCheckAreCountedTheHeaderIncluded) {
+  const auto sealed = [](const std::string& line) { return with_checksum(line.substr(0, line.size() - 1)) + "\n"; };
+  const std::string header = sealed("{\"type\":\"header\",\"format\":2,\"time\":\"then\"}\n");
+  const std::string steps = sealed(record("step", 1, 5)) + sealed(record("eval", 1, 4)) + sealed(record("step", 2, 4));
+  const auto broken = [](const std::string& text) { return log_of(text).broken; };
+  EXPECT_EQ(broken(header + steps), std::vector<int64_t>{});
+  EXPECT_EQ(log_of(header + steps).header["time"], "then");
+  std::string bad = header + steps;
+  bad[bad.find("then")] ^= 1;
+  EXPECT_EQ(broken(bad), std::vector<int64_t>{1});
+  EXPECT_TRUE(log_of(bad).header.is_null());
+  EXPECT_EQ(log_of(bad).step["loss"], 4.0);
+  bad = header;
+  bad[bad.find("xxh3")] ^= 1;  // a header without the checksum that its format has
+  EXPECT_EQ(broken(bad), std::vector<int64_t>{1});
+  EXPECT_EQ(broken(header + record("step", 1, 5) + steps), std::vector<int64_t>{2});
+  bad = header + steps;
+  bad[bad.size() - 40] ^= 1;  // the last step
+  EXPECT_EQ(broken(bad), std::vector<int64_t>{4});
+  EXPECT_EQ(log_of(bad).step["step"], 1);
+  // A file of an earlier version, before and after it was taken up again.
+  EXPECT_EQ(log_of(kHeader + record("step", 1, 5)).unreadable, 0);
+  const std::string resumed = sealed("{\"type\":\"resume\",\"format\":2,\"step\":1}\n");
+  EXPECT_EQ(log_of(kHeader + record("step", 1, 5) + resumed + sealed(record("step", 2, 5))).unreadable, 0);
+  const RunLog cut_short = log_of(header + steps + sealed(record("step", 3, 3)).substr(0, 30));
+  EXPECT_EQ(cut_short.unreadable, 1);
+  EXPECT_TRUE(cut_short.broken.empty());  // a run that is still writing
 }
 
 TEST(RunLog, WhatFollowsAResumeReplacesLaterSteps) {
@@ -252,7 +319,7 @@ TEST(RunLog, OfManyRecordsReadsOnlyTheEnd) {
   for (int64_t step = 1; step < 500'000; ++step) text += record("step", step, 1);
   const test::TempDir folder;
   const std::string path = folder.put("metrics.jsonl", text + record("eval", 400'000, 2) + record("step", 500'000, 3));
-  EXPECT_EQ(read_run_log(path).step["step"], 500'000);
+  EXPECT_EQ(read_run_log(path, Lines::kLast).step["step"], 500'000);
 }
 
 }  // namespace

@@ -57,14 +57,13 @@ INSTANTIATE_TEST_SUITE_P(Train, Resume,
                                          name_of(std::get<2>(row.param)));
                          });
 
-TEST(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
-  TinyRun tiny;
-  const Config config = tiny.config();
+class Checkpoint : public test::TinyRunTest {};
+class ResumedRun : public test::TinyRunTest {};
+
+TEST_F(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
   tiny.run(config);
   const std::string newest = tiny.path("checkpoint-00000012/model.safetensors");
-  std::string bytes = read_text(newest);
-  bytes[bytes.size() / 2] ^= 1;
-  test::write_text(newest, bytes);
+  test::flip_bit(newest, fs::file_size(newest) / 2);
   fs::resize_file(tiny.path("checkpoint-00000010/optimizer.safetensors"), 1000);
   fs::create_directories(tiny.path("checkpoint-00000099"));                 // a folder without files
   fs::create_directories(tiny.path("checkpoint-00000098.partial-abcdef"));  // what a kill during a save leaves
@@ -77,9 +76,7 @@ TEST(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
     EXPECT_NE(tiny.err.find(part), std::string::npos) << tiny.err;
 }
 
-TEST(Checkpoint, NoneWholeIsAnErrorAndKeepsWhatIsThere) {
-  TinyRun tiny;
-  Config config = tiny.config();
+TEST_F(Checkpoint, NoneWholeIsAnErrorAndKeepsWhatIsThere) {
   config.checkpoint.every = 0;
   tiny.run(config);
   fs::remove(tiny.path("checkpoint-00000012/state.json"));
@@ -88,9 +85,7 @@ TEST(Checkpoint, NoneWholeIsAnErrorAndKeepsWhatIsThere) {
   expect_error([&] { find_checkpoint(tiny.path("")); }, {"no whole checkpoint", "state.json"});
 }
 
-TEST(Checkpoint, KeepsTheNewest) {
-  TinyRun tiny;
-  Config config = tiny.config();
+TEST_F(Checkpoint, KeepsTheNewest) {
   config.checkpoint.every = 2;
   config.checkpoint.keep = 2;
   tiny.run(config);
@@ -100,10 +95,20 @@ TEST(Checkpoint, KeepsTheNewest) {
   EXPECT_EQ(names, (std::vector<std::string>{"checkpoint-00000010", "checkpoint-00000012", "metrics.jsonl"}));
 }
 
+// What a kill within the last save left: it goes when the run goes on, not with its next save.
+TEST_F(Checkpoint, AResumedRunRemovesWhatTheLastSaveDidNot) {
+  config.train.steps = 10;
+  tiny.run(config);
+  fs::create_directories(tiny.path("checkpoint-00000010.partial-abcdef"));
+  config.checkpoint.keep = 1;
+  config.checkpoint.keep_best = false;
+  tiny.run(config, {.resume = true});  // has no step left to do, and saves nothing
+  EXPECT_EQ(tiny.out.find("saved "), std::string::npos) << tiny.out;
+  EXPECT_EQ(checkpoint_folders(tiny.path("")), std::vector<std::string>{tiny.path("checkpoint-00000010")});
+}
+
 // A folder that is not whole and newer than what training resumed from must not count among those to keep.
-TEST(Checkpoint, WhatWasPassedOverDoesNotPushOutWhatIsGood) {
-  TinyRun tiny;
-  Config config = tiny.config();
+TEST_F(Checkpoint, WhatWasPassedOverDoesNotPushOutWhatIsGood) {
   config.checkpoint.keep = 1;
   tiny.run(config);
   fs::create_directories(tiny.path("checkpoint-00000099"));
@@ -114,9 +119,7 @@ TEST(Checkpoint, WhatWasPassedOverDoesNotPushOutWhatIsGood) {
   EXPECT_FALSE(fs::exists(tiny.path("checkpoint-00000012")));
 }
 
-TEST(Resume, RefusesAnotherModelAndSaysWhatElseChanged) {
-  TinyRun tiny;
-  Config config = tiny.config();
+TEST_F(ResumedRun, RefusesAnotherModelAndSaysWhatElseChanged) {
   tiny.run(config);
   fs::remove_all(tiny.path("checkpoint-00000012"));
   Config other = config;
@@ -136,11 +139,10 @@ TEST(Resume, RefusesAnotherModelAndSaysWhatElseChanged) {
   expect_error([&] { tiny.run(config, {.resume = true, .dry_run = true}); }, {"model.n_layer"});
 }
 
-TEST(Resume, SaysWhenTheTextIsAnother) {
-  TinyRun tiny, other;
+TEST_F(ResumedRun, SaysWhenTheTextIsAnother) {
+  TinyRun other;
   test::write_text(other.folder / "text.txt", std::string(20000, 'x'));
   other.prepare_text();
-  Config config = tiny.config();
   tiny.run(config);
   config.train.steps = 13;
   config.data.directory = other.config().data.directory;
@@ -148,14 +150,13 @@ TEST(Resume, SaysWhenTheTextIsAnother) {
   EXPECT_NE(tiny.err.find("not the training text of the checkpoint"), std::string::npos) << tiny.err;
 }
 
-TEST(Resume, WithoutACheckpointStartsFromTheBeginning) {
-  TinyRun tiny;
-  expect_error([&] { tiny.run(tiny.config(), {.resume = true}); }, {"runs/tiny", "no such run", "none"});
+TEST_F(ResumedRun, WithoutACheckpointStartsFromTheBeginning) {
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"runs/tiny", "no such run", "none"});
   EXPECT_FALSE(fs::exists(tiny.folder / "runs"));
   fs::create_directories(tiny.path(""));
-  EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);
+  EXPECT_EQ(tiny.run(config, {.resume = true}).step, 12);
   EXPECT_NE(tiny.out.find("has no checkpoint yet"), std::string::npos);
-  EXPECT_EQ(tiny.run(tiny.config(), {.resume = true}).step, 12);  // nothing left to do
+  EXPECT_EQ(tiny.run(config, {.resume = true}).step, 12);  // nothing left to do
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include "support/tiny_run.h"
 #include "train/generate.h"
 #include "train/optimizer.h"
+#include "train/preflight.h"
 
 namespace scfa {
 namespace {
@@ -189,6 +191,40 @@ TEST(Train, DryRunChecksAndWritesNothing) {
   config.model.n_layer = 1000;
   config.train.micro_batch_size = 12;
   expect_error([&] { tiny.run(config, {.dry_run = true}); }, {"memory", "needed", "available"});
+}
+
+TEST(Train, SplitsOfTwoSetsAreNotTakenForOne) {
+  TinyRun tiny, other;
+  test::write_text(other.folder / "text.txt", std::string(20000, 'x'));
+  other.prepare_text();
+  const TokenSet train_set(tiny.folder / "data", Split::kTrain), val_set(other.folder / "data", Split::kVal);
+  Console console;
+  expect_error([&] { verify_data(tiny.config(), train_set, val_set, console); }, {"data: was replaced", "start again"});
+}
+
+TEST(Train, DryRunNamesARunsFolderThatCannotBeMade) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  const auto refused = [&](const std::string& runs, const char* why) {
+    config.runs = runs;
+    const size_t entries = tiny.folder.entries();
+    expect_error([&] { tiny.run(config, {.dry_run = true}); }, {runs.c_str(), why});
+    EXPECT_EQ(tiny.folder.entries(), entries);
+  };
+  test::write_text(tiny.folder / "file", "");
+  refused(tiny.folder / "file", "is not a folder");
+  refused(tiny.folder / "file/below/it", "is not a folder");
+  fs::create_symlink("nowhere", tiny.folder / "link");
+  refused(tiny.folder / "link", "is a link to what is not there");
+  refused(tiny.folder / std::string(300, 'x'), "File name too long");
+  if (::geteuid() != 0) {
+    fs::create_directory(tiny.folder / "locked");
+    fs::permissions(tiny.folder / "locked", fs::perms::owner_read | fs::perms::owner_exec);
+    refused(tiny.folder / "locked/runs", "Permission denied");
+  }
+  config.runs = tiny.folder / "new/runs";
+  tiny.run(config, {.dry_run = true});
+  EXPECT_FALSE(fs::exists(tiny.folder / "new"));
 }
 
 TEST(Train, BadInputIsOneClearLine) {
