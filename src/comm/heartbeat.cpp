@@ -227,21 +227,25 @@ void Heartbeat::end(const std::string& text) {
   if (!text.empty()) print(text);
   if (c_.rank == 0)
     for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
+  run_abort();
+  std::_Exit(1);
+}
+
+void Heartbeat::run_abort() {
   std::function<void()> abort;
   {
     const std::lock_guard lock(mutex_);
     abort = abort_;
   }
-  if (abort) {  // which can itself hang
-    static std::atomic<bool> aborted{false};
-    std::thread([abort] {
-      abort();
-      aborted = true;
-    }).detach();
-    for (const auto begin = Clock::now(); !aborted && Clock::now() - begin < kAbort;)
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  std::_Exit(1);
+  if (!abort) return;
+  // In a thread of its own, because it can itself hang.
+  static std::atomic<bool> aborted{false};
+  std::thread([abort] {
+    abort();
+    aborted = true;
+  }).detach();
+  for (const auto begin = Clock::now(); !aborted && Clock::now() - begin < kAbort;)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
 }
 
 void Heartbeat::fail(const std::string& text, bool hangs) {
@@ -249,9 +253,11 @@ void Heartbeat::fail(const std::string& text, bool hangs) {
   if (c_.rank == 0) {
     if (!claim_end()) return;
     for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
-    const std::lock_guard lock(mutex_);
-    leaving_ = true;
-    return;
+    {
+      const std::lock_guard lock(mutex_);
+      leaving_ = true;
+    }
+    return run_abort();
   }
   double silent = 0;
   {

@@ -61,6 +61,7 @@ class Heartbeat {
   void take(size_t rank, char kind, const std::string& text);
   void gone(size_t rank);
   bool claim_end();
+  void run_abort();
   void send(size_t rank, char kind, const std::string& text);
   std::string name(size_t rank) const;
   std::string place_here();

@@ -131,12 +131,25 @@ std::string World::describe_others() {
   return heartbeat_ ? heartbeat_->describe_others() : "";
 }
 
-std::string World::fail_alone(const std::string& text) {
-  if (size() == 1) return text;
+void World::guard(const std::function<void()>& body) {
+  if (size() == 1) return body();
+  try {
+    body();
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail_alone(text_of(error));
+  }
+}
+
+void World::fail_alone(const std::string& text) {
   const std::string named = concat(name_of(rank()), ", ", place(), ": ", text);
   heartbeat_->fail(named, false);
-  in_mpi_ = false;  // whose end would wait for the others
-  return named;
+  if (!first()) heartbeat_->end(named);  // rank 0 did not answer
+  in_mpi_ = false;                       // whose end would wait for the others
+  throw AgreedError(named);
 }
 
 void World::end_all(const std::string& text) {

@@ -37,6 +37,7 @@ class World {
   int size() const { return c_.size; }
   bool first() const { return c_.rank == 0; }
   const std::string& host(int rank) const { return c_.peers.at(static_cast<size_t>(rank)).host; }
+  const std::string& machine() const { return c_.peers[static_cast<size_t>(c_.rank)].machine; }  // unlike any other
   Launcher launcher() const { return launcher_; }
   int local_rank() const { return local_rank_; }  // among those of this machine, by rank
   int local_size() const { return local_size_; }
@@ -83,14 +84,16 @@ class World {
   void set_checkpoint(const std::string& path);
   void set_abort(std::function<void()> abort);
   std::string describe_others();
-  // An error that this rank alone has met: ends the other ranks and returns its text with the rank, host and place.
-  std::string fail_alone(const std::string& text);
+  // Runs body. An error that this rank alone meets in it ends all ranks, before what body made goes away, and rank 0
+  // tells of it, with the rank, its host and its place. Other exceptions, and all of a world of one, pass through.
+  void guard(const std::function<void()>& body);
   // What a watchdog found: prints it, with the ranks at fault, and ends all. Returns where there is only one rank.
   void end_all(const std::string& text);
   // At the end of a run that went well, or badly on all ranks alike.
   void leave();
 
  private:
+  [[noreturn]] void fail_alone(const std::string& text);
   std::string place() const;
   void tell();
 

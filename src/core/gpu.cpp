@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 #include "core/error.h"
 
@@ -73,20 +75,22 @@ void use_in_this_thread() {
 }
 
 const Properties& properties() {
-  static const Properties found = [] {
-    cudaDeviceProp p;
-    check(cudaGetDeviceProperties(&p, chosen), "reading the GPU's properties");
-    int driver = 0;
-    check(cudaDriverGetVersion(&driver), "reading the driver's version");
-    return Properties{p.name,
-                      hex(p.uuid),
-                      concat(driver / 1000, ".", driver % 1000 / 10),
-                      p.major * 10 + p.minor,
-                      p.multiProcessorCount,
-                      static_cast<int64_t>(p.totalGlobalMem),
-                      static_cast<int64_t>(p.sharedMemPerBlockOptin)};
-  }();
-  return found;
+  static std::mutex mutex;
+  static std::map<int, Properties> by_number;  // the GPU may be chosen after the first look at one
+  const std::lock_guard lock(mutex);
+  const int number = chosen;
+  if (const auto found = by_number.find(number); found != by_number.end()) return found->second;
+  cudaDeviceProp p;
+  check(cudaGetDeviceProperties(&p, number), "reading the GPU's properties");
+  int driver = 0;
+  check(cudaDriverGetVersion(&driver), "reading the driver's version");
+  return by_number[number] = {p.name,
+                              concat(p.pciDomainID, ":", p.pciBusID, ":", p.pciDeviceID, " ", hex(p.uuid)),
+                              concat(driver / 1000, ".", driver % 1000 / 10),
+                              p.major * 10 + p.minor,
+                              p.multiProcessorCount,
+                              static_cast<int64_t>(p.totalGlobalMem),
+                              static_cast<int64_t>(p.sharedMemPerBlockOptin)};
 }
 
 std::string description() {

@@ -26,9 +26,9 @@ void use_in_this_thread();
 
 struct Properties {
   std::string name;
-  std::string uuid;    // the same for this GPU in every process, whatever its number there
-  std::string driver;  // the newest CUDA version that the driver supports, as "13.0"
-  int compute = 0;     // compute capability, major * 10 + minor
+  std::string identity;  // the same for this GPU in every process of a machine, whatever its number there
+  std::string driver;    // the newest CUDA version that the driver supports, as "13.0"
+  int compute = 0;       // compute capability, major * 10 + minor
   int multiprocessors = 0;
   int64_t memory = 0;         // bytes
   int64_t shared_memory = 0;  // bytes that a block can have

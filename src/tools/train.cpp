@@ -138,19 +138,18 @@ int run_as_rank(World& world, int argc, char** argv) {
   return go_on ? run(world, line) : 0;
 }
 
-// An error that all ranks have met in the same place is rank 0's to tell. Of one that this rank alone has met all
-// others are told, and end.
+// What all ranks have met in the same place is rank 0's to tell.
 int run_in_world(World& world, int argc, char** argv) {
   try {
-    return run_as_rank(world, argc, argv);
+    int code = 0;
+    world.guard([&] { code = run_as_rank(world, argc, argv); });
+    return code;
   } catch (const AgreedError&) {
     if (world.first()) throw;
     return 1;
   } catch (const Interrupted&) {
     if (world.first()) throw;
     return 128 + stop_signal();
-  } catch (const std::exception& error) {
-    throw Error(world.fail_alone(text_of(error)));
   }
 }
 

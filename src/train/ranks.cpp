@@ -36,13 +36,14 @@ void require_same_config(World& world, const Config& config) {
 
 void require_gpu_each(World& world, bool share_gpu) {
   std::map<std::string, int> first_with;
-  const std::vector<std::string> uuids = world.all_gather("GPU", gpu::properties().uuid);
+  const std::string mine = world.machine() + " " + gpu::properties().identity;
+  const std::vector<std::string> all = world.all_gather("GPU", mine);
   for (int r = 0; r < world.size(); ++r) {
-    const auto [other, is_new] = first_with.try_emplace(uuids[static_cast<size_t>(r)], r);
+    const auto [other, is_new] = first_with.try_emplace(all[static_cast<size_t>(r)], r);
     if (is_new || share_gpu) continue;
-    throw AgreedError(concat(world.name_of(other->second), " and rank ", r,
-                             " have the same GPU: start one rank for each GPU of a host. --share-gpu allows it, for "
-                             "testing runs of many ranks on few GPUs; it is slow"));
+    throw AgreedError(concat(world.name_of(other->second), " and rank ", r, " have the same GPU, one of ", gpu::count(),
+                             " that each sees: start one rank for each GPU of a host. "
+                             "--share-gpu allows it, for testing runs of many ranks on few GPUs; it is slow"));
   }
 }
 

@@ -398,7 +398,9 @@ TrainResult train(const Config& config, const TrainOptions& options, Console& co
     validate_ranks(config, options.plan_ranks > 0 ? options.plan_ranks : world.size(), device == Device::kGpu);
     trainer = std::make_unique<Trainer>(world, config, options, console);
   });
-  return trainer->run();
+  TrainResult result;
+  world.guard([&] { result = trainer->run(); });
+  return result;
 }
 
 TrainResult train(const Config& config, const TrainOptions& options, Console& console) {

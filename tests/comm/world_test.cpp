@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <exception>
 #include <thread>
 
 #include "comm/collectives.h"
 #include "core/signals.h"
+#include "support/as_ranks.h"
 #include "support/compare.h"
 #include "support/expect_error.h"
 
@@ -16,27 +16,8 @@ namespace scfa {
 namespace {
 
 using test::Array;
+using test::as_ranks;
 using test::expect_error;
-
-// Runs body(world) as each of so many ranks, which find one another as torchrun's would.
-void as_ranks(int size, const std::function<void(World&)>& body) {
-  const int port = Listener(0).port();
-  std::vector<std::thread> threads;
-  std::vector<std::exception_ptr> errors(static_cast<size_t>(size));
-  for (int r = 0; r < size; ++r)
-    threads.emplace_back([&, r] {
-      try {
-        World world({.launcher = Launcher::kTorchrun, .rank = r, .size = size, .address = "127.0.0.1", .port = port});
-        body(world);
-        world.leave();
-      } catch (...) {
-        errors[static_cast<size_t>(r)] = std::current_exception();
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
-}
 
 TEST(World, AloneNeedsNobody) {
   World world;
@@ -44,7 +25,7 @@ TEST(World, AloneNeedsNobody) {
   EXPECT_TRUE(world.first());
   EXPECT_EQ(world.all_gather("x", "mine"), std::vector<std::string>{"mine"});
   expect_error([&] { world.together("x", [] { fail("as it is"); }); }, "as it is");
-  EXPECT_EQ(world.fail_alone("text"), "text");
+  expect_error([&] { world.guard([] { fail("text"); }); }, "text");
   EXPECT_EQ(world.describe_others(), "");
 }
 

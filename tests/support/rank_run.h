@@ -14,10 +14,10 @@ using Words = std::vector<std::string>;
 
 class RankRun : public TinyRun {
  public:
-  // So that 1, 2 and 3 ranks can share the batch out.
+  // So that 1, 2, 3 and 4 ranks can share the batch out.
   RankRun() {
     Config config = TinyRun::config();
-    config.train.micro_batch_size = 2;
+    config.train.micro_batch_size = 1;
     config.checkpoint.every = 4;
     config.checkpoint.minutes = 0;
     write_text(folder / "tiny.json", to_json(config).dump());

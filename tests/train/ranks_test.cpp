@@ -59,8 +59,9 @@ TEST(Ranks, AnyNumberTrainsTheSameModel) {
   RankRun::expect_success(run.ranks(1));
   const std::vector<double> alone = losses(run);
   ASSERT_EQ(alone.size(), 15u);
-  for (const int n : {2, 3}) {
-    RankRun::expect_success(run.ranks(n, {"--overwrite"}));
+  for (const int n : {2, 3, 4}) {
+    RankRun::expect_success(run.ranks(n, {"--overwrite", "--log.every", "1"}));
+    EXPECT_GT(records(run, "profile").back()["times"]["communication_exposed"], 0);
     expect_close(losses(run), alone);
     EXPECT_EQ(records(run, "header")[0]["ranks"], n);
     EXPECT_EQ(records(run, "step").back()["tokens"], 12 * 12 * 64);
@@ -183,7 +184,7 @@ TEST(Ranks, ADryRunPlansForAnyNumber) {
   const Outcome outcome = execute(run.words({"--dry-run", "--ranks", "6", "--train.zero", "1"}));
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("memory of each of 6 ranks: "), std::string::npos) << outcome.out;
-  EXPECT_NE(outcome.out.find("in 1 micro-batches on each of 6 ranks"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("in 2 micro-batches on each of 6 ranks"), std::string::npos) << outcome.out;
   EXPECT_FALSE(fs::exists(run.folder / "runs"));
   const Outcome odd = execute(run.words({"--dry-run", "--ranks", "5"}));
   test::expect_one_line(odd, "train: train.batch_size: 12 sequences", "5 ranks");
