@@ -10,8 +10,8 @@ namespace scfa::nccl {
 
 namespace {
 
-// Of the multiprocessors, for collectives that run beside backward: enough for NVLink, few enough for the products.
-constexpr int kBlocks = 8;
+// Multiprocessors for collectives: enough for NVLink, few enough beside the backward pass. NCCL_MAX_CTAS overrides it.
+constexpr int kBlocks = 16;
 
 void check_status(ncclResult_t status, const char* what, ncclComm_t comm) {
   if (status == ncclSuccess || status == ncclInProgress) return;

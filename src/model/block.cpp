@@ -74,7 +74,7 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
 }
 
 void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, const BlockParams& d, BlockActivations& a,
-                    Activations& shared) {
+                    Activations& shared, const std::function<void()>& before_attention) {
   const Tensor &dresidual = shared.dresidual, &dbranch = shared.dbranch;
   matmul_backward(ctx, shared.dfc, d.mlp_proj_weight, d.mlp_proj_bias, dresidual, a.gelu, p.mlp_proj_weight);
   gelu_backward(ctx, shared.dfc, shared.dfc, a.fc, gelu_kind(c));
@@ -82,6 +82,7 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
   layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, dbranch, a.residual_mid, p.ln_2_weight, a.ln_2_mean,
                      a.ln_2_rstd, shared.layernorm_scratch);
   matmul_backward(ctx, dbranch, d.attn_proj_weight, d.attn_proj_bias, dresidual, a.attention, p.attn_proj_weight);
+  before_attention();
   const Heads heads(a.qkv, a.shared_keys), dheads(shared.dqkv, shared.dshared_keys);
   attention_backward(ctx, dheads.q, dheads.k, dheads.v, as_heads(dbranch, c.n_head), heads.q, heads.k, heads.v,
                      as_heads(a.attention, c.n_head), a.lse, a.segments, c.softmax_scale(), shared.attention_scratch,

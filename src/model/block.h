@@ -1,6 +1,8 @@
 // One transformer block (pre-norm, as GPT-2): free functions over structs of views. Backward lists forward's calls in
 // reverse; parameter gradients accumulate, activation gradients overwrite, the residual stream's gradient accumulates.
 #pragma once
+#include <functional>
+
 #include "model/activations.h"
 #include "model/params.h"
 
@@ -21,8 +23,9 @@ void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const B
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw);
 
 // shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return.
+// before_attention is called when all before attention's backward pass has been launched.
 void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,
-                    BlockActivations& a, Activations& shared);
+                    BlockActivations& a, Activations& shared, const std::function<void()>& before_attention);
 
 // The parts of block_forward around attention, for callers that bring their own (generation with a cache).
 // Everything up to the rows that attention reads, and the segment of each.

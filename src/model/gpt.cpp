@@ -156,12 +156,15 @@ void Gpt::backward(const Batch& batch) {
   const auto ready = [&](size_t group) {
     if (observer_ != nullptr) observer_->gradients_ready(group);
   };
+  const auto before_attention = [&] {
+    if (observer_ != nullptr) observer_->before_attention_backward();
+  };
   ctx_.zero(acts_.dresidual);
   layernorm_backward(ctx_, acts_.dresidual, grads_.ln_f_weight, grads_.ln_f_bias, acts_.dbranch, acts_.residual_out,
                      params_.ln_f_weight, acts_.ln_f_mean, acts_.ln_f_rstd, acts_.layernorm_scratch);
   ready(acts_.blocks.size() + 1);
   for (size_t l = acts_.blocks.size(); l-- > 0;) {
-    block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l], acts_.blocks[l], acts_);
+    block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l], acts_.blocks[l], acts_, before_attention);
     ready(l + 1);
   }
   embedding_backward(ctx_, grads_.wte, grads_.wpe, acts_.dresidual, batch.ids, acts_.embedding_scratch);

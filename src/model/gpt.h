@@ -35,6 +35,9 @@ class GptObserver {
   virtual ~GptObserver() = default;
   virtual void before_use(size_t group) = 0;
   virtual void gradients_ready(size_t group) = 0;
+  // Attention's backward pass is launched next. Its blocks take tiles from a counter, so what else runs then takes no
+  // more than its share of the multiprocessors; beside products it would cost them a second wave.
+  virtual void before_attention_backward() = 0;
 };
 
 class Gpt {

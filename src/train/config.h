@@ -20,7 +20,7 @@ struct TrainConfig {
   int64_t batch_size = 8;
   int64_t micro_batch_size = 8;
   int64_t zero = 0;
-  bool overlap = true;
+  std::string overlap = "auto";
   std::string reduce_dtype = "f32";
   double bucket_mb = 16;
   int64_t check_replicas = 100;
@@ -104,7 +104,10 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("train", "zero", c.train.zero,
         "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 keeps all on each",
         between(0, 1));
-  visit("train", "overlap", c.train.overlap, "add up gradients over ranks beside the backward pass, or after it", any);
+  visit("train", "overlap", c.train.overlap,
+        "when gradients are added up over ranks: beside the backward pass, after it, or whichever a trial in the first "
+        "steps finds faster; on CPUs always after it",
+        one_of({"auto", "beside", "after"}));
   visit("train", "reduce_dtype", c.train.reduce_dtype,
         "what gradients are added up in over ranks; bf16 halves the bytes, on GPUs only", one_of({"f32", "bf16"}));
   visit("train", "bucket_mb", c.train.bucket_mb,

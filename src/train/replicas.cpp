@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "kernels/cast.h"
 #include "kernels/hash_bits.h"
@@ -9,6 +10,8 @@
 namespace scfa {
 
 namespace {
+
+constexpr int64_t kTriedSteps = 4;  // of each way of adding up
 
 bool in_bf16(const Context& ctx, const TrainConfig& config, int ranks) {
   return ranks > 1 && ctx.on_gpu() && config.reduce_dtype == "bf16";
@@ -68,6 +71,8 @@ Replicas::Replicas(World& world, ParameterStore& store, const TrainConfig& confi
     buckets_.push_back({.range = range, .ready = event(), .gathered = event()});
   computed_ = event();
   done_ = event();
+  beside_ = ctx_.on_gpu() && config.overlap == "beside";
+  trying_ = ctx_.on_gpu() && config.overlap == "auto";
 }
 
 Replicas::~Replicas() {
@@ -127,17 +132,22 @@ std::string Replicas::reached() const {
 }
 
 void Replicas::begin_step() {
-  for (Bucket& bucket : buckets_) bucket.reduced = false;
+  for (Bucket& bucket : buckets_) bucket.complete = bucket.reduced = false;
   // In the first step every kernel is loaded, which can wait for a collective that waits for another rank's kernel. So
   // nothing runs beside anything there.
-  reducing_ = !alone() && config_.overlap && !first_step_;
+  reducing_ = !alone() && beside_ && !first_step_;
 }
 
 void Replicas::gradients_ready(size_t group) {
   if (!reducing_) return;
   Bucket& bucket = buckets_[bucket_of(group)];
-  if (store_.table().groups[group].begin != bucket.range.begin) return;  // its last group comes later
-  reduce(bucket);
+  bucket.complete = store_.table().groups[group].begin == bucket.range.begin;  // else its last group comes later
+}
+
+void Replicas::before_attention_backward() {
+  if (!reducing_) return;
+  for (Bucket& bucket : buckets_)
+    if (bucket.complete && !bucket.reduced) reduce(bucket);
 }
 
 void Replicas::reduce(Bucket& bucket) {
@@ -203,6 +213,23 @@ void Replicas::finish_step() {
   launched_ = 0;
   if (store_.sharded()) gather_weights();
   first_step_ = false;
+}
+
+// Sums beside the backward pass hide a slow network. Between GPUs with fast links they can cost more than they hide:
+// they take multiprocessors from products and attention, and power.
+std::string Replicas::note_step(double seconds) {
+  if (!trying_ || ++tried_ == 1) return {};  // the first step loads kernels
+  const bool second_half = tried_ > 1 + kTriedSteps;
+  // Each half's first step finds the ranks as the other way has left them.
+  if ((tried_ - 2) % kTriedSteps != 0) (second_half ? beside_seconds_ : after_seconds_) += seconds;
+  beside_ = tried_ >= 1 + kTriedSteps;
+  if (tried_ < 1 + 2 * kTriedSteps) return {};
+  trying_ = false;
+  beside_ = world_.broadcast("when to add up gradients", beside_seconds_ < after_seconds_ ? 1 : 0) != 0;
+  const double steps = kTriedSteps - 1;
+  return concat("gradients are added up ", beside_ ? "beside" : "after",
+                " the backward pass: ", std::lround(1e4 * after_seconds_ / steps) / 10.0, " ms a step after it, ",
+                std::lround(1e4 * beside_seconds_ / steps) / 10.0, " ms beside it");
 }
 
 void Replicas::gather_weights() {

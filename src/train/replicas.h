@@ -38,6 +38,9 @@ class Replicas : public GptObserver {
   void finish_gradients();
   void add_up(const Tensor& sums);
   void finish_step();
+  // After a step, with the time it took: train.overlap auto tries both ways in the first steps. Returns what it found,
+  // in the step in which it does, on all ranks.
+  std::string note_step(double seconds);
 
   // While on, the profiler gets kExposed and, on GPUs, kCommunication.
   void measure_times(bool on) { measuring_ = on && !alone(); }
@@ -45,6 +48,7 @@ class Replicas : public GptObserver {
   // GptObserver: of the model that is trained
   void before_use(size_t group) override;
   void gradients_ready(size_t group) override;
+  void before_attention_backward() override;
 
   // ---- everything at once, on all ranks
   void download(HostState& state);  // to the host of the rank whose state it is
@@ -59,7 +63,7 @@ class Replicas : public GptObserver {
     Range range;
     Event ready = nullptr;     // its gradients are there
     Event gathered = nullptr;  // its weights are there
-    bool reduced = false, gathering = false;
+    bool complete = false, reduced = false, gathering = false;
   };
   void reduce(Bucket& bucket);
   void reduce_on_stream(const Range& range);
@@ -82,6 +86,9 @@ class Replicas : public GptObserver {
   Tensor staging_, hash_;  // a bucket in bf16
   Event computed_ = nullptr, done_ = nullptr;
   bool reducing_ = false, first_step_ = true, measuring_ = false;
+  bool beside_ = false, trying_ = false;  // how sums are made now; whether that is being tried
+  int64_t tried_ = 0;                     // steps
+  double after_seconds_ = 0, beside_seconds_ = 0;
   std::atomic<size_t> launched_{0};  // buckets of this step whose sum has been launched
 };
 

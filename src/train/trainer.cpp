@@ -212,6 +212,7 @@ class Trainer {
                  .seconds = seconds,
                  .waited = loader_->waited_seconds() - waited},
                 profiled);
+    if (const std::string found = replicas_->note_step(seconds); !found.empty()) console_.line(found);
     if (due(step_, config_.train.check_replicas)) replicas_->compare(step_);
     return decision;
   }

@@ -176,6 +176,7 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
     if (doc.key == "schedule.schedule") text = "wsd";
     if (doc.key == "train.zero") text = "1";
     if (doc.key == "train.reduce_dtype") text = "bf16";
+    if (doc.key == "train.overlap") text = "after";
     if (doc.key == "attention.pattern") text = "drop";
     ASSERT_NE(text, doc.default_text) << doc.key;
     override_config(c, doc.key, text);

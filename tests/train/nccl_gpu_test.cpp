@@ -59,8 +59,8 @@ TEST_F(Nccl, TwoRanksTrainTheSameBitsWithZeroOrWithoutBesideBackwardOrAfterIt) {
   const std::string plain = state(run);
   const std::vector<double> two = losses(run);
   ASSERT_EQ(two.size(), 50u);
-  for (const Words& words : {Words{}, Words{"--train.overlap", "false"}, Words{"--train.zero", "1"},
-                             Words{"--train.zero", "1", "--train.overlap", "false"}}) {
+  for (const Words& words : {Words{}, Words{"--train.overlap", "beside"}, Words{"--train.overlap", "after"},
+                             Words{"--train.zero", "1"}, Words{"--train.zero", "1", "--train.overlap", "beside"}}) {
     RankRun::expect_success(run.ranks(2, gpu_words(words)));
     EXPECT_TRUE(state(run) == plain) << (words.empty() ? "again" : words[0] + " " + words[1]);
   }

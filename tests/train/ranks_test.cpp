@@ -85,7 +85,7 @@ TEST(Ranks, ZeroOverlapAndBucketsChangeNothing) {
     RankRun::expect_success(run.ranks(n));
     const std::string state = last_state(run);
     for (const Words& words : {Words{"--train.zero", "1"}, Words{"--train.zero", "1", "--train.bucket_mb", "0"},
-                               Words{"--train.bucket_mb", "0"}, Words{"--train.overlap", "false"}}) {
+                               Words{"--train.bucket_mb", "0"}, Words{"--train.overlap", "beside"}}) {
       Words all = words;
       all.push_back("--overwrite");
       RankRun::expect_success(run.ranks(n, all));
