@@ -5,7 +5,7 @@
 
 Every GPU has the same work (weak scaling). Gradients are added up once a step; what the backward pass of the last
 micro-batch hides costs nothing, and the embedding's gradient, which is complete only at the end, is always exposed.
-A sum of S bytes over N GPUs moves 2 (N - 1) / N S through the slowest link and takes two latencies a level of a tree.
+A sum of S bytes over N GPUs moves 2 (N - 1) / N S through the slowest link and takes two latencies per level of a tree.
 """
 import argparse
 import csv
@@ -15,15 +15,15 @@ import sys
 MODEL = {"name": "GPT-2 124M at 8,192 tokens", "bytes": 4 * 123.0e6, "last": 4 * (38.6e6 + 6.3e6)}
 # Measured on one H200: ms of a step of 65,536 tokens and of its backward pass (docs/scaling.md).
 STEPS = {"dense": {"step": 168.6, "backward": 111.0}, "hash, 16 buckets": {"step": 160.5, "backward": 103.0}}
-# Bytes a second that a sum gets, and seconds a message. NVLink: measured, two H200. Network: 80 % of 400 Gbit/s a GPU.
+# Bytes a second that a sum gets, and seconds a message. NVLink: measured, two H200. Network: 80 % of 400 Gbit/s per GPU.
 LINKS = {"NVLink": (209e9, 3e-6), "400 Gbit/s": (40e9, 12e-6)}
-GPUS_A_NODE = 8
+GPUS_PER_NODE = 8
 
 
 def sum_seconds(size, gpus):
     if gpus == 1:
         return 0.0
-    bandwidth, latency = LINKS["NVLink"] if gpus <= GPUS_A_NODE else LINKS["400 Gbit/s"]
+    bandwidth, latency = LINKS["NVLink"] if gpus <= GPUS_PER_NODE else LINKS["400 Gbit/s"]
     return 2 * (gpus - 1) / gpus * size / bandwidth + 2 * math.ceil(math.log2(gpus)) * latency
 
 
@@ -56,9 +56,9 @@ def plot(path):
                                    (8192, "f32"): "C2-o", (8192, "bf16"): "C2--s"}.items():
         chosen = [r for r in rows() if r["pattern"] == "dense" and r["tokens_per_gpu"] == tokens and r["sums_in"] == dtype]
         axes.plot([r["gpus"] for r in chosen], [100 * r["efficiency"] for r in chosen], style,
-                  label=f"{tokens:,} tokens a GPU and step, sums in {dtype}")
-    axes.axvline(GPUS_A_NODE * 1.3, color="grey", linewidth=0.8)
-    axes.text(GPUS_A_NODE * 1.4, 42, "several nodes, 400 Gbit/s a GPU", color="grey")
+                  label=f"{tokens:,} tokens per GPU and step, sums in {dtype}")
+    axes.axvline(GPUS_PER_NODE * 1.3, color="grey", linewidth=0.8)
+    axes.text(GPUS_PER_NODE * 1.4, 58, "several nodes, 400 Gbit/s per GPU", color="grey")
     axes.set_xscale("log", base=2)
     axes.set_xticks([2, 8, 16, 64, 256, 1024], ["2", "8", "16", "64", "256", "1,024"])
     axes.set(xlabel="GPUs", ylabel="efficiency, %", ylim=(40, 101), title=MODEL["name"] + ", dense: estimated")
