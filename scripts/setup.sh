@@ -32,6 +32,12 @@ packages=(cmake ninja-build g++ ccache pkg-config libopenblas-openmp-dev libzstd
 # One version of clang-format on every distribution, or the same file would pass here and fail there.
 [[ -z $checks ]] || packages+=(clang-format-14 clang-tidy libomp-dev python3)
 
+# NCCL comes with some CUDA images, else from NVIDIA's repository where that is set up.
+if find_nvcc >/dev/null && ! [[ -e /usr/include/nccl.h || -e $(dirname "$(find_nvcc)")/../include/nccl.h ]] &&
+  command -v apt-cache >/dev/null && apt-cache show libnccl-dev >/dev/null 2>&1; then
+  packages+=(libnccl-dev)
+fi
+
 missing_packages() {
   local package
   for package in "${packages[@]}"; do

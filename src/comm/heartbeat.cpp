@@ -13,8 +13,8 @@
 #include <cstring>
 #include <map>
 
-#include "comm/mpi.h"
 #include "core/error.h"
+#include "core/output.h"
 
 namespace scfa {
 
@@ -30,13 +30,6 @@ constexpr char kAlive = 'a', kFailed = 'f', kHangs = 'h', kEnd = 'e', kLeaving =
 
 double seconds_since(std::chrono::steady_clock::time_point then) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
-}
-
-void print(const std::string& text) {
-  const std::string line = (::isatty(STDERR_FILENO) == 1 ? "\r\033[K" : "") + std::string("train: ") + text + "\n";
-  pollfd ready{STDERR_FILENO, POLLOUT, 0};
-  if (::poll(&ready, 1, 1000) <= 0) return;
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
 }
 
 }  // namespace
@@ -224,7 +217,7 @@ bool Heartbeat::claim_end() {
 
 void Heartbeat::end(const std::string& text) {
   if (!claim_end()) return;
-  if (!text.empty()) print(text);
+  if (!text.empty()) say_at_the_end(text);
   if (c_.rank == 0)
     for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
   run_abort();

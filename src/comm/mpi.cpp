@@ -103,8 +103,4 @@ std::unique_ptr<HostTransport> make_transport() {
   return std::make_unique<MpiTransport>();
 }
 
-void abort(int code) {
-  MPI_Abort(MPI_COMM_WORLD, code);
-}
-
 }  // namespace scfa::mpi

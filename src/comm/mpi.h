@@ -20,7 +20,4 @@ std::string broadcast(std::string text);  // rank 0's
 
 std::unique_ptr<HostTransport> make_transport();
 
-// Ends all ranks, from any thread.
-void abort(int code);
-
 }  // namespace scfa::mpi

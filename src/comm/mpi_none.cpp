@@ -21,6 +21,5 @@ std::string broadcast(std::string text) {
 std::unique_ptr<HostTransport> make_transport() {
   return nullptr;
 }
-void abort(int /*code*/) {}
 
 }  // namespace scfa::mpi

@@ -9,6 +9,7 @@
 #include <climits>
 #include <iostream>
 #include <streambuf>
+#include <string>
 
 #include "core/signals.h"
 
@@ -61,6 +62,14 @@ int write_patiently(int fd, std::string_view text) {
     text.remove_prefix(static_cast<size_t>(done));
   }
   return 0;
+}
+
+void say_at_the_end(std::string_view text) {
+  std::string line(::isatty(STDERR_FILENO) == 1 ? "\r\033[K" : "");
+  line.append("train: ").append(text).append("\n");
+  pollfd ready{STDERR_FILENO, POLLOUT, 0};
+  if (::poll(&ready, 1, 1000) <= 0) return;
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
 }
 
 void make_standard_output_patient() {

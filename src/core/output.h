@@ -8,6 +8,10 @@ namespace scfa {
 // (core/signals.h), no longer for who does not read. Returns 0, or errno of what failed; EINTR: it was given up then.
 int write_patiently(int fd, std::string_view text);
 
+// "train: TEXT" as a line on standard error, over a progress line that stands there: for a program that ends by force.
+// Takes no lock, which a thread that hangs may hold, and where nobody reads says nothing after a second.
+void say_at_the_end(std::string_view text);
+
 // From here on std::cout writes that way. What could not be written is an error of flush_output (core/program.h).
 void make_standard_output_patient();
 

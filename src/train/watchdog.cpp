@@ -1,8 +1,5 @@
 #include "train/watchdog.h"
 
-#include <poll.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -10,6 +7,7 @@
 
 #include "core/context.h"
 #include "core/human.h"
+#include "core/output.h"
 #include "core/signals.h"
 
 namespace scfa {
@@ -21,14 +19,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kTick{100};
 constexpr double kLongestTick = 0.3;  // seconds; more means that the process did not run
 constexpr double kSavingFactor = 4;
-
-// Not by way of the console, whose lock a thread that hangs may hold, and only where it does not block.
-void say(const std::string& text) {
-  const std::string line = (::isatty(STDERR_FILENO) == 1 ? "\r\033[K" : "") + std::string("train: ") + text + "\n";
-  pollfd ready{STDERR_FILENO, POLLOUT, 0};
-  if (::poll(&ready, 1, 1000) <= 0) return;
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
-}
 
 }  // namespace
 
@@ -97,7 +87,7 @@ void Watchdog::end_program(const std::string& why, int code) const {
   const std::string text = concat(why, "; ", describe_last_op(), "); ended without saving, the last checkpoint is ",
                                   checkpoint_.empty() ? "none" : checkpoint_);
   if (on_end_) on_end_(text);
-  say(text);
+  say_at_the_end(text);
   std::_Exit(code);
 }
 
