@@ -15,32 +15,31 @@
 
 #include "core/error.h"
 #include "core/output.h"
+#include "core/signals.h"
 
 namespace scfa {
 
 namespace {
 
 constexpr std::chrono::milliseconds kBeat{250};
-constexpr double kSilent = 3;  // seconds without a heartbeat after which a rank is named
+constexpr double kSilent =
+    3;  // seconds without a heartbeat after which a rank is named; half the limit if that is less
 constexpr std::chrono::seconds kAnswer{3}, kAbort{5};
 constexpr size_t kLongestText = 1 << 16;
 
 // What a message is: its first byte; then the length of its text, 4 bytes, and the text.
 constexpr char kAlive = 'a', kFailed = 'f', kHangs = 'h', kEnd = 'e', kLeaving = 'l';
 
-double seconds_since(std::chrono::steady_clock::time_point then) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - then).count();
-}
-
 }  // namespace
 
-Heartbeat::Heartbeat(Connections* connections) : c_(*connections), others_(c_.peers.size()) {
-  for (State& state : others_) state.heard = Clock::now();
+Heartbeat::Heartbeat(Connections* connections, double limit)
+    : c_(*connections), limit_(limit), others_(c_.peers.size()) {
   for (const Socket& socket : c_.heartbeats) {
     if (socket.fd() < 0) continue;
     ::fcntl(socket.fd(), F_SETFL, ::fcntl(socket.fd(), F_GETFL) | O_NONBLOCK);
   }
-  require(::pipe2(wake_, O_CLOEXEC) == 0, "heartbeats: no pipe: ", std::strerror(errno));
+  const bool made = ::pipe2(wake_, O_CLOEXEC) == 0;
+  require(made, "heartbeats: the system gives no more descriptors");
   thread_ = std::thread([this] { run(); });
 }
 
@@ -55,8 +54,14 @@ void Heartbeat::set_place(const std::string& place) {
   place_ = place;
 }
 
-void Heartbeat::set_details(std::function<std::string()> details) {
+void Heartbeat::started(double seconds) {
   const std::lock_guard lock(mutex_);
+  limit_ = seconds;
+  started_ = true;
+}
+
+void Heartbeat::set_details(std::function<std::string()> details) {
+  const std::lock_guard lock(details_mutex_);
   details_ = std::move(details);
 }
 
@@ -75,8 +80,12 @@ std::string Heartbeat::name(size_t rank) const {
 }
 
 std::string Heartbeat::place_here() {
+  std::string details;
+  {
+    const std::lock_guard lock(details_mutex_);
+    if (details_) details = details_();
+  }
   const std::lock_guard lock(mutex_);
-  const std::string details = details_ ? details_() : "";
   return details.empty() ? place_ : place_ + ", " + details;
 }
 
@@ -100,34 +109,58 @@ void Heartbeat::leave() {
   }
   for (size_t r = 0; r < c_.heartbeats.size(); ++r)
     if (c_.heartbeats[r].fd() >= 0) send(r, kLeaving, "");
+  for (const Socket& socket : c_.messages)  // who still waits for a message of this rank learns that none comes
+    if (socket.fd() >= 0) ::shutdown(socket.fd(), SHUT_WR);
   [[maybe_unused]] const ssize_t written = ::write(wake_[1], "", 1);
 }
 
 // ---- the thread -----------------------------------------------------------------------------------------------------
 
 void Heartbeat::run() {
-  Clock::time_point next = Clock::now();
+  Clock::time_point next = Clock::now(), before = next;
   while (true) {
     {
       const std::lock_guard lock(mutex_);
       if (leaving_) return;
     }
     if (Clock::now() >= next) {
-      beat();
-      next = Clock::now() + kBeat;
+      // Time in which the process was stopped does not count, as it does not for the watchdog.
+      const std::chrono::duration<double> passed = Clock::now() - before;
+      before = Clock::now();
+      beat(std::min(passed.count(), 0.5));
+      next = before + kBeat;
     }
     listen(std::chrono::duration_cast<std::chrono::milliseconds>(next - Clock::now()));
   }
 }
 
-void Heartbeat::beat() {
+void Heartbeat::beat(double seconds) {
   const std::string place = place_here();
+  std::string reason;
+  int code = 1;
   {
     const std::lock_guard lock(mutex_);
     others_[static_cast<size_t>(c_.rank)].place = place;
+    for (size_t r = 0; r < others_.size(); ++r) {
+      State& other = others_[r];
+      const bool heard_of = c_.rank == 0 ? r > 0 : r == 0;
+      if (!heard_of || other.left) continue;
+      other.silent += seconds;
+      // A little later than a watchdog, which says more; and rank 0 before the others.
+      if (limit_ > 0 && other.silent > limit_ + (c_.rank == 0 ? 2 : 7))
+        reason = concat(name(r), " has not been heard from for ", static_cast<int64_t>(other.silent),
+                        " s, last seen in ", other.place);
+    }
+    if (reason.empty() && !started_ && stop_requested() && (waited_after_signal_ += seconds) > 3) {
+      reason = concat("ended by signal ", stop_signal(), " in ", place);
+      code = 128 + stop_signal();
+    }
   }
   for (size_t r = 0; r < c_.heartbeats.size(); ++r)
     if (c_.heartbeats[r].fd() >= 0) send(r, kAlive, place);
+  if (reason.empty()) return;
+  const std::string text = reason + "; all ranks end, the last checkpoint is " + last_checkpoint();
+  end(c_.rank > 1 ? "" : text, code);
 }
 
 void Heartbeat::listen(std::chrono::milliseconds patience) {
@@ -172,7 +205,7 @@ void Heartbeat::take(size_t rank, char kind, const std::string& text) {
     return end(others.empty() ? text : text + "; " + others);
   }
   const std::lock_guard lock(mutex_);
-  others_[rank].heard = Clock::now();
+  others_[rank].silent = 0;
   if (kind == kAlive) others_[rank].place = text;
   if (kind == kLeaving) others_[rank].left = true;
 }
@@ -187,7 +220,7 @@ void Heartbeat::gone(size_t rank) {
     }
     place = others_[rank].place;
   }
-  const std::string text = concat(name(rank), " has ended without a word (killed?), last seen in ", place,
+  const std::string text = concat(name(rank), " exited unexpectedly (killed?), last seen in ", place,
                                   "; all ranks end, the last checkpoint is ", last_checkpoint());
   if (c_.rank > 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
   end(c_.rank > 1 ? "" : text);
@@ -200,9 +233,11 @@ void Heartbeat::send(size_t rank, char kind, const std::string& text) {
   std::string message(1, kind);
   message.append(reinterpret_cast<const char*>(&size), sizeof size).append(text, 0, size);
   const std::lock_guard lock(sending_);
-  // A rank that is stopped reads nothing: where its buffer is full there is nobody to tell.
-  [[maybe_unused]] const ssize_t sent =
-      ::send(c_.heartbeats[rank].fd(), message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  const int fd = c_.heartbeats[rank].fd();
+  // A rank that is stopped reads nothing: where its buffer is full there is nobody to tell. Half a message would make
+  // the next one unreadable.
+  const ssize_t sent = ::send(fd, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent > 0 && sent < static_cast<ssize_t>(message.size())) ::shutdown(fd, SHUT_WR);
 }
 
 // Several threads may want to end the process: the first one says why, and where rank 0's main thread does nobody else.
@@ -215,13 +250,13 @@ bool Heartbeat::claim_end() {
   return true;
 }
 
-void Heartbeat::end(const std::string& text) {
+void Heartbeat::end(const std::string& text, int code) {
   if (!claim_end()) return;
   if (!text.empty()) say_at_the_end(text);
   if (c_.rank == 0)
     for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
   run_abort();
-  std::_Exit(1);
+  std::_Exit(code);
 }
 
 void Heartbeat::run_abort() {
@@ -242,40 +277,29 @@ void Heartbeat::run_abort() {
 }
 
 void Heartbeat::fail(const std::string& text, bool hangs) {
-  if (c_.size == 1) return;
-  if (c_.rank == 0) {
-    if (!claim_end()) return;
-    for (size_t r = 1; r < c_.heartbeats.size(); ++r) send(r, kEnd, "");
-    {
-      const std::lock_guard lock(mutex_);
-      leaving_ = true;
-    }
-    return run_abort();
-  }
+  const std::string others = hangs ? describe_others() : "";
+  const std::string line = others.empty() ? text : text + "; " + others;
+  if (c_.rank == 0) return end(line);
   double silent = 0;
   {
     const std::lock_guard lock(mutex_);
-    silent = seconds_since(others_[0].heard);
+    silent = others_[0].silent;
   }
   send(0, hangs ? kHangs : kFailed, text);
   if (silent < kSilent) std::this_thread::sleep_for(kAnswer);
+  end(c_.rank == 1 || !hangs ? line : "");
 }
 
 std::string Heartbeat::describe_others() {
-  if (c_.size == 1) return {};
-  const std::string here = place_here();
   const std::lock_guard lock(mutex_);
-  others_[static_cast<size_t>(c_.rank)].place = here;
   std::string silent;
   std::map<std::string, std::vector<size_t>> places;
   for (size_t r = 0; r < others_.size(); ++r) {
-    const bool known = static_cast<int>(r) == c_.rank || c_.rank == 0 || r == 0;
-    if (!known) continue;  // only rank 0 hears from all
+    if (c_.rank != 0 && r != 0) continue;  // only rank 0 hears from all
     places[others_[r].place].push_back(r);
-    const double seconds = static_cast<int>(r) == c_.rank ? 0 : seconds_since(others_[r].heard);
-    if (seconds > kSilent)
+    if (others_[r].silent > std::min(kSilent, limit_ > 0 ? limit_ / 2 : kSilent))
       silent += concat(silent.empty() ? "" : ", ", name(r), " has not been heard from for ",
-                       static_cast<int64_t>(seconds), " s (last seen in ", others_[r].place, ")");
+                       static_cast<int64_t>(others_[r].silent), " s (last seen in ", others_[r].place, ")");
   }
   if (!silent.empty() || places.size() < 2) return silent;
   std::string differing;

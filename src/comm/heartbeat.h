@@ -16,8 +16,8 @@ namespace scfa {
 
 class Heartbeat {
  public:
-  explicit Heartbeat(Connections* connections);  // must outlive it
-  ~Heartbeat();                                  // leaves, if that was not done
+  Heartbeat(Connections* connections, double limit);  // connections must outlive it; limit: see started()
+  ~Heartbeat();                                       // leaves, if that was not done
   Heartbeat(const Heartbeat&) = delete;
   Heartbeat& operator=(const Heartbeat&) = delete;
 
@@ -25,6 +25,9 @@ class Heartbeat {
   void set_place(const std::string& place);
   // Adds to it what a function finds out when a heartbeat is due, in the thread of the heartbeats; empty: nothing.
   void set_details(std::function<std::string()> details);
+  // A rank that is not heard from for so long ends all; 0: never. Until this is called the limit is that of joining,
+  // and a signal that asked to stop ends all too, because what waits then cannot save anything.
+  void started(double seconds);
   // The checkpoint that an end by force names.
   void set_checkpoint(const std::string& path);
   // Called, from any thread, before the process is ended by force: to free what waits in a collective.
@@ -34,28 +37,27 @@ class Heartbeat {
   // say, and the others wait for that a few seconds: a launcher may end all ranks when the first one has ended.
   void leave();
 
-  // This rank cannot go on, because of `text`, and neither can the others. On rank 0 tells them and returns; elsewhere
-  // tells rank 0, which prints the text and ends all processes, this one too. Returns if rank 0 does not answer.
-  // hangs: the text is that of a watchdog, to which rank 0 adds what it knows of the others.
+  // This rank cannot go on, because of `text`, and neither can the others: rank 0 prints it and ends all processes.
+  // Where rank 0 does not answer, rank 1 prints it. hangs: the text is that of a watchdog, to which rank 0 adds what it
+  // knows of the others. Returns only where another thread ends the process.
   void fail(const std::string& text, bool hangs);
 
   // Of ranks that have not been heard from for some seconds, or else of where ranks differ; empty if nothing is odd.
   std::string describe_others();
 
-  // Ends this process, with code 1 and without destructors, which what hangs would block too; on rank 0 all others as
-  // well. Prints the text as a line first, unless it is empty. Returns only where another thread ends the process.
-  void end(const std::string& text);
-
  private:
   using Clock = std::chrono::steady_clock;
   struct State {
     std::string received;  // and not taken apart yet
-    Clock::time_point heard;
     std::string place;
+    double silent = 0;  // seconds since it was heard from, in which this process ran
     bool left = false;
   };
   void run();
-  void beat();
+  void beat(double seconds);
+  // Ends this process without destructors, which what hangs would block too; on rank 0 all others as well. Prints the
+  // text as a line first, unless it is empty. Returns only where another thread ends the process.
+  void end(const std::string& text, int code = 1);
   void listen(std::chrono::milliseconds patience);
   void receive(size_t rank);
   void take(size_t rank, char kind, const std::string& text);
@@ -68,10 +70,14 @@ class Heartbeat {
   std::string last_checkpoint();
 
   Connections& c_;
+  std::mutex details_mutex_;  // held while details are asked for, which can block: of nothing else
+  std::function<std::string()> details_;
   std::mutex mutex_;  // of what follows
   std::string place_ = "starting", checkpoint_;
-  std::function<std::string()> details_;
   std::function<void()> abort_;
+  double limit_;
+  bool started_ = false;
+  double waited_after_signal_ = 0;
   std::vector<State> others_;
   bool leaving_ = false;
   std::atomic<bool> ending_{false};

@@ -63,7 +63,10 @@ class HostCollectives : public Collectives {
     }
   }
 
-  std::string describe() const override { return "sums on the CPU in the order of the ranks"; }
+  std::string describe() const override {
+    return concat(world_.launcher() == Launcher::kMpirun ? "MPI" : "sockets by way of rank 0",
+                  ", summed in rank order");
+  }
 
  private:
   // The elements [done, done + round) of rank r's part.

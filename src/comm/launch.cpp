@@ -11,7 +11,7 @@ namespace {
 
 using Environment = std::function<const char*(const char*)>;
 
-constexpr int kSlurmPorts = 20000, kFirstSlurmPort = 24000;  // below Linux's ephemeral ports for small job numbers
+constexpr int kSlurmPorts = 8000, kFirstSlurmPort = 24000;  // below Linux's ephemeral ports
 
 bool has(const Environment& value, const char* name) {
   return value(name) != nullptr && *value(name) != 0;
@@ -38,6 +38,7 @@ Launch ranked(const Environment& value, Launcher launcher, const char* rank, con
 
 Launch of_torchrun(const Environment& value) {
   Launch launch = ranked(value, Launcher::kTorchrun, "RANK", "WORLD_SIZE");
+  if (launch.size == 1) return launch;  // which nobody needs to find
   require(has(value, "MASTER_ADDR"),
           "MASTER_ADDR: is not set, but RANK and WORLD_SIZE are; it names the host of rank 0");
   launch.address = value("MASTER_ADDR");

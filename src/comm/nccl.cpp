@@ -45,7 +45,7 @@ class NcclCollectives : public Collectives {
   NcclCollectives(World& world, Context& ctx, bool share_gpu) : ctx_(ctx), rank_(world.rank()), size_(world.size()) {
     if (share_gpu) let_share_gpu(world);
     ncclUniqueId id{};
-    if (world.first()) check_status(ncclGetUniqueId(&id), "starting", nullptr);
+    if (world.is_rank0()) check_status(ncclGetUniqueId(&id), "starting", nullptr);
     id = world.broadcast("the NCCL id", id);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.maxCTAs = kBlocks;

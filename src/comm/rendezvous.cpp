@@ -19,8 +19,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* kGreeting = "scfa-1";
-constexpr size_t kLongestGreeting = 4096;
+constexpr const char* kHandshake = "scfa-1";
+constexpr size_t kLongestHandshake = 4096;
 
 Peer this_peer() {
   char host[256] = "localhost";
@@ -31,8 +31,8 @@ Peer this_peer() {
 }
 
 // "greeting job size rank channel host machine", of words without blanks.
-std::string greeting(const std::string& job, const Connections& c, int channel, const Peer& peer) {
-  return concat(kGreeting, ' ', job, ' ', c.size, ' ', c.rank, ' ', channel, ' ', peer.host, ' ', peer.machine);
+std::string handshake(const std::string& job, const Connections& c, int channel, const Peer& peer) {
+  return concat(kHandshake, ' ', job, ' ', c.size, ' ', c.rank, ' ', channel, ' ', peer.host, ' ', peer.machine);
 }
 
 std::string missing_ranks(const Connections& c) {
@@ -47,15 +47,15 @@ std::string missing_ranks(const Connections& c) {
 }
 
 // Takes a connection if it is one of this run; others that come to the port are closed.
-void admit(Connections& c, const std::string& job, Socket socket) {
+void accept_rank(Connections& c, const std::string& job, Socket socket) {
   socket.limit_reading(5);
   std::string text, word, its_job;
-  if (!socket.read_message(&text, kLongestGreeting)) return;
+  if (!socket.read_message(&text, kLongestHandshake)) return;
   std::istringstream words(text);
   int size = 0, rank = 0, channel = 0;
   Peer peer;
   if (!(words >> word >> its_job >> size >> rank >> channel >> peer.host >> peer.machine)) return;
-  if (word != kGreeting || its_job != job || size != c.size || rank < 1 || rank >= c.size) return;
+  if (word != kHandshake || its_job != job || size != c.size || rank < 1 || rank >= c.size) return;
   socket.limit_reading(0);
   const auto at = static_cast<size_t>(rank);
   c.peers[at] = peer;
@@ -71,7 +71,7 @@ void wait_for_ranks(Connections& c, const Listener& listener, const std::string&
     const std::chrono::duration<double> waited = Clock::now() - begin;
     require(waited.count() < seconds, missing_ranks(c), " of ", c.size, " did not come within ", seconds,
             " s; was every process started with the same command?");
-    if (std::optional<Socket> socket = listener.accept(0.1)) admit(c, job, *std::move(socket));
+    if (std::optional<Socket> socket = listener.accept(0.1)) accept_rank(c, job, *std::move(socket));
   }
   std::string table;
   for (const Peer& peer : c.peers) table += peer.host + " " + peer.machine + "\n";
@@ -79,19 +79,22 @@ void wait_for_ranks(Connections& c, const Listener& listener, const std::string&
     require(c.messages[r].write_message(table), "rank ", r, " on ", c.peers[r].host, " is gone");
 }
 
-void connect_to_first(Connections& c, const std::vector<std::string>& addresses, int port, const std::string& job,
+void connect_to_rank0(Connections& c, const std::vector<std::string>& addresses, int port, const std::string& job,
                       double seconds) {
   const Peer self = this_peer();
   std::string error, table;
-  for (const auto& begin = Clock::now();;) {
+  for (const auto begin = Clock::now();;) {
     for (const std::string& address : addresses) {
       std::optional<Socket> messages = connect_to(address, port, 0, &error);
       std::optional<Socket> heartbeats = messages ? connect_to(address, port, 0, &error) : std::nullopt;
-      if (!heartbeats || !messages->write_message(greeting(job, c, 0, self)) ||
-          !heartbeats->write_message(greeting(job, c, 1, self)) || !messages->read_message(&table)) {
-        if (heartbeats) error = "rank 0 did not answer; does it belong to another run?";
+      const std::chrono::duration<double> passed = Clock::now() - begin;
+      if (messages) messages->limit_reading(std::max(1.0, seconds - passed.count()));
+      if (!heartbeats || !messages->write_message(handshake(job, c, 0, self)) ||
+          !heartbeats->write_message(handshake(job, c, 1, self)) || !messages->read_message(&table)) {
+        if (heartbeats) error = "no answer: rank 0 has ended, or another program listens there";
         continue;
       }
+      messages->limit_reading(0);
       c.messages.push_back(*std::move(messages));
       c.heartbeats.push_back(*std::move(heartbeats));
       std::istringstream lines(table);
@@ -107,7 +110,7 @@ void connect_to_first(Connections& c, const std::vector<std::string>& addresses,
 }
 
 // Where rank 0 listens, for ranks that only MPI connects so far: "port job machine address ...".
-std::string place_of_first(const Listener& listener, const std::string& job) {
+std::string address_of_rank0(const Listener& listener, const std::string& job) {
   std::string text = concat(listener.port(), ' ', job, ' ', this_peer().machine);
   for (const std::string& address : own_addresses()) text += " " + address;
   return text;
@@ -115,7 +118,7 @@ std::string place_of_first(const Listener& listener, const std::string& job) {
 
 }  // namespace
 
-Connections meet(const Launch& launch, double seconds) {
+Connections rendezvous(const Launch& launch, double seconds) {
   Connections c;
   c.rank = launch.rank, c.size = launch.size;
   const bool by_mpi = launch.launcher == Launcher::kMpirun;
@@ -127,7 +130,7 @@ Connections meet(const Launch& launch, double seconds) {
     if (by_mpi) {
       std::random_device random;
       job = concat(std::hex, random(), random());
-      mpi::broadcast(place_of_first(listener, job));
+      mpi::broadcast(address_of_rank0(listener, job));
     }
     wait_for_ranks(c, listener, job, seconds);
     return c;
@@ -142,7 +145,7 @@ Connections meet(const Launch& launch, double seconds) {
     for (std::string address; place >> address;) addresses.push_back(address);
     if (machine == this_peer().machine) std::reverse(addresses.begin(), addresses.end());  // loopback first
   }
-  connect_to_first(c, addresses, port, job, seconds);
+  connect_to_rank0(c, addresses, port, job, seconds);
   return c;
 }
 
@@ -193,8 +196,8 @@ std::vector<std::string> Messages::gather_and_answer(const std::string& tag, con
   for (size_t r = 1; r < texts.size(); ++r) {
     std::string its;
     if (!c_.messages[r].read_message(&its) || !c_.messages[r].read_message(&texts[r])) fail_gone(c_, r);
-    require(its == tag, "rank ", r, " on ", c_.peers[r].host, " is not where rank 0 is: exchange ", its, " instead of ",
-            tag);
+    require(its == tag, "rank ", r, " on ", c_.peers[r].host, " is out of step with rank 0: in exchange ", its,
+            " instead of ", tag);
   }
   const std::string all = packed(texts);
   for (size_t r = 1; r < texts.size(); ++r)

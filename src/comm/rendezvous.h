@@ -26,7 +26,7 @@ struct Connections {
 
 // Blocks until all ranks are there. Throws Error naming those that have not come after `seconds`, or why rank 0 cannot
 // be reached.
-Connections meet(const Launch& launch, double seconds);
+Connections rendezvous(const Launch& launch, double seconds);
 
 // Messages of all ranks, small and large, by way of rank 0. Both classes throw Error naming the rank that is gone.
 class Messages {

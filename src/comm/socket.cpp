@@ -112,10 +112,11 @@ Listener::Listener(int port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOE
   address.sin_port = htons(static_cast<uint16_t>(port));
   socklen_t size = sizeof address;
   auto* plain = reinterpret_cast<sockaddr*>(&address);
-  require(::bind(socket_.fd(), plain, size) == 0 && ::listen(socket_.fd(), 1024) == 0 &&
-              ::getsockname(socket_.fd(), plain, &size) == 0,
-          "rank 0 cannot listen on port ", port, ": ", std::strerror(errno),
-          errno == EADDRINUSE ? "; set MASTER_PORT to one that is free" : "");
+  const bool listening = ::bind(socket_.fd(), plain, size) == 0 && ::listen(socket_.fd(), 1024) == 0 &&
+                         ::getsockname(socket_.fd(), plain, &size) == 0;
+  const int error = errno;  // arguments of require are evaluated in any order
+  require(listening, "rank 0 cannot listen on port ", port, ": ", std::strerror(error),
+          error == EADDRINUSE ? "; another process has it, set MASTER_PORT to one that is free" : "");
   port_ = ntohs(address.sin_port);
 }
 

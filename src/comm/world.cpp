@@ -22,8 +22,14 @@ double join_seconds() {
 }
 
 Connections join(Launch launch) {
-  if (launch.launcher == Launcher::kMpirun && (launch.size > 1 || mpi::built())) mpi::join(&launch.rank, &launch.size);
-  return meet(launch, join_seconds());
+  if (launch.launcher == Launcher::kMpirun && (launch.size > 1 || mpi::built())) {
+    const Launch said = launch;
+    mpi::join(&launch.rank, &launch.size);
+    require(launch.rank == said.rank && launch.size == said.size, "mpirun started ", said.size,
+            " processes, but the MPI of this program (", mpi::description(), ") sees ", launch.size,
+            ": start it with the mpirun of the MPI that it was built with");
+  }
+  return rendezvous(launch, join_seconds());
 }
 
 }  // namespace
@@ -39,7 +45,7 @@ World::World(const Launch& launch) : launcher_(launch.launcher), c_(join(launch)
     ++local_size_;
   }
   transport_ = in_mpi_ ? mpi::make_transport() : make_relay(&c_);
-  heartbeat_ = std::make_unique<Heartbeat>(&c_);
+  heartbeat_ = std::make_unique<Heartbeat>(&c_, join_seconds());
 }
 
 World::~World() {
@@ -74,12 +80,12 @@ std::vector<std::string> World::all_gather(const char* what, const std::string& 
   }
 }
 
-void World::together(const char* what, const std::function<void()>& body) {
+void World::run_on_all(const char* what, const std::function<void()>& body) {
   if (size() == 1) return body();
   std::string error;  // "S12 text": ended by signal 12
   try {
     body();
-  } catch (const AgreedError&) {
+  } catch (const CollectiveError&) {
     throw;
   } catch (const Interrupted& stopped) {
     error = concat('S', stop_signal(), ' ', stopped.what());
@@ -95,13 +101,13 @@ void World::together(const char* what, const std::function<void()>& body) {
       request_stop(std::stoi(its.substr(1)));
       throw Interrupted(text);
     }
-    throw AgreedError(r == 0 ? text : name_of(r) + ": " + text);
+    throw CollectiveError(r == 0 ? text : name_of(r) + ": " + text);
   }
 }
 
-void World::on_first(const char* what, const std::function<void()>& body) {
-  together(what, [&] {
-    if (first()) body();
+void World::run_on_rank0(const char* what, const std::function<void()>& body) {
+  run_on_all(what, [&] {
+    if (is_rank0()) body();
   });
 }
 
@@ -118,6 +124,9 @@ void World::set_place(const std::string& place) {
   place_ = place;
   tell();
 }
+void World::started(double seconds) {
+  if (heartbeat_) heartbeat_->started(seconds);
+}
 void World::set_details(std::function<std::string()> details) {
   if (heartbeat_) heartbeat_->set_details(std::move(details));
 }
@@ -127,15 +136,12 @@ void World::set_checkpoint(const std::string& path) {
 void World::set_abort(std::function<void()> abort) {
   if (heartbeat_) heartbeat_->set_abort(std::move(abort));
 }
-std::string World::describe_others() {
-  return heartbeat_ ? heartbeat_->describe_others() : "";
-}
 
 void World::guard(const std::function<void()>& body) {
   if (size() == 1) return body();
   try {
     body();
-  } catch (const AgreedError&) {
+  } catch (const CollectiveError&) {
     throw;
   } catch (const Interrupted&) {
     throw;
@@ -147,17 +153,12 @@ void World::guard(const std::function<void()>& body) {
 void World::fail_alone(const std::string& text) {
   const std::string named = concat(name_of(rank()), ", ", place(), ": ", text);
   heartbeat_->fail(named, false);
-  if (!first()) heartbeat_->end(named);  // rank 0 did not answer
-  in_mpi_ = false;                       // whose end would wait for the others
-  throw AgreedError(named);
+  throw CollectiveError(named);  // another thread ends the process
 }
 
 void World::end_all(const std::string& text) {
   if (size() == 1) return;
-  const std::string others = describe_others();
-  const std::string line = others.empty() ? text : text + "; " + others;
-  if (!first()) heartbeat_->fail(line, true);
-  heartbeat_->end(rank() < 2 ? line : "");
+  heartbeat_->fail(text, true);
 }
 
 void World::leave() {

@@ -17,7 +17,7 @@
 namespace scfa {
 
 // Thrown on every rank in the same place. Its text is for rank 0 to print; the others end without a word.
-class AgreedError : public Error {
+class CollectiveError : public Error {
  public:
   using Error::Error;
 };
@@ -35,7 +35,7 @@ class World {
 
   int rank() const { return c_.rank; }
   int size() const { return c_.size; }
-  bool first() const { return c_.rank == 0; }
+  bool is_rank0() const { return c_.rank == 0; }
   const std::string& host(int rank) const { return c_.peers.at(static_cast<size_t>(rank)).host; }
   const std::string& machine() const { return c_.peers[static_cast<size_t>(c_.rank)].machine; }  // unlike any other
   Launcher launcher() const { return launcher_; }
@@ -51,15 +51,15 @@ class World {
   template <class T>
   std::vector<T> all_gather_values(const char* what, const T& mine);
   template <class T>
-  T broadcast(const char* what, const T& of_first) {  // rank 0's
-    return all_gather_values(what, first() ? of_first : T{}).front();
+  T broadcast(const char* what, const T& of_rank0) {  // rank 0's
+    return all_gather_values(what, is_rank0() ? of_rank0 : T{}).front();
   }
 
-  // Runs body on this rank and waits until the others have run theirs. If it throws on any rank, throws AgreedError on
-  // all, with the text of the lowest rank where it did.
-  void together(const char* what, const std::function<void()>& body);
-  // together() for work that is rank 0's alone.
-  void on_first(const char* what, const std::function<void()>& body);
+  // Runs body on this rank and waits until the others have run theirs. If it throws on any rank, throws CollectiveError
+  // on all, with the text of the lowest rank where it did.
+  void run_on_all(const char* what, const std::function<void()>& body);
+  // run_on_all() for work that is rank 0's alone.
+  void run_on_rank0(const char* what, const std::function<void()>& body);
 
   HostTransport& transport() { return *transport_; }  // for data of CPU ranks; only with more than one rank
 
@@ -80,10 +80,10 @@ class World {
     World& world_;
     const char* before_;
   };
+  void started(double seconds);  // training begins: how long a rank may be silent
   void set_details(std::function<std::string()> details);
   void set_checkpoint(const std::string& path);
   void set_abort(std::function<void()> abort);
-  std::string describe_others();
   // Runs body. An error that this rank alone meets in it ends all ranks, before what body made goes away, and rank 0
   // tells of it, with the rank, its host and its place. Other exceptions, and all of a world of one, pass through.
   void guard(const std::function<void()>& body);

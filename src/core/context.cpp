@@ -11,8 +11,7 @@ Device required(Device device) {
 }
 }  // namespace
 
-Context::Context(Device device)
-    : device_(device), streams_(required(device) == Device::kGpu), stream_(streams_.main), profiler_(on_gpu()) {
+Context::Context(Device device) : device_(device), streams_(required(device) == Device::kGpu), stream_(streams_.main) {
   if (on_gpu()) workspace_ = Buffer(kWorkspaceBytes, device);
 }
 

@@ -14,7 +14,7 @@ class Context;
 // Adds up times by name while it is on: on the CPU by the clock; on a GPU between events, read when they are taken.
 class Profiler {
  public:
-  explicit Profiler(bool on_gpu) : on_gpu_(on_gpu) {}
+  Profiler() = default;
   ~Profiler();
   Profiler(const Profiler&) = delete;
   Profiler& operator=(const Profiler&) = delete;
@@ -35,7 +35,7 @@ class Profiler {
     const char* name;
     Event from, to;
   };
-  bool on_gpu_, collecting_ = false;
+  bool collecting_ = false;
   std::map<std::string, double> times_;
   std::vector<Span> spans_;
   std::vector<Event> events_;  // all that were made; the first used_events_ are in spans_

@@ -32,7 +32,8 @@ void BenchFile::append(const std::string& text) {
 
 void BenchFile::commit() {
   file_->close();
-  require(std::rename(partial_.c_str(), path_.c_str()) == 0, path_, ": cannot be written: ", std::strerror(errno));
+  const bool renamed = std::rename(partial_.c_str(), path_.c_str()) == 0;
+  require(renamed, path_, ": cannot be written: ", std::strerror(errno));
   partial_.clear();
 }
 

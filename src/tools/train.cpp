@@ -90,7 +90,7 @@ void install_handlers(const Config& config, const World& world) {
   on_stop = "ending within this step, with a checkpoint";
   if (config.train.stop_seconds > 0)
     on_stop += concat("; without one if the step takes longer than ", config.train.stop_seconds, " s");
-  install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on", !world.first());
+  install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on", !world.is_rank0());
 }
 
 int planned_ranks(const CommandLine& line) {
@@ -101,11 +101,10 @@ int planned_ranks(const CommandLine& line) {
 }
 
 int run(World& world, const CommandLine& line) {
-  install_signal_handlers("train", "ending before anything is done", nullptr, !world.first());
-  Console console(!world.first());
+  Console console(!world.is_rank0());
   TrainOptions options;
   Config config;
-  world.together("reading the config", [&] {
+  world.run_on_all("reading the config", [&] {
     const std::string resume = line.text("resume");
     require(!line.given("resume") || !resume.empty(), "--resume=: names no path; --resume alone needs none");
     options = {.resume = !resume.empty() && resume != "false",
@@ -128,8 +127,8 @@ int run_as_rank(World& world, int argc, char** argv) {
   CommandLine line = make_command_line();
   std::ostringstream unheard;
   bool go_on = false;
-  world.together("reading the command line", [&] {
-    std::ostream& out = world.first() ? std::cout : unheard;
+  world.run_on_all("reading the command line", [&] {
+    std::ostream& out = world.is_rank0() ? std::cout : unheard;
     go_on = line.parse(argc, argv, out);
     if (!go_on || !line.flag("print-config-docs")) return;
     out << config_markdown();
@@ -144,11 +143,11 @@ int run_in_world(World& world, int argc, char** argv) {
     int code = 0;
     world.guard([&] { code = run_as_rank(world, argc, argv); });
     return code;
-  } catch (const AgreedError&) {
-    if (world.first()) throw;
+  } catch (const CollectiveError&) {
+    if (world.is_rank0()) throw;
     return 1;
   } catch (const Interrupted&) {
-    if (world.first()) throw;
+    if (world.is_rank0()) throw;
     return 128 + stop_signal();
   }
 }
@@ -160,7 +159,9 @@ int main(int argc, char** argv) {
   scfa::start_program(argv);
   std::unique_ptr<scfa::World> world;
   const int code = scfa::run_program("train", [&] {
-    world = std::make_unique<scfa::World>(scfa::detect_launch([](const char* name) { return std::getenv(name); }));
+    const scfa::Launch launch = scfa::detect_launch([](const char* name) { return std::getenv(name); });
+    scfa::install_signal_handlers("train", "ending before anything is done", nullptr, launch.rank != 0);
+    world = std::make_unique<scfa::World>(launch);
     return scfa::run_in_world(*world, argc, argv);
   });
   if (world) world->leave();  // when all has been said

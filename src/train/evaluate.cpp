@@ -99,6 +99,7 @@ Evaluation merge(World& world, const Evaluation& mine) {
   const std::vector<std::string> texts = world.all_gather("evaluation", text);
   for (size_t r = 0; r < texts.size(); ++r) {
     if (static_cast<int>(r) == world.rank()) continue;
+    require(texts[r].size() == text.size(), world.name_of(static_cast<int>(r)), ": evaluated another set of batches");
     const char* from = texts[r].data();
     const auto next = [&](auto value) {
       std::memcpy(&value, from, sizeof value);

@@ -43,12 +43,12 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config)
   ctx_.synchronize();  // the mask on the host goes away
 }
 
-void Optimizer::measure(const std::function<void(const Tensor&)>& add_up) {
+void Optimizer::measure(const std::function<void(const Tensor&)>& all_reduce) {
   if (store_.pieces().size() < static_cast<size_t>(square_sums_.numel())) ctx_.zero(square_sums_);
   int64_t i = 0;
   for (const ParameterStore::Piece& piece : store_.pieces())
     square_sum(ctx_, square_sums_.slice(i++, 1), piece.gradients);
-  if (add_up && store_.sharded()) add_up(square_sums_);
+  if (all_reduce && store_.sharded()) all_reduce(square_sums_);
   gradient_norm(ctx_, norm_, square_sums_);
 }
 

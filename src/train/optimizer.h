@@ -17,9 +17,9 @@ class Optimizer {
   static int64_t memory(const ParameterTable& table);
 
   // One update from the gradients, which measure() looked at before. step counts from 1. Nothing changes where the norm
-  // is not finite. On a GPU both only launch work. add_up: adds up an f64 tensor over the ranks, where each has
+  // is not finite. On a GPU both only launch work. all_reduce: adds up an f64 tensor over the ranks, where each has
   // gradients of its own pieces only.
-  void measure(const std::function<void(const Tensor&)>& add_up = {});
+  void measure(const std::function<void(const Tensor&)>& all_reduce = {});
   void update(double lr, int64_t step);
 
   // The global norm that measure() found, before clipping; waits for the device.

@@ -5,14 +5,16 @@
 #include "comm/world.h"
 #include "core/tensor.h"
 #include "train/config.h"
+#include "train/trainer.h"
 
 namespace scfa {
 
 // Takes the GPU of this rank, if device is not the CPU: the one whose number is the rank's on its machine.
 void use_gpu_of_rank(const World& world, Device device);
 
-// Throws AgreedError unless all ranks have the same program, config, data (by its fingerprint) and kind of device, and
-// each a GPU of its own, or share_gpu says that they need not.
-void compare_ranks(World& world, const Config& config, const std::string& data, Device device, bool share_gpu);
+// Throws CollectiveError unless all ranks have the same program, options, config, data (by its fingerprint) and kind of
+// device, and each a GPU of its own, or options.share_gpu says that they need not.
+void compare_ranks(World& world, const Config& config, const TrainOptions& options, const std::string& data,
+                   Device device);
 
 }  // namespace scfa

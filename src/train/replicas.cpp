@@ -89,7 +89,7 @@ Replicas::~Replicas() {
 }
 
 std::string Replicas::describe() const {
-  return concat(collectives_->describe(), "; gradients added up in ",
+  return concat("collectives: ", collectives_->describe(), "; gradients reduced in ",
                 in_bf16(ctx_, config_, world_.size()) ? "bf16" : "f32", ", ", buckets_.size(),
                 buckets_.size() == 1 ? " bucket" : " buckets", store_.sharded() ? "; optimizer sharded (ZeRO-1)" : "");
 }
@@ -198,7 +198,7 @@ void Replicas::fork() {
   gpu::wait(ctx_.comm_stream(), computed_);
 }
 
-void Replicas::add_up(const Tensor& sums) {
+void Replicas::all_reduce(const Tensor& sums) {
   if (alone()) return;
   const World::Doing doing(world_, "all-reduce of the gradient norm");
   fork();
@@ -293,9 +293,10 @@ void Replicas::compare(int64_t step) {
   for (size_t r = 1; r < hashes.size(); ++r)
     if (hashes[r] != hashes[0]) differing += (differing.empty() ? "" : ", ") + world_.name_of(static_cast<int>(r));
   if (!differing.empty())
-    throw AgreedError(concat("after step ", step, " the parameters are not the same on all ranks: those of ", differing,
-                             " differ from rank 0's (train.check_replicas). A GPU or its memory may be faulty. Nothing "
-                             "was saved"));
+    throw CollectiveError(
+        concat("after step ", step, " the parameters are not the same on all ranks: those of ", differing,
+               " differ from rank 0's (train.check_replicas). A GPU or its memory may be faulty. Nothing "
+               "was saved"));
 }
 
 }  // namespace scfa

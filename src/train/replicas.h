@@ -32,11 +32,11 @@ class Replicas : public GptObserver {
   // Bytes beside what the store holds.
   static int64_t memory(const Context& ctx, const ParameterTable& table, const TrainConfig& config, int ranks);
 
-  // ---- a step: begin_step() before the backward pass of its last micro-batch, finish_gradients() behind it, add_up()
-  // for what else is summed, finish_step() behind the update.
+  // ---- a step: begin_step() before the backward pass of its last micro-batch, finish_gradients() behind it,
+  // all_reduce() for what else is summed, finish_step() behind the update.
   void begin_step();
   void finish_gradients();
-  void add_up(const Tensor& sums);
+  void all_reduce(const Tensor& sums);
   void finish_step();
   // After a step, with the time it took: train.overlap auto tries both ways in the first steps. Returns what it found,
   // in the step in which it does, on all ranks.
@@ -53,7 +53,7 @@ class Replicas : public GptObserver {
   // ---- everything at once, on all ranks
   void download(HostState& state);  // to the host of the rank whose state it is
   void upload(HostState& state);    // from rank 0's
-  // Throws AgreedError naming the ranks whose parameters are not those of the others.
+  // Throws CollectiveError naming the ranks whose parameters are not those of the others.
   void compare(int64_t step);
 
   std::string describe() const;  // "NCCL 2.28.9, gradients added up in f32, 13 buckets"

@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "comm/collectives.h"
 #include "comm/mpi.h"
@@ -55,7 +56,14 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
 }
 
 void describe_ranks(Console& console, const World& world, Device device) {
-  if (world.size() > 1) return console.line("ranks: " + world.describe());
+  if (world.size() > 1) {
+    console.line("ranks: " + world.describe());
+    if (world.launcher() == Launcher::kMpirun && std::getenv("OMPI_MCA_odls_base_sigkill_timeout") == nullptr)
+      console.line(
+          "  Ctrl-C leaves mpirun's processes a second; mpirun --mca odls_base_sigkill_timeout 90 leaves them time to "
+          "save, and so does kill -USR2 of mpirun");
+    return;
+  }
   if (device == Device::kGpu && !nccl::built())
     return console.line("ranks: 1; for several GPUs: " + nccl::description());
   if (!mpi::built()) console.line("ranks: 1; for mpirun: " + mpi::description());

@@ -49,7 +49,8 @@ void require_place(fs::path at, const std::string& run) {
   }
   require(status.type() != fs::file_type::none, run, ": cannot be made: ", error.message());
   require(fs::is_directory(status), run, ": cannot be made: ", at.string(), " is not a folder");
-  require(::access(at.c_str(), W_OK | X_OK) == 0, at.string(), ": cannot be written: ", std::strerror(errno));
+  const bool writable = ::access(at.c_str(), W_OK | X_OK) == 0;
+  require(writable, at.string(), ": cannot be written: ", std::strerror(errno));
 }
 
 void require_newest(const std::string& run, const CheckpointState& chosen, Console& console) {
@@ -114,7 +115,8 @@ void require_no_run(const std::string& run) {
 void remove_run_files(const std::string& run, Console& console) {
   for (const std::string& line : remove_all_checkpoints(run)) console.warning(line);
   const std::string metrics = metrics_path(run);
-  require(::unlink(metrics.c_str()) == 0 || errno == ENOENT, metrics, ": cannot be removed: ", std::strerror(errno));
+  const bool gone = ::unlink(metrics.c_str()) == 0 || errno == ENOENT;
+  require(gone, metrics, ": cannot be removed: ", std::strerror(errno));
 }
 
 ResumeSource resume_source(const std::string& path) {

@@ -26,8 +26,6 @@ void Saver::warn(const std::vector<std::string>& notes) {
 }
 
 bool Saver::due(int64_t step, bool asked) {
-  if (asked && is_saved(step))
-    console_.line(checkpoint_.empty() ? "nothing to save yet" : checkpoint_ + " holds all there is to save");
   const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
   const bool late = config_.minutes > 0 && since.count() >= config_.minutes * 60;
   const bool regular = config_.every > 0 && step % config_.every == 0;
@@ -36,11 +34,8 @@ bool Saver::due(int64_t step, bool asked) {
 
 void Saver::save(const CheckpointState& state, const ParameterTable& table, const HostState& values) {
   std::vector<std::string> notes;
-  {
-    const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", state.step));
-    hold(state.step, save_checkpoint(run_, state, table, values, &notes));
-    for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
-  }
+  hold(state.step, save_checkpoint(run_, state, table, values, &notes));
+  for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
   console_.line("saved " + checkpoint_);
   warn(notes);
 }

@@ -58,9 +58,10 @@ class Trainer {
         saver_(run_, config_.checkpoint, console, watchdog_) {}
 
   TrainResult run() {
-    compare_ranks(world_, config_, data_fingerprint(train_set_), ctx_.device(), options_.share_gpu);
+    compare_ranks(world_, config_, options_, data_fingerprint(train_set_) + " " + data_fingerprint(val_set_),
+                  ctx_.device());
     const int ranks = options_.plan_ranks > 0 ? options_.plan_ranks : world_.size();
-    world_.together("checking the run", [&] {
+    world_.run_on_all("checking the run", [&] {
       describe_run(console_, ctx_, config_, train_set_, evaluator_, ranks);
       describe_ranks(console_, world_, ctx_.device());
       check_memory(ctx_, config_, ranks, console_);
@@ -69,7 +70,7 @@ class Trainer {
     });
     std::unique_ptr<FolderLock> lock;
     std::optional<CheckpointState> checkpoint;
-    world_.on_first("looking at the run's folder", [&] {
+    world_.run_on_rank0("looking at the run's folder", [&] {
       if (options_.resume) require_run(run_);
       if (options_.dry_run) {
         FolderLock::check_free(run_);
@@ -79,7 +80,7 @@ class Trainer {
       }
       checkpoint = choose_start();
     });
-    world_.together("checking the data", [&] {  // once on each machine
+    world_.run_on_all("checking the data", [&] {  // once on each machine
       if (world_.local_rank() == 0) verify_data(config_, train_set_, val_set_, console_);
     });
     if (options_.dry_run) {
@@ -117,8 +118,7 @@ class Trainer {
   // Makes everything that takes memory, then the run's folder: until then an earlier run is as it was. Rank 0 alone
   // knows of a checkpoint.
   void start(const std::optional<CheckpointState>& checkpoint) {
-    const Watched watched(watchdog_, Work::kSaving, "starting");
-    world_.together("taking memory", [&] {
+    world_.run_on_all("allocating memory", [&] {
       store_ = std::make_unique<ParameterStore>(ctx_, config_.model,
                                                 store_options(config_.train, world_.rank(), world_.size()));
       model_ = std::make_unique<Gpt>(*store_, config_.model, config_.train.micro_batch_size,
@@ -130,17 +130,17 @@ class Trainer {
     replicas_ = std::make_unique<Replicas>(world_, *store_, config_.train, options_.share_gpu);
     model_->set_observer(replicas_.get());
     if (world_.size() > 1) console_.line(replicas_->describe());
-    store_->init(static_cast<uint64_t>(config_.seed));
     load(checkpoint);
-    world_.together("starting", [&] { check_stop("stopped before the first step; nothing was changed"); });
-    world_.on_first("making the run's folder", [&] {
+    world_.run_on_all("starting", [&] { check_stop("stopped before the first step; nothing was changed"); });
+    world_.run_on_rank0("making the run's folder", [&] {
       if (options_.overwrite) remove_run_files(run_, console_);
       fs::create_directories(run_);
       metrics_ = std::make_unique<Metrics>(metrics_path(run_), config_, *model_, step_, world_.size());
       reporter_ = std::make_unique<Reporter>(console_, *metrics_, ctx_, config_, step_, world_.size());
     });
     hold(checkpoint ? checkpoint->path : "");
-    if (options_.resume && world_.first()) saver_.prune();  // a kill may have left it undone
+    world_.started(config_.train.watchdog_seconds);
+    if (options_.resume && world_.is_rank0()) saver_.prune();  // a kill may have left it undone
   }
 
   void load(const std::optional<CheckpointState>& checkpoint) {
@@ -153,9 +153,9 @@ class Trainer {
       start = {true, checkpoint->validation_loss.has_value(), checkpoint->step, checkpoint->tokens,
                checkpoint->validation_loss.value_or(0)};
     start = world_.broadcast("where to start", start);
-    if (!start.resumed) return;
-    HostState state(*store_, true, world_.first());
-    world_.on_first("reading the checkpoint", [&] { read_checkpoint(checkpoint->path, store_->table(), state); });
+    if (!start.resumed) return store_->init(static_cast<uint64_t>(config_.seed));
+    HostState state(*store_, true, world_.is_rank0());
+    world_.run_on_rank0("reading the checkpoint", [&] { read_checkpoint(checkpoint->path, store_->table(), state); });
     replicas_->upload(state);
     step_ = start.step;
     tokens_ = start.tokens;
@@ -187,7 +187,7 @@ class Trainer {
       replicas_->measure_times(profiled);
       const bool whole = accumulate_gradients(profiled);
       if (whole) {
-        optimizer_->measure([this](const Tensor& sums) { replicas_->add_up(sums); });
+        optimizer_->measure([this](const Tensor& sums) { replicas_->all_reduce(sums); });
         optimizer_->update(lr, step_ + 1);
         replicas_->finish_step();
       }
@@ -221,13 +221,13 @@ class Trainer {
   Decision decide_after(int64_t step, const LossSums& mine) {
     const Watched watched(watchdog_, Work::kStep, concat("the end of step ", step));
     const bool asked = take_save_request();
-    const bool save = world_.first() ? saver_.due(step, asked) : asked;
+    const bool save = world_.is_rank0() ? saver_.due(step, asked) : asked;
     return agreement_.decide(mine, save);
   }
 
   void report_step(const StepRecord& record, bool profiled) {
     replicas_->measure_times(false);
-    if (!world_.first()) {
+    if (!world_.is_rank0()) {
       if (profiled) ctx_.profiler().take();
       return;
     }
@@ -271,11 +271,11 @@ class Trainer {
     }
     const bool in_loss = !std::isfinite(loss);
     const std::string tensor = first_bad_tensor(in_loss == !std::isfinite(mine));
-    throw AgreedError(concat("step ", step_ + 1, ": the ", in_loss ? "loss" : "gradient norm", " is not finite (",
-                             in_loss ? loss : norm,
-                             "); first bad tensor: ", tensor.empty() ? "none; the sum itself overflowed" : tensor,
-                             std::isfinite(norm) ? "." : ". The step was not applied and",
-                             std::isfinite(norm) ? " No" : " no", " checkpoint was touched"));
+    throw CollectiveError(concat("step ", step_ + 1, ": the ", in_loss ? "loss" : "gradient norm", " is not finite (",
+                                 in_loss ? loss : norm,
+                                 "); first bad tensor: ", tensor.empty() ? "none; the sum itself overflowed" : tensor,
+                                 std::isfinite(norm) ? "." : ". The step was not applied and",
+                                 std::isfinite(norm) ? " No" : " no", " checkpoint was touched"));
   }
 
   // Of the first rank that has one and whose loss is at fault, if one is.
@@ -329,11 +329,11 @@ class Trainer {
                                 .threads = this_machine().threads,
                                 .device = device_name(ctx_.device()),
                                 .ranks = world_.size()};
-    const Watched watched(watchdog_, Work::kSaving, concat("saving after step ", step_));
+    const Watched saving(watchdog_, Work::kSaving, concat("saving after step ", step_));
     world_.set_place(concat("saving after step ", step_));
-    HostState values(*store_, true, world_.first());
+    HostState values(*store_, true, world_.is_rank0());
     replicas_->download(values);
-    world_.on_first("saving", [&] { saver_.save(state, store_->table(), values); });
+    world_.run_on_rank0("saving", [&] { saver_.save(state, store_->table(), values); });
     hold(saver_.checkpoint());
   }
 
@@ -348,9 +348,9 @@ class Trainer {
 
   [[noreturn]] void fail_unfit(double loss) {
     const std::string tensor = first_bad_tensor(true);
-    throw AgreedError(concat("after step ", step_, " the validation loss is not finite (", loss,
-                             "); first bad tensor: ", tensor.empty() ? "none" : tensor,
-                             ". Nothing was saved; the last checkpoint is ", last_checkpoint()));
+    throw CollectiveError(concat("after step ", step_, " the validation loss is not finite (", loss,
+                                 "); first bad tensor: ", tensor.empty() ? "none" : tensor,
+                                 ". Nothing was saved; the last checkpoint is ", last_checkpoint()));
   }
 
   TrainResult finish() {
@@ -392,7 +392,7 @@ class Trainer {
 
 TrainResult train(const Config& config, const TrainOptions& options, Console& console, World& world) {
   std::unique_ptr<Trainer> trainer;
-  world.together("setting up", [&] {
+  world.run_on_all("setting up", [&] {
     validate(config);
     const Device device = choose_device(config.device);
     use_gpu_of_rank(world, device);

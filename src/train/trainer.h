@@ -31,7 +31,7 @@ struct TrainResult {
 TrainResult train(const Config& config, const TrainOptions& options, Console& console);
 
 // The same as one rank of a world, called on all of them; the console of ranks that are not the first is silent. Rank 0
-// alone reads and writes the run's folder. Throws AgreedError for what ends all ranks in the same place.
+// alone reads and writes the run's folder. Throws CollectiveError for what ends all ranks in the same place.
 TrainResult train(const Config& config, const TrainOptions& options, Console& console, World& world);
 
 }  // namespace scfa

@@ -22,11 +22,10 @@ using test::expect_error;
 TEST(World, AloneNeedsNobody) {
   World world;
   EXPECT_EQ(world.size(), 1);
-  EXPECT_TRUE(world.first());
+  EXPECT_TRUE(world.is_rank0());
   EXPECT_EQ(world.all_gather("x", "mine"), std::vector<std::string>{"mine"});
-  expect_error([&] { world.together("x", [] { fail("as it is"); }); }, "as it is");
+  expect_error([&] { world.run_on_all("x", [] { fail("as it is"); }); }, "as it is");
   expect_error([&] { world.guard([] { fail("text"); }); }, "text");
-  EXPECT_EQ(world.describe_others(), "");
 }
 
 TEST(World, RanksLearnOfOneAnother) {
@@ -45,25 +44,25 @@ TEST(World, RanksLearnOfOneAnother) {
 
 TEST(World, AnErrorOfOneIsThrownOnAll) {
   as_ranks(3, [](World& world) {
-    expect_error<AgreedError>([&] { world.together("work", [&] { require(world.rank() != 1, "no disk"); }); },
-                              world.name_of(1) + ": no disk");
+    expect_error<CollectiveError>([&] { world.run_on_all("work", [&] { require(world.rank() != 1, "no disk"); }); },
+                                  world.name_of(1) + ": no disk");
     // That of the lowest rank, which needs no name where it is rank 0.
-    expect_error<AgreedError>([&] { world.together("work", [&] { fail("rank ", world.rank()); }); }, "rank 0");
-    expect_error<AgreedError>([&] { world.on_first("work", [&] { fail("only once"); }); }, "only once");
-    world.together("work", [] {});
+    expect_error<CollectiveError>([&] { world.run_on_all("work", [&] { fail("rank ", world.rank()); }); }, "rank 0");
+    expect_error<CollectiveError>([&] { world.run_on_rank0("work", [&] { fail("only once"); }); }, "only once");
+    world.run_on_all("work", [] {});
   });
 }
 
 TEST(World, AStopOfOneStopsAll) {
   reset_signals();
   as_ranks(2, [](World& world) {
-    EXPECT_THROW(world.together("work",
-                                [&] {
-                                  if (world.rank() == 1) {
-                                    request_stop(15);
-                                    check_stop("stopped early");
-                                  }
-                                }),
+    EXPECT_THROW(world.run_on_all("work",
+                                  [&] {
+                                    if (world.rank() == 1) {
+                                      request_stop(15);
+                                      check_stop("stopped early");
+                                    }
+                                  }),
                  Interrupted);
   });
   EXPECT_EQ(stop_signal(), 15);
@@ -72,8 +71,8 @@ TEST(World, AStopOfOneStopsAll) {
 
 TEST(World, RanksInDifferentPlacesAreAnError) {
   as_ranks(2, [](World& world) {
-    if (world.first())
-      expect_error([&] { world.all_gather("losses", ""); }, "exchange 0 checkpoint instead of 0 losses");
+    if (world.is_rank0())
+      expect_error([&] { world.all_gather("losses", ""); }, "in exchange 0 checkpoint instead of 0 losses");
     else
       EXPECT_THROW(world.all_gather("checkpoint", ""), Error);  // rank 0 goes away
   });

@@ -1,9 +1,11 @@
 // Runs of several ranks on CPUs, as users start them: results for any number of ranks, one voice, ranks that end.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include "comm/mpi.h"
 #include "data/json_file.h"
@@ -159,7 +161,7 @@ TEST(Ranks, OthersWithAnotherConfigOrTextAreNamed) {
   std::vector<Outcome> outcomes = run.ranks(2, {}, nothing, [](int r, Words& words, Streams&) {
     if (r == 1) words.insert(words.end(), {"--schedule.lr", "0.5"});
   });
-  RankRun::expect_one_voice(outcomes, "has another config than rank 0: schedule.lr is 0.5 there and 0.01 here");
+  RankRun::expect_one_voice(outcomes, "has another config than rank 0: schedule.lr is 0.5, but 0.01 on rank 0");
   // The same command in two folders: each has a text of its own.
   fs::create_directories(run.folder / "one");
   fs::rename(run.folder / "data", run.folder / "one/data");
@@ -168,7 +170,7 @@ TEST(Ranks, OthersWithAnotherConfigOrTextAreNamed) {
   outcomes = run.ranks(2, {"--data.directory", "data"}, nothing, [&](int r, Words&, Streams& streams) {
     streams.folder = r == 0 ? run.folder / "" : run.folder / "one";
   });
-  RankRun::expect_one_voice(outcomes, "has another training text than rank 0");
+  RankRun::expect_one_voice(outcomes, "the prepared text of rank 1 on ");
   EXPECT_FALSE(fs::exists(run.folder / "runs"));
 }
 
@@ -239,7 +241,7 @@ TEST(Ranks, OneThatIsKilledIsNamedAndEndsAll) {
     EXPECT_EQ(outcomes[killed].code, -SIGKILL);
     RankRun::expect_one_voice(outcomes, concat("rank ", killed, " on "), killed == 0 ? 1 : 0);
     const std::string& said = outcomes[killed == 0 ? 1 : 0].err;
-    for (const char* part : {"has ended without a word", "last seen in ", "the last checkpoint is "})
+    for (const char* part : {"exited unexpectedly (killed?)", "last seen in ", "the last checkpoint is "})
       EXPECT_NE(said.find(part), std::string::npos) << said;
     EXPECT_NO_THROW(find_checkpoint(run.path(""), Verify::kAll));
   }
@@ -267,8 +269,48 @@ TEST(Ranks, OneThatIsStoppedIsNamedAndEndsAll) {
     const std::string& said = outcomes[stopped == 0 ? 1 : 0].err;
     RankRun::expect_one_voice(outcomes, "has not been heard from for ", stopped == 0 ? 1 : 0);
     EXPECT_NE(said.find(concat("rank ", stopped, " on ")), std::string::npos) << said;
-    EXPECT_NE(said.find("train.watchdog_seconds = 4"), std::string::npos) << said;
+    EXPECT_NE(said.find("the last checkpoint is "), std::string::npos) << said;
   }
+}
+
+// Outside a step there is no watchdog: a rank that is not heard from is enough. And a signal ends ranks that wait for
+// one which never answers.
+TEST(Ranks, WaitingAtTheStartEndsByASignalOrWhenOneIsSilent) {
+  RankRun run;
+  const std::string fifo = run.folder / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  const std::vector<Outcome> outcomes = run.ranks(
+      2, {},
+      [&](const std::vector<pid_t>& pids) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(700));
+        kill(pids[0], SIGTERM);
+        siginfo_t info{};
+        waitid(P_PID, static_cast<id_t>(pids[0]), &info, WEXITED | WNOWAIT);
+        kill(pids[1], SIGKILL);
+      },
+      [&](int r, Words& words, Streams&) {
+        if (r == 1) words[2] = fifo;  // a config that never comes
+      });
+  EXPECT_EQ(outcomes[0].code, 128 + SIGTERM) << outcomes[0].err;
+  EXPECT_NE(outcomes[0].err.find("ended by signal 15 in starting"), std::string::npos) << outcomes[0].err;
+}
+
+// As where MPI of another kind is linked than that of the launcher.
+TEST(Ranks, AnMpiThatSeesOtherRanksIsRefused) {
+  if (!mpi::built()) GTEST_SKIP() << "there is no MPI";
+  const RankRun run;
+  Streams streams;
+  streams.environment = {{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "3"}};
+  test::expect_one_line(execute(run.words({}), streams), "train: mpirun started 3 processes, but the MPI", "sees 1");
+}
+
+TEST(Ranks, AnotherListenerInThePlaceOfRank0IsNamed) {
+  const Listener stranger(0);
+  const RankRun run;
+  Streams zero = RankRun::as_rank(0, 2, stranger.port()), one = RankRun::as_rank(1, 2, stranger.port());
+  one.environment.emplace_back("SCFA_JOIN_SECONDS", "1");
+  test::expect_one_line(execute(run.words({}), zero), "train: rank 0 cannot listen on port ", "set MASTER_PORT");
+  test::expect_one_line(execute(run.words({}), one), "train: rank 1 on ", "another program listens there");
 }
 
 // A file as large as a limit allows stands for a full disk.
