@@ -50,7 +50,7 @@ using Keys128 = Shape<128, 8, 1, 16, 1>;
 // A block owns a tile of queries, a warp 16 kM of them; keys and values come in steps, the next one copied while this
 // one is computed. Tuned for segments of 512 rows and more.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const Problem p) {
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) attention_forward_sm80_kernel(const Problem p) {
   constexpr int kD = S::kD, kM = S::kM, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
   using QueryTile = typename S::Own;
   using KeyTile = typename S::Other;
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const 
 
 // dq. A block owns a tile of queries, a warp 16 of them; keys and values come in steps as in forward.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kernel(const Problem p) {
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) attention_backward_dq_sm80_kernel(const Problem p) {
   constexpr int kD = S::kD, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
   using QueryTile = typename S::Own;
   using KeyTile = typename S::Other;
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kern
 // from the first query on that sees the tile's first key. Scores are transposed (keys by queries), so that
 // probabilities become an operand without leaving their registers.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(const Problem p) {
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks) attention_backward_dk_dv_sm80_kernel(const Problem p) {
   constexpr int kD = S::kD, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
   using KeyTile = typename S::Own;
   using QueryTile = typename S::Other;
@@ -499,7 +499,7 @@ void forward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   check_launch(kOp, ctx.stream());
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
   if (on_hopper()) return sm90::forward(ctx, p, s);
-  launch_tiles<S>(ctx, kOp, forward_kernel<S>, 1, s.q_tiles, p);
+  launch_tiles<S>(ctx, kOp, attention_forward_sm80_kernel<S>, 1, s.q_tiles, p);
 }
 
 template <class Queries, class Keys>
@@ -515,10 +515,10 @@ void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   check_launch(kOp, ctx.stream());
   if (on_hopper()) return sm90::backward(ctx, p, s);
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
-  launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
+  launch_tiles<Queries>(ctx, kOp, attention_backward_dq_sm80_kernel<Queries>, 2, s.q_tiles, p);
   p.tiles = static_cast<const int4*>(s.k_tiles.data);
   ++p.ticket;
-  launch_tiles<Keys>(ctx, kOp, backward_keys_kernel<Keys>, 2, s.k_tiles, p);
+  launch_tiles<Keys>(ctx, kOp, attention_backward_dk_dv_sm80_kernel<Keys>, 2, s.k_tiles, p);
 }
 
 int* fresh_tickets(Context& ctx, const Tensor& scratch) {

@@ -511,7 +511,8 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
 }
 
 template <class S, bool kWhole>
-__global__ void __launch_bounds__(S::kThreads, 1) keys_kernel(const __grid_constant__ Problem p, int list) {
+__global__ void __launch_bounds__(S::kThreads, 1)
+    attention_backward_sm90_kernel(const __grid_constant__ Problem p, int list) {
 #ifdef SCFA_SM90A
   const Memory<S> memory;
   memory.make_barriers(p.inverse_norm != nullptr && p.tile_count[kUntiedHeads] == 0);
@@ -533,19 +534,21 @@ using Keys128 = Shape<128, 2, 2, 1, 64, 3, 40, 232, 2 * 128 * 64 * 2>;
 void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only_long) {
   constexpr const char* kOp = "attention_backward";
   if (p.D <= 64)
-    launch_blocks<Keys64>(stream, kOp, keys_kernel<Keys64, false>, only_long ? kLongWideKeyTiles : kWideKeyTiles,
-                          s.k_wide_tiles, p);
+    launch_blocks<Keys64>(stream, kOp, attention_backward_sm90_kernel<Keys64, false>,
+                          only_long ? kLongWideKeyTiles : kWideKeyTiles, s.k_wide_tiles, p);
   else
-    launch_blocks<Keys128>(stream, kOp, keys_kernel<Keys128, false>, only_long ? kLongKeyTiles : kKeyTiles, s.k_tiles,
-                           p);
+    launch_blocks<Keys128>(stream, kOp, attention_backward_sm90_kernel<Keys128, false>,
+                           only_long ? kLongKeyTiles : kKeyTiles, s.k_tiles, p);
 }
 
 void backward_segments(Stream stream, const Problem& p, const Segments& s) {
   constexpr const char* kOp = "attention_backward";
   if (p.D <= 64)
-    launch_blocks<Keys64>(stream, kOp, keys_kernel<Keys64, true>, kShortSegments, s.short_segments, p);
+    launch_blocks<Keys64>(stream, kOp, attention_backward_sm90_kernel<Keys64, true>, kShortSegments, s.short_segments,
+                          p);
   else
-    launch_blocks<Keys128>(stream, kOp, keys_kernel<Keys128, true>, kShortSegments, s.short_segments, p);
+    launch_blocks<Keys128>(stream, kOp, attention_backward_sm90_kernel<Keys128, true>, kShortSegments, s.short_segments,
+                           p);
 }
 
 }  // namespace scfa::gpu::sm90

@@ -205,7 +205,8 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
 }
 
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, 1) forward_kernel(const __grid_constant__ Problem p, int list) {
+__global__ void __launch_bounds__(S::kThreads, 1)
+    attention_forward_sm90_kernel(const __grid_constant__ Problem p, int list) {
 #ifdef SCFA_SM90A
   const Memory<S> memory;
   memory.make_barriers();
@@ -227,9 +228,11 @@ using Forward128 = Shape<128, 3, 1, 1, 96, 3, 32, 160>;
 void forward(Context& ctx, const Problem& p, const Segments& s) {
   constexpr const char* kOp = "attention_forward";
   if (p.D <= 64)
-    launch_blocks<Forward64>(ctx.stream(), kOp, forward_kernel<Forward64>, kWideQueryTiles, s.q_wide_tiles, p);
+    launch_blocks<Forward64>(ctx.stream(), kOp, attention_forward_sm90_kernel<Forward64>, kWideQueryTiles,
+                             s.q_wide_tiles, p);
   else
-    launch_blocks<Forward128>(ctx.stream(), kOp, forward_kernel<Forward128>, kWideQueryTiles, s.q_wide_tiles, p);
+    launch_blocks<Forward128>(ctx.stream(), kOp, attention_forward_sm90_kernel<Forward128>, kWideQueryTiles,
+                              s.q_wide_tiles, p);
 }
 
 }  // namespace scfa::gpu::sm90
