@@ -18,15 +18,15 @@ __global__ void __launch_bounds__(kGroup) probe_kernel(float* result) {
 #ifdef SCFA_SM90A
   __shared__ alignas(1024) __nv_bfloat16 ones[64 * 64];
   for (int i = threadIdx.x; i < 64 * 64; i += kGroup) ones[i] = __float2bfloat16_rn(1.0f);
-  fence_for_products();
+  fence_proxy_async();
   __syncthreads();
   float d[32];
-  pin(d);
+  warpgroup_fence_operand(d);
   warpgroup_arrive();
-  start_rows<64, 64, 64, 64>(d, shared_address(ones), 0, shared_address(ones));
+  gemm_ss<64, 64, 64, 64>(d, shared_address(ones), 0, shared_address(ones));
   warpgroup_commit();
   warpgroup_wait<0>();
-  pin(d);
+  warpgroup_fence_operand(d);
   if (threadIdx.x == 0) *result = d[0];
 #endif
 }

@@ -16,7 +16,8 @@ namespace {
 // thread side by side, as they lie in registers; the next half follows. Only ever touched by the same thread.
 template <class S>
 __device__ inline float4* parts_of(const Problem& p, int queries, int half) {
-  const int thread = here(threadIdx.x % kGroup), block = here(static_cast<int>(blockIdx.x)) * p.parts_blocks + queries;
+  const int thread = opaque(threadIdx.x % kGroup),
+            block = opaque(static_cast<int>(blockIdx.x)) * p.parts_blocks + queries;
   return reinterpret_cast<float4*>(p.dq_parts + block * int64_t{64 * S::kD}) + half * 8 * kGroup + thread;
 }
 // first: nothing is there yet. kKept: other lines are to leave the L2 cache before these.
@@ -152,7 +153,7 @@ __device__ inline void compute_probabilities(float (&s)[S::kStep / 2], const Pro
                                              const SlotView<S>& slot, bool hide, int begin, int row) {
   const int lane = threadIdx.x % 32;
   if (hide) {
-    const int at = here(row), column = begin + 2 * here(lane % 4), rows = slot.rows();
+    const int at = opaque(row), column = begin + 2 * opaque(lane % 4), rows = slot.rows();
     const int hidden[2] = {(at < rows ? slot.bound(at) : INT_MAX) - column,
                            (at + 8 < rows ? slot.bound(at + 8) : INT_MAX) - column};
 #pragma unroll
@@ -178,31 +179,32 @@ __device__ inline void compute_gradients(uint32_t (&gradients)[S::kStep / 16][4]
   const int lane = threadIdx.x % 32;
   uint32_t operand[kStep / 16][4];
   if (!kStarted) {
-    pin(ds);
+    warpgroup_fence_operand(ds);
     warpgroup_arrive();
-    start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
+    gemm_ss<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
     warpgroup_commit();
   }
   warpgroup_wait<0>();
-  pin(ds);
+  warpgroup_fence_operand(ds);
 #pragma unroll
   for (int j = 0; j < kStep / 8; ++j) {
     const float2 delta = load_pair(deltas + 8 * (lane % 4) + 32 * j);
 #pragma unroll
     for (int i = 0; i < 4; ++i) ds[4 * j + i] = s[4 * j + i] * (ds[4 * j + i] - (i % 2 == 0 ? delta.x : delta.y));
-    if (j % 2 != 0) operand_of(operand[j / 2], s, j / 2), operand_of(gradients[j / 2], ds, j / 2);
+    if (j % 2 != 0)
+      accumulator_to_a_fragment(operand[j / 2], s, j / 2), accumulator_to_a_fragment(gradients[j / 2], ds, j / 2);
   }
-  pin(gradients);
+  warpgroup_fence_operand(gradients);
   if constexpr (kD == 64) hand_over(gradients);
-  pin(dv);
-  pin(operand);
+  warpgroup_fence_operand(dv);
+  warpgroup_fence_operand(operand);
   warpgroup_arrive();
-  start_scores<kStep, kStep, kD>(dv, operand, douts, true);
+  gemm_rs<kStep, kStep, kD>(dv, operand, douts, true);
   warpgroup_commit();
   if constexpr (kD > 64) hand_over(gradients);
   warpgroup_wait<0>();
-  pin(dv);
-  pin(operand);
+  warpgroup_fence_operand(dv);
+  warpgroup_fence_operand(operand);
 }
 
 // dq of a tile's blocks of queries where blocks of threads share the sums. By each warp of the warpgroup that computes
@@ -267,7 +269,7 @@ struct SharedSums {
     if (half == 0) comes_first = !asks || is_first(place.block, p, warp, before);
     uint4 piece[2][2];
     pieces_of(piece, dq, p.scale);
-    const int lane = here(threadIdx.x % 32), first = 16 * warp + lane / 4, head = slot.head();
+    const int lane = opaque(threadIdx.x % 32), first = 16 * warp + lane / 4, head = slot.head();
     const int last = slot.end() - 1 - block * kQueryBlock;
     const int* index = p.q_index + slot.queries() + block * kQueryBlock;
     __nv_bfloat16* data = p.dq.data + head / p.H * p.dq.batch + head % p.H * p.dq.head + 64 * half + lane % 4 * 8;
@@ -293,9 +295,9 @@ struct SharedSums {
 // exchange.
 template <class S>
 __device__ inline void start_dq(float (&dq)[32], uint32_t exchange, uint32_t keys, int half) {
-  pin(dq);
+  warpgroup_fence_operand(dq);
   warpgroup_arrive();
-  start_columns<S::kRows, 64>(dq, exchange, keys + half * S::kRows * 128);
+  gemm_ss_tn<S::kRows, 64>(dq, exchange, keys + half * S::kRows * 128);
   warpgroup_commit();
 }
 
@@ -310,15 +312,15 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
   const int warp = warp_uniform(threadIdx.x / 32) % 4;
   const int group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + lane / 4;
   uint32_t turns = 0;  // of the buffers of the exchange, a bit each
-  Ring<S::kSlots> slots;
-  Ring<S::kStages> ring;
+  PipelineState<S::kTileStages> tile_pipeline;
+  PipelineState<S::kStages> pipeline;
   while (true) {
-    barrier_wait(slots.barrier(memory.tile_full()), slots.parity());
-    fence_for_products();
-    const SlotView<S> slot{memory.slot(slots.stage)};
+    barrier_wait(tile_pipeline.barrier(memory.tile_full()), tile_pipeline.parity());
+    fence_proxy_async();
+    const SlotView<S> slot{memory.slot(tile_pipeline.stage)};
     if (warp_uniform(slot.head()) < 0) break;
     const SharedSums<S> sums{p, memory, slot, warp};
-    const uint32_t keys = memory.own(slots.stage, 0), values = memory.own(slots.stage, 1);
+    const uint32_t keys = memory.own(tile_pipeline.stage, 0), values = memory.own(tile_pipeline.stage, 1);
     float dk[kD / 2] = {}, dv[kD / 2] = {};
     // Blocks of queries, a step each. Every second tile of a whole segment goes backwards.
     const int first_block = warp_uniform(slot.begin()) / kStep,
@@ -344,7 +346,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         work(half);
         if (!kWhole && half == 0) sums.wait(owed, seen);
         warpgroup_wait<0>();
-        pin(dq);
+        warpgroup_fence_operand(dq);
         if (half + 1 == kD / 64) release(memory.exchange_empty() + 8 * group);
         if constexpr (kWhole)
           add_parts<true>(parts_of<S>(p, owed, half), dq, warp_uniform(slot.number()) == 0);
@@ -358,32 +360,32 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
     };
     float s[kStep / 2];
     const auto start_scores_of = [&](int stage) {
-      pin(s);
+      warpgroup_fence_operand(s);
       warpgroup_arrive();
-      start_rows<kStep, S::kRows, kStep, kD>(s, keys, group_first, memory.other(stage, 0));
+      gemm_ss<kStep, S::kRows, kStep, kD>(s, keys, group_first, memory.other(stage, 0));
       warpgroup_commit();
     };
     if (blocks > 0) {
-      barrier_wait(ring.barrier(memory.full()), ring.parity());
-      fence_for_products();
-      start_scores_of(ring.stage);
+      barrier_wait(pipeline.barrier(memory.full()), pipeline.parity());
+      fence_proxy_async();
+      start_scores_of(pipeline.stage);
       warpgroup_wait<0>();
-      pin(s);
+      warpgroup_fence_operand(s);
     }
 #pragma unroll 1
     for (int step = 0, block = backwards ? end_block - 1 : first_block; step < blocks; ++step, block += by) {
       const auto has_been = [&](int back) { return step >= back && is_mine(block - back * by); };
       const int taker = block % S::kGroups;
       const bool owes = has_been(2);
-      const uint32_t empty = ring.barrier(memory.empty());
+      const uint32_t empty = pipeline.barrier(memory.empty());
       const auto hand_over = [&](const uint32_t(&gradients)[kStep / 16][4]) {
         barrier_wait(memory.exchange_empty() + 8 * taker, (turns >> taker & 1) ^ 1);
-        const int of_warp = here(lane);
+        const int of_warp = opaque(lane);
         const uint32_t corner =
             Exchange::at(memory.extra() + taker * Exchange::kBytes, warp_first + of_warp % 16, of_warp / 16);
 #pragma unroll
-        for (int k = 0; k < kStep / 16; ++k) store_matrices(Exchange::step(corner, 0, 2 * k), gradients[k]);
-        fence_for_products();
+        for (int k = 0; k < kStep / 16; ++k) stmatrix(Exchange::step(corner, 0, 2 * k), gradients[k]);
+        fence_proxy_async();
         release(memory.exchange_full() + 8 * taker);
         turns ^= 1u << taker;
       };
@@ -391,19 +393,19 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       const auto finish_step = [&] {
         if (!owes && has_been(3)) tell(block - 3);
         if (step + 1 < blocks) {
-          ring.next();
-          barrier_wait(ring.barrier(memory.full()), ring.parity());
-          fence_for_products();
+          pipeline.next();
+          barrier_wait(pipeline.barrier(memory.full()), pipeline.parity());
+          fence_proxy_async();
         }
-        start_scores_of(ring.stage);
+        start_scores_of(pipeline.stage);
         warpgroup_wait<0>();
-        pin(s);
+        warpgroup_fence_operand(s);
       };
       if (block >= seen_from) {
         uint32_t gradients[kStep / 16][4];
         float ds[kStep / 2];
-        const uint32_t queries = memory.other(ring.stage, 0), statistics = memory.statistics(ring.stage);
-        const uint32_t douts = memory.other(ring.stage, 1), deltas = statistics + 4 * kStep;
+        const uint32_t queries = memory.other(pipeline.stage, 0), statistics = memory.statistics(pipeline.stage);
+        const uint32_t douts = memory.other(pipeline.stage, 1), deltas = statistics + 4 * kStep;
         const auto probabilities = [&]<int kFirst, int kEnd>() {
           compute_probabilities<S, kFirst, kEnd>(s, p, statistics, slot, block < bare_from, block * kStep, row);
         };
@@ -421,21 +423,21 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
           probabilities.template operator()<0, kStep>();
           compute_gradients<S, false>(gradients, s, ds, dv, values, douts, deltas, group_first, hand_over);
         } else {
-          pin(ds);
+          warpgroup_fence_operand(ds);
           warpgroup_arrive();
-          start_rows<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
+          gemm_ss<kStep, S::kRows, kStep, kD>(ds, values, group_first, douts);
           warpgroup_commit();
           probabilities.template operator()<0, kStep>();
           compute_gradients<S, true>(gradients, s, ds, dv, values, douts, deltas, group_first, hand_over);
         }
-        pin(dk);
-        pin(gradients);
+        warpgroup_fence_operand(dk);
+        warpgroup_fence_operand(gradients);
         warpgroup_arrive();
-        start_scores<kStep, kStep, kD>(dk, gradients, queries, true);
+        gemm_rs<kStep, kStep, kD>(dk, gradients, queries, true);
         warpgroup_commit();
         finish_step();
-        pin(dk);
-        pin(gradients);
+        warpgroup_fence_operand(dk);
+        warpgroup_fence_operand(gradients);
       } else {
         if (owes) pay(block - 2 * by, [](int) {});
         const uint32_t zeros[kStep / 16][4] = {};
@@ -445,7 +447,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       release(empty);
     }
     if (blocks > 0) {
-      ring.next();
+      pipeline.next();
       const int last = backwards ? first_block : end_block - 1, owed = is_mine(last) ? last : last - by;
       if (is_mine(owed) && (owed == last || blocks > 1)) pay(owed, [](int) {});
     }
@@ -472,7 +474,7 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
       if (!kWhole && block_of_rows < end_block) before = claim(block, p, warp);
       scatter<typename S::Own>(dv, one, values, warp_first, rows, head, p.dv, p, token_of);
       if constexpr (kWhole && kD > 64) load_dq();
-      const uint32_t norms = memory.own_statistics(slots.stage);
+      const uint32_t norms = memory.own_statistics(tile_pipeline.stage);
       const float inverse_norm[2] = {__int_as_float(load_int(norms + 4 * row)),
                                      __int_as_float(load_int(norms + 4 * (row + 8)))};
       through_norm<S>(dk, keys, row, inverse_norm, p.scale);
@@ -505,8 +507,8 @@ __device__ inline void compute_keys(const Problem& p, const Memory<S>& memory) {
         }
       }
     }
-    release(slots.barrier(memory.tile_empty()));
-    slots.next();
+    release(tile_pipeline.barrier(memory.tile_empty()));
+    tile_pipeline.next();
   }
 }
 
@@ -517,10 +519,10 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   const Memory<S> memory;
   memory.make_barriers(p.inverse_norm != nullptr && p.tile_count[kUntiedHeads] == 0);
   if (warp_uniform(threadIdx.x / kGroup) == 0) {
-    give_registers_back<S::kGather>();
+    setmaxnreg_dec<S::kGather>();
     gather<S, Side::kKeys, kWhole>(p, memory, list, p.k, p.v, p.q, p.dout);
   } else {
-    take_registers<S::kCompute>();
+    setmaxnreg_inc<S::kCompute>();
     compute_keys<S, kWhole>(p, memory);
   }
 #endif

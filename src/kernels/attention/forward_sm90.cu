@@ -21,7 +21,7 @@ struct Online {
 // Hides the keys from the rows' limits on; begin: the step's first key.
 template <int kStep>
 __device__ inline void hide(float (&s)[kStep / 2], uint32_t limits, int begin) {
-  const int column = begin + 2 * here(threadIdx.x % 4);
+  const int column = begin + 2 * opaque(threadIdx.x % 4);
   const int left[2] = {load_int(limits) - column, load_int(limits + 8 * 4) - column};
 #pragma unroll
   for (int j = 0; j < kStep / 8; ++j)
@@ -95,12 +95,12 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
   const int group = warp_uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
   const int warp = warp_uniform(threadIdx.x / 32) % 4;
   const int group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + lane / 4;
-  Ring<S::kSlots> slots;
-  Ring<S::kStages> ring;
+  PipelineState<S::kTileStages> tile_pipeline;
+  PipelineState<S::kStages> pipeline;
   while (true) {
-    barrier_wait(slots.barrier(memory.tile_full()), slots.parity());
-    fence_for_products();
-    const SlotView<S> slot{memory.slot(slots.stage)};
+    barrier_wait(tile_pipeline.barrier(memory.tile_full()), tile_pipeline.parity());
+    fence_proxy_async();
+    const SlotView<S> slot{memory.slot(tile_pipeline.stage)};
     if (warp_uniform(slot.head()) < 0) break;
     const int rows = warp_uniform(slot.rows());
     const int most = warp_uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
@@ -108,28 +108,28 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     // Of the last step's keys the group may see no more than half.
     constexpr int kHalf = kStep / 2;
     const bool ends_in_half = steps > 0 && most - (steps - 1) * kStep <= kHalf;
-    const uint32_t queries = memory.own(slots.stage, 0);
+    const uint32_t queries = memory.own(tile_pipeline.stage, 0);
     Online state = {{-INFINITY, -INFINITY}, {}};
     float out[kD / 2] = {};
     uint32_t probabilities[kStep / 16][4];
     uint32_t last_empty = 0;
     const auto take = [&]<int kKeys>(uint32_t(&operand)[kKeys / 16][4], int step) {
-      const uint32_t keys = memory.other(ring.stage, 0), values = memory.other(ring.stage, 1);
-      barrier_wait(ring.barrier(memory.full()), ring.parity());
-      fence_for_products();
+      const uint32_t keys = memory.other(pipeline.stage, 0), values = memory.other(pipeline.stage, 1);
+      barrier_wait(pipeline.barrier(memory.full()), pipeline.parity());
+      fence_proxy_async();
       float s[kKeys / 2];
-      pin(s);
+      warpgroup_fence_operand(s);
       warpgroup_arrive();
-      start_rows<kKeys, S::kRows, kStep, kD>(s, queries, group_first, keys);
+      gemm_ss<kKeys, S::kRows, kStep, kD>(s, queries, group_first, keys);
       warpgroup_commit();
       warpgroup_wait<0>();
-      pin(s);
-      pin(out);
-      pin(probabilities);
+      warpgroup_fence_operand(s);
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(probabilities);
       if (step > 0) release(last_empty);  // the product of the step before is done too
-      last_empty = ring.barrier(memory.empty());
+      last_empty = pipeline.barrier(memory.empty());
       const bool masked = (step + 1) * kStep > warp_uniform(slot.bound(group_first));
-      if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
+      if (masked) hide<kKeys>(s, slot.bounds(opaque(row)), step * kStep);
       bool search = step == 0;
       float total[2], shrink[2];
       const auto rescale = [&] {
@@ -143,10 +143,10 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
           search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
           if (search) {
             float again[1][kKeys / 8][4] = {};
-            multiply_rows<1, kKeys, kD, S::kRows, kStep>(again, queries, here(warp_first), keys);
+            multiply_rows<1, kKeys, kD, S::kRows, kStep>(again, queries, opaque(warp_first), keys);
 #pragma unroll
             for (int i = 0; i < kKeys / 2; ++i) s[i] = again[0][i / 4][i % 4];
-            if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
+            if (masked) hide<kKeys>(s, slot.bounds(opaque(row)), step * kStep);
           } else {
             lower<kKeys>(shrink, s, total, state);
             rescale();
@@ -160,18 +160,18 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
       }
       state.sum[0] += total[0], state.sum[1] += total[1];
 #pragma unroll
-      for (int k = 0; k < kKeys / 16; ++k) operand_of(operand[k], s, k);
-      pin(out);
-      pin(operand);
+      for (int k = 0; k < kKeys / 16; ++k) accumulator_to_a_fragment(operand[k], s, k);
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(operand);
       warpgroup_arrive();
-      start_scores<kKeys, kStep, kD>(out, operand, values, true);
+      gemm_rs<kKeys, kStep, kD>(out, operand, values, true);
       warpgroup_commit();
       if constexpr (kD > 64) {  // no registers for the next scores beside them
         warpgroup_wait<0>();
-        pin(out);
-        pin(operand);
+        warpgroup_fence_operand(out);
+        warpgroup_fence_operand(operand);
       }
-      ring.next();
+      pipeline.next();
     };
 #pragma unroll 1
     for (int step = 0; step < steps - ends_in_half; ++step) take.template operator()<kStep>(probabilities, step);
@@ -179,14 +179,14 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
       uint32_t operand[kHalf / 16][4];
       take.template operator()<kHalf>(operand, steps - 1);
       warpgroup_wait<0>();
-      pin(out);
-      pin(operand);
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(operand);
     }
     warpgroup_wait<0>();
-    pin(out);
-    pin(probabilities);
+    warpgroup_fence_operand(out);
+    warpgroup_fence_operand(probabilities);
     if (steps > 0) release(last_empty);
-    skip_steps<S>(memory, ring, steps, (warp_uniform(slot.end()) + kStep - 1) / kStep);
+    drain_stages<S>(memory, pipeline, steps, (warp_uniform(slot.end()) + kStep - 1) / kStep);
     sync_threads(2 + group, kGroup);  // no warp of the group reads its queries any more
     float inverse[2];
     float* lse = p.lse + static_cast<int64_t>(slot.head()) * p.T;
@@ -199,8 +199,8 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
     }
     scatter<typename S::Own>(out, inverse, queries, warp_first, slot.rows(), slot.head(), p.out, p,
                              [&](int at) { return slot.token(at); });
-    release(slots.barrier(memory.tile_empty()));
-    slots.next();
+    release(tile_pipeline.barrier(memory.tile_empty()));
+    tile_pipeline.next();
   }
 }
 
@@ -211,10 +211,10 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   const Memory<S> memory;
   memory.make_barriers();
   if (warp_uniform(threadIdx.x / kGroup) == 0) {
-    give_registers_back<S::kGather>();
+    setmaxnreg_dec<S::kGather>();
     gather<S, Side::kQueries>(p, memory, list, p.q, p.q, p.k, p.v);
   } else {
-    take_registers<S::kCompute>();
+    setmaxnreg_inc<S::kCompute>();
     compute_forward<S>(p, memory);
   }
 #endif

@@ -11,16 +11,17 @@ namespace scfa::gpu::sm90 {
 // How a kernel cuts its work: tiles of 64 rows a computing warpgroup, kOwn operands of the tile's own rows in kSlots
 // slots (with two, the next tile is fetched while this one is computed), two operands of kStep rows of the other side a
 // stage. kGather and kCompute: registers a thread of either kind may use. kExtra: bytes of shared memory besides.
-template <int kD_, int kGroups_, int kOwn_, int kSlots_, int kStep_, int kStages_, int kGather_, int kCompute_,
+template <int kD_, int kGroups_, int kOwn_, int kTileStages_, int kStep_, int kStages_, int kGather_, int kCompute_,
           int kExtra_ = 0>
 struct Shape {
-  static constexpr int kD = kD_, kGroups = kGroups_, kOwn = kOwn_, kSlots = kSlots_, kStep = kStep_, kStages = kStages_;
+  static constexpr int kD = kD_, kGroups = kGroups_, kOwn = kOwn_, kTileStages = kTileStages_, kStep = kStep_,
+                       kStages = kStages_;
   static constexpr int kGather = kGather_, kCompute = kCompute_, kExtra = kExtra_;
   static constexpr int kRows = 64 * kGroups, kThreads = kGroup * (1 + kGroups);
   // Of sums that blocks share: when a stage is gathered, those of so many steps before are added to. Consumers add
   // those of a step when they have released the next one's stage.
   static constexpr int kTold = kStages + 2;
-  static_assert((kGather + kGroups * kCompute) * kGroup <= 65536 && kSlots <= 2);
+  static_assert((kGather + kGroups * kCompute) * kGroup <= 65536 && kTileStages <= 2);
   using Own = Tile<kRows, kD>;
   using Other = Tile<kStep, kD>;
 };
@@ -67,11 +68,11 @@ class Memory {
     uint64_t exchange_full[S::kGroups], exchange_empty[S::kGroups];
     int fuses_norm;
   };
-  static constexpr int kStageStart = S::kSlots * S::kOwn * S::Own::kBytes;
+  static constexpr int kStageStart = S::kTileStages * S::kOwn * S::Own::kBytes;
   static constexpr int kExtraStart = kStageStart + S::kStages * 2 * S::Other::kBytes;
   static constexpr int kSlotStart = kExtraStart + S::kExtra;
-  static constexpr int kOwnStatisticsStart = kSlotStart + S::kSlots * static_cast<int>(sizeof(Slot<S>));
-  static constexpr int kStatisticsStart = kOwnStatisticsStart + S::kSlots * S::kRows * 8;
+  static constexpr int kOwnStatisticsStart = kSlotStart + S::kTileStages * static_cast<int>(sizeof(Slot<S>));
+  static constexpr int kStatisticsStart = kOwnStatisticsStart + S::kTileStages * S::kRows * 8;
   static constexpr int kIndexStart = kStatisticsStart + S::kStages * S::kStep * 8;
   static constexpr int kEntryStart = kIndexStart + kIndexAhead * S::kStep * 4;
   static constexpr int kBarrierStart = kEntryStart + 2 * 16 * kEntryWords;
@@ -155,13 +156,13 @@ struct Steps {
   __device__ int at(int i) const { return first + i * step; }
 };
 
-// Steps [begin, end) that only other warpgroups need.
+// Waits for and releases the stages of steps [begin, end), which only other warpgroups read.
 template <class S>
-__device__ inline void skip_steps(const Memory<S>& memory, Ring<S::kStages>& ring, int begin, int end) {
+__device__ inline void drain_stages(const Memory<S>& memory, PipelineState<S::kStages>& pipeline, int begin, int end) {
   for (int step = begin; step < end; ++step) {
-    barrier_wait(ring.barrier(memory.full()), ring.parity());
-    release(ring.barrier(memory.empty()));
-    ring.next();
+    barrier_wait(pipeline.barrier(memory.full()), pipeline.parity());
+    release(pipeline.barrier(memory.empty()));
+    pipeline.next();
   }
 }
 
@@ -180,7 +181,7 @@ __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2],
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       packed[i] = pack_bf16(acc[8 * k + 2 * i] * factor[i % 2], acc[8 * k + 2 * i + 1] * factor[i % 2]);
-    store_matrices(T::step(corner, 0, 2 * k), packed);
+    stmatrix(T::step(corner, 0, 2 * k), packed);
   }
   __syncwarp();
   constexpr int kRowsAtOnce = 32 / T::kChunks;

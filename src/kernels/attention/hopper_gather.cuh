@@ -21,7 +21,7 @@ template <int kRows, int kD>
 struct Quarter {
   static constexpr int kMine = kRows / 4, kChunks = kD / 8, kAtOnce = 32 / kChunks;
   static_assert(kMine % 8 == 0);
-  __device__ static int first() { return here(threadIdx.x / 32) * kMine; }
+  __device__ static int first() { return opaque(threadIdx.x / 32) * kMine; }
 
   // token(i): which the lane's row of those from row i of the quarter on is; negative for zeros. inside: whether the
   // lane's 16 bytes are within a row.
@@ -103,9 +103,9 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
   static_assert(!kWhole || !kQueries);
   constexpr int kStep = S::kStep;
   using Rows = Quarter<kStep, S::kD>;
-  Ring<S::kSlots> slots;
-  Ring<S::kStages> ring;
-  Ring<2> entries;
+  PipelineState<S::kTileStages> tile_pipeline;
+  PipelineState<S::kStages> pipeline;
+  PipelineState<2> entries;
   int index = 0;  // which part of the index list comes next
   const int lane = threadIdx.x % 32, chunk = lane % (S::kD / 8);
   const bool inside = chunk * 8 < p.D;
@@ -140,10 +140,10 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
                 where_words = load_chunk(memory.entry(entries.stage) + 16);
     const int4 tile = reinterpret_cast<const int4&>(tile_words), where = reinterpret_cast<const int4&>(where_words);
     if (tile.x < 0) {
-      barrier_wait(slots.barrier(memory.tile_empty()), slots.parity() ^ 1);
-      const uint32_t tile_full = slots.barrier(memory.tile_full());
+      barrier_wait(tile_pipeline.barrier(memory.tile_empty()), tile_pipeline.parity() ^ 1);
+      const uint32_t tile_full = tile_pipeline.barrier(memory.tile_full());
       if (threadIdx.x == 0) {
-        store_int(memory.slot(slots.stage), -1);
+        store_int(memory.slot(tile_pipeline.stage), -1);
         barrier_arrive(tile_full);
       }
       barrier_arrive(tile_full);
@@ -175,22 +175,22 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
 #pragma unroll
       for (int i = 0; i < kIndexAhead - 1; ++i) fetch_index(i);
       {
-        const uint32_t tile_full = slots.barrier(memory.tile_full());
+        const uint32_t tile_full = tile_pipeline.barrier(memory.tile_full());
         const int* bounds = (kQueries ? p.k_limit : p.q_first) + own_at;
         const Source from0(own0, tile.x, p.H, chunk), from1(own1, tile.x, p.H, chunk);
-        barrier_wait(slots.barrier(memory.tile_empty()), slots.parity() ^ 1);
+        barrier_wait(tile_pipeline.barrier(memory.tile_empty()), tile_pipeline.parity() ^ 1);
         if constexpr (S::kOwn == 2)
-          Quarter<S::kRows, S::kD>::template copy<2>({memory.own(slots.stage, 0), memory.own(slots.stage, 1)},
-                                                     {&from0, &from1}, inside, own);
+          Quarter<S::kRows, S::kD>::template copy<2>(
+              {memory.own(tile_pipeline.stage, 0), memory.own(tile_pipeline.stage, 1)}, {&from0, &from1}, inside, own);
         else
-          Quarter<S::kRows, S::kD>::template copy<1>({memory.own(slots.stage, 0)}, {&from0}, inside, own);
+          Quarter<S::kRows, S::kD>::template copy<1>({memory.own(tile_pipeline.stage, 0)}, {&from0}, inside, own);
         if (!kQueries && p.inverse_norm != nullptr) {
           const float* norms = p.inverse_norm + tile.x / p.H * int64_t{p.T} * p.H + tile.x % p.H;
           own.for_each([&](int row, int token) {
-            copy_async<4>(memory.own_statistics(slots.stage) + 4 * row, norms + int64_t{token} * p.H, true);
+            copy_async<4>(memory.own_statistics(tile_pipeline.stage) + 4 * row, norms + int64_t{token} * p.H, true);
           });
         }
-        const uint32_t slot = memory.slot(slots.stage);
+        const uint32_t slot = memory.slot(tile_pipeline.stage);
         const uint32_t tokens = slot + offsetof(Slot<S>, tokens), limits = slot + offsetof(Slot<S>, bounds);
 #pragma unroll
         for (int i = 0; i < (S::kRows + kGroup - 1) / kGroup; ++i) {
@@ -224,7 +224,7 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
         const bool last = number + 1 == tiles && i + 1 == steps.count;
         if (kShared && last) draw();
         if (!kShared && last) {
-          Ring<2> next = entries;
+          PipelineState<2> next = entries;
           next.next();
           barrier_wait(next.barrier(memory.entry_full()), next.parity());
           prefetch_lists<kWhole>(p, memory.entry(next.stage));
@@ -233,17 +233,17 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
         __syncwarp();
         const int at = steps.at(i), left = end - at - Rows::first() - lane / Rows::kChunks;
         const uint32_t part = memory.index((index + i) % kIndexAhead) + 4 * (Rows::first() + lane / Rows::kChunks);
-        barrier_wait(ring.barrier(memory.empty()), ring.parity() ^ 1);
-        Rows::template copy<2>({memory.other(ring.stage, 0), memory.other(ring.stage, 1)}, {&from0, &from1}, inside,
-                               [&](int row) { return row < left ? load_int(part + 4 * row) : -1; });
+        barrier_wait(pipeline.barrier(memory.empty()), pipeline.parity() ^ 1);
+        Rows::template copy<2>({memory.other(pipeline.stage, 0), memory.other(pipeline.stage, 1)}, {&from0, &from1},
+                               inside, [&](int row) { return row < left ? load_int(part + 4 * row) : -1; });
         if (!kQueries && threadIdx.x < kStep) {
           const int query = at + static_cast<int>(threadIdx.x);
           const float2* statistics = p.statistics + (kWhole ? where.x : where.y) + min(query, end - 1);
-          const uint32_t to = memory.statistics(ring.stage) + threadIdx.x * 4;
+          const uint32_t to = memory.statistics(pipeline.stage) + threadIdx.x * 4;
           copy_async<4>(to, &statistics->x, query < end);
           copy_async<4>(to + 4 * kStep, &statistics->y, query < end);
         }
-        barrier_arrive_copied(ring.barrier(memory.full()));
+        barrier_arrive_copied(pipeline.barrier(memory.full()));
         if (kShared && last) look_up(entries.stage ^ 1);
         if (kShared && i >= S::kTold && static_cast<int>(threadIdx.x) % kGroup == i % 4 * 32) {
           // Its sums are added to: those who added have released a later stage since.
@@ -253,11 +253,11 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
         }
         __syncwarp();  // the part that was used before may be overwritten
         fetch_index(i + kIndexAhead - 1);
-        ring.next();
+        pipeline.next();
       }
       if (kShared && steps.count == 0) draw(), look_up(entries.stage ^ 1);
       index = (index + steps.count) % kIndexAhead;
-      slots.next();
+      tile_pipeline.next();
     }
   }
   wait_copies<0>();
