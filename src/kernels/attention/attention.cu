@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) attention_forward_sm8
     if (piece.rows <= 0) continue;
     const int* q_index = p.q_index + piece.q0 + piece.first;
     const int* k_index = p.k_index + piece.k0;
-    const int* limits = p.k_limit + piece.q0 + piece.first;
+    const int* limits = p.num_visible_keys + piece.q0 + piece.first;
     const int seen = limits[piece.rows - 1], steps = (seen + kStep - 1) / kStep;  // limits never fall
     const __nv_bfloat16 *k = head_of(p.k, piece), *v = head_of(p.v, piece);
     Gatherer<kRows, kD, kThreads> query_rows;
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) attention_backward_dq
     if (piece.rows <= 0) continue;
     const int* q_index = p.q_index + piece.q0 + piece.first;
     const int* k_index = p.k_index + piece.k0;
-    const int* limits = p.k_limit + piece.q0 + piece.first;
+    const int* limits = p.num_visible_keys + piece.q0 + piece.first;
     const int seen = limits[piece.rows - 1], steps = (seen + kStep - 1) / kStep;
     const __nv_bfloat16 *k = head_of(p.k, piece), *v = head_of(p.v, piece);
     Gatherer<kStep, kD, kThreads> key_rows;
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) attention_backward_dk
     if (piece.rows <= 0) continue;
     const int* q_index = p.q_index + piece.q0;
     const int* k_index = p.k_index + piece.k0 + piece.first;
-    const int* firsts = p.q_first + piece.k0 + piece.first;
+    const int* firsts = p.first_query + piece.k0 + piece.first;
     const int start = firsts[0] / kStep * kStep, steps = (piece.queries - start + kStep - 1) / kStep;
     const __nv_bfloat16 *q = head_of(p.q, piece), *dout = head_of(p.dout, piece);
     const float2* of_segment = p.statistics + piece.q0;
@@ -463,7 +463,7 @@ Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& 
   p.dq_parts = p.dq_ring + sums.ring;
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
-  p.k_limit = s.k_limit.as<int32_t>(), p.q_first = s.q_first.as<int32_t>();
+  p.num_visible_keys = s.num_visible_keys.as<int32_t>(), p.first_query = s.first_query.as<int32_t>();
   p.tile_count = s.tile_count.as<int32_t>();
   p.H = static_cast<int>(q.size(2)), p.T = static_cast<int>(q.size(1));
   p.S = static_cast<int>(s.count()), p.D = static_cast<int>(q.size(3));

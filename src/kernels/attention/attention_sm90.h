@@ -19,7 +19,8 @@ struct Probe {
 const Probe& probe();
 
 // D a multiple of 8 up to 128. They take tickets from p.ticket on, forward one, backward two. backward finds
-// statistics computed and rows in no segment cleared. Short segments are taken whole where there are many of them.
+// statistics computed and rows in no segment cleared. Where there are many
+// single-block segments, each is taken whole by one block.
 void forward(Context& ctx, const Problem& p, const Segments& s);
 void backward(Context& ctx, Problem p, const Segments& s);
 

@@ -18,7 +18,7 @@ struct Problem {
   HeadRows q, k, v, out, dout, dq, dk, dv;
   float* lse;          // (B, H, T), in token order
   float2* statistics;  // (B, H, T) for backward, as the sorted lists of queries: lse and delta, side by side
-  const int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
+  const int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;
   const int4* tiles;  // entries of kEntryWords: see segments.h
   const int* tile_count;
   int* ticket;      // the next tile to take

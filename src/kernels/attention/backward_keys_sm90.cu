@@ -533,24 +533,24 @@ using Keys128 = Shape<128, 2, 2, 1, 64, 3, 40, 232, 2 * 128 * 64 * 2>;
 
 }  // namespace
 
-void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only_long) {
+void backward_keys(Stream stream, const Problem& p, const Segments& s, bool only_multi_block) {
   constexpr const char* kOp = "attention_backward";
   if (p.D <= 64)
     launch_blocks<Keys64>(stream, kOp, attention_backward_sm90_kernel<Keys64, false>,
-                          only_long ? kLongWideKeyTiles : kWideKeyTiles, s.k_wide_tiles, p);
+                          only_multi_block ? kMultiBlockWideKeyTiles : kWideKeyTiles, s.k_wide_tiles, p);
   else
     launch_blocks<Keys128>(stream, kOp, attention_backward_sm90_kernel<Keys128, false>,
-                           only_long ? kLongKeyTiles : kKeyTiles, s.k_tiles, p);
+                           only_multi_block ? kMultiBlockKeyTiles : kKeyTiles, s.k_tiles, p);
 }
 
-void backward_segments(Stream stream, const Problem& p, const Segments& s) {
+void backward_single_block_segments(Stream stream, const Problem& p, const Segments& s) {
   constexpr const char* kOp = "attention_backward";
   if (p.D <= 64)
-    launch_blocks<Keys64>(stream, kOp, attention_backward_sm90_kernel<Keys64, true>, kShortSegments, s.short_segments,
-                          p);
+    launch_blocks<Keys64>(stream, kOp, attention_backward_sm90_kernel<Keys64, true>, kSingleBlockSegments,
+                          s.single_block_segments, p);
   else
-    launch_blocks<Keys128>(stream, kOp, attention_backward_sm90_kernel<Keys128, true>, kShortSegments, s.short_segments,
-                           p);
+    launch_blocks<Keys128>(stream, kOp, attention_backward_sm90_kernel<Keys128, true>, kSingleBlockSegments,
+                           s.single_block_segments, p);
 }
 
 }  // namespace scfa::gpu::sm90

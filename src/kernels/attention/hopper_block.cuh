@@ -38,7 +38,7 @@ struct Slot {
   // ring of sums of dq the segment's first block lies, how often the ring has gone round before, the tile's number.
   int next, place, use, tile;
   alignas(16) int tokens[S::kRows];
-  alignas(16) int bounds[S::kRows];  // k_limit or q_first of the rows; zero past them
+  alignas(16) int bounds[S::kRows];  // num_visible_keys or first_query of the rows; zero past them
 };
 template <class S>
 struct SlotView {

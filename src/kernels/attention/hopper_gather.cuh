@@ -83,7 +83,7 @@ __device__ inline void prefetch_lists(const Problem& p, uint32_t entry) {
   const int row = static_cast<int>(threadIdx.x) * 32;
   if (row < own_rows) {
     prefetch((kWhole ? p.k_index : p.q_index) + own + row);
-    prefetch((kWhole ? p.q_first : p.k_limit) + own + row);
+    prefetch((kWhole ? p.first_query : p.num_visible_keys) + own + row);
   }
   if (row < others) {
     prefetch((kWhole ? p.q_index : p.k_index) + other + row);
@@ -161,7 +161,7 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
       const OwnTokens<S::kRows, S::kD> own(own_index, rows);
       int begin = where.z / kStep * kStep;
       // A segment without keys has no steps, and none of its queries sees any.
-      if (kWhole) begin = (rows > 0 ? p.q_first[own_at] : end + kStep - 1) / kStep * kStep;
+      if (kWhole) begin = (rows > 0 ? p.first_query[own_at] : end + kStep - 1) / kStep * kStep;
       if (number == 0) first_seen = begin;
       const Steps steps(begin, end, kStep, kWhole && number % 2 != 0);
       // A part of the index list comes while the three before it are used. By groups of copies: part i is in the one
@@ -176,7 +176,7 @@ __device__ inline void gather(const Problem& p, const Memory<S>& memory, int lis
       for (int i = 0; i < kIndexAhead - 1; ++i) fetch_index(i);
       {
         const uint32_t tile_full = tile_pipeline.barrier(memory.tile_full());
-        const int* bounds = (kQueries ? p.k_limit : p.q_first) + own_at;
+        const int* bounds = (kQueries ? p.num_visible_keys : p.first_query) + own_at;
         const Source from0(own0, tile.x, p.H, chunk), from1(own1, tile.x, p.H, chunk);
         barrier_wait(tile_pipeline.barrier(memory.tile_empty()), tile_pipeline.parity() ^ 1);
         if constexpr (S::kOwn == 2)
