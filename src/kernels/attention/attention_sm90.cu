@@ -57,17 +57,17 @@ Sums sums_of(const Segments& s, int64_t D) {
   const int64_t ring = std::min(head + 6 * blocks, heads * head);
   // A block takes a segment, so that they should be enough to go round.
   const bool whole = heads * s.count() >= 2 * blocks;
-  const int64_t parts = whole ? std::min(head, s.single_block_max_rows / kQueryBlock) : 0;
-  return {ring, parts, 8 * ring, ring * kQueryBlock * columns, blocks * parts * kQueryBlock * columns};
+  const int64_t accum = whole ? std::min(head, s.single_block_max_rows / kQueryBlock) : 0;
+  return {ring, accum, 8 * ring, ring * kQueryBlock * columns, blocks * accum * kQueryBlock * columns};
 }
 
-void backward(Context& ctx, Problem p, const Segments& s) {
-  const bool whole = p.parts_blocks > 0;
-  fill(p.turns, 0, static_cast<size_t>(p.ring_blocks) * 8 * sizeof(unsigned), ctx.stream());
+void backward(Context& ctx, AttentionParams p, const Segments& s) {
+  const bool whole = p.dq_accum_blocks > 0;
+  fill(p.dq_semaphores, 0, static_cast<size_t>(p.ring_blocks) * 8 * sizeof(unsigned), ctx.stream());
   // Multi-block segments come first; single-block ones run beside them and fill the SMs that they leave free.
   backward_keys(whole ? ctx.fork_side() : ctx.stream(), p, s, whole);
   if (!whole) return;
-  ++p.ticket;
+  ++p.tile_counter;
   backward_single_block_segments(ctx.stream(), p, s);
   ctx.join_side();
 }
