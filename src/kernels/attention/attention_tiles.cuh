@@ -1,5 +1,4 @@
-// What the attention kernels share: their parameters, the counter that hands out tiles, gathering and scattering of
-// rows.
+// What the attention kernels share: parameters, the counter that hands out tiles, gathering and scattering of rows.
 #pragma once
 #include "kernels/attention/mma_sm80.cuh"
 
@@ -22,9 +21,9 @@ struct AttentionParams {
   const int4* tiles;  // entries of kEntryWords: see segments.h
   const int* tile_count;
   int* tile_counter;  // the next tile to take
-  float*
-      dq_accum;    // where thread blocks take whole segments: each one's sums of dq, dq_accum_blocks * kQueryBlock rows
-  float* dq_ring;  // where they share segments: sums of dq of blocks of kQueryBlock queries, a ring of ring_blocks
+  // Sums of dq, in blocks of kQueryBlock queries. dq_accum: where thread blocks take whole segments, dq_accum_blocks of
+  // each thread block. dq_ring: where they share segments, a ring of ring_blocks.
+  float *dq_accum, *dq_ring;
   unsigned* dq_semaphores;  // of each block of dq_ring, which tile added last: see hopper_ring.cuh
   int ring_blocks, dq_accum_blocks;
   // (B, T, H) where keys are normalised queries, otherwise null. If all heads are tied (kUntiedHeads), the gradient
