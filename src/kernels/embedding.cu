@@ -12,8 +12,8 @@ namespace {
 constexpr int kRun = 32;  // sorted rows a block adds up; long enough to keep partial sums few
 
 __global__ void __launch_bounds__(128)
-    forward_kernel(__nv_bfloat16* x, const int* ids, const __nv_bfloat16* wte, const __nv_bfloat16* wpe, int64_t T,
-                   int64_t V, int64_t C, int64_t first) {
+    embedding_forward_kernel(__nv_bfloat16* x, const int* ids, const __nv_bfloat16* wte, const __nv_bfloat16* wpe,
+                             int64_t T, int64_t V, int64_t C, int64_t first) {
   const int64_t i = blockIdx.x;
   const int id = ids[i];
   const bool known = id >= 0 && id < V;
@@ -123,7 +123,7 @@ int64_t embedding_backward_scratch(const Context& /*ctx*/, int64_t N, int64_t C)
 
 void embedding_forward(Context& ctx, Tensor x, ConstTensor ids, ConstTensor wte, ConstTensor wpe,
                        int64_t first_position) {
-  forward_kernel<<<static_cast<unsigned>(ids.numel()), 128, 0, ctx.stream()>>>(
+  embedding_forward_kernel<<<static_cast<unsigned>(ids.numel()), 128, 0, ctx.stream()>>>(
       static_cast<__nv_bfloat16*>(x.data), ids.as<int32_t>(), static_cast<const __nv_bfloat16*>(wte.data),
       static_cast<const __nv_bfloat16*>(wpe.data), ids.size(1), wte.size(0), wte.size(1), first_position);
   check_launch("embedding_forward", ctx.stream());

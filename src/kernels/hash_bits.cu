@@ -9,7 +9,8 @@ namespace {
 
 constexpr int kThreads = 256, kBlocks = 1024;
 
-__global__ void __launch_bounds__(kThreads) hash_kernel(unsigned long long* hash, const uint32_t* words, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    hash_bits_kernel(unsigned long long* hash, const uint32_t* words, int64_t n) {
   unsigned long long sum = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n;
        i += static_cast<int64_t>(gridDim.x) * kThreads)
@@ -22,8 +23,8 @@ __global__ void __launch_bounds__(kThreads) hash_kernel(unsigned long long* hash
 
 void hash_bits(Context& ctx, Tensor hash, ConstTensor t) {
   ctx.zero(hash);
-  hash_kernel<<<kBlocks, kThreads, 0, ctx.stream()>>>(static_cast<unsigned long long*>(hash.data),
-                                                      static_cast<const uint32_t*>(t.data), t.bytes() / 4);
+  hash_bits_kernel<<<kBlocks, kThreads, 0, ctx.stream()>>>(static_cast<unsigned long long*>(hash.data),
+                                                           static_cast<const uint32_t*>(t.data), t.bytes() / 4);
   check_launch("hash_bits", ctx.stream());
 }
 

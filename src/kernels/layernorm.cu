@@ -23,8 +23,8 @@ __device__ inline float rounded(float x, const __nv_bfloat16*) {
 // C in 256..2048 (kPacks 1..8). Deterministic: every sum has a fixed order.
 template <class T, int kPacks>
 __global__ void __launch_bounds__(32 * kWarps)
-    forward_kernel(T* y, T* r, float* mean, float* rstd, const T* x, const T* skip, const T* w, const T* b, int64_t N,
-                   int C, float eps) {
+    layernorm_forward_kernel(T* y, T* r, float* mean, float* rstd, const T* x, const T* skip, const T* w, const T* b,
+                             int64_t N, int C, float eps) {
   const int lane = threadIdx.x % 32;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= N) return;
@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(32 * kWarps)
 // dr: a warp owns a row, as in forward; the row is read twice, the second time from L1.
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps)
-    backward_rows_kernel(T* dr, const T* dy, const T* r, const T* w, const float* mean, const float* rstd, int64_t N,
-                         int C) {
+    layernorm_backward_rows_kernel(T* dr, const T* dy, const T* r, const T* w, const float* mean, const float* rstd,
+                                   int64_t N, int C) {
   const int lane = threadIdx.x % 32;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= N) return;
@@ -113,8 +113,8 @@ constexpr int kColumnWarps = 8;
 // turns with the rows, four at a time in flight, and add up in warp order. partial is (2, gridDim.x, C).
 template <class T>
 __global__ void __launch_bounds__(32 * kColumnWarps)
-    backward_columns_kernel(float* partial, const T* dy, const T* r, const float* mean, const float* rstd, int64_t N,
-                            int C) {
+    layernorm_backward_columns_kernel(float* partial, const T* dy, const T* r, const float* mean, const float* rstd,
+                                      int64_t N, int C) {
   __shared__ float sums[kColumnWarps][2][32 * kPack];
   const int64_t begin = N * blockIdx.x / gridDim.x, end = N * (blockIdx.x + 1) / gridDim.x;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -181,13 +181,13 @@ void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTe
                                                      static_cast<const T*>(b.data), N, C, eps);
   };
   if (packs <= 1)
-    launch(forward_kernel<T, 1>);
+    launch(layernorm_forward_kernel<T, 1>);
   else if (packs <= 3)
-    launch(forward_kernel<T, 3>);
+    launch(layernorm_forward_kernel<T, 3>);
   else if (packs <= 8)
-    launch(forward_kernel<T, 8>);
+    launch(layernorm_forward_kernel<T, 8>);
   else
-    launch(forward_kernel<T, kMaxPacks>);
+    launch(layernorm_forward_kernel<T, kMaxPacks>);
   check_launch("layernorm_forward", ctx.stream());
 }
 
@@ -197,13 +197,13 @@ void backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, Con
   const int64_t N = dy.rows();
   const int C = static_cast<int>(dy.size(-1));
   const unsigned rows = static_cast<unsigned>((N + kWarps - 1) / kWarps);
-  backward_rows_kernel<T><<<rows, 32 * kWarps, 0, ctx.stream()>>>(
+  layernorm_backward_rows_kernel<T><<<rows, 32 * kWarps, 0, ctx.stream()>>>(
       static_cast<T*>(dr.data), static_cast<const T*>(dy.data), static_cast<const T*>(r.data),
       static_cast<const T*>(w.data), mean.as<float>(), rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());
   const int blocks = static_cast<int>(layernorm_backward_scratch(ctx, N, C) / (2 * static_cast<int64_t>(C)));
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>((C + 32 * kPack - 1) / (32 * kPack)));
-  backward_columns_kernel<T><<<grid, 32 * kColumnWarps, 0, ctx.stream()>>>(
+  layernorm_backward_columns_kernel<T><<<grid, 32 * kColumnWarps, 0, ctx.stream()>>>(
       scratch.as<float>(), static_cast<const T*>(dy.data), static_cast<const T*>(r.data), mean.as<float>(),
       rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());

@@ -262,7 +262,7 @@ OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
   const Segments& g = h.segments;
   return {.sizes = h.sizes_and_pattern(),
           .reads = {g.q_segment, g.k_segment},
-          .writes = {g.q_index, g.k_index, g.k_limit, g.q_first},
+          .writes = {g.q_index, g.k_index, g.num_visible_keys, g.first_query},
           .run = [=, &ctx] { h.build(ctx); }};
 }
 

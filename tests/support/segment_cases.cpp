@@ -13,30 +13,43 @@ SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
       k_begin_(DType::kI32, {B, H, count + 1}),
       q_index_(DType::kI32, {B, H, T}),
       k_index_(DType::kI32, {B, H, T}),
-      k_limit_(DType::kI32, {B, H, T}),
-      q_first_(DType::kI32, {B, H, T}),
+      num_visible_keys_(DType::kI32, {B, H, T}),
+      first_query_(DType::kI32, {B, H, T}),
       q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
       k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
       q_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
       k_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
-      short_segments_(DType::kI32, {B * H * count, kTileEntry}),
+      single_block_segments_(DType::kI32, {B * H * count, kTileEntry}),
       tile_count_(DType::kI32, {kTileCounts}) {}
 
 Segments SegmentArrays::view() const {
-  return {q_segment, k_segment, q_begin_,      k_begin_,      q_index_,        k_index_,    k_limit_,  q_first_,
-          q_tiles_,  k_tiles_,  q_wide_tiles_, k_wide_tiles_, short_segments_, tile_count_, short_rows};
+  return {q_segment,
+          k_segment,
+          q_begin_,
+          k_begin_,
+          q_index_,
+          k_index_,
+          num_visible_keys_,
+          first_query_,
+          q_tiles_,
+          k_tiles_,
+          q_wide_tiles_,
+          k_wide_tiles_,
+          single_block_segments_,
+          tile_count_,
+          single_block_max_rows};
 }
 
 std::array<Array*, 12> SegmentArrays::filled() {
-  return {&q_begin_, &k_begin_, &q_index_,      &k_index_,      &k_limit_,        &q_first_,
-          &q_tiles_, &k_tiles_, &q_wide_tiles_, &k_wide_tiles_, &short_segments_, &tile_count_};
+  return {&q_begin_, &k_begin_, &q_index_,      &k_index_,      &num_visible_keys_,      &first_query_,
+          &q_tiles_, &k_tiles_, &q_wide_tiles_, &k_wide_tiles_, &single_block_segments_, &tile_count_};
 }
 
 void SegmentArrays::poison() {
   for (Array* array : filled()) array->poison();
 }
 
-GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : short_rows_(host.short_rows) {
+GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : single_block_max_rows_(host.single_block_max_rows) {
   copies_.emplace_back(ctx, host.q_segment);
   copies_.emplace_back(ctx, host.k_segment);
   for (const Array* array : host.filled()) copies_.emplace_back(ctx, *array);
@@ -44,7 +57,8 @@ GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : short_rows_(
 
 Segments GpuSegments::view() const {
   const std::vector<GpuCopy>& c = copies_;
-  return {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], short_rows_};
+  return {
+      c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], single_block_max_rows_};
 }
 
 void GpuSegments::download(SegmentArrays& to) const {

@@ -19,14 +19,14 @@ class SegmentArrays {
   void poison();  // what build_segments fills
 
   Array q_segment, k_segment;
-  int64_t short_rows = kShortRows;
+  int64_t single_block_max_rows = kSingleBlockMaxRows;
 
  private:
   friend class GpuSegments;
   std::array<Array*, 12> filled();
 
-  Array q_begin_, k_begin_, q_index_, k_index_, k_limit_, q_first_, q_tiles_, k_tiles_, q_wide_tiles_, k_wide_tiles_,
-      short_segments_, tile_count_;
+  Array q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_, q_tiles_, k_tiles_, q_wide_tiles_,
+      k_wide_tiles_, single_block_segments_, tile_count_;
 };
 
 // A copy on the GPU, guard bands included.
@@ -38,7 +38,7 @@ class GpuSegments {
 
  private:
   std::vector<GpuCopy> copies_;  // in the order of Segments
-  int64_t short_rows_;
+  int64_t single_block_max_rows_;
 };
 
 // Chooses q_segment and k_segment among `count` segments.

@@ -201,7 +201,7 @@ void zero_rows(const HeadRows& rows, int64_t T, int64_t D) {
 // One segment of one head.
 struct Piece {
   int64_t b, h, queries, keys;
-  const int32_t *q_index, *k_index, *k_limit;
+  const int32_t *q_index, *k_index, *num_visible_keys;
 };
 
 // Calls work(piece, scratch) for every segment that has queries, in parallel. Pieces touch disjoint rows.
@@ -221,7 +221,7 @@ void for_each_piece(const Segments& segments, int64_t D, Tensor scratch, const W
                          k_begin[entry + 1] - k0,
                          segments.q_index.as<int32_t>() + head * T + q0,
                          segments.k_index.as<int32_t>() + head * T + k0,
-                         segments.k_limit.as<int32_t>() + head * T + q0};
+                         segments.num_visible_keys.as<int32_t>() + head * T + q0};
     if (piece.queries > 0) work(piece, scratch.as<float>() + omp_get_thread_num() * per_thread);
   }
 }
@@ -262,11 +262,11 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
     gather(keys, HeadRows(k, piece.b, piece.h), piece.k_index, piece.keys, D);
     gather(values, HeadRows(v, piece.b, piece.h), piece.k_index, piece.keys, D);
     for (int64_t i = 0; i < piece.queries; i += kTile) {
-      const int64_t rows = std::min(kTile, piece.queries - i), seen = piece.k_limit[i + rows - 1];
+      const int64_t rows = std::min(kTile, piece.queries - i), seen = piece.num_visible_keys[i + rows - 1];
       if (seen == 0) continue;  // limits never fall, so nobody in the tile sees a key
       product_bt(rows, seen, D, queries + i * D, keys, scores);
       for (int64_t r = 0; r < rows; ++r) {
-        const float value = softmax_row(scores + r * seen, piece.k_limit[i + r], seen, scale * kLog2E);
+        const float value = softmax_row(scores + r * seen, piece.num_visible_keys[i + r], seen, scale * kLog2E);
         lse_out[(piece.b * H + piece.h) * T + piece.q_index[i + r]] = value;
       }
       product(rows, D, seen, scores, values, tile_out);
@@ -295,12 +295,12 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
     std::fill_n(dkeys, piece.keys * D, 0.0f);
     std::fill_n(dvalues, piece.keys * D, 0.0f);
     for (int64_t i = 0; i < piece.queries; i += kTile) {
-      const int64_t rows = std::min(kTile, piece.queries - i), seen = piece.k_limit[i + rows - 1];
+      const int64_t rows = std::min(kTile, piece.queries - i), seen = piece.num_visible_keys[i + rows - 1];
       if (seen == 0) continue;
       product_bt(rows, seen, D, queries + i * D, keys, scores);
       product_bt(rows, seen, D, douts + i * D, values, dscores);
       for (int64_t r = 0; r < rows; ++r) {
-        const int32_t position = piece.q_index[i + r], limit = piece.k_limit[i + r];
+        const int32_t position = piece.q_index[i + r], limit = piece.num_visible_keys[i + r];
         const float *o = out_rows.row(position), *g = douts + (i + r) * D;
         const float row_lse = lse_in[(piece.b * H + piece.h) * T + position];
         float delta = 0.0f;

@@ -1,8 +1,9 @@
 // Attention over segments on sm_80 and newer, after FlashAttention-2 (Dao 2023, arXiv:2307.08691) on index lists
 // (Pagliardini et al. 2023, arXiv:2306.01160). Rows are gathered from token order on their way into shared memory and
-// scattered from the epilogue, so nothing is ever sorted in memory; who sees whom is one comparison with a row's limit.
-// Backward is two kernels, one that owns tiles of queries (dq) and one that owns tiles of keys (dk, dv): scores are
-// computed twice, but every sum has one owner and a fixed order, so results are the same bit for bit in every run.
+// scattered from the epilogue, so nothing is ever sorted in memory; who sees whom is one comparison with a row's
+// num_visible_keys. Backward is two kernels, one that owns tiles of queries (dq) and one that owns tiles of keys (dk,
+// dv): scores are computed twice, but every sum has one owner and a fixed order, so results are the same bit for bit in
+// every run.
 #include <algorithm>
 #include <climits>
 
@@ -17,7 +18,8 @@ namespace scfa::gpu {
 namespace {
 
 static_assert(kTile == kTileRows && kTileEntry == 4 * kEntryWords);
-constexpr int kHeaderElements = 64;  // of the scratch: tickets; statistics and a buffer of the Hopper kernels follow
+constexpr int kHeaderElements =
+    64;  // of the scratch: tile counters; statistics and buffers of the Hopper kernels follow
 constexpr float kLog2E = 1.442695041f;
 
 // Floats for the statistics of so many rows; what follows stays aligned to 16 bytes.
@@ -25,57 +27,81 @@ constexpr int64_t statistics_size(int64_t rows) {
   return (2 * rows + 3) / 4 * 4;
 }
 
-// How a kernel cuts its work: kWarps warps of 16 kM rows each, kStep rows of the other side at a time, kBlocks blocks
-// to an SM. What decides is registers (two accumulators of scores and one or two of results a warp) and, for D = 128,
-// the 99 KB of shared memory that consumer GPUs have.
-template <int kD_, int kWarps_, int kM_, int kStep_, int kBlocks_>
-struct Shape {
-  static constexpr int kD = kD_, kWarps = kWarps_, kM = kM_, kStep = kStep_, kBlocks = kBlocks_;
-  static constexpr int kThreads = 32 * kWarps, kRows = 16 * kM * kWarps;
-  static_assert(kTile % kRows == 0);
-  using Own = Tile<kRows, kD>;
-  using Other = Tile<kStep, kD>;
-  // kOwn tiles of the block's own rows, two stages of two tiles of the other side's.
-  static constexpr int shared_bytes(int own) { return own * Own::kBytes + 4 * Other::kBytes; }
+// The constants of a kernel. The outer tile is what a block works on: queries in forward and for dq (kBlockM rows),
+// keys for dk and dv (kBlockN rows). Inner rows pass by in steps. What decides is registers (two accumulators of scores
+// and one or two of results per warp) and, for D = 128, the 99 KB of shared memory that consumer GPUs have. Config has
+//   kD            the head dim that rows are padded to
+//   kWarps, kM    warps, each with 16 kM rows of the outer tile
+//   kInnerRows    inner rows per step
+//   kBlocksPerSm  blocks that fit on an SM
+template <class Config>
+struct KernelTraits : Config {
+  using Config::kD, Config::kWarps, Config::kM, Config::kInnerRows;
+  static constexpr int kThreads = 32 * kWarps, kOuterRows = 16 * kM * kWarps;
+  static_assert(kTile % kOuterRows == 0);
+  using OuterTile = Tile<kOuterRows, kD>;
+  using InnerTile = Tile<kInnerRows, kD>;
+  // outer_tiles tiles of outer rows, and two stages of two tiles of inner rows.
+  static constexpr int shared_bytes(int outer_tiles) { return outer_tiles * OuterTile::kBytes + 4 * InnerTile::kBytes; }
 };
-using Forward64 = Shape<64, 8, 1, 64, 2>;
-using Forward128 = Shape<128, 8, 1, 64, 1>;
-using Queries64 = Shape<64, 8, 1, 32, 2>;
-using Queries128 = Shape<128, 4, 1, 32, 3>;
-using Keys64 = Shape<64, 4, 1, 64, 2>;
-using Keys128 = Shape<128, 8, 1, 16, 1>;
+struct Forward64Config {
+  static constexpr int kD = 64, kWarps = 8, kM = 1, kInnerRows = 64, kBlocksPerSm = 2;
+};
+struct Forward128Config {
+  static constexpr int kD = 128, kWarps = 8, kM = 1, kInnerRows = 64, kBlocksPerSm = 1;
+};
+struct BackwardDq64Config {
+  static constexpr int kD = 64, kWarps = 8, kM = 1, kInnerRows = 32, kBlocksPerSm = 2;
+};
+struct BackwardDq128Config {
+  static constexpr int kD = 128, kWarps = 4, kM = 1, kInnerRows = 32, kBlocksPerSm = 3;
+};
+struct BackwardDkDv64Config {
+  static constexpr int kD = 64, kWarps = 4, kM = 1, kInnerRows = 64, kBlocksPerSm = 2;
+};
+struct BackwardDkDv128Config {
+  static constexpr int kD = 128, kWarps = 8, kM = 1, kInnerRows = 16, kBlocksPerSm = 1;
+};
+using Forward64 = KernelTraits<Forward64Config>;
+using Forward128 = KernelTraits<Forward128Config>;
+using BackwardDq64 = KernelTraits<BackwardDq64Config>;
+using BackwardDq128 = KernelTraits<BackwardDq128Config>;
+using BackwardDkDv64 = KernelTraits<BackwardDkDv64Config>;
+using BackwardDkDv128 = KernelTraits<BackwardDkDv128Config>;
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-// A block owns a tile of queries, a warp 16 kM of them; keys and values come in steps, the next one copied while this
-// one is computed. Tuned for segments of 512 rows and more.
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const Problem p) {
-  constexpr int kD = S::kD, kM = S::kM, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
-  using QueryTile = typename S::Own;
-  using KeyTile = typename S::Other;
+// A block owns a query tile of kBlockM rows, a warp 16 kM of them. Keys and values come in steps of kBlockN rows; the
+// next step is copied while this one is computed. Tuned for segments of 512 rows and more.
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
+    attention_forward_sm80_kernel(const AttentionParams p) {
+  constexpr int kD = Traits::kD, kM = Traits::kM, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows,
+                kThreads = Traits::kThreads;
+  using QueryTile = typename Traits::OuterTile;
+  using KeyTile = typename Traits::InnerTile;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t queries = shared_address(shared), stages = queries + QueryTile::kBytes;
   const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16 * kM;
-  for (TileQueue<kRows> queue; queue.next(p, 0);) {
+  for (TileQueue<kBlockM> queue; queue.next(p, 0);) {
     const Piece piece = queue.piece(p);
     if (piece.rows <= 0) continue;
     const int* q_index = p.q_index + piece.q0 + piece.first;
     const int* k_index = p.k_index + piece.k0;
-    const int* limits = p.k_limit + piece.q0 + piece.first;
-    const int seen = limits[piece.rows - 1], steps = (seen + kStep - 1) / kStep;  // limits never fall
+    const int* limits = p.num_visible_keys + piece.q0 + piece.first;
+    const int seen = limits[piece.rows - 1], steps = (seen + kBlockN - 1) / kBlockN;  // num_visible_keys never falls
     const __nv_bfloat16 *k = head_of(p.k, piece), *v = head_of(p.v, piece);
-    Gatherer<kRows, kD, kThreads> query_rows;
-    Gatherer<kStep, kD, kThreads> key_rows;
+    Gatherer<kBlockM, kD, kThreads> query_rows;
+    Gatherer<kBlockN, kD, kThreads> key_rows;
     query_rows.look_up(q_index, 0, piece.rows);
     key_rows.look_up(k_index, 0, seen);
-    query_rows.start(queries, head_of(p.q, piece), p.q.token, p.D);
+    query_rows.start(queries, head_of(p.q, piece), p.q.row_stride, p.D);
     const auto load = [&](int step) {
       const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
-      key_rows.start(stage, k, p.k.token, p.D);
-      key_rows.start(stage + KeyTile::kBytes, v, p.v.token, p.D);
+      key_rows.start(stage, k, p.k.row_stride, p.D);
+      key_rows.start(stage + KeyTile::kBytes, v, p.v.row_stride, p.D);
       commit_copies();
-      key_rows.look_up(k_index, (step + 1) * kStep, seen);
+      key_rows.look_up(k_index, (step + 1) * kBlockN, seen);
     };
     load(0);
 
@@ -104,26 +130,26 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const 
         wait_copies<0>();
       }
       __syncthreads();
-      const int begin = step * kStep;
+      const int begin = step * kBlockN;
       if (begin < most) {  // some row of the warp sees some key of the step
         const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
-        float s[kM][kStep / 8][4] = {};
-        multiply_rows<kM, kStep, kD, kRows>(s, queries, first, stage);
-        const bool masked = begin + kStep > least;
+        float s[kM][kBlockN / 8][4] = {};
+        multiply_rows<kM, kBlockN, kD, kBlockM>(s, queries, first, stage);
+        const bool masked = begin + kBlockN > least;
 #pragma unroll
         for (int m = 0; m < kM; ++m)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             if (masked) {
 #pragma unroll
-              for (int j = 0; j < kStep / 8; ++j)
+              for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
                 for (int i = 0; i < 2; ++i)
                   if (begin + 8 * j + 2 * (lane % 4) + i >= limit[m][half]) s[m][j][2 * half + i] = -INFINITY;
             }
             float highest = top[m][half];
 #pragma unroll
-            for (int j = 0; j < kStep / 8; ++j)
+            for (int j = 0; j < kBlockN / 8; ++j)
               highest = fmaxf(highest, fmaxf(s[m][j][2 * half], s[m][j][2 * half + 1]));
             highest = quad_max(highest);
             const float base = highest == -INFINITY ? 0.0f : highest * p.scale_log2;
@@ -131,7 +157,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const 
             top[m][half] = highest;
             sum[m][half] *= shrink;
 #pragma unroll
-            for (int j = 0; j < kStep / 8; ++j)
+            for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
               for (int i = 0; i < 2; ++i) {
                 float& x = s[m][j][2 * half + i];
@@ -144,7 +170,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const 
               out[m][j][2 * half + 1] *= shrink;
             }
           }
-        multiply_scores<kM, kStep, kD>(out, s, stage + KeyTile::kBytes);
+        multiply_scores<kM, kBlockN, kD>(out, s, stage + KeyTile::kBytes);
       }
       __syncthreads();  // the stage is free
     }
@@ -165,45 +191,47 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) forward_kernel(const 
         if (lane % 4 == 0 && row < done.rows)
           lse[tokens[row]] = total > 0.0f ? top[m][half] * p.scale_log2 + log2f(total) : INFINITY;
       }
-    scatter_rows<kM, kD, kRows>(out, inverse, queries, first, done.rows, head_of(p.out, done), p.out.token, tokens,
-                                p.D);
+    scatter_rows<kM, kD, kBlockM>(out, inverse, queries, first, done.rows, head_of(p.out, done), p.out.row_stride,
+                                  tokens, p.D);
   }
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
 
-// dq. A block owns a tile of queries, a warp 16 of them; keys and values come in steps as in forward.
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kernel(const Problem p) {
-  constexpr int kD = S::kD, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
-  using QueryTile = typename S::Own;
-  using KeyTile = typename S::Other;
+// dq. A block owns a query tile, a warp 16 rows of it; keys and values come in steps as in forward.
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
+    attention_backward_dq_sm80_kernel(const AttentionParams p) {
+  constexpr int kD = Traits::kD, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows,
+                kThreads = Traits::kThreads;
+  using QueryTile = typename Traits::OuterTile;
+  using KeyTile = typename Traits::InnerTile;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t queries = shared_address(shared), douts = queries + QueryTile::kBytes;
   const uint32_t stages = douts + QueryTile::kBytes;
   const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
-  for (TileQueue<kRows> queue; queue.next(p, 0);) {
+  for (TileQueue<kBlockM> queue; queue.next(p, 0);) {
     const Piece piece = queue.piece(p);
     if (piece.rows <= 0) continue;
     const int* q_index = p.q_index + piece.q0 + piece.first;
     const int* k_index = p.k_index + piece.k0;
-    const int* limits = p.k_limit + piece.q0 + piece.first;
-    const int seen = limits[piece.rows - 1], steps = (seen + kStep - 1) / kStep;
+    const int* limits = p.num_visible_keys + piece.q0 + piece.first;
+    const int seen = limits[piece.rows - 1], steps = (seen + kBlockN - 1) / kBlockN;
     const __nv_bfloat16 *k = head_of(p.k, piece), *v = head_of(p.v, piece);
-    Gatherer<kStep, kD, kThreads> key_rows;
+    Gatherer<kBlockN, kD, kThreads> key_rows;
     {
-      Gatherer<kRows, kD, kThreads> query_rows;
+      Gatherer<kBlockM, kD, kThreads> query_rows;
       query_rows.look_up(q_index, 0, piece.rows);
       key_rows.look_up(k_index, 0, seen);
-      query_rows.start(queries, head_of(p.q, piece), p.q.token, p.D);
-      query_rows.start(douts, head_of(p.dout, piece), p.dout.token, p.D);
+      query_rows.start(queries, head_of(p.q, piece), p.q.row_stride, p.D);
+      query_rows.start(douts, head_of(p.dout, piece), p.dout.row_stride, p.D);
     }
     const auto load = [&](int step) {
       const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
-      key_rows.start(stage, k, p.k.token, p.D);
-      key_rows.start(stage + KeyTile::kBytes, v, p.v.token, p.D);
+      key_rows.start(stage, k, p.k.row_stride, p.D);
+      key_rows.start(stage + KeyTile::kBytes, v, p.v.row_stride, p.D);
       commit_copies();
-      key_rows.look_up(k_index, (step + 1) * kStep, seen);
+      key_rows.look_up(k_index, (step + 1) * kBlockN, seen);
     };
     load(0);
 
@@ -233,22 +261,22 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kern
         wait_copies<0>();
       }
       __syncthreads();
-      const int begin = step * kStep;
+      const int begin = step * kBlockN;
       if (begin < most) {
         const uint32_t stage = stages + step % 2 * 2 * KeyTile::kBytes;
-        float s[1][kStep / 8][4] = {}, ds[1][kStep / 8][4] = {};
-        multiply_rows<1, kStep, kD, kRows>(s, queries, first, stage);
-        multiply_rows<1, kStep, kD, kRows>(ds, douts, first, stage + KeyTile::kBytes);
-        const bool masked = begin + kStep > least;
+        float s[1][kBlockN / 8][4] = {}, ds[1][kBlockN / 8][4] = {};
+        multiply_rows<1, kBlockN, kD, kBlockM>(s, queries, first, stage);
+        multiply_rows<1, kBlockN, kD, kBlockM>(ds, douts, first, stage + KeyTile::kBytes);
+        const bool masked = begin + kBlockN > least;
 #pragma unroll
-        for (int j = 0; j < kStep / 8; ++j)
+        for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             float probability = exp2_fast(s[0][j][i] * p.scale_log2 - lse[i / 2]);
             if (masked && begin + 8 * j + 2 * (lane % 4) + i % 2 >= limit[i / 2]) probability = 0.0f;
             ds[0][j][i] = probability * (ds[0][j][i] - delta[i / 2]);
           }
-        multiply_scores<1, kStep, kD>(dq, ds, stage);
+        multiply_scores<1, kBlockN, kD>(dq, ds, stage);
       }
       __syncthreads();
     }
@@ -256,52 +284,54 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_queries_kern
     __syncthreads();
     const Piece done = queue.piece(p);
     const float factor[1][2] = {{p.scale, p.scale}};
-    scatter_rows<1, kD, kRows>(dq, factor, queries, first, done.rows, head_of(p.dq, done), p.dq.token,
-                               p.q_index + done.q0 + done.first, p.D);
+    scatter_rows<1, kD, kBlockM>(dq, factor, queries, first, done.rows, head_of(p.dq, done), p.dq.row_stride,
+                                 p.q_index + done.q0 + done.first, p.D);
   }
 }
 
-// dk and dv. A block owns a tile of keys, a warp 16 of them; queries and the gradients of their outputs come in steps,
-// from the first query on that sees the tile's first key. Scores are transposed (keys by queries), so that
-// probabilities become an operand without leaving their registers.
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(const Problem p) {
-  constexpr int kD = S::kD, kStep = S::kStep, kRows = S::kRows, kThreads = S::kThreads;
-  using KeyTile = typename S::Own;
-  using QueryTile = typename S::Other;
+// dk and dv. A block owns a key tile of kBlockN rows, a warp 16 of them. Queries and dout come in steps of kBlockM
+// rows, from the first query on that sees the tile's first key. Scores are transposed (keys by queries), so that
+// probabilities become an A fragment without leaving their registers.
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
+    attention_backward_dk_dv_sm80_kernel(const AttentionParams p) {
+  constexpr int kD = Traits::kD, kBlockM = Traits::kInnerRows, kBlockN = Traits::kOuterRows,
+                kThreads = Traits::kThreads;
+  using KeyTile = typename Traits::OuterTile;
+  using QueryTile = typename Traits::InnerTile;
   constexpr int kStageBytes = 2 * QueryTile::kBytes;
   extern __shared__ __align__(1024) unsigned char shared[];
-  __shared__ float2 statistics[2][kStep];
+  __shared__ float2 statistics[2][kBlockM];
   const uint32_t keys = shared_address(shared), values = keys + KeyTile::kBytes, stages = values + KeyTile::kBytes;
   const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
-  for (TileQueue<kRows> queue; queue.next(p, 1);) {
+  for (TileQueue<kBlockN> queue; queue.next(p, 1);) {
     const Piece piece = queue.piece(p);
     if (piece.rows <= 0) continue;
     const int* q_index = p.q_index + piece.q0;
     const int* k_index = p.k_index + piece.k0 + piece.first;
-    const int* firsts = p.q_first + piece.k0 + piece.first;
-    const int start = firsts[0] / kStep * kStep, steps = (piece.queries - start + kStep - 1) / kStep;
+    const int* firsts = p.first_query + piece.k0 + piece.first;
+    const int start = firsts[0] / kBlockM * kBlockM, steps = (piece.queries - start + kBlockM - 1) / kBlockM;
     const __nv_bfloat16 *q = head_of(p.q, piece), *dout = head_of(p.dout, piece);
     const float2* of_segment = p.statistics + piece.q0;
-    Gatherer<kStep, kD, kThreads> query_rows;
+    Gatherer<kBlockM, kD, kThreads> query_rows;
     {
-      Gatherer<kRows, kD, kThreads> key_rows;
+      Gatherer<kBlockN, kD, kThreads> key_rows;
       key_rows.look_up(k_index, 0, piece.rows);
       query_rows.look_up(q_index, start, piece.queries);
-      key_rows.start(keys, head_of(p.k, piece), p.k.token, p.D);
-      key_rows.start(values, head_of(p.v, piece), p.v.token, p.D);
+      key_rows.start(keys, head_of(p.k, piece), p.k.row_stride, p.D);
+      key_rows.start(values, head_of(p.v, piece), p.v.row_stride, p.D);
     }
     const auto load = [&](int step) {
       const uint32_t stage = stages + step % 2 * kStageBytes;
-      query_rows.start(stage, q, p.q.token, p.D);
-      query_rows.start(stage + QueryTile::kBytes, dout, p.dout.token, p.D);
-      if (threadIdx.x < kStep) {
-        const int row = start + step * kStep + threadIdx.x;
+      query_rows.start(stage, q, p.q.row_stride, p.D);
+      query_rows.start(stage + QueryTile::kBytes, dout, p.dout.row_stride, p.D);
+      if (threadIdx.x < kBlockM) {
+        const int row = start + step * kBlockM + threadIdx.x;
         const bool valid = row < piece.queries;
         copy_async<8>(shared_address(&statistics[step % 2][threadIdx.x]), of_segment + (valid ? row : 0), valid);
       }
       commit_copies();
-      query_rows.look_up(q_index, start + (step + 1) * kStep, piece.queries);
+      query_rows.look_up(q_index, start + (step + 1) * kBlockM, piece.queries);
     };
     load(0);
 
@@ -326,15 +356,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(
         wait_copies<0>();
       }
       __syncthreads();
-      const int begin = start + step * kStep;
-      if (begin + kStep > least) {  // some query of the step sees some key of the warp
+      const int begin = start + step * kBlockM;
+      if (begin + kBlockM > least) {  // some query of the step sees some key of the warp
         const uint32_t stage = stages + step % 2 * kStageBytes;
-        float s[1][kStep / 8][4] = {}, ds[1][kStep / 8][4] = {};
-        multiply_rows<1, kStep, kD, kRows>(s, keys, first, stage);
-        multiply_rows<1, kStep, kD, kRows>(ds, values, first, stage + QueryTile::kBytes);
-        const bool masked = begin < most || begin + kStep > piece.queries;
+        float s[1][kBlockM / 8][4] = {}, ds[1][kBlockM / 8][4] = {};
+        multiply_rows<1, kBlockM, kD, kBlockN>(s, keys, first, stage);
+        multiply_rows<1, kBlockM, kD, kBlockN>(ds, values, first, stage + QueryTile::kBytes);
+        const bool masked = begin < most || begin + kBlockM > piece.queries;
 #pragma unroll
-        for (int j = 0; j < kStep / 8; ++j)
+        for (int j = 0; j < kBlockM / 8; ++j)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int column = 8 * j + 2 * (lane % 4) + i % 2, query = begin + column;
@@ -344,8 +374,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(
             s[0][j][i] = probability;
             ds[0][j][i] = probability * (ds[0][j][i] - of_query.y);
           }
-        multiply_scores<1, kStep, kD>(dv, s, stage + QueryTile::kBytes);
-        multiply_scores<1, kStep, kD>(dk, ds, stage);
+        multiply_scores<1, kBlockM, kD>(dv, s, stage + QueryTile::kBytes);
+        multiply_scores<1, kBlockM, kD>(dk, ds, stage);
       }
       __syncthreads();
     }
@@ -354,20 +384,22 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) backward_keys_kernel(
     const float scale[1][2] = {{p.scale, p.scale}}, one[1][2] = {{1.0f, 1.0f}};
     const Piece done = queue.piece(p);
     const int* tokens = p.k_index + done.k0 + done.first;
-    scatter_rows<1, kD, kRows>(dk, scale, keys, first, done.rows, head_of(p.dk, done), p.dk.token, tokens, p.D);
-    scatter_rows<1, kD, kRows>(dv, one, values, first, done.rows, head_of(p.dv, done), p.dv.token, tokens, p.D);
+    scatter_rows<1, kD, kBlockN>(dk, scale, keys, first, done.rows, head_of(p.dk, done), p.dk.row_stride, tokens, p.D);
+    scatter_rows<1, kD, kBlockN>(dv, one, values, first, done.rows, head_of(p.dv, done), p.dv.row_stride, tokens, p.D);
   }
 }
 
 // ---- rows in no segment, and delta ----------------------------------------------------------------------------------
 
-__device__ inline uint4* chunk_at(const HeadRows& x, const Problem& p, int64_t head, int token, int chunk) {
-  return reinterpret_cast<uint4*>(x.data + head / p.H * x.batch + token * x.token + head % p.H * x.head + chunk * 8);
+__device__ inline uint4* chunk_at(const HeadRows& x, const AttentionParams& p, int64_t head, int token, int chunk) {
+  return reinterpret_cast<uint4*>(x.data + head / p.H * x.batch_stride + token * x.row_stride +
+                                  head % p.H * x.head_stride + chunk * 8);
 }
 
 // Calls clear(head, token) in every thread of a warp for each row of the warp's 32 that is in no segment.
 template <class Clear>
-__device__ inline void for_dropped(const Problem& p, const uint16_t* segment, int64_t rows, const Clear& clear) {
+__device__ inline void for_dropped(const AttentionParams& p, const uint16_t* segment, int64_t rows,
+                                   const Clear& clear) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32 * 32,
                 lane = threadIdx.x % 32;
   unsigned dropped = __ballot_sync(0xFFFFFFFFu, first + lane < rows && segment[first + lane] >= p.S);
@@ -378,7 +410,8 @@ __device__ inline void for_dropped(const Problem& p, const uint16_t* segment, in
 }
 
 // out = 0 and lse = +inf where a query is in no segment. A thread looks at a row, a warp clears those of its own.
-__global__ void __launch_bounds__(256) clear_dropped_kernel(const Problem p, const uint16_t* q_segment, int64_t rows) {
+__global__ void __launch_bounds__(256)
+    clear_dropped_kernel(const AttentionParams p, const uint16_t* q_segment, int64_t rows) {
   const int lane = threadIdx.x % 32;
   for_dropped(p, q_segment, rows, [&](int64_t head, int token) {
     if (lane * 8 < p.D) *chunk_at(p.out, p, head, token, lane) = make_uint4(0, 0, 0, 0);
@@ -387,8 +420,8 @@ __global__ void __launch_bounds__(256) clear_dropped_kernel(const Problem p, con
 }
 
 // The same for the gradients.
-__global__ void __launch_bounds__(256)
-    clear_gradients_kernel(const Problem p, const uint16_t* q_segment, const uint16_t* k_segment, int64_t rows) {
+__global__ void __launch_bounds__(256) clear_gradients_kernel(const AttentionParams p, const uint16_t* q_segment,
+                                                              const uint16_t* k_segment, int64_t rows) {
   const int lane = threadIdx.x % 32;
   const uint4 zero = make_uint4(0, 0, 0, 0);
   for_dropped(p, q_segment, rows, [&](int64_t head, int token) {
@@ -405,7 +438,7 @@ __global__ void __launch_bounds__(256)
 // list, all on their way at once; `blocks` blocks look after a head.
 constexpr int kEach = 4;
 template <int kLanes>
-__global__ void __launch_bounds__(256) statistics_kernel(const Problem p, int blocks) {
+__global__ void __launch_bounds__(256) statistics_kernel(const AttentionParams p, int blocks) {
   constexpr int kApart = 256 / kLanes;
   const int head = static_cast<int>(blockIdx.x) / blocks, chunk = threadIdx.x % kLanes;
   const int block_first = static_cast<int>(blockIdx.x) % blocks * kApart * kEach;
@@ -413,8 +446,9 @@ __global__ void __launch_bounds__(256) statistics_kernel(const Problem p, int bl
   const int rows = p.q_begin[static_cast<int64_t>(head) * (p.S + 1) + p.S];
   if (block_first >= rows) return;
   const int64_t list = static_cast<int64_t>(head) * p.T;
-  const __nv_bfloat16* out = p.out.data + head / p.H * p.out.batch + head % p.H * p.out.head + chunk * 8;
-  const __nv_bfloat16* dout = p.dout.data + head / p.H * p.dout.batch + head % p.H * p.dout.head + chunk * 8;
+  const __nv_bfloat16* out = p.out.data + head / p.H * p.out.batch_stride + head % p.H * p.out.head_stride + chunk * 8;
+  const __nv_bfloat16* dout =
+      p.dout.data + head / p.H * p.dout.batch_stride + head % p.H * p.dout.head_stride + chunk * 8;
   int token[kEach];
   uint4 a[kEach] = {}, b[kEach] = {};
 #pragma unroll
@@ -422,8 +456,8 @@ __global__ void __launch_bounds__(256) statistics_kernel(const Problem p, int bl
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     if (token[i] < 0 || chunk * 8 >= p.D) continue;
-    a[i] = *reinterpret_cast<const uint4*>(out + token[i] * p.out.token);
-    b[i] = *reinterpret_cast<const uint4*>(dout + token[i] * p.dout.token);
+    a[i] = *reinterpret_cast<const uint4*>(out + token[i] * p.out.row_stride);
+    b[i] = *reinterpret_cast<const uint4*>(dout + token[i] * p.dout.row_stride);
   }
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
@@ -449,21 +483,21 @@ HeadRows rows_of(const ConstTensor& t) {
   return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2]};
 }
 
-Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& v, const Segments& s, float scale,
-                 const ConstTensor& lse, const Tensor& scratch) {
-  Problem p{};
+AttentionParams describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& v, const Segments& s,
+                         float scale, const ConstTensor& lse, const Tensor& scratch) {
+  AttentionParams p{};
   p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
   p.lse = const_cast<float*>(lse.as<float>());
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kHeaderElements);
   float* rest = scratch.as<float>() + kHeaderElements + statistics_size(q.size(0) * q.size(1) * q.size(2));
   const sm90::Sums sums = sm90::sums_of(s, q.size(3));
-  p.turns = reinterpret_cast<unsigned*>(rest);
-  p.ring_blocks = static_cast<int>(sums.ring_blocks), p.parts_blocks = static_cast<int>(sums.parts_blocks);
-  p.dq_ring = rest + sums.turns;
-  p.dq_parts = p.dq_ring + sums.ring;
+  p.dq_semaphores = reinterpret_cast<unsigned*>(rest);
+  p.ring_blocks = static_cast<int>(sums.ring_blocks), p.dq_accum_blocks = static_cast<int>(sums.dq_accum_blocks);
+  p.dq_ring = rest + sums.semaphores;
+  p.dq_accum = p.dq_ring + sums.ring;
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
-  p.k_limit = s.k_limit.as<int32_t>(), p.q_first = s.q_first.as<int32_t>();
+  p.num_visible_keys = s.num_visible_keys.as<int32_t>(), p.first_query = s.first_query.as<int32_t>();
   p.tile_count = s.tile_count.as<int32_t>();
   p.H = static_cast<int>(q.size(2)), p.T = static_cast<int>(q.size(1));
   p.S = static_cast<int>(s.count()), p.D = static_cast<int>(q.size(3));
@@ -473,16 +507,19 @@ Problem describe(const ConstTensor& q, const ConstTensor& k, const ConstTensor& 
 }
 
 // As many blocks as run at once, but no more than there can be tiles.
-template <class S, class Kernel>
-void launch_tiles(Context& ctx, const char* op, Kernel kernel, int own_tiles, const Tensor& tiles, const Problem& p) {
-  constexpr auto kThreads = static_cast<unsigned>(S::kThreads);
-  const int shared_bytes = S::shared_bytes(own_tiles);
+template <class Traits, class Kernel>
+void launch_tiles(Context& ctx, const char* op, Kernel kernel, int outer_tiles, const Tensor& tiles,
+                  const AttentionParams& p) {
+  constexpr auto kThreads = static_cast<unsigned>(Traits::kThreads);
+  const int shared_bytes = Traits::shared_bytes(outer_tiles);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), op);
   int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, S::kThreads, static_cast<size_t>(shared_bytes)),
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, Traits::kThreads,
+                                                      static_cast<size_t>(shared_bytes)),
         op);
   require(blocks > 0, op, ": ", properties().name, " has too little shared memory");
-  const int64_t grid = std::min(tiles.size(0) * (kTile / S::kRows), int64_t{blocks} * properties().multiprocessors);
+  const int64_t grid =
+      std::min(tiles.size(0) * (kTile / Traits::kOuterRows), int64_t{blocks} * properties().multiprocessors);
   kernel<<<static_cast<unsigned>(grid), kThreads, static_cast<size_t>(shared_bytes), ctx.stream()>>>(p);
   check_launch(op, ctx.stream());
 }
@@ -491,21 +528,21 @@ bool on_hopper() {
   return !uses_portable_attention() && sm90::probe().usable;
 }
 
-template <class S>
-void forward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
+template <class Traits>
+void forward(Context& ctx, AttentionParams p, const Segments& s, int64_t rows) {
   constexpr const char* kOp = "attention_forward";
   clear_dropped_kernel<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, ctx.stream()>>>(
       p, s.q_segment.as<uint16_t>(), rows);
   check_launch(kOp, ctx.stream());
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
   if (on_hopper()) return sm90::forward(ctx, p, s);
-  launch_tiles<S>(ctx, kOp, forward_kernel<S>, 1, s.q_tiles, p);
+  launch_tiles<Traits>(ctx, kOp, attention_forward_sm80_kernel<Traits>, 1, s.q_tiles, p);
 }
 
-template <class Queries, class Keys>
-void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
+template <class Dq, class DkDv>
+void backward(Context& ctx, AttentionParams p, const Segments& s, int64_t rows) {
   constexpr const char* kOp = "attention_backward";
-  constexpr int kLanes = Queries::kD / 8;
+  constexpr int kLanes = Dq::kD / 8;
   clear_gradients_kernel<<<static_cast<unsigned>((rows + 255) / 256), 256, 0, ctx.stream()>>>(
       p, s.q_segment.as<uint16_t>(), s.k_segment.as<uint16_t>(), rows);
   check_launch(kOp, ctx.stream());
@@ -515,13 +552,13 @@ void backward(Context& ctx, Problem p, const Segments& s, int64_t rows) {
   check_launch(kOp, ctx.stream());
   if (on_hopper()) return sm90::backward(ctx, p, s);
   p.tiles = static_cast<const int4*>(s.q_tiles.data);
-  launch_tiles<Queries>(ctx, kOp, backward_queries_kernel<Queries>, 2, s.q_tiles, p);
+  launch_tiles<Dq>(ctx, kOp, attention_backward_dq_sm80_kernel<Dq>, 2, s.q_tiles, p);
   p.tiles = static_cast<const int4*>(s.k_tiles.data);
-  ++p.ticket;
-  launch_tiles<Keys>(ctx, kOp, backward_keys_kernel<Keys>, 2, s.k_tiles, p);
+  ++p.tile_counter;
+  launch_tiles<DkDv>(ctx, kOp, attention_backward_dk_dv_sm80_kernel<DkDv>, 2, s.k_tiles, p);
 }
 
-int* fresh_tickets(Context& ctx, const Tensor& scratch) {
+int* reset_tile_counters(Context& ctx, const Tensor& scratch) {
   fill(scratch.data, 0, kHeaderElements * sizeof(float), ctx.stream());
   return static_cast<int*>(scratch.data);
 }
@@ -542,9 +579,9 @@ int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int6
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        const Segments& segments, float scale, Tensor scratch) {
-  Problem p = describe(q, k, v, segments, scale, lse, scratch);
+  AttentionParams p = describe(q, k, v, segments, scale, lse, scratch);
   p.out = rows_of(out);
-  p.ticket = fresh_tickets(ctx, scratch);
+  p.tile_counter = reset_tile_counters(ctx, scratch);
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   if (q.size(3) <= 64)
     forward<Forward64>(ctx, p, segments, rows);
@@ -555,16 +592,16 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch, ConstTensor inverse_norm) {
-  Problem p = describe(q, k, v, segments, scale, lse, scratch);
+  AttentionParams p = describe(q, k, v, segments, scale, lse, scratch);
   p.inverse_norm = inverse_norm ? inverse_norm.as<float>() : nullptr;
   p.out = rows_of(out), p.dout = rows_of(dout);
   p.dq = rows_of(dq), p.dk = rows_of(dk), p.dv = rows_of(dv);
-  p.ticket = fresh_tickets(ctx, scratch);
+  p.tile_counter = reset_tile_counters(ctx, scratch);
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   if (q.size(3) <= 64)
-    backward<Queries64, Keys64>(ctx, p, segments, rows);
+    backward<BackwardDq64, BackwardDkDv64>(ctx, p, segments, rows);
   else
-    backward<Queries128, Keys128>(ctx, p, segments, rows);
+    backward<BackwardDq128, BackwardDkDv128>(ctx, p, segments, rows);
   // The Hopper kernels take in what goes through normalised keys themselves, unless some head is untied.
   if (inverse_norm)
     normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, on_hopper() ? p.tile_count + kUntiedHeads : nullptr);

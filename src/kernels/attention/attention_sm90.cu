@@ -18,15 +18,15 @@ __global__ void __launch_bounds__(kGroup) probe_kernel(float* result) {
 #ifdef SCFA_SM90A
   __shared__ alignas(1024) __nv_bfloat16 ones[64 * 64];
   for (int i = threadIdx.x; i < 64 * 64; i += kGroup) ones[i] = __float2bfloat16_rn(1.0f);
-  fence_for_products();
+  fence_proxy_async();
   __syncthreads();
   float d[32];
-  pin(d);
+  warpgroup_fence_operand(d);
   warpgroup_arrive();
-  start_rows<64, 64, 64, 64>(d, shared_address(ones), 0, shared_address(ones));
+  gemm_ss<64, 64, 64, 64>(d, shared_address(ones), 0, shared_address(ones));
   warpgroup_commit();
   warpgroup_wait<0>();
-  pin(d);
+  warpgroup_fence_operand(d);
   if (threadIdx.x == 0) *result = d[0];
 #endif
 }
@@ -57,18 +57,18 @@ Sums sums_of(const Segments& s, int64_t D) {
   const int64_t ring = std::min(head + 6 * blocks, heads * head);
   // A block takes a segment, so that they should be enough to go round.
   const bool whole = heads * s.count() >= 2 * blocks;
-  const int64_t parts = whole ? std::min(head, s.short_rows / kQueryBlock) : 0;
-  return {ring, parts, 8 * ring, ring * kQueryBlock * columns, blocks * parts * kQueryBlock * columns};
+  const int64_t accum = whole ? std::min(head, s.single_block_max_rows / kQueryBlock) : 0;
+  return {ring, accum, 8 * ring, ring * kQueryBlock * columns, blocks * accum * kQueryBlock * columns};
 }
 
-void backward(Context& ctx, Problem p, const Segments& s) {
-  const bool whole = p.parts_blocks > 0;
-  fill(p.turns, 0, static_cast<size_t>(p.ring_blocks) * 8 * sizeof(unsigned), ctx.stream());
-  // Long segments come first, beside the short ones, which fill what they leave.
+void backward(Context& ctx, AttentionParams p, const Segments& s) {
+  const bool whole = p.dq_accum_blocks > 0;
+  fill(p.dq_semaphores, 0, static_cast<size_t>(p.ring_blocks) * 8 * sizeof(unsigned), ctx.stream());
+  // Multi-block segments come first; single-block ones run beside them and fill the SMs that they leave free.
   backward_keys(whole ? ctx.fork_side() : ctx.stream(), p, s, whole);
   if (!whole) return;
-  ++p.ticket;
-  backward_segments(ctx.stream(), p, s);
+  ++p.tile_counter;
+  backward_single_block_segments(ctx.stream(), p, s);
   ctx.join_side();
 }
 

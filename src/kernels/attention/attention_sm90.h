@@ -7,7 +7,7 @@
 
 namespace scfa::gpu {
 
-struct Problem;
+struct AttentionParams;
 
 namespace sm90 {
 
@@ -18,16 +18,18 @@ struct Probe {
 };
 const Probe& probe();
 
-// D a multiple of 8 up to 128. They take tickets from p.ticket on, forward one, backward two. backward finds
-// statistics computed and rows in no segment cleared. Short segments are taken whole where there are many of them.
-void forward(Context& ctx, const Problem& p, const Segments& s);
-void backward(Context& ctx, Problem p, const Segments& s);
+// D is a multiple of 8 up to 128. forward uses the counter at p.tile_counter, backward that and the next one. They
+// must be zero. backward needs the statistics computed and the rows in no segment cleared. Where there are many
+// single-block segments, each is taken whole by one block.
+void forward(Context& ctx, const AttentionParams& p, const Segments& s);
+void backward(Context& ctx, AttentionParams p, const Segments& s);
 
-// What backward needs of the scratch besides, in floats: p.turns, p.dq_ring and p.dq_parts, in this order.
+// What backward needs of the scratch besides: p.dq_semaphores, p.dq_ring and p.dq_accum, in this order.
 struct Sums {
-  int64_t ring_blocks, parts_blocks;  // of the ring; of a block that takes whole segments, 0 where none does
-  int64_t turns, ring, parts;
-  int64_t floats() const { return turns + ring + parts; }
+  int64_t ring_blocks;      // blocks of queries in dq_ring
+  int64_t dq_accum_blocks;  // blocks of queries in a thread block's part of dq_accum; 0: no segment is taken whole
+  int64_t semaphores, ring, accum;  // sizes in floats
+  int64_t floats() const { return semaphores + ring + accum; }
 };
 Sums sums_of(const Segments& s, int64_t D);
 

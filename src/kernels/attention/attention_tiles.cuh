@@ -1,33 +1,34 @@
-// What the attention kernels share: the problem as they see it, tickets for tiles, rows gathered and
-// scattered.
+// What the attention kernels share: parameters, the counter that hands out tiles, gathering and scattering of rows.
 #pragma once
 #include "kernels/attention/mma_sm80.cuh"
 
 namespace scfa::gpu {
 
 constexpr int kTile = 128;      // rows of a tile of the work lists
-constexpr int kEntryWords = 3;  // of 16 bytes, of an entry of theirs
+constexpr int kEntryWords = 3;  // of 16 bytes, per entry of the work lists
 
 // Rows of all heads of a (B, T, H, D) tensor, D contiguous; strides in elements.
 struct HeadRows {
   __nv_bfloat16* data;
-  int64_t batch, token, head;
+  int64_t batch_stride, row_stride, head_stride;
 };
 
-struct Problem {
+struct AttentionParams {
   HeadRows q, k, v, out, dout, dq, dk, dv;
   float* lse;          // (B, H, T), in token order
   float2* statistics;  // (B, H, T) for backward, as the sorted lists of queries: lse and delta, side by side
-  const int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
+  const int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;
   const int4* tiles;  // entries of kEntryWords: see segments.h
   const int* tile_count;
-  int* ticket;      // the next tile to take
-  float* dq_parts;  // a block's sums of dq, where it takes whole segments, of parts_blocks times kQueryBlock queries
-  float* dq_ring;   // sums of dq of blocks of kQueryBlock queries on their way, in a ring of ring_blocks
-  unsigned* turns;  // of each block of the ring, whose turn it is to add: see hopper_ring.cuh
-  int ring_blocks, parts_blocks;
-  const float* inverse_norm;  // (B, T, H); where keys are normalised queries: dq takes in what would be dk's, if all
-                              // heads are tied (kUntiedHeads). Or null.
+  int* tile_counter;  // the next tile to take
+  // Sums of dq, in blocks of kQueryBlock queries. dq_accum: where thread blocks take whole segments, dq_accum_blocks of
+  // each thread block. dq_ring: where they share segments, a ring of ring_blocks.
+  float *dq_accum, *dq_ring;
+  unsigned* dq_semaphores;  // of each block of dq_ring, which tile added last: see hopper_ring.cuh
+  int ring_blocks, dq_accum_blocks;
+  // (B, T, H) where keys are normalised queries, otherwise null. If all heads are tied (kUntiedHeads), the gradient
+  // through the keys is added to dq.
+  const float* inverse_norm;
   int H, T, S, D;
   float scale;       // of scores
   float scale_log2;  // the same for exponentials of base two
@@ -39,7 +40,7 @@ struct Piece {
   int64_t b, h, q0, k0;
 };
 
-__device__ inline Piece piece_of(const Problem& p, int4 tile) {
+__device__ inline Piece piece_of(const AttentionParams& p, int4 tile) {
   const int64_t entry = static_cast<int64_t>(tile.x) * (p.S + 1) + tile.y, list = static_cast<int64_t>(tile.x) * p.T;
   const int q0 = p.q_begin[entry], k0 = p.k_begin[entry];
   return {tile.x,       tile.z,    tile.w,   p.q_begin[entry + 1] - q0, p.k_begin[entry + 1] - k0, tile.x / p.H,
@@ -47,21 +48,21 @@ __device__ inline Piece piece_of(const Problem& p, int4 tile) {
 }
 
 __device__ inline __nv_bfloat16* head_of(const HeadRows& rows, const Piece& piece) {
-  return rows.data + piece.b * rows.batch + piece.h * rows.head;
+  return rows.data + piece.b * rows.batch_stride + piece.h * rows.head_stride;
 }
 
-// The block's tiles. Blocks take them in the order of the list, so that long ones start first; what a tile computes
-// does not depend on who takes it. The tile stays in shared memory: an epilogue that looks at it again keeps no
-// registers for it through the main loop. kRows: rows a block takes at a time, a tile of the list or an even part of
-// one.
+// The block's tiles. Blocks take them in the order of the list, so that the most expensive ones start first; what a
+// tile computes does not depend on who takes it. The tile stays in shared memory: an epilogue that looks at it again
+// keeps no registers for it through the main loop. kRows: rows that a block takes at a time, a tile of the list or an
+// even part of one.
 template <int kRows>
 class TileQueue {
  public:
   // The next one; false when none is left. which: the list's place in tile_count.
-  __device__ bool next(const Problem& p, int which) {
+  __device__ bool next(const AttentionParams& p, int which) {
     __syncthreads();  // the last tile's shared memory is free
     if (threadIdx.x == 0) {
-      const int taken = atomicAdd(p.ticket, 1);
+      const int taken = atomicAdd(p.tile_counter, 1);
       constexpr int kParts = kTile / kRows;
       int4 next = make_int4(-1, 0, 0, 0);
       if (taken / kParts < p.tile_count[which]) {
@@ -75,7 +76,7 @@ class TileQueue {
     __syncthreads();
     return tile().x >= 0;
   }
-  __device__ Piece piece(const Problem& p) { return piece_of(p, tile()); }
+  __device__ Piece piece(const AttentionParams& p) { return piece_of(p, tile()); }
 
  private:
   __device__ static int4& tile() {

@@ -1,7 +1,7 @@
-// Attention forward for Hopper. Each computing warpgroup goes through its steps by itself: scores, exponentials,
-// results; what overlaps is the work of different warpgroups. The highest score is looked for in the first step only:
-// exponentials of later ones are taken relative to it, which is exact as long as nothing overflows, and the search for
-// a new highest waits until their sum shows that there is one.
+// Attention forward for Hopper. Each consumer warpgroup goes through its steps by itself: scores, exponentials,
+// results. What overlaps is the work of different warpgroups. The highest score is looked for in the first step only.
+// Exponentials of later steps are taken relative to it, which is exact as long as nothing overflows. A new highest
+// score is looked for only where their sum shows that there is one.
 #include "kernels/attention/attention_sm90.h"
 #include "kernels/attention/hopper_gather.cuh"
 #include "kernels/attention/launch_sm90.cuh"
@@ -18,26 +18,28 @@ struct Online {
   float base[2], sum[2];
 };
 
-// Hides the keys from the rows' limits on; begin: the step's first key.
-template <int kStep>
-__device__ inline void hide(float (&s)[kStep / 2], uint32_t limits, int begin) {
-  const int column = begin + 2 * here(threadIdx.x % 4);
-  const int left[2] = {load_int(limits) - column, load_int(limits + 8 * 4) - column};
+// Sets the scores of keys that a row does not see to -inf. num_visible_keys: the address of the thread's first row's;
+// begin: the step's first key.
+template <int kBlockN>
+__device__ inline void apply_mask(float (&s)[kBlockN / 2], uint32_t num_visible_keys, int begin) {
+  const int column = begin + 2 * opaque(threadIdx.x % 4);
+  const int left[2] = {load_int(num_visible_keys) - column, load_int(num_visible_keys + 8 * 4) - column};
 #pragma unroll
-  for (int j = 0; j < kStep / 8; ++j)
+  for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       if (8 * j + i % 2 >= left[i / 2]) s[4 * j + i] = -INFINITY;
 }
 
-// The highest score of each row becomes the base, if it is above it; returns what all before is to be multiplied by.
-template <int kStep>
-__device__ inline void raise(float (&shrink)[2], Online& state, const float (&s)[kStep / 2], float scale_log2) {
+// Raises the base of each row to its highest score, if that is above it, and rescales the sum. shrink: by what the
+// output is to be multiplied.
+template <int kBlockN>
+__device__ inline void rescale(float (&shrink)[2], Online& state, const float (&s)[kBlockN / 2], float scale_log2) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float highest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};  // several, so that none waits for the last
 #pragma unroll
-    for (int j = 0; j < kStep / 8; ++j)
+    for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float& most = highest[2 * (j % 2) + i];
@@ -52,11 +54,11 @@ __device__ inline void raise(float (&shrink)[2], Online& state, const float (&s)
 }
 
 // Scores become probabilities relative to the base; total: their sums.
-template <int kStep>
-__device__ inline void exponentiate(float (&s)[kStep / 2], float (&total)[2], const Online& state, float scale_log2) {
+template <int kBlockN>
+__device__ inline void exponentiate(float (&s)[kBlockN / 2], float (&total)[2], const Online& state, float scale_log2) {
   float part[2][2] = {};
 #pragma unroll
-  for (int j = 0; j < kStep / 8; ++j)
+  for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float& x = s[4 * j + i];
@@ -67,14 +69,15 @@ __device__ inline void exponentiate(float (&s)[kStep / 2], float (&total)[2], co
   for (int half = 0; half < 2; ++half) total[half] = part[half][0] + part[half][1];
 }
 
-// Makes the highest of the probabilities one, where it is above that: a sum of one large term is exact then.
-template <int kStep>
-__device__ inline void lower(float (&shrink)[2], float (&s)[kStep / 2], float (&total)[2], Online& state) {
+// Divides by the highest probability of each row, where it is above one: a sum of one large term is then exact. shrink:
+// by what the output is to be multiplied.
+template <int kBlockN>
+__device__ inline void renormalise(float (&shrink)[2], float (&s)[kBlockN / 2], float (&total)[2], Online& state) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float highest[2] = {1.0f, 1.0f};
 #pragma unroll
-    for (int j = 0; j < kStep / 8; ++j)
+    for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) highest[i] = fmaxf(highest[i], s[4 * j + 2 * half + i]);
     const float most = quad_max(fmaxf(highest[0], highest[1]));
@@ -83,56 +86,56 @@ __device__ inline void lower(float (&shrink)[2], float (&s)[kStep / 2], float (&
     state.sum[half] *= shrink[half];
     total[half] *= shrink[half];
 #pragma unroll
-    for (int j = 0; j < kStep / 8; ++j)
+    for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) s[4 * j + 2 * half + i] *= shrink[half];
   }
 }
 
-template <class S>
-__device__ inline void compute_forward(const Problem& p, const Memory<S>& memory) {
-  constexpr int kD = S::kD, kStep = S::kStep;
+template <class Traits>
+__device__ inline void compute_forward(const AttentionParams& p, const SharedStorage<Traits>& storage) {
+  constexpr int kD = Traits::kD, kBlockM = Traits::kOuterRows, kBlockN = Traits::kInnerRows;
   const int group = warp_uniform(threadIdx.x / kGroup) - 1, lane = threadIdx.x % 32;
   const int warp = warp_uniform(threadIdx.x / 32) % 4;
   const int group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + lane / 4;
-  Ring<S::kSlots> slots;
-  Ring<S::kStages> ring;
+  PipelineState<Traits::kTileStages> tile_pipeline;
+  PipelineState<Traits::kStages> pipeline;
   while (true) {
-    barrier_wait(slots.barrier(memory.tile_full()), slots.parity());
-    fence_for_products();
-    const SlotView<S> slot{memory.slot(slots.stage)};
-    if (warp_uniform(slot.head()) < 0) break;
-    const int rows = warp_uniform(slot.rows());
-    const int most = warp_uniform(group_first < rows ? slot.bound(min(group_first + 63, rows - 1)) : 0);
-    const int steps = (most + kStep - 1) / kStep;
+    barrier_wait(tile_pipeline.barrier(storage.tile_full()), tile_pipeline.parity());
+    fence_proxy_async();
+    const WorkTileInfoView<Traits> work_tile{storage.work_tile(tile_pipeline.stage)};
+    if (warp_uniform(work_tile.head()) < 0) break;
+    const int rows = warp_uniform(work_tile.rows());
+    const int most = warp_uniform(group_first < rows ? work_tile.bound(min(group_first + 63, rows - 1)) : 0);
+    const int steps = (most + kBlockN - 1) / kBlockN;
     // Of the last step's keys the group may see no more than half.
-    constexpr int kHalf = kStep / 2;
-    const bool ends_in_half = steps > 0 && most - (steps - 1) * kStep <= kHalf;
-    const uint32_t queries = memory.own(slots.stage, 0);
+    constexpr int kHalf = kBlockN / 2;
+    const bool ends_in_half = steps > 0 && most - (steps - 1) * kBlockN <= kHalf;
+    const uint32_t queries = storage.outer(tile_pipeline.stage, 0);
     Online state = {{-INFINITY, -INFINITY}, {}};
     float out[kD / 2] = {};
-    uint32_t probabilities[kStep / 16][4];
+    uint32_t probabilities[kBlockN / 16][4];
     uint32_t last_empty = 0;
     const auto take = [&]<int kKeys>(uint32_t(&operand)[kKeys / 16][4], int step) {
-      const uint32_t keys = memory.other(ring.stage, 0), values = memory.other(ring.stage, 1);
-      barrier_wait(ring.barrier(memory.full()), ring.parity());
-      fence_for_products();
+      const uint32_t keys = storage.inner(pipeline.stage, 0), values = storage.inner(pipeline.stage, 1);
+      barrier_wait(pipeline.barrier(storage.full()), pipeline.parity());
+      fence_proxy_async();
       float s[kKeys / 2];
-      pin(s);
+      warpgroup_fence_operand(s);
       warpgroup_arrive();
-      start_rows<kKeys, S::kRows, kStep, kD>(s, queries, group_first, keys);
+      gemm_ss<kKeys, kBlockM, kBlockN, kD>(s, queries, group_first, keys);
       warpgroup_commit();
       warpgroup_wait<0>();
-      pin(s);
-      pin(out);
-      pin(probabilities);
+      warpgroup_fence_operand(s);
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(probabilities);
       if (step > 0) release(last_empty);  // the product of the step before is done too
-      last_empty = ring.barrier(memory.empty());
-      const bool masked = (step + 1) * kStep > warp_uniform(slot.bound(group_first));
-      if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
+      last_empty = pipeline.barrier(storage.empty());
+      const bool masked = (step + 1) * kBlockN > warp_uniform(work_tile.bound(group_first));
+      if (masked) apply_mask<kKeys>(s, work_tile.bounds(opaque(row)), step * kBlockN);
       bool search = step == 0;
       float total[2], shrink[2];
-      const auto rescale = [&] {
+      const auto rescale_output = [&] {
 #pragma unroll
         for (int i = 0; i < kD / 2; ++i) out[i] *= shrink[i / 2 % 2];
       };
@@ -143,93 +146,106 @@ __device__ inline void compute_forward(const Problem& p, const Memory<S>& memory
           search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
           if (search) {
             float again[1][kKeys / 8][4] = {};
-            multiply_rows<1, kKeys, kD, S::kRows, kStep>(again, queries, here(warp_first), keys);
+            multiply_rows<1, kKeys, kD, kBlockM, kBlockN>(again, queries, opaque(warp_first), keys);
 #pragma unroll
             for (int i = 0; i < kKeys / 2; ++i) s[i] = again[0][i / 4][i % 4];
-            if (masked) hide<kKeys>(s, slot.bounds(here(row)), step * kStep);
+            if (masked) apply_mask<kKeys>(s, work_tile.bounds(opaque(row)), step * kBlockN);
           } else {
-            lower<kKeys>(shrink, s, total, state);
-            rescale();
+            renormalise<kKeys>(shrink, s, total, state);
+            rescale_output();
           }
         }
       }
       if (search) {
-        raise<kKeys>(shrink, state, s, p.scale_log2);
-        rescale();
+        rescale<kKeys>(shrink, state, s, p.scale_log2);
+        rescale_output();
         exponentiate<kKeys>(s, total, state, p.scale_log2);
       }
       state.sum[0] += total[0], state.sum[1] += total[1];
 #pragma unroll
-      for (int k = 0; k < kKeys / 16; ++k) operand_of(operand[k], s, k);
-      pin(out);
-      pin(operand);
+      for (int k = 0; k < kKeys / 16; ++k) accumulator_to_a_fragment(operand[k], s, k);
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(operand);
       warpgroup_arrive();
-      start_scores<kKeys, kStep, kD>(out, operand, values, true);
+      gemm_rs<kKeys, kBlockN, kD>(out, operand, values, true);
       warpgroup_commit();
       if constexpr (kD > 64) {  // no registers for the next scores beside them
         warpgroup_wait<0>();
-        pin(out);
-        pin(operand);
+        warpgroup_fence_operand(out);
+        warpgroup_fence_operand(operand);
       }
-      ring.next();
+      pipeline.next();
     };
 #pragma unroll 1
-    for (int step = 0; step < steps - ends_in_half; ++step) take.template operator()<kStep>(probabilities, step);
+    for (int step = 0; step < steps - ends_in_half; ++step) take.template operator()<kBlockN>(probabilities, step);
     if (ends_in_half) {
       uint32_t operand[kHalf / 16][4];
       take.template operator()<kHalf>(operand, steps - 1);
       warpgroup_wait<0>();
-      pin(out);
-      pin(operand);
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(operand);
     }
     warpgroup_wait<0>();
-    pin(out);
-    pin(probabilities);
+    warpgroup_fence_operand(out);
+    warpgroup_fence_operand(probabilities);
     if (steps > 0) release(last_empty);
-    skip_steps<S>(memory, ring, steps, (warp_uniform(slot.end()) + kStep - 1) / kStep);
+    drain_stages<Traits>(storage, pipeline, steps, (warp_uniform(work_tile.end()) + kBlockN - 1) / kBlockN);
     sync_threads(2 + group, kGroup);  // no warp of the group reads its queries any more
     float inverse[2];
-    float* lse = p.lse + static_cast<int64_t>(slot.head()) * p.T;
+    float* lse = p.lse + static_cast<int64_t>(work_tile.head()) * p.T;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float total = quad_sum(state.sum[half]);
       inverse[half] = total > 0.0f ? 1.0f / total : 0.0f;
-      if (lane % 4 == 0 && row + 8 * half < slot.rows())
-        lse[slot.token(row + 8 * half)] = total > 0.0f ? state.base[half] + log2f(total) : INFINITY;
+      if (lane % 4 == 0 && row + 8 * half < work_tile.rows())
+        lse[work_tile.token(row + 8 * half)] = total > 0.0f ? state.base[half] + log2f(total) : INFINITY;
     }
-    scatter<typename S::Own>(out, inverse, queries, warp_first, slot.rows(), slot.head(), p.out, p,
-                             [&](int at) { return slot.token(at); });
-    release(slots.barrier(memory.tile_empty()));
-    slots.next();
+    scatter<typename Traits::OuterTile>(out, inverse, queries, warp_first, work_tile.rows(), work_tile.head(), p.out, p,
+                                        [&](int at) { return work_tile.token(at); });
+    release(tile_pipeline.barrier(storage.tile_empty()));
+    tile_pipeline.next();
   }
 }
 
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, 1) forward_kernel(const __grid_constant__ Problem p, int list) {
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    attention_forward_sm90_kernel(const __grid_constant__ AttentionParams p, int list) {
 #ifdef SCFA_SM90A
-  const Memory<S> memory;
-  memory.make_barriers();
+  const SharedStorage<Traits> storage;
+  storage.make_barriers();
   if (warp_uniform(threadIdx.x / kGroup) == 0) {
-    give_registers_back<S::kGather>();
-    gather<S, Side::kQueries>(p, memory, list, p.q, p.q, p.k, p.v);
+    setmaxnreg_dec<Traits::kProducerRegs>();
+    producer_loop<Traits, Side::kQueries>(p, storage, list, p.q, p.q, p.k, p.v);
   } else {
-    take_registers<S::kCompute>();
-    compute_forward<S>(p, memory);
+    setmaxnreg_inc<Traits::kConsumerRegs>();
+    compute_forward<Traits>(p, storage);
   }
 #endif
 }
 
-using Forward64 = Shape<64, 3, 1, 2, 128, 4, 32, 160>;
-using Forward128 = Shape<128, 3, 1, 1, 96, 3, 32, 160>;
+struct Forward64Config {
+  static constexpr int kD = 64, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 2;
+  static constexpr int kInnerRows = 128, kStages = 4;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kExtraBytes = 0;
+};
+struct Forward128Config {
+  static constexpr int kD = 128, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 1;
+  static constexpr int kInnerRows = 96, kStages = 3;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kExtraBytes = 0;
+};
+using Forward64 = KernelTraits<Forward64Config>;
+using Forward128 = KernelTraits<Forward128Config>;
 
 }  // namespace
 
-void forward(Context& ctx, const Problem& p, const Segments& s) {
+void forward(Context& ctx, const AttentionParams& p, const Segments& s) {
   constexpr const char* kOp = "attention_forward";
   if (p.D <= 64)
-    launch_blocks<Forward64>(ctx.stream(), kOp, forward_kernel<Forward64>, kWideQueryTiles, s.q_wide_tiles, p);
+    launch_blocks<Forward64>(ctx.stream(), kOp, attention_forward_sm90_kernel<Forward64>, kWideQueryTiles,
+                             s.q_wide_tiles, p);
   else
-    launch_blocks<Forward128>(ctx.stream(), kOp, forward_kernel<Forward128>, kWideQueryTiles, s.q_wide_tiles, p);
+    launch_blocks<Forward128>(ctx.stream(), kOp, attention_forward_sm90_kernel<Forward128>, kWideQueryTiles,
+                              s.q_wide_tiles, p);
 }
 
 }  // namespace scfa::gpu::sm90

@@ -1,4 +1,4 @@
-// How the Hopper kernels are launched: a block a multiprocessor, which takes tiles from the list of the kernel's shape.
+// How the Hopper kernels are launched: one block per SM, which takes tiles from the list.
 #pragma once
 #include <algorithm>
 
@@ -8,16 +8,16 @@
 
 namespace scfa::gpu::sm90 {
 
-template <class S>
-void launch_blocks(Stream stream, const char* op, void (*kernel)(Problem, int), int list, const Tensor& entries,
-                   Problem p) {
+template <class Traits>
+void launch_blocks(Stream stream, const char* op, void (*kernel)(AttentionParams, int), int list, const Tensor& entries,
+                   AttentionParams p) {
   arm_spins();
   p.tiles = static_cast<const int4*>(entries.data);
   const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Memory<S>::kBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedStorage<Traits>::kBytes);
   if (status != cudaSuccess) fail(op, ": ", cudaGetErrorString(status));
   const int64_t grid = std::min(entries.size(0), int64_t{properties().multiprocessors});
-  kernel<<<static_cast<unsigned>(grid), S::kThreads, Memory<S>::kBytes, stream>>>(p, list);
+  kernel<<<static_cast<unsigned>(grid), Traits::kThreads, SharedStorage<Traits>::kBytes, stream>>>(p, list);
   check_launch(op, stream);
 }
 

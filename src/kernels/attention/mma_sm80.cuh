@@ -65,14 +65,14 @@ struct Tile {
 };
 
 // ---- matrix instruction ---------------------------------------------------------------------------------------------
-// Accumulator d[i] of lane l: row l/4 + 8 (i/2), column 2 (l%4) + i%2.
-__device__ inline void load_matrices(uint32_t (&r)[4], uint32_t row_address) {
+// mma.sync.m16n8k16 and its operands. Accumulator d[i] of lane l: row l/4 + 8 (i/2), column 2 (l%4) + i%2.
+__device__ inline void ldmatrix(uint32_t (&r)[4], uint32_t row_address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(row_address)
                : "memory");
 }
-__device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t row_address) {
+__device__ inline void ldmatrix_trans(uint32_t (&r)[4], uint32_t row_address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(row_address)
@@ -120,11 +120,11 @@ __device__ inline void multiply_rows(float (&acc)[kM][kN / 8][4], uint32_t a, in
   for (int k = 0; k < kD / 16; ++k) {
     uint32_t fragment[kM][4];
 #pragma unroll
-    for (int m = 0; m < kM; ++m) load_matrices(fragment[m], TileA::step(from_a, 16 * m, 2 * k));
+    for (int m = 0; m < kM; ++m) ldmatrix(fragment[m], TileA::step(from_a, 16 * m, 2 * k));
 #pragma unroll
     for (int n = 0; n < kN / 16; ++n) {
       uint32_t r[4];
-      load_matrices(r, TileB::step(from_b, 16 * n, 2 * k));
+      ldmatrix(r, TileB::step(from_b, 16 * n, 2 * k));
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         multiply_add(acc[m][2 * n], fragment[m], r[0], r[1]);
@@ -151,7 +151,7 @@ __device__ inline void multiply_scores(float (&acc)[kM][kD / 8][4], const float 
 #pragma unroll
     for (int n = 0; n < kD / 16; ++n) {
       uint32_t r[4];
-      load_matrices_transposed(r, TileB::step(from, 16 * k, 2 * n));
+      ldmatrix_trans(r, TileB::step(from, 16 * k, 2 * n));
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         multiply_add(acc[m][2 * n], fragment[m], r[0], r[1]);

@@ -35,7 +35,7 @@ __device__ float sum_of_row(float x) {
 
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(RowsOf k, float* inverse_norm, RowsOf q, unsigned rows, unsigned T, unsigned H, int D) {
+    normalise_keys_kernel(RowsOf k, float* inverse_norm, RowsOf q, unsigned rows, unsigned T, unsigned H, int D) {
   const Place at = place<kLanes>(blockIdx.x, rows, T, H, D);
   float x[kPack] = {}, square = 0.0f;
   if (at.inside) load(x, q.row(at.b, at.t, at.h) + at.d);
@@ -73,8 +73,8 @@ __device__ void backward_rows(const Place& at, const RowsOf& dq, const RowsOf& d
 // only_if: null, or a number on the device; where it is zero there is nothing to do.
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(RowsOf dq, RowsOf dk, RowsOf k, const float* inverse_norm, const int* only_if, unsigned blocks,
-                    unsigned rows, unsigned T, unsigned H, int D) {
+    normalise_keys_backward_kernel(RowsOf dq, RowsOf dk, RowsOf k, const float* inverse_norm, const int* only_if,
+                                   unsigned blocks, unsigned rows, unsigned T, unsigned H, int D) {
   if (only_if != nullptr && *only_if == 0) return;
   for (unsigned block = blockIdx.x; block < blocks; block += gridDim.x)
     backward_rows<kLanes>(place<kLanes>(block, rows, T, H, D), dq, dk, k, inverse_norm);
@@ -101,7 +101,7 @@ void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) 
   require_packs("normalise_keys", "q", q);
   require_packs("normalise_keys", "k", k);
   launch_rows("normalise_keys", q, [&](unsigned blocks, unsigned rows, auto lanes) {
-    forward_kernel<lanes.value><<<blocks, kThreads, 0, ctx.stream()>>>(
+    normalise_keys_kernel<lanes.value><<<blocks, kThreads, 0, ctx.stream()>>>(
         RowsOf(k), inverse_norm.as<float>(), RowsOf(q), rows, static_cast<unsigned>(q.size(1)),
         static_cast<unsigned>(q.size(2)), static_cast<int>(q.size(3)));
   });
@@ -120,9 +120,10 @@ void normalise_keys_backward_if(Context& ctx, const Tensor& dq, const ConstTenso
   launch_rows("normalise_keys_backward", dq, [&](unsigned blocks, unsigned rows, auto lanes) {
     // Few blocks where there is mostly nothing to do: starting them is all that it takes then.
     const auto few = static_cast<unsigned>(8 * properties().multiprocessors);
-    backward_kernel<lanes.value><<<only_if == nullptr ? blocks : std::min(blocks, few), kThreads, 0, ctx.stream()>>>(
-        RowsOf(dq), RowsOf(dk), RowsOf(k), inverse_norm.as<float>(), only_if, blocks, rows,
-        static_cast<unsigned>(dq.size(1)), static_cast<unsigned>(dq.size(2)), static_cast<int>(dq.size(3)));
+    normalise_keys_backward_kernel<lanes.value>
+        <<<only_if == nullptr ? blocks : std::min(blocks, few), kThreads, 0, ctx.stream()>>>(
+            RowsOf(dq), RowsOf(dk), RowsOf(k), inverse_norm.as<float>(), only_if, blocks, rows,
+            static_cast<unsigned>(dq.size(1)), static_cast<unsigned>(dq.size(2)), static_cast<int>(dq.size(3)));
   });
   check_launch("normalise_keys_backward", ctx.stream());
 }

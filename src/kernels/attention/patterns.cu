@@ -44,8 +44,8 @@ constexpr int kHashRows = 128;  // a block's, one a thread
 // the rows: those of all heads of a position lie side by side.
 template <int kD, bool kKeys>
 __global__ void __launch_bounds__(kHashRows)
-    hash_kernel(uint16_t* q_segment, uint16_t* k_segment, RowsOf keys, float* inverse_norm, RowsOf x,
-                const float* projections, int half, int T, int D) {
+    hash_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, RowsOf keys, float* inverse_norm, RowsOf x,
+                     const float* projections, int half, int T, int D) {
   using Rows = Tile<kHashRows, kD>;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t tile = shared_address(shared);
@@ -151,9 +151,9 @@ void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Ten
                                                      projections.as<float>(), half, T, D);
   };
   if (D <= 64)
-    launch(keys ? hash_kernel<64, true> : hash_kernel<64, false>, 64);
+    launch(keys ? hash_rows_kernel<64, true> : hash_rows_kernel<64, false>, 64);
   else
-    launch(keys ? hash_kernel<128, true> : hash_kernel<128, false>, 128);
+    launch(keys ? hash_rows_kernel<128, true> : hash_rows_kernel<128, false>, 128);
   check_launch("assign_segments", ctx.stream());
 }
 

@@ -12,14 +12,14 @@ namespace scfa::gpu {
 // A (B, T, H, D) tensor, D contiguous; strides in elements.
 struct RowsOf {
   __nv_bfloat16* data;
-  int64_t batch, token, head;
+  int64_t batch_stride, row_stride, head_stride;
   explicit RowsOf(const ConstTensor& t)
       : data(static_cast<__nv_bfloat16*>(const_cast<void*>(t.data))),
-        batch(t.stride[0]),
-        token(t.stride[1]),
-        head(t.stride[2]) {}
+        batch_stride(t.stride[0]),
+        row_stride(t.stride[1]),
+        head_stride(t.stride[2]) {}
   __device__ __nv_bfloat16* row(int64_t b, int64_t t, int64_t h) const {
-    return data + b * batch + t * token + h * head;
+    return data + b * batch_stride + t * row_stride + h * head_stride;
   }
 };
 

@@ -9,22 +9,22 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
   require(count >= 1 && count <= kMaxSegments, "segments: their number must be 1 to ", kMaxSegments, ", not ", count);
   constexpr const char* kName = "segments";
   Segments s;
-  s.short_rows = short_rows_of(D);
+  s.single_block_max_rows = single_block_max_rows_of(D);
   s.q_segment = arena.take(kName, DType::kU16, {B, H, T});
   s.k_segment = arena.take(kName, DType::kU16, {B, H, T});
   s.q_begin = arena.take(kName, DType::kI32, {B, H, count + 1});
   s.k_begin = arena.take(kName, DType::kI32, {B, H, count + 1});
   s.q_index = arena.take(kName, DType::kI32, {B, H, T});
   s.k_index = arena.take(kName, DType::kI32, {B, H, T});
-  s.k_limit = arena.take(kName, DType::kI32, {B, H, T});
-  s.q_first = arena.take(kName, DType::kI32, {B, H, T});
+  s.num_visible_keys = arena.take(kName, DType::kI32, {B, H, T});
+  s.first_query = arena.take(kName, DType::kI32, {B, H, T});
   if (arena.device() == Device::kCpu) return s;
   const int64_t capacity = tile_capacity(B, H, T, count);
   s.q_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
   s.k_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
   for (Tensor* wide : {&s.q_wide_tiles, &s.k_wide_tiles})
     *wide = arena.take(kName, DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry});
-  s.short_segments = arena.take(kName, DType::kI32, {B * H * count, kTileEntry});
+  s.single_block_segments = arena.take(kName, DType::kI32, {B * H * count, kTileEntry});
   s.tile_count = arena.take(kName, DType::kI32, {kTileCounts});
   return s;
 }
@@ -43,8 +43,8 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   require_tensor(segments.k_begin, kOp, "k_begin", DType::kI32, {B, H, S + 1});
   require_tensor(segments.q_index, kOp, "q_index", DType::kI32, {B, H, T});
   require_tensor(segments.k_index, kOp, "k_index", DType::kI32, {B, H, T});
-  require_tensor(segments.k_limit, kOp, "k_limit", DType::kI32, {B, H, T});
-  require_tensor(segments.q_first, kOp, "q_first", DType::kI32, {B, H, T});
+  require_tensor(segments.num_visible_keys, kOp, "num_visible_keys", DType::kI32, {B, H, T});
+  require_tensor(segments.first_query, kOp, "first_query", DType::kI32, {B, H, T});
   if (ctx.on_gpu()) {
     require(B * H * T <= INT32_MAX, kOp, ": on the GPU at most 2^31 - 1 rows, not ", B * H * T);
     const int64_t capacity = tile_capacity(B, H, T, S);
@@ -53,12 +53,13 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
     const int64_t wide = tile_capacity(B, H, T, S, kWideTileRows);
     require_tensor(segments.q_wide_tiles, kOp, "q_wide_tiles", DType::kI32, {wide, kTileEntry});
     require_tensor(segments.k_wide_tiles, kOp, "k_wide_tiles", DType::kI32, {wide, kTileEntry});
-    require_tensor(segments.short_segments, kOp, "short_segments", DType::kI32, {B * H * S, kTileEntry});
+    require_tensor(segments.single_block_segments, kOp, "single_block_segments", DType::kI32, {B * H * S, kTileEntry});
     require_tensor(segments.tile_count, kOp, "tile_count", DType::kI32, {kTileCounts});
   }
-  ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
-                         segments.k_index, segments.k_limit, segments.q_first, segments.q_tiles, segments.k_tiles,
-                         segments.q_wide_tiles, segments.k_wide_tiles, segments.short_segments, segments.tile_count});
+  ctx.require_here(
+      kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
+            segments.k_index, segments.num_visible_keys, segments.first_query, segments.q_tiles, segments.k_tiles,
+            segments.q_wide_tiles, segments.k_wide_tiles, segments.single_block_segments, segments.tile_count});
   const Section section(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);
@@ -118,7 +119,8 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
     int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
     int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
     int32_t *q_index = segments.q_index.as<int32_t>() + head * T, *k_index = segments.k_index.as<int32_t>() + head * T;
-    int32_t *k_limit = segments.k_limit.as<int32_t>() + head * T, *q_first = segments.q_first.as<int32_t>() + head * T;
+    int32_t *num_visible_keys = segments.num_visible_keys.as<int32_t>() + head * T,
+            *first_query = segments.first_query.as<int32_t>() + head * T;
     count_rows(q, T, S, q_begin);
     count_rows(k, T, S, k_begin);
     Counts q_seen{}, k_seen{};  // rows of each segment met so far; 32 KB of stack
@@ -127,13 +129,13 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
         if (k[t] == kNoSegment) return;
         const int32_t entry = k_begin[k[t]] + k_seen[k[t]]++;
         k_index[entry] = static_cast<int32_t>(t);
-        q_first[entry] = q_seen[k[t]];  // the next query of this segment is the first to see it
+        first_query[entry] = q_seen[k[t]];  // the next query of this segment is the first to see it
       };
       const auto add_query = [&] {
         if (q[t] == kNoSegment) return;
         const int32_t entry = q_begin[q[t]] + q_seen[q[t]]++;
         q_index[entry] = static_cast<int32_t>(t);
-        k_limit[entry] = k_seen[q[t]];
+        num_visible_keys[entry] = k_seen[q[t]];
       };
       if (attend_self) {
         add_key();

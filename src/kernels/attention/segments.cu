@@ -1,9 +1,9 @@
-// One stable counting sort a head, and the lists of tiles.
+// One stable counting sort per head, and the lists of tiles.
 // A block owns a head. Where queries and keys are in the same segments, one list is enough: each thread walks a
 // contiguous part of the positions twice, once to count rows by segment, with counters of its own, and once to place
 // them, in shared memory, from where they are written in order. Otherwise, or where there are many segments, warps
 // walk, 32 positions at a time. Ranks within the 32 come from warp votes, so the order within a segment is that of the
-// positions, and what was counted on the way is a query's limit and a key's first query.
+// positions, and what was counted on the way is num_visible_keys of a query and first_query of a key.
 #include <algorithm>
 #include <bit>
 #include <climits>
@@ -16,7 +16,7 @@ namespace scfa::gpu {
 namespace {
 
 constexpr int kThreads = 1024, kRows = static_cast<int>(kTileRows);
-constexpr int kClasses = 20;  // of cost, by powers of two: up to 2^18 rows
+constexpr int kCostBins = 20;  // by powers of two: up to 2^18 rows
 constexpr unsigned kAll = 0xFFFFFFFFu;
 
 // Warps that walk: as many as have counters for queries and keys within 64 KB of shared memory.
@@ -28,7 +28,7 @@ int walkers(int64_t count) {
 
 struct Lists {
   const uint16_t *q_segment, *k_segment;
-  int *q_begin, *k_begin, *q_index, *k_index, *k_limit, *q_first;
+  int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;
 };
 
 // The sum of the threads before, and of all of them. By all threads.
@@ -212,12 +212,12 @@ __device__ void sort_by_threads(const Lists& lists, unsigned char* shared, int64
         *reinterpret_cast<int4*>(to + list + i) = make_int4(x[0] + plus, x[1] + plus, x[2] + plus, x[3] + plus);
       };
       store(lists.q_index, index, 0), store(lists.k_index, index, 0);
-      store(lists.k_limit, rank, more), store(lists.q_first, rank, fewer);
+      store(lists.num_visible_keys, rank, more), store(lists.first_query, rank, fewer);
     } else {
       for (int j = 0; j < 4 && i + j < rows; ++j) {
         lists.q_index[list + i + j] = lists.k_index[list + i + j] = index[j];
-        lists.k_limit[list + i + j] = rank[j] + more;
-        lists.q_first[list + i + j] = rank[j] + fewer;
+        lists.num_visible_keys[list + i + j] = rank[j] + more;
+        lists.first_query[list + i + j] = rank[j] + fewer;
       }
     }
   }
@@ -283,12 +283,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (q < S) {
       const int64_t at = list + q_count[q * warps + warp] + __popc(q_peers & before);
       lists.q_index[at] = t;
-      lists.k_limit[at] = k_count[q * warps + warp] - k_begin[q] + __popc(keys_of_query & up_to);
+      lists.num_visible_keys[at] = k_count[q * warps + warp] - k_begin[q] + __popc(keys_of_query & up_to);
     }
     if (k < S) {
       const int64_t at = list + k_count[k * warps + warp] + __popc(k_peers & before);
       lists.k_index[at] = t;
-      lists.q_first[at] = q_count[k * warps + warp] - q_begin[k] + __popc(queries_of_key & earlier);
+      lists.first_query[at] = q_count[k * warps + warp] - q_begin[k] + __popc(queries_of_key & earlier);
     }
     __syncwarp();
     if (q < S && (q_peers & before) == 0) q_count[q * warps + warp] += __popc(q_peers);
@@ -304,8 +304,8 @@ struct Entry {
 };
 static_assert(sizeof(Entry) == kTileEntry * sizeof(int32_t));
 
-constexpr int kLists = 5;                       // the first of TileCount
-constexpr int kOrders = kLists * 2 * kClasses;  // of a list: classes of long segments, then of short ones
+constexpr int kLists = 5;                        // the first of TileCount
+constexpr int kOrders = kLists * 2 * kCostBins;  // per list: bins of multi-block segments, then of single-block ones
 
 // Entries, and in the upper half blocks of queries that those of keys stand for: one atomic counts both, so that both
 // are in one order.
@@ -334,7 +334,7 @@ __device__ Count add(Count* counters, int order, Count count) {
 struct TileLists {
   Entry* entries[kLists];
   int* tile_count;
-  int short_rows, together_rows;
+  int single_block_max_rows, l2_group_max_rows;
   // [kOrders] of what there is, then [kOrders] of what was placed, then one: untied heads.
   Count* counts;
 };
@@ -344,8 +344,8 @@ __host__ __device__ int slots_of(int T, int S) {
   return S + T / kRows + 1;
 }
 
-__device__ int class_of(int cost) {
-  return kClasses - 1 - min(kClasses - 1, 32 - __clz(cost));  // dearest first
+__device__ int cost_bin_of(int cost) {
+  return kCostBins - 1 - min(kCostBins - 1, 32 - __clz(cost));  // the most expensive first
 }
 
 __device__ constexpr bool is_of_keys(int list) {
@@ -377,43 +377,46 @@ template <class Work>
 __device__ void for_slot(const Lists& lists, const Starts& of, const TileLists& tiles, int64_t head, int slot, int T,
                          int S, const Work& work) {
   // Slot i < S is segment i, and its first tile. Slot S + j stands for rows from j times the list's tiles on of the
-  // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first. So no
-  // thread has more to do than another however long a segment is.
+  // sorted list: it is the tile that starts there or later in the same segment, unless that is a segment's first.
+  // So no thread has more to do than another however long a segment is.
   const int64_t list_begin = head * T;
 #pragma unroll
   for (int list = 0; list < kLists; ++list) {
     const bool of_keys = is_of_keys(list);
-    const int *starts = of_keys ? of.k : of.q, *others = of_keys ? of.q : of.k;
+    const int *starts = of_keys ? of.k : of.q, *inner_starts = of_keys ? of.q : of.k;
     const int tile_rows = rows_of_tile(list);
     int segment, first;
     if (slot < S) {
       segment = slot, first = 0;
     } else {
       const int64_t row = int64_t{slot - S} * tile_rows;
-      if (of_keys || list == kShortSegments || row >= starts[S]) continue;
+      if (of_keys || list == kSingleBlockSegments || row >= starts[S]) continue;
       segment = segment_at(starts, S, row);
       const int tile = (static_cast<int>(row) - starts[segment] + tile_rows - 1) / tile_rows;
       if (tile == 0) continue;
       first = tile * tile_rows;
     }
-    const int rows = starts[segment + 1] - starts[segment], there = others[segment + 1] - others[segment];
-    const bool is_short = max(rows, there) <= tiles.short_rows;
-    const int64_t own = list_begin + starts[segment] + first, other = list_begin + others[segment];
-    const int part = is_short ? kClasses : 0;
-    const int4 where = make_int4(static_cast<int>(own), static_cast<int>(other), 0, there),
+    const int rows = starts[segment + 1] - starts[segment],
+              inner_rows = inner_starts[segment + 1] - inner_starts[segment];
+    const bool is_single_block = max(rows, inner_rows) <= tiles.single_block_max_rows;
+    const int64_t outer = list_begin + starts[segment] + first, inner = list_begin + inner_starts[segment];
+    const int part = is_single_block ? kCostBins : 0;
+    const int4 where = make_int4(static_cast<int>(outer), static_cast<int>(inner), 0, inner_rows),
                none = make_int4(0, 0, 0, 0);
     if (of_keys) {
-      if (rows + there > 0)
-        work(list, part + class_of(there), Entry{make_int4(static_cast<int>(head), segment, 0, rows), where, none},
-             count_of(tiles_of(rows, tile_rows), (there + kQueryBlock - 1) / kQueryBlock));
-    } else if (list == kShortSegments) {
-      if (is_short && rows + there > 0)
-        work(list, class_of(rows + there),
-             Entry{make_int4(static_cast<int>(head), segment, rows, there), make_int4(where.x, where.y, 0, 0), none},
+      if (rows + inner_rows > 0)
+        work(list, part + cost_bin_of(inner_rows),
+             Entry{make_int4(static_cast<int>(head), segment, 0, rows), where, none},
+             count_of(tiles_of(rows, tile_rows), (inner_rows + kQueryBlock - 1) / kQueryBlock));
+    } else if (list == kSingleBlockSegments) {
+      if (is_single_block && rows + inner_rows > 0)
+        work(list, cost_bin_of(rows + inner_rows),
+             Entry{make_int4(static_cast<int>(head), segment, rows, inner_rows), make_int4(where.x, where.y, 0, 0),
+                   none},
              count_of(1, 0));
     } else if (first < rows) {
-      const int used = min(tile_rows, rows - first), end = lists.k_limit[own + used - 1];
-      work(list, part + class_of(max(rows, there) <= tiles.together_rows ? there : end),
+      const int used = min(tile_rows, rows - first), end = lists.num_visible_keys[outer + used - 1];
+      work(list, part + cost_bin_of(max(rows, inner_rows) <= tiles.l2_group_max_rows ? inner_rows : end),
            Entry{make_int4(static_cast<int>(head), segment, first, used), make_int4(where.x, where.y, 0, end), none},
            count_of(1, 0));
     }
@@ -443,7 +446,7 @@ __global__ void __launch_bounds__(256) count_tiles_kernel(Lists lists, TileLists
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (slot < slots_of(T, S))
     for_slot(lists, of, tiles, blockIdx.x, slot, T, S,
-             [&](int list, int order, const Entry&, Count count) { add(counts, list * 2 * kClasses + order, count); });
+             [&](int list, int order, const Entry&, Count count) { add(counts, list * 2 * kCostBins + order, count); });
   __syncthreads();
   for (int c = threadIdx.x; c < kOrders; c += blockDim.x)
     if (counts[c] > 0) atomicAdd(&tiles.counts[c], counts[c]);
@@ -459,10 +462,10 @@ __device__ void place_keys(const Lists& lists, Entry* to, const Entry& segment, 
     int seen[kAtOnce], next[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int tile = tile0 + i * step, own = segment.rows.x + tile * tile_rows;
+      const int tile = tile0 + i * step, outer = segment.rows.x + tile * tile_rows;
       // The first tile also looks after queries that see no key.
-      seen[i] = tile == 0 || tile >= tiles ? 0 : lists.q_first[own];
-      next[i] = tile + 1 < tiles ? lists.q_first[own + tile_rows] : INT_MAX;
+      seen[i] = tile == 0 || tile >= tiles ? 0 : lists.first_query[outer];
+      next[i] = tile + 1 < tiles ? lists.first_query[outer + tile_rows] : INT_MAX;
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -486,16 +489,16 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
   const Starts of(starts_of_head, lists, blockIdx.x, S);
   if (threadIdx.x < kLists) {
     const int list = threadIdx.x;
-    Count sum = 0, of_long = 0;
-    for (int c = 0; c < 2 * kClasses; ++c) {
-      if (c == kClasses) of_long = sum;
-      const Count count = starts[list * 2 * kClasses + c];
-      starts[list * 2 * kClasses + c] = sum;
+    Count sum = 0, multi_block = 0;
+    for (int c = 0; c < 2 * kCostBins; ++c) {
+      if (c == kCostBins) multi_block = sum;
+      const Count count = starts[list * 2 * kCostBins + c];
+      starts[list * 2 * kCostBins + c] = sum;
       sum += count;
     }
     if (blockIdx.x == 0 && blockIdx.y == 0) {
       tiles.tile_count[list] = static_cast<int>(sum);
-      if (list < kShortSegments) tiles.tile_count[kLongQueryTiles + list] = static_cast<int>(of_long);
+      if (list < kSingleBlockSegments) tiles.tile_count[kMultiBlockQueryTiles + list] = static_cast<int>(multi_block);
       if (list == 0) tiles.tile_count[kUntiedHeads] = static_cast<int>(tiles.counts[2 * kOrders]);
     }
   }
@@ -508,7 +511,7 @@ __global__ void __launch_bounds__(256) place_tiles_kernel(Lists lists, TileLists
   if (slot < slots_of(T, S))
     for_slot(lists, of, tiles, blockIdx.x, slot, T, S, [&](int list, int order, const Entry& found, Count count) {
       entry[list] = found;
-      order_of[list] = list * 2 * kClasses + order;
+      order_of[list] = list * 2 * kCostBins + order;
       rank[list] = add(counts, order_of[list], count);
     });
   __syncthreads();
@@ -549,9 +552,9 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
   constexpr const char* kOp = "build_segments";
   const int64_t heads = s.q_segment.size(0) * s.q_segment.size(1);
   const int T = static_cast<int>(s.q_segment.size(2)), S = static_cast<int>(s.count());
-  const Lists lists{s.q_segment.as<uint16_t>(), s.k_segment.as<uint16_t>(), s.q_begin.as<int32_t>(),
-                    s.k_begin.as<int32_t>(),    s.q_index.as<int32_t>(),    s.k_index.as<int32_t>(),
-                    s.k_limit.as<int32_t>(),    s.q_first.as<int32_t>()};
+  const Lists lists{s.q_segment.as<uint16_t>(),       s.k_segment.as<uint16_t>(), s.q_begin.as<int32_t>(),
+                    s.k_begin.as<int32_t>(),          s.q_index.as<int32_t>(),    s.k_index.as<int32_t>(),
+                    s.num_visible_keys.as<int32_t>(), s.first_query.as<int32_t>()};
   const int warps = walkers(S), bits = std::bit_width(static_cast<unsigned>(S));
   int shared_bytes = S * warps * 8;
   const int by_threads_bytes = Tallies(S).shared_bytes(T);
@@ -564,10 +567,10 @@ void build_segments(Context& ctx, const Segments& s, bool attend_self) {
   check_launch(kOp, ctx.stream());
   const TileLists tiles{{static_cast<Entry*>(s.q_tiles.data), static_cast<Entry*>(s.k_tiles.data),
                          static_cast<Entry*>(s.q_wide_tiles.data), static_cast<Entry*>(s.k_wide_tiles.data),
-                         static_cast<Entry*>(s.short_segments.data)},
+                         static_cast<Entry*>(s.single_block_segments.data)},
                         s.tile_count.as<int32_t>(),
-                        static_cast<int>(s.short_rows),
-                        heads * T >= kManyRows ? static_cast<int>(kTogetherRows) : -1,
+                        static_cast<int>(s.single_block_max_rows),
+                        heads * T >= kL2GroupMinRows ? static_cast<int>(kL2GroupMaxRows) : -1,
                         static_cast<Count*>(ctx.workspace())};
   fill(tiles.counts, 0, kCounts * sizeof(Count), ctx.stream());
   const dim3 blocks(static_cast<unsigned>(heads), static_cast<unsigned>((slots_of(T, S) + 255) / 256));

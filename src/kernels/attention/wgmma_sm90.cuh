@@ -1,7 +1,7 @@
-// Building blocks of the Hopper kernels: the warpgroup-level bf16 matrix instruction of sm_90a and the barriers that
-// hand tiles from one warpgroup to another. PTX ISA 8.0, "Asynchronous Warpgroup Level Matrix Instructions",
-// "mbarrier". Tiles are those of mma_sm80.cuh: panels of 64 columns with 128-byte rows, swizzled, based at multiples of
-// 1024 bytes; a part of a tile may start at any multiple of 8 rows.
+// Building blocks of the Hopper kernels: the warpgroup-level bf16 matrix instruction of sm_90a (wgmma) and the
+// mbarriers that pass tiles from one warpgroup to another. See PTX ISA 8.0, "Asynchronous Warpgroup Level Matrix
+// Instructions" and "mbarrier". Tiles are those of mma_sm80.cuh: panels of 64 columns with 128-byte rows, 128-byte
+// swizzle, base address a multiple of 1024 bytes. A part of a tile may start at any multiple of 8 rows.
 #pragma once
 #include "kernels/attention/bounded_spin.cuh"
 #include "kernels/attention/mma_sm80.cuh"
@@ -53,8 +53,8 @@ __device__ inline uint32_t columns_at(uint32_t operand, int k) {
 // ---- the instruction ------------------------------------------------------------------------------------------------
 // d (64, N) = a (64, 16) b (16, N) [+ d], by the four warps of a warpgroup. Element d[4 j + i] of a thread: row
 // 16 warp + lane/4 + 8 (i/2), column 8 j + 2 (lane%4) + i%2. a comes from shared memory (ss) or from registers (rs), as
-// operand_of packs it; the latter only for widths of heads. Asynchronous: between warpgroup_arrive() and
-// warpgroup_wait() nothing may touch d or a.
+// accumulator_to_a_fragment packs it. rs exists only for N = 64 and 128, the padded head dims. Asynchronous: between
+// warpgroup_arrive() and warpgroup_wait() nothing may read or write d or a.
 #define SCFA_ACC8(d, i)                                                                                       \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
@@ -139,37 +139,38 @@ template <int kGroups>
 __device__ inline void warpgroup_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
-// Keeps the compiler from moving reads or writes of registers across this point.
+// Keeps the compiler from moving reads or writes of these registers across this point. No instruction is emitted.
 template <int kN>
-__device__ inline void pin(float (&d)[kN]) {
+__device__ inline void warpgroup_fence_operand(float (&d)[kN]) {
 #pragma unroll
   for (int i = 0; i < kN; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 template <int kN>
-__device__ inline void pin(uint32_t (&d)[kN][4]) {
+__device__ inline void warpgroup_fence_operand(uint32_t (&d)[kN][4]) {
 #pragma unroll
   for (int i = 0; i < kN; ++i)
 #pragma unroll
     for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[i][j])::"memory");
 }
 
-// The same value, of which the compiler does not know that: what depends on it is computed here and not kept in
-// registers from before.
-__device__ inline int here(int x) {
+// Returns x, but the compiler cannot know that. What depends on the result is therefore computed at this point and not
+// kept in registers from before.
+__device__ inline int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
 
-// Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as operand a of the next product.
+// Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as the A fragment of the next product.
 template <int kN>
-__device__ inline void operand_of(uint32_t (&a)[4], const float (&d)[kN], int k) {
+__device__ inline void accumulator_to_a_fragment(uint32_t (&a)[4], const float (&d)[kN], int k) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) a[i] = pack_bf16(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
 }
 
-// Operands of two halves of 16 columns back to shared memory: matrix m of 8 by 8 goes to the rows whose addresses lanes
-// 8 m to 8 m + 7 give. With the address of row lane % 16, chunk lane / 16 this undoes operand_of.
-__device__ inline void store_matrices(uint32_t row_address, const uint32_t (&a)[4]) {
+// stmatrix.x4: stores an A fragment (16 x 16) to shared memory. The 8 x 8 matrix m goes to the rows whose addresses
+// lanes 8 m to 8 m + 7 give. With the address of row lane % 16, chunk lane / 16, the tile then holds the columns that
+// accumulator_to_a_fragment packed.
+__device__ inline void stmatrix(uint32_t row_address, const uint32_t (&a)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address), "r"(a[0]),
                "r"(a[1]), "r"(a[2]), "r"(a[3])
                : "memory");
@@ -201,25 +202,26 @@ __device__ inline void store_chunk(uint32_t address, const uint4& v) {
 }
 
 // ---- products of tiles ----------------------------------------------------------------------------------------------
-// d (64, kN) = rows `first` to first + 63 of a (kRowsA, kD) times the rows of b (kRowsB, kD), kN of them from the first
-// on, transposed.
+// The functions below only issue products: they are complete after warpgroup_commit() and warpgroup_wait().
+// d (64, kN) = a' b'^T: a' is rows `first` to first + 63 of a (kRowsA, kD), b' the first kN rows of b (kRowsB, kD).
+// Both operands come from shared memory, K-major.
 template <int kN, int kRowsA, int kRowsB, int kD>
-__device__ inline void start_rows(float (&d)[kN / 2], uint32_t a, int first, uint32_t b) {
+__device__ inline void gemm_ss(float (&d)[kN / 2], uint32_t a, int first, uint32_t b) {
   const uint32_t from_a = rows_operand(a + first * 128), from_b = rows_operand(b);
 #pragma unroll
   for (int k = 0; k < kD / 16; ++k)
     Wgmma<kN>::template ss<false, false>(d, rows_at<kRowsA>(from_a, k), rows_at<kRowsB>(from_b, k), k > 0);
 }
-// d (64, kD) [+]= a (64, kK), from registers, times the first kK rows of b (kRowsB, kD).
+// d (64, kD) = a b' [+ d]: a (64, kK) comes from registers, b' is the first kK rows of b (kRowsB, kD), MN-major.
 template <int kK, int kRowsB, int kD>
-__device__ inline void start_scores(float (&d)[kD / 2], const uint32_t (&a)[kK / 16][4], uint32_t b, bool add) {
+__device__ inline void gemm_rs(float (&d)[kD / 2], const uint32_t (&a)[kK / 16][4], uint32_t b, bool add) {
   const uint32_t from = columns_operand<kRowsB>(b);
 #pragma unroll
   for (int k = 0; k < kK / 16; ++k) Wgmma<kD>::template rs<true>(d, a[k], columns_at(from, k), add || k > 0);
 }
-// d (64, kD) = the transpose of the 64 columns of a panel of kK rows, times the kK rows of b (kK, kD).
+// d (64, kD) = a^T b: a is a panel of kK rows and 64 columns, b is (kK, kD). Both come from shared memory, MN-major.
 template <int kK, int kD>
-__device__ inline void start_columns(float (&d)[kD / 2], uint32_t panel, uint32_t b) {
+__device__ inline void gemm_ss_tn(float (&d)[kD / 2], uint32_t panel, uint32_t b) {
   const uint32_t from_a = columns_operand<kK>(panel), from_b = columns_operand<kK>(b);
 #pragma unroll
   for (int k = 0; k < kK / 16; ++k)
@@ -227,8 +229,8 @@ __device__ inline void start_columns(float (&d)[kD / 2], uint32_t panel, uint32_
 }
 
 // ---- barriers -------------------------------------------------------------------------------------------------------
-// What copies and ordinary stores wrote before becomes visible to matrix instructions after.
-__device__ inline void fence_for_products() {
+// Makes what copies and ordinary stores wrote before visible to wgmma after it (the async proxy).
+__device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
@@ -271,36 +273,37 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-// A place in a ring of kStages stages whose barriers lie side by side. The consumer waits for a stage to be full with
-// parity(), the producer for it to be empty with the other one.
+// The position of a producer or of a consumer in a circular buffer of kStages stages. The barriers of the stages lie
+// side by side. The consumer waits for a full barrier with parity(), the producer for an empty barrier with
+// parity() ^ 1, which a new barrier passes at once.
 template <int kStages>
-struct Ring {
+struct PipelineState {
   int stage = 0;
-  uint32_t turn = 0;
+  uint32_t phase = 0;
   __device__ void next() {
-    if (++stage == kStages) stage = 0, turn ^= 1;
+    if (++stage == kStages) stage = 0, phase ^= 1;
   }
-  __device__ uint32_t parity() const { return turn; }
+  __device__ uint32_t parity() const { return phase; }
   __device__ uint32_t barrier(uint32_t first) const { return first + 8 * stage; }
 };
 
-// Named barrier 1..15 among `threads` threads.
+// Waits at named barrier 1..15 until `threads` threads have arrived.
 __device__ inline void sync_threads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// The same without waiting: the others may go on once all have come.
+// Arrives at it without waiting.
 __device__ inline void pass_threads(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// Registers a thread of this warpgroup may use from here on; a multiple of 8.
+// How many registers a thread of this warpgroup may use from here on, a multiple of 8: fewer than before, or more.
 template <int kRegisters>
-__device__ inline void give_registers_back() {
+__device__ inline void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>
-__device__ inline void take_registers() {
+__device__ inline void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 

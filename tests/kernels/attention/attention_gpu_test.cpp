@@ -73,9 +73,10 @@ void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool at
   plan_segments(measure, B, H, T, D, count);
   Arena arena(Device::kGpu, measure.used());
   const Segments segments = plan_segments(arena, B, H, T, D, count);
-  for (const Tensor& t : {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index, segments.k_limit,
-                          segments.q_first, segments.q_tiles, segments.k_tiles, segments.q_wide_tiles,
-                          segments.k_wide_tiles, segments.short_segments, segments.tile_count})
+  for (const Tensor& t :
+       {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index, segments.num_visible_keys,
+        segments.first_query, segments.q_tiles, segments.k_tiles, segments.q_wide_tiles, segments.k_wide_tiles,
+        segments.single_block_segments, segments.tile_count})
     gpu::fill(t.data, 0xFF, static_cast<size_t>(t.bytes()), ctx.stream());
   ctx.copy(segments.q_segment, chosen.q_segment);
   ctx.copy(segments.k_segment, chosen.k_segment);
@@ -250,10 +251,10 @@ TEST_P(AttentionGpu, NormalisedKeysDrawnApart) {
   });
 }
 
-// Enough segments that short ones are taken whole, and long ones beside them.
+// Enough segments that single-block ones are taken whole, with multi-block ones beside them.
 TEST_P(AttentionGpu, ManySegments) {
   for (const int64_t D : {64, 128}) {
-    const int64_t rows = short_rows_of(D);
+    const int64_t rows = single_block_max_rows_of(D);
     for (const SegmentChoice& choice : segment_choices())
       for (const bool self : {false, true}) {
         check({1, 200, 66, D}, 4, Keys::kPart, self, choice.name, chosen(choice, 4));

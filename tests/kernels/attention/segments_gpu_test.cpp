@@ -14,7 +14,7 @@ namespace {
 
 using Entry = std::array<int32_t, kTileEntry>;  // see segments.h
 
-// A list as it must be, in any order, from the CPU's lists: its entries, and whether each is of a short segment.
+// A list as it must be, in any order, from the CPU's lists: its entries, and whether each is of a single-block segment.
 using Expected = std::vector<std::pair<Entry, bool>>;
 
 Expected expected_query_tiles(const Segments& lists, int64_t tile_rows) {
@@ -24,13 +24,14 @@ Expected expected_query_tiles(const Segments& lists, int64_t tile_rows) {
     for (int64_t s = 0; s < S; ++s) {
       const int32_t *at = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                     *there = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
-      const bool is_short = std::max(at[1] - at[0], there[1] - there[0]) <= lists.short_rows;
+      const bool is_single_block = std::max(at[1] - at[0], there[1] - there[0]) <= lists.single_block_max_rows;
       for (int32_t first = 0; first < at[1] - at[0]; first += static_cast<int32_t>(tile_rows)) {
         const int32_t rows = std::min(static_cast<int32_t>(tile_rows), at[1] - at[0] - first);
-        const int64_t own = head * T + at[0] + first;
-        tiles.push_back({{static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(own),
-                          static_cast<int32_t>(head * T) + there[0], 0, lists.k_limit.as<int32_t>()[own + rows - 1]},
-                         is_short});
+        const int64_t outer = head * T + at[0] + first;
+        tiles.push_back(
+            {{static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(outer),
+              static_cast<int32_t>(head * T) + there[0], 0, lists.num_visible_keys.as<int32_t>()[outer + rows - 1]},
+             is_single_block});
       }
     }
   return tiles;
@@ -46,9 +47,10 @@ void read_entries(std::vector<Entry>& entries, const Tensor& list, int32_t count
   entries.resize(static_cast<size_t>(count));
 }
 
-// Tiles of keys come segment by segment, long ones first, then by the magnitude of their queries, each from its last
-// tile to its first; `place` counts blocks of queries up.
-void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, const Segments& lists, int64_t tile_rows) {
+// Tiles of keys come segment by segment, multi-block ones first, then by the magnitude of their queries, each from its
+// last tile to its first; `place` counts blocks of queries up.
+void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_count, const Segments& lists,
+                     int64_t tile_rows) {
   const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
   std::vector<Entry> entries;
   ASSERT_NO_FATAL_FAILURE(read_entries(entries, list, count));
@@ -62,14 +64,15 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, cons
     const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                   *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
     const int32_t queries = q[1] - q[0], keys = k[1] - k[0];
-    const bool is_short = std::max(queries, keys) <= lists.short_rows;
-    ASSERT_EQ(is_short, at >= long_count) << "entry " << at << " of " << long_count << " long ones";
-    const int32_t magnitude = std::bit_width(static_cast<uint32_t>(queries)) + (is_short ? 0 : 32);
+    const bool is_single_block = std::max(queries, keys) <= lists.single_block_max_rows;
+    ASSERT_EQ(is_single_block, at >= multi_block_count)
+        << "entry " << at << " of " << multi_block_count << " of multi-block segments";
+    const int32_t magnitude = std::bit_width(static_cast<uint32_t>(queries)) + (is_single_block ? 0 : 32);
     ASSERT_LE(magnitude, before) << "the longest first";
     before = magnitude;
     const auto rows = static_cast<int32_t>(tile_rows), base = static_cast<int32_t>(head * T);
     const int32_t tiles = std::max((keys + rows - 1) / rows, 1);
-    const int32_t* first_query = lists.q_first.as<int32_t>() + base + k[0];
+    const int32_t* first_query = lists.first_query.as<int32_t>() + base + k[0];
     for (int32_t tile = tiles - 1; tile >= 0; --tile, ++at) {
       const int32_t first = tile * rows;
       const Entry expected = {static_cast<int32_t>(head),
@@ -95,7 +98,7 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t long_count, cons
   }
 }
 
-Expected expected_short_segments(const Segments& lists) {
+Expected expected_single_block_segments(const Segments& lists) {
   const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
   Expected entries;
   for (int64_t i = 0; i < heads * S; ++i) {
@@ -103,16 +106,16 @@ Expected expected_short_segments(const Segments& lists) {
     const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                   *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
     const int32_t queries = q[1] - q[0], keys = k[1] - k[0], base = static_cast<int32_t>(head * T);
-    if (queries + keys == 0 || std::max(queries, keys) > lists.short_rows) continue;
+    if (queries + keys == 0 || std::max(queries, keys) > lists.single_block_max_rows) continue;
     entries.push_back(
         {{static_cast<int32_t>(head), static_cast<int32_t>(s), queries, keys, base + q[0], base + k[0], 0, 0}, true});
   }
   return entries;
 }
 
-// The list has the expected entries and no others; those of long segments come first (long_count of them, or -1 where
-// the two kinds are mixed), the dearest first in either part.
-void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected expected,
+// The list has the expected entries and no others; those of multi-block segments come first (multi_block_count of them,
+// or -1 where the two kinds are mixed), the most expensive first in either part.
+void check_list(const Tensor& list, int32_t count, int32_t multi_block_count, Expected expected,
                 const std::function<int32_t(const Entry&)>& cost) {
   ASSERT_EQ(count, static_cast<int32_t>(expected.size()));
   std::vector<Entry> entries;
@@ -121,14 +124,15 @@ void check_list(const Tensor& list, int32_t count, int32_t long_count, Expected 
   int before = 32;
   int32_t at = 0;
   for (const Entry& entry : entries) {
-    if (at == long_count) before = 32;
+    if (at == multi_block_count) before = 32;
     const int magnitude = std::bit_width(static_cast<uint32_t>(cost(entry)));
     ASSERT_LE(magnitude, before) << "the longest first";
     before = magnitude;
     const auto found = std::lower_bound(expected.begin(), expected.end(), std::pair(entry, false));
     ASSERT_TRUE(found != expected.end() && found->first == entry) << "entry " << at;
-    if (long_count >= 0) {
-      ASSERT_EQ(found->second, at >= long_count) << "entry " << at << " of " << long_count << " long ones";
+    if (multi_block_count >= 0) {
+      ASSERT_EQ(found->second, at >= multi_block_count)
+          << "entry " << at << " of " << multi_block_count << " of multi-block segments";
     }
     ++at;
   }
@@ -148,30 +152,34 @@ int32_t untied_heads(const Segments& s) {
 void check_tiles(const Segments& got, const Segments& want) {
   const auto* count = got.tile_count.as<int32_t>();
   const int64_t S = want.count();
-  const bool many = want.q_segment.numel() >= kManyRows;
+  const bool many = want.q_segment.numel() >= kL2GroupMinRows;
   const auto pairs = [&](const Entry& e) {
     const auto size_of = [&](const Tensor& begin) {
       const int32_t* at = begin.as<int32_t>() + e[0] * (S + 1) + e[1];
       return at[1] - at[0];
     };
     const int32_t queries = size_of(want.q_begin), keys = size_of(want.k_begin);
-    return many && std::max(queries, keys) <= kTogetherRows ? keys : e[7] - e[6];
+    return many && std::max(queries, keys) <= kL2GroupMaxRows ? keys : e[7] - e[6];
   };
   ASSERT_EQ(count[kUntiedHeads], untied_heads(got));
-  check_list(got.q_tiles, count[kQueryTiles], count[kLongQueryTiles], expected_query_tiles(want, kTileRows), pairs);
-  check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kLongWideQueryTiles],
+  check_list(got.q_tiles, count[kQueryTiles], count[kMultiBlockQueryTiles], expected_query_tiles(want, kTileRows),
+             pairs);
+  check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kMultiBlockWideQueryTiles],
              expected_query_tiles(want, kWideTileRows), pairs);
-  check_key_tiles(got.k_tiles, count[kKeyTiles], count[kLongKeyTiles], want, kTileRows);
-  check_key_tiles(got.k_wide_tiles, count[kWideKeyTiles], count[kLongWideKeyTiles], want, kWideTileRows);
-  check_list(got.short_segments, count[kShortSegments], -1, expected_short_segments(want),
+  check_key_tiles(got.k_tiles, count[kKeyTiles], count[kMultiBlockKeyTiles], want, kTileRows);
+  check_key_tiles(got.k_wide_tiles, count[kWideKeyTiles], count[kMultiBlockWideKeyTiles], want, kWideTileRows);
+  check_list(got.single_block_segments, count[kSingleBlockSegments], -1, expected_single_block_segments(want),
              [](const Entry& e) { return e[2] + e[3]; });
 }
 
 // Entries that nobody owns stay poisoned on either device, so the arrays are compared whole.
 void check_equal(const Segments& got, const Segments& want) {
-  const std::pair<const char*, Tensor Segments::*> arrays[] = {
-      {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
-      {"k_index", &Segments::k_index}, {"k_limit", &Segments::k_limit}, {"q_first", &Segments::q_first}};
+  const std::pair<const char*, Tensor Segments::*> arrays[] = {{"q_begin", &Segments::q_begin},
+                                                               {"k_begin", &Segments::k_begin},
+                                                               {"q_index", &Segments::q_index},
+                                                               {"k_index", &Segments::k_index},
+                                                               {"num_visible_keys", &Segments::num_visible_keys},
+                                                               {"first_query", &Segments::first_query}};
   for (const auto& [name, member] : arrays) {
     const Tensor &a = got.*member, &b = want.*member;
     const auto *x = a.as<int32_t>(), *y = b.as<int32_t>();
@@ -192,7 +200,7 @@ void check(Context& ctx, SegmentArrays& want, SegmentArrays& got, bool attend_se
 
 void check(Context& ctx, const SegmentChoice& choice, int64_t B, int64_t H, int64_t T, int64_t S, bool attend_self) {
   SegmentArrays want(B, H, T, S), got(B, H, T, S);
-  want.short_rows = got.short_rows = short_rows_of(T % 2 == 0 ? 128 : 64);
+  want.single_block_max_rows = got.single_block_max_rows = single_block_max_rows_of(T % 2 == 0 ? 128 : 64);
   choice.choose(want, S, static_cast<uint64_t>(T * S));
   choice.choose(got, S, static_cast<uint64_t>(T * S));
   check(ctx, want, got, attend_self);
@@ -268,12 +276,13 @@ TEST_F(SegmentsGpu, MissingTileListsAreNamed) {
   Context ctx(Device::kGpu);
   SegmentArrays arrays(1, 1, 10, 2);
   const GpuSegments device(ctx, arrays);
-  const std::pair<const char*, Tensor Segments::*> lists[] = {{"q_tiles", &Segments::q_tiles},
-                                                              {"k_tiles", &Segments::k_tiles},
-                                                              {"q_wide_tiles", &Segments::q_wide_tiles},
-                                                              {"k_wide_tiles", &Segments::k_wide_tiles},
-                                                              {"short_segments", &Segments::short_segments},
-                                                              {"tile_count", &Segments::tile_count}};
+  const std::pair<const char*, Tensor Segments::*> lists[] = {
+      {"q_tiles", &Segments::q_tiles},
+      {"k_tiles", &Segments::k_tiles},
+      {"q_wide_tiles", &Segments::q_wide_tiles},
+      {"k_wide_tiles", &Segments::k_wide_tiles},
+      {"single_block_segments", &Segments::single_block_segments},
+      {"tile_count", &Segments::tile_count}};
   for (const auto& [name, member] : lists) {
     Segments s = device.view();
     s.*member = {};

@@ -26,7 +26,8 @@ void check_head(const Segments& s, int64_t head, bool self) {
   const Positions keys = positions_of(s.k_segment.as<uint16_t>() + head * T, T, S);
   const auto *q_begin = s.q_begin.as<int32_t>() + head * (S + 1), *k_begin = s.k_begin.as<int32_t>() + head * (S + 1);
   const auto *q_index = s.q_index.as<int32_t>() + head * T, *k_index = s.k_index.as<int32_t>() + head * T;
-  const auto *k_limit = s.k_limit.as<int32_t>() + head * T, *q_first = s.q_first.as<int32_t>() + head * T;
+  const auto *num_visible_keys = s.num_visible_keys.as<int32_t>() + head * T,
+             *first_query = s.first_query.as<int32_t>() + head * T;
   const auto sees = [&](int64_t query, int64_t key) { return self ? key <= query : key < query; };
   int64_t q_rows = 0, k_rows = 0;
   for (size_t segment = 0; segment < queries.size(); ++segment) {
@@ -36,18 +37,18 @@ void check_head(const Segments& s, int64_t head, bool self) {
     for (size_t i = 0; i < q.size(); ++i) {
       ASSERT_EQ(q_index[q_rows + static_cast<int64_t>(i)], q[i]);
       const auto seen = std::count_if(k.begin(), k.end(), [&](int64_t key) { return sees(q[i], key); });
-      ASSERT_EQ(k_limit[q_rows + static_cast<int64_t>(i)], seen) << "query at " << q[i];
+      ASSERT_EQ(num_visible_keys[q_rows + static_cast<int64_t>(i)], seen) << "query at " << q[i];
     }
     for (size_t j = 0; j < k.size(); ++j) {
       ASSERT_EQ(k_index[k_rows + static_cast<int64_t>(j)], k[j]);
       const auto blind = std::count_if(q.begin(), q.end(), [&](int64_t query) { return !sees(query, k[j]); });
-      ASSERT_EQ(q_first[k_rows + static_cast<int64_t>(j)], blind) << "key at " << k[j];
+      ASSERT_EQ(first_query[k_rows + static_cast<int64_t>(j)], blind) << "key at " << k[j];
     }
     // The property that everything rests on: both numbers describe the same set of pairs.
     for (size_t i = 0; i < q.size() && T < 200; ++i)
       for (size_t j = 0; j < k.size(); ++j) {
-        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(j) < k_limit[q_rows + static_cast<int64_t>(i)]);
-        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(i) >= q_first[k_rows + static_cast<int64_t>(j)]);
+        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(j) < num_visible_keys[q_rows + static_cast<int64_t>(i)]);
+        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(i) >= first_query[k_rows + static_cast<int64_t>(j)]);
       }
     q_rows += static_cast<int64_t>(q.size());
     k_rows += static_cast<int64_t>(k.size());
@@ -82,8 +83,8 @@ TEST(Segments, NeverMeetingMeansNothingIsSeen) {
   arrays.k_segment.fill(0);
   arrays.build(ctx, true);
   for (int i = 0; i < 100; ++i) {
-    EXPECT_EQ(arrays.view().k_limit.as<int32_t>()[i], 0);
-    EXPECT_EQ(arrays.view().q_first.as<int32_t>()[i], 0);  // no query of the segment is before or after
+    EXPECT_EQ(arrays.view().num_visible_keys.as<int32_t>()[i], 0);
+    EXPECT_EQ(arrays.view().first_query.as<int32_t>()[i], 0);  // no query of the segment is before or after
   }
 }
 
@@ -98,7 +99,8 @@ TEST(Segments, SameForAnyNumberOfThreads) {
     arrays.poison();
     arrays.build(ctx, false);
     std::vector<std::vector<double>> now;
-    for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.k_limit, s.q_first}) now.push_back(values(t));
+    for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.num_visible_keys, s.first_query})
+      now.push_back(values(t));
     if (first.empty()) first = now;
     EXPECT_EQ(now, first) << threads;
   }
@@ -111,7 +113,7 @@ TEST(Segments, PlanHasTheShapes) {
   Arena arena(Device::kCpu, measured.used());
   const Segments s = plan_segments(arena, 2, 3, 65, 4, 8);
   EXPECT_EQ(s.count(), 8);
-  for (const Tensor& t : {s.q_segment, s.k_segment, s.q_index, s.k_index, s.k_limit, s.q_first})
+  for (const Tensor& t : {s.q_segment, s.k_segment, s.q_index, s.k_index, s.num_visible_keys, s.first_query})
     EXPECT_TRUE(t && t.has_shape({2, 3, 65}));
   for (const Tensor& t : {s.q_begin, s.k_begin}) EXPECT_TRUE(t && t.has_shape({2, 3, 9}));
   for (const int64_t count : {int64_t{0}, kMaxSegments + 1})
@@ -175,9 +177,12 @@ TEST(Segments, WrongIdsAndShapesAreNamed) {
   s.k_segment = longer.k_segment;
   EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
   EXPECT_TRUE(fails_naming([&] { build_segments(ctx, {}, true); }, {"build_segments: q_segment "}));
-  const std::pair<const char*, Tensor Segments::*> filled[] = {
-      {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
-      {"k_index", &Segments::k_index}, {"k_limit", &Segments::k_limit}, {"q_first", &Segments::q_first}};
+  const std::pair<const char*, Tensor Segments::*> filled[] = {{"q_begin", &Segments::q_begin},
+                                                               {"k_begin", &Segments::k_begin},
+                                                               {"q_index", &Segments::q_index},
+                                                               {"k_index", &Segments::k_index},
+                                                               {"num_visible_keys", &Segments::num_visible_keys},
+                                                               {"first_query", &Segments::first_query}};
   for (const auto& [name, member] : filled) {
     s = arrays.view();
     s.*member = arrays.q_segment;  // of another type

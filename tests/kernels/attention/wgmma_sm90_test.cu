@@ -1,5 +1,5 @@
 // The building blocks of the Hopper kernels, each alone, against products on the host: every way an operand is read,
-// every width, parts of tiles, the way back to shared memory, and a ring of stages between warpgroups.
+// every width, parts of tiles, stores back to shared memory, and a pipeline of stages between warpgroups.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -27,7 +27,7 @@ __device__ void load_tile(uint32_t tile, const Bf16* from) {
     copy_async<16>(Tile<kRows, kD>::at(tile, i / (kD / 8), i % (kD / 8)), from + i * 8, true);
   commit_copies();
   wait_copies<0>();
-  fence_for_products();
+  fence_proxy_async();
   __syncthreads();
 }
 [[maybe_unused]] __device__ uint32_t shared_tiles() {
@@ -44,26 +44,27 @@ __device__ void store(float* to, const float (&d)[kN / 2], int group_row = 0) {
 }
 
 template <int kN, int kRowsA, int kRowsB, int kD>
-__global__ void __launch_bounds__(kGroup) rows_kernel(const Bf16* a, const Bf16* b, int first, int first_b, float* to) {
+__global__ void __launch_bounds__(kGroup)
+    gemm_ss_kernel(const Bf16* a, const Bf16* b, int first, int first_b, float* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile_a = shared_tiles(), tile_b = tile_a + Tile<kRowsA, kD>::kBytes;
   load_tile<kRowsA, kD>(tile_a, a);
   load_tile<kRowsB, kD>(tile_b, b);
   float d[kN / 2];
   for (float& x : d) x = NAN;  // what was there must not matter
-  pin(d);
+  warpgroup_fence_operand(d);
   warpgroup_arrive();
-  start_rows<kN, kRowsA, kRowsB, kD>(d, tile_a, first, tile_b + first_b * 128);
+  gemm_ss<kN, kRowsA, kRowsB, kD>(d, tile_a, first, tile_b + first_b * 128);
   warpgroup_commit();
   warpgroup_wait<0>();
-  pin(d);
+  warpgroup_fence_operand(d);
   store<kN>(to, d);
 #endif
 }
 
 // Twice the product: once as the first of a sum, once added.
 template <int kK, int kRowsB, int kD>
-__global__ void __launch_bounds__(kGroup) scores_kernel(const float* scores, const Bf16* b, float* to) {
+__global__ void __launch_bounds__(kGroup) gemm_rs_kernel(const float* scores, const Bf16* b, float* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile = shared_tiles();
   load_tile<kRowsB, kD>(tile, b);
@@ -74,40 +75,40 @@ __global__ void __launch_bounds__(kGroup) scores_kernel(const float* scores, con
   }
   uint32_t operand[kK / 16][4];
 #pragma unroll
-  for (int k = 0; k < kK / 16; ++k) operand_of(operand[k], s, k);
+  for (int k = 0; k < kK / 16; ++k) accumulator_to_a_fragment(operand[k], s, k);
   for (float& x : d) x = NAN;
-  pin(d);
-  pin(operand);
+  warpgroup_fence_operand(d);
+  warpgroup_fence_operand(operand);
   warpgroup_arrive();
-  start_scores<kK, kRowsB, kD>(d, operand, tile, false);
-  start_scores<kK, kRowsB, kD>(d, operand, tile, true);
+  gemm_rs<kK, kRowsB, kD>(d, operand, tile, false);
+  gemm_rs<kK, kRowsB, kD>(d, operand, tile, true);
   warpgroup_commit();
   warpgroup_wait<0>();
-  pin(d);
+  warpgroup_fence_operand(d);
   store<kD>(to, d);
 #endif
 }
 
 template <int kK, int kD>
-__global__ void __launch_bounds__(kGroup) columns_kernel(const Bf16* a, int panel, const Bf16* b, float* to) {
+__global__ void __launch_bounds__(kGroup) gemm_ss_tn_kernel(const Bf16* a, int panel, const Bf16* b, float* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile_a = shared_tiles(), tile_b = tile_a + Tile<kK, 128>::kBytes;
   load_tile<kK, 128>(tile_a, a);
   load_tile<kK, kD>(tile_b, b);
   float d[kD / 2];
   for (float& x : d) x = NAN;
-  pin(d);
+  warpgroup_fence_operand(d);
   warpgroup_arrive();
-  start_columns<kK, kD>(d, tile_a + panel * (kK * 128), tile_b);
+  gemm_ss_tn<kK, kD>(d, tile_a + panel * (kK * 128), tile_b);
   warpgroup_commit();
   warpgroup_wait<0>();
-  pin(d);
+  warpgroup_fence_operand(d);
   store<kD>(to, d);
 #endif
 }
 
 template <int kD>
-__global__ void __launch_bounds__(kGroup) store_matrices_kernel(const float* from, Bf16* to) {
+__global__ void __launch_bounds__(kGroup) stmatrix_kernel(const float* from, Bf16* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile = shared_tiles();
   float s[kD / 2];
@@ -120,8 +121,8 @@ __global__ void __launch_bounds__(kGroup) store_matrices_kernel(const float* fro
 #pragma unroll
   for (int k = 0; k < kD / 16; ++k) {
     uint32_t packed[4];
-    operand_of(packed, s, k);
-    store_matrices(Tile<64, kD>::step(corner, 0, 2 * k), packed);
+    accumulator_to_a_fragment(packed, s, k);
+    stmatrix(Tile<64, kD>::step(corner, 0, 2 * k), packed);
   }
   __syncthreads();
   for (int i = threadIdx.x; i < 64 * kD / 8; i += kGroup)
@@ -129,10 +130,10 @@ __global__ void __launch_bounds__(kGroup) store_matrices_kernel(const float* fro
 #endif
 }
 
-// One warpgroup copies tiles of b into a ring, two multiply rows of a with each and add up.
-constexpr int kRingSteps = 37;
+// One warpgroup copies tiles of b into the stages of a pipeline, two multiply rows of a with each and add up.
+constexpr int kPipelineSteps = 37;
 template <int kStages>
-__global__ void __launch_bounds__(3 * kGroup, 1) ring_kernel(const Bf16* a, const Bf16* b, float* to) {
+__global__ void __launch_bounds__(3 * kGroup, 1) pipeline_kernel(const Bf16* a, const Bf16* b, float* to) {
 #ifdef SCFA_SM90A
   __shared__ alignas(8) uint64_t full[kStages], empty[kStages];
   using TileB = Tile<128, 64>;
@@ -146,32 +147,33 @@ __global__ void __launch_bounds__(3 * kGroup, 1) ring_kernel(const Bf16* a, cons
     barriers_are_made();
   }
   __syncthreads();
-  Ring<kStages> ring;
+  PipelineState<kStages> pipeline;
   if (threadIdx.x < kGroup) {
-    give_registers_back<40>();
-    for (int step = 0; step < kRingSteps; ++step, ring.next()) {
-      barrier_wait(ring.barrier(shared_address(empty)), ring.parity() ^ 1);
+    setmaxnreg_dec<40>();
+    for (int step = 0; step < kPipelineSteps; ++step, pipeline.next()) {
+      barrier_wait(pipeline.barrier(shared_address(empty)), pipeline.parity() ^ 1);
       for (int i = threadIdx.x; i < 128 * 8; i += kGroup)
-        copy_async<16>(TileB::at(stages + ring.stage * TileB::kBytes, i / 8, i % 8), b + step * 128 * 64 + i * 8, true);
-      barrier_arrive_copied(ring.barrier(shared_address(full)));
+        copy_async<16>(TileB::at(stages + pipeline.stage * TileB::kBytes, i / 8, i % 8), b + step * 128 * 64 + i * 8,
+                       true);
+      barrier_arrive_copied(pipeline.barrier(shared_address(full)));
     }
     wait_copies<0>();
   } else {
-    take_registers<232>();
+    setmaxnreg_inc<232>();
     const int group = threadIdx.x / kGroup - 1;
     float sum[64] = {};
-    for (int step = 0; step < kRingSteps; ++step, ring.next()) {
-      barrier_wait(ring.barrier(shared_address(full)), ring.parity());
-      fence_for_products();
+    for (int step = 0; step < kPipelineSteps; ++step, pipeline.next()) {
+      barrier_wait(pipeline.barrier(shared_address(full)), pipeline.parity());
+      fence_proxy_async();
       float d[64];
-      pin(d);
+      warpgroup_fence_operand(d);
       warpgroup_arrive();
-      start_rows<128, 128, 128, 64>(d, tile_a, 64 * group, stages + ring.stage * TileB::kBytes);
+      gemm_ss<128, 128, 128, 64>(d, tile_a, 64 * group, stages + pipeline.stage * TileB::kBytes);
       warpgroup_commit();
       warpgroup_wait<0>();
-      pin(d);
+      warpgroup_fence_operand(d);
       __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(ring.barrier(shared_address(empty)));
+      if (threadIdx.x % 32 == 0) barrier_arrive(pipeline.barrier(shared_address(empty)));
 #pragma unroll
       for (int i = 0; i < 64; ++i) sum[i] += d[i];
     }
@@ -223,8 +225,8 @@ TEST_F(WgmmaGpu, RowsTimesRows) {
     Array a(DType::kBF16, {kRowsA, kD}), b(DType::kBF16, {kRowsB, kD}), d(DType::kF32, {64, kN});
     a.fill_normal(1), b.fill_normal(2);
     const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
-    launch(kGroup, (kRowsA + kRowsB) * kD * 2 + 1024, rows_kernel<kN, kRowsA, kRowsB, kD>, pointer(on_a), pointer(on_b),
-           first, first_b, Tensor(on_d).as<float>());
+    launch(kGroup, (kRowsA + kRowsB) * kD * 2 + 1024, gemm_ss_kernel<kN, kRowsA, kRowsB, kD>, pointer(on_a),
+           pointer(on_b), first, first_b, Tensor(on_d).as<float>());
     on_d.download(d);
     EXPECT_TRUE(test::close(d.values(), product(a, first, 64, b, first_b, kN), 1e-5));
   };
@@ -248,7 +250,7 @@ TEST_F(WgmmaGpu, ScoresTimesColumns) {
     rounded.assign(scores.values());
     b.fill_normal(4);
     const GpuCopy on_scores(*ctx_, scores), on_b(*ctx_, b), on_d(*ctx_, d);
-    launch(kGroup, kRowsB * kD * 2 + 1024, scores_kernel<kK, kRowsB, kD>,
+    launch(kGroup, kRowsB * kD * 2 + 1024, gemm_rs_kernel<kK, kRowsB, kD>,
            static_cast<const float*>(Tensor(on_scores).data), pointer(on_b), Tensor(on_d).as<float>());
     on_d.download(d);
     const std::vector<double> s = rounded.values(), y = b.values();
@@ -273,7 +275,7 @@ TEST_F(WgmmaGpu, ColumnsTimesColumns) {
     Array a(DType::kBF16, {kK, 128}), b(DType::kBF16, {kK, kD}), d({64, kD});
     a.fill_normal(8), b.fill_normal(9);
     const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
-    launch(kGroup, kK * (128 + kD) * 2 + 1024, columns_kernel<kK, kD>, pointer(on_a), panel, pointer(on_b),
+    launch(kGroup, kK * (128 + kD) * 2 + 1024, gemm_ss_tn_kernel<kK, kD>, pointer(on_a), panel, pointer(on_b),
            Tensor(on_d).as<float>());
     on_d.download(d);
     const std::vector<double> x = a.values(), y = b.values();
@@ -297,7 +299,7 @@ TEST_F(WgmmaGpu, OperandsGoBackToSharedMemory) {
     from.fill_normal(5);
     want.assign(from.values());
     const GpuCopy on_from(*ctx_, from), on_to(*ctx_, to);
-    launch(kGroup, 64 * kD * 2 + 1024, store_matrices_kernel<kD>, static_cast<const float*>(Tensor(on_from).data),
+    launch(kGroup, 64 * kD * 2 + 1024, stmatrix_kernel<kD>, static_cast<const float*>(Tensor(on_from).data),
            static_cast<Bf16*>(Tensor(on_to).data));
     on_to.download(to);
     EXPECT_TRUE(to.same_bits(want)) << kD;
@@ -306,16 +308,16 @@ TEST_F(WgmmaGpu, OperandsGoBackToSharedMemory) {
   check.operator()<128>();
 }
 
-TEST_F(WgmmaGpu, RingsPassTilesBetweenWarpgroups) {
-  Array a(DType::kBF16, {128, 64}), b(DType::kBF16, {kRingSteps * 128, 64}), d({128, 128});
+TEST_F(WgmmaGpu, PipelinesPassTilesBetweenWarpgroups) {
+  Array a(DType::kBF16, {128, 64}), b(DType::kBF16, {kPipelineSteps * 128, 64}), d({128, 128});
   a.fill_normal(6), b.fill_normal(7);
   const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
   std::vector<double> want(128 * 128);
-  const std::vector<double> all = product(a, 0, 128, b, 0, kRingSteps * 128);
+  const std::vector<double> all = product(a, 0, 128, b, 0, kPipelineSteps * 128);
   for (size_t i = 0; i < 128; ++i)
-    for (size_t j = 0; j < 128 * kRingSteps; ++j) want[i * 128 + j % 128] += all[i * 128 * kRingSteps + j];
+    for (size_t j = 0; j < 128 * kPipelineSteps; ++j) want[i * 128 + j % 128] += all[i * 128 * kPipelineSteps + j];
   const auto check = [&]<int kStages>() {
-    launch(3 * kGroup, (1 + kStages) * 128 * 64 * 2 + 1024, ring_kernel<kStages>, pointer(on_a), pointer(on_b),
+    launch(3 * kGroup, (1 + kStages) * 128 * 64 * 2 + 1024, pipeline_kernel<kStages>, pointer(on_a), pointer(on_b),
            Tensor(on_d).as<float>());
     on_d.download(d);
     EXPECT_TRUE(test::close(d.values(), want, 1e-5)) << kStages;
