@@ -13,8 +13,8 @@ import math
 import sys
 
 MODEL = {"name": "GPT-2 124M at 8,192 tokens", "bytes": 4 * 123.0e6, "last": 4 * (38.6e6 + 6.3e6)}
-# Measured on one H200: ms of a step of 65,536 tokens and of its backward pass (docs/scaling.md).
-STEPS = {"dense": {"step": 168.6, "backward": 111.0}, "hash, 16 buckets": {"step": 160.5, "backward": 103.0}}
+# Measured: ms of a step of 65,536 tokens and of its backward pass; dense on one H200, hash on one H100 (docs/scaling.md).
+STEPS = {"dense": {"step": 168.6, "backward": 111.5}, "hash, 16 buckets": {"step": 164.9, "backward": 108.1}}
 # Bytes a second that a sum gets, and seconds a message. NVLink: measured, two H200. Network: 80 % of 400 Gbit/s per GPU.
 LINKS = {"NVLink": (209e9, 3e-6), "400 Gbit/s": (40e9, 12e-6)}
 GPUS_PER_NODE = 8
