@@ -61,10 +61,15 @@ TEST(Ranks, AnyNumberTrainsTheSameModel) {
   RankRun::expect_success(run.ranks(1));
   const std::vector<double> alone = losses(run);
   ASSERT_EQ(alone.size(), 15u);
+  const Json first = records(run, "eval").front();
+  ASSERT_FALSE(first["effective_segments"].empty());
   for (const int n : {2, 3, 4}) {
     RankRun::expect_success(run.ranks(n, {"--overwrite", "--log.every", "1"}));
     EXPECT_GT(records(run, "profile").back()["times"]["communication_exposed"], 0);
     expect_close(losses(run), alone);
+    // Of the same parameters: nothing depends on who evaluated which windows.
+    for (const char* key : {"loss", "accuracy", "tokens", "effective_segments", "largest_segment"})
+      EXPECT_EQ(records(run, "eval").front()[key], first[key]) << key << " of " << n << " ranks";
     EXPECT_EQ(records(run, "header")[0]["ranks"], n);
     EXPECT_EQ(records(run, "step").back()["tokens"], 12 * 12 * 64);
   }
