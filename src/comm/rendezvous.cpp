@@ -235,7 +235,8 @@ class Relay : public HostTransport {
       if (!c_.messages[r].read_all(data_[r].data(), data_[r].size())) fail_gone(c_, r);
     }
     const auto data_of = [&](size_t r) { return r == 0 ? send : data_[r].data(); };
-    for (size_t r = 0; r < size; ++r) std::memcpy(receive + from[r], data_of(r) + limits[r][0], length(limits[r], 0));
+    for (size_t r = 0; r < size; ++r)  // rank 0's part may be empty, and so may be `receive`
+      std::copy_n(data_of(r) + limits[r][0], length(limits[r], 0), receive + from[r]);
     for (size_t to_rank = 1; to_rank < size; ++to_rank)
       for (size_t r = 0; r < size; ++r)
         if (!c_.messages[to_rank].write_all(data_of(r) + limits[r][to_rank], length(limits[r], to_rank)))
