@@ -75,10 +75,6 @@ void Heartbeat::set_abort(std::function<void()> abort) {
   abort_ = std::move(abort);
 }
 
-std::string Heartbeat::name(size_t rank) const {
-  return concat("rank ", rank, " on ", c_.peers[rank].host);
-}
-
 std::string Heartbeat::place_here() {
   std::string details;
   {
@@ -148,7 +144,7 @@ void Heartbeat::beat(double seconds) {
       other.silent += seconds;
       // A little later than a watchdog, which says more; and rank 0 before the others.
       if (limit_ > 0 && other.silent > limit_ + (c_.rank == 0 ? 2 : 7))
-        reason = concat(name(r), " has not been heard from for ", static_cast<int64_t>(other.silent),
+        reason = concat(c_.name_of(r), " has not been heard from for ", static_cast<int64_t>(other.silent),
                         " s, last seen in ", other.place);
     }
     if (reason.empty() && !started_ && stop_requested() && (waited_after_signal_ += seconds) > 3) {
@@ -220,7 +216,7 @@ void Heartbeat::gone(size_t rank) {
     }
     place = others_[rank].place;
   }
-  const std::string text = concat(name(rank), " exited unexpectedly (killed?), last seen in ", place,
+  const std::string text = concat(c_.name_of(rank), " exited unexpectedly (killed?), last seen in ", place,
                                   "; all ranks end, the last checkpoint is ", last_checkpoint());
   if (c_.rank > 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
   end(c_.rank > 1 ? "" : text);
@@ -298,13 +294,13 @@ std::string Heartbeat::describe_others() {
     if (c_.rank != 0 && r != 0) continue;  // only rank 0 hears from all
     places[others_[r].place].push_back(r);
     if (others_[r].silent > std::min(kSilent, limit_ > 0 ? limit_ / 2 : kSilent))
-      silent += concat(silent.empty() ? "" : ", ", name(r), " has not been heard from for ",
+      silent += concat(silent.empty() ? "" : ", ", c_.name_of(r), " has not been heard from for ",
                        static_cast<int64_t>(others_[r].silent), " s (last seen in ", others_[r].place, ")");
   }
   if (!silent.empty() || places.size() < 2) return silent;
   std::string differing;
   for (const auto& [place, ranks] : places)
-    differing += concat(differing.empty() ? "" : "; ", name(ranks.front()),
+    differing += concat(differing.empty() ? "" : "; ", c_.name_of(ranks.front()),
                         ranks.size() > 1 ? concat(" and ", ranks.size() - 1, " more are in ") : " is in ", place);
   return differing;
 }

@@ -65,7 +65,6 @@ class Heartbeat {
   bool claim_end();
   void run_abort();
   void send(size_t rank, char kind, const std::string& text);
-  std::string name(size_t rank) const;
   std::string place_here();
   std::string last_checkpoint();
 

@@ -75,8 +75,7 @@ void wait_for_ranks(Connections& c, const Listener& listener, const std::string&
   }
   std::string table;
   for (const Peer& peer : c.peers) table += peer.host + " " + peer.machine + "\n";
-  for (size_t r = 1; r < c.peers.size(); ++r)
-    require(c.messages[r].write_message(table), "rank ", r, " on ", c.peers[r].host, " is gone");
+  for (size_t r = 1; r < c.peers.size(); ++r) require(c.messages[r].write_message(table), c.name_of(r), " is gone");
 }
 
 void connect_to_rank0(Connections& c, const std::vector<std::string>& addresses, int port, const std::string& job,
@@ -103,8 +102,8 @@ void connect_to_rank0(Connections& c, const std::vector<std::string>& addresses,
     }
     check_stop("stopped while looking for rank 0");
     const std::chrono::duration<double> waited = Clock::now() - begin;
-    require(waited.count() < seconds, "rank ", c.rank, " on ", self.host, " cannot reach rank 0 at ", addresses.front(),
-            ":", port, ": ", error);
+    require(waited.count() < seconds, c.name_of(static_cast<size_t>(c.rank)), " cannot reach rank 0 at ",
+            addresses.front(), ":", port, ": ", error);
     ::usleep(50000);
   }
 }
@@ -117,6 +116,10 @@ std::string address_of_rank0(const Listener& listener, const std::string& job) {
 }
 
 }  // namespace
+
+std::string Connections::name_of(size_t r) const {
+  return concat("rank ", r, " on ", peers.at(r).host);
+}
 
 Connections rendezvous(const Launch& launch, double seconds) {
   Connections c;
@@ -154,7 +157,7 @@ Connections rendezvous(const Launch& launch, double seconds) {
 namespace {
 
 [[noreturn]] void fail_gone(const Connections& c, size_t rank) {
-  fail("the connection to rank ", rank, " on ", c.peers[rank].host, " is gone");
+  fail("the connection to ", c.name_of(rank), " is gone");
 }
 
 std::string packed(const std::vector<std::string>& texts) {
@@ -196,8 +199,7 @@ std::vector<std::string> Messages::gather_and_answer(const std::string& tag, con
   for (size_t r = 1; r < texts.size(); ++r) {
     std::string its;
     if (!c_.messages[r].read_message(&its) || !c_.messages[r].read_message(&texts[r])) fail_gone(c_, r);
-    require(its == tag, "rank ", r, " on ", c_.peers[r].host, " is out of step with rank 0: in exchange ", its,
-            " instead of ", tag);
+    require(its == tag, c_.name_of(r), " is out of step with rank 0: in exchange ", its, " instead of ", tag);
   }
   const std::string all = packed(texts);
   for (size_t r = 1; r < texts.size(); ++r)

@@ -19,7 +19,8 @@ struct Peer {
 
 struct Connections {
   int rank = 0, size = 1;
-  std::vector<Peer> peers;  // by rank
+  std::vector<Peer> peers;              // by rank
+  std::string name_of(size_t r) const;  // "rank 1 on HOST"
   // On rank 0 one for each rank, empty for itself; elsewhere one, to rank 0.
   std::vector<Socket> messages, heartbeats;
 };

@@ -65,7 +65,7 @@ std::string World::describe() const {
 }
 
 std::string World::name_of(int rank) const {
-  return concat("rank ", rank, " on ", host(rank));
+  return c_.name_of(static_cast<size_t>(rank));
 }
 
 std::vector<std::string> World::all_gather(const char* what, const std::string& mine) {
