@@ -41,7 +41,7 @@ std::map<std::string, double> Profiler::take() {
 }
 
 // Work on another stream than the context's own runs beside it, and its time is not one of the step's.
-Section::Section(Context& ctx, const char* name)
+ProfileRange::ProfileRange(Context& ctx, const char* name)
     : ctx_(ctx), name_(name), timed_(ctx.profiler().collecting() && ctx.on_main_stream()) {
   last_op.store(name, std::memory_order_relaxed);
   last_on_gpu.store(ctx.on_gpu(), std::memory_order_relaxed);
@@ -53,7 +53,7 @@ Section::Section(Context& ctx, const char* name)
     began_ = Clock::now();
 }
 
-Section::~Section() {
+ProfileRange::~ProfileRange() {
   if (ctx_.on_gpu()) gpu::pop_range();
   if (!timed_) return;
   if (!ctx_.on_gpu()) {

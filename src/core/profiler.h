@@ -42,18 +42,18 @@ class Profiler {
   size_t used_events_ = 0;
 };
 
-// "last op: NAME", of the Section opened last in any context of the program; on a GPU it has been launched, not ended,
-// which the text says. Safe to call from any thread.
+// "last op: NAME", of the ProfileRange opened last in any context of the program; on a GPU it has been launched, not
+// ended, which the text says. Safe to call from any thread.
 std::string describe_last_op();
 
 // A stretch of work with a name, for as long as it lives: a range in profilers and, while the context collects times, a
 // time. Ops open one of their own name. The name must outlive the context.
-class Section {
+class ProfileRange {
  public:
-  Section(Context& ctx, const char* name);
-  ~Section();
-  Section(const Section&) = delete;
-  Section& operator=(const Section&) = delete;
+  ProfileRange(Context& ctx, const char* name);
+  ~ProfileRange();
+  ProfileRange(const ProfileRange&) = delete;
+  ProfileRange& operator=(const ProfileRange&) = delete;
 
  private:
   using Clock = std::chrono::steady_clock;

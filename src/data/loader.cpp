@@ -130,7 +130,7 @@ const TokenBatch& Loader::batch(int64_t step, int64_t micro) {
   current_ = std::move(prepared.batch);
   lock.unlock();
   changed_.notify_all();
-  waited_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  data_wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (prepared.error) std::rethrow_exception(prepared.error);
   return current_;
 }

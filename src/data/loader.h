@@ -63,7 +63,7 @@ class Loader {
   // Throws what reading the set throws.
   const TokenBatch& batch(int64_t step, int64_t micro);
 
-  double waited_seconds() const { return waited_seconds_; }  // total time batch() spent waiting
+  double data_wait_seconds() const { return data_wait_seconds_; }  // total time batch() spent waiting
   int64_t windows() const { return windows_; }
   double epoch(int64_t step) const;  // passes over the set before this step
 
@@ -78,7 +78,7 @@ class Loader {
   const TokenSet& set_;
   LoaderOptions options_;
   int64_t windows_;
-  double waited_seconds_ = 0;
+  double data_wait_seconds_ = 0;
   TokenBatch current_;
 
   // Batches are numbered step * micro_steps + micro. Guarded by mutex_:

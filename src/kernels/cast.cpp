@@ -12,7 +12,7 @@ void cast(Context& ctx, Tensor to, ConstTensor from) {
           kOp, ": must be contiguous f32 or bf16 of one size, not ", from.describe(), " to ", to.describe());
   ctx.require_here(kOp, {to, from});
   if (to.numel() == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::cast(ctx, to, from);
   cpu::cast(ctx, to, from);

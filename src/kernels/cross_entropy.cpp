@@ -6,56 +6,56 @@
 
 namespace scfa {
 
-void cross_entropy(Context& ctx, Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t vocabulary,
+void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale) {
   constexpr const char* kOp = "cross_entropy";
   require(logits.data && logits.ndim == 2 && logits.contiguous() && vocabulary > 0 && vocabulary <= logits.size(1), kOp,
           ": logits must be contiguous (N, P) with P >= ", vocabulary, ", not ", logits.describe());
   const int64_t N = logits.size(0);
   require_elements(losses, kOp, "losses", DType::kF32, N);
-  require_elements(hits, kOp, "hits", DType::kF32, N);
+  require_elements(correct, kOp, "correct", DType::kF32, N);
   require_elements(targets, kOp, "targets", DType::kI32, N);
   require_activation(ctx, kOp, "logits", logits);
-  ctx.require_here(kOp, {losses, hits, logits, targets});
+  ctx.require_here(kOp, {losses, correct, logits, targets});
   if (N == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::cross_entropy(ctx, losses, hits, logits, targets, vocabulary, gradient_scale);
-  cpu::cross_entropy(ctx, losses, hits, logits, targets, vocabulary, gradient_scale);
+    if (ctx.on_gpu()) return gpu::cross_entropy(ctx, losses, correct, logits, targets, vocabulary, gradient_scale);
+  cpu::cross_entropy(ctx, losses, correct, logits, targets, vocabulary, gradient_scale);
 }
 
-void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor hits, int64_t n) {
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n) {
   constexpr const char* kOp = "add_losses";
   require_tensor(sums, kOp, "sums", DType::kF64, {2});
   require_elements(losses, kOp, "losses", DType::kF32, losses.numel());
-  require_elements(hits, kOp, "hits", DType::kF32, losses.numel());
+  require_elements(correct, kOp, "correct", DType::kF32, losses.numel());
   require(n >= 0 && n <= losses.numel(), kOp, ": ", n, " of ", losses.numel(), " losses");
-  ctx.require_here(kOp, {sums, losses, hits});
-  const Section section(ctx, kOp);
+  ctx.require_here(kOp, {sums, losses, correct});
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::add_losses(ctx, sums, losses, hits, n);
-  cpu::add_losses(ctx, sums, losses, hits, n);
+    if (ctx.on_gpu()) return gpu::add_losses(ctx, sums, losses, correct, n);
+  cpu::add_losses(ctx, sums, losses, correct, n);
 }
 
 namespace cpu {
 
-void add_losses(Context& /*ctx*/, Tensor sums, ConstTensor losses, ConstTensor hits, int64_t n) {
+void add_losses(Context& /*ctx*/, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n) {
   double loss = 0, hit = 0;
   for (int64_t i = 0; i < n; ++i) {
     loss += static_cast<double>(losses.as<float>()[i]);
-    hit += static_cast<double>(hits.as<float>()[i]);
+    hit += static_cast<double>(correct.as<float>()[i]);
   }
   sums.as<double>()[0] += loss;
   sums.as<double>()[1] += hit;
 }
 
-void cross_entropy(Context& /*ctx*/, Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t vocabulary,
-                   float gradient_scale) {
+void cross_entropy(Context& /*ctx*/, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets,
+                   int64_t vocabulary, float gradient_scale) {
   const int64_t N = logits.size(0), P = logits.size(1), V = vocabulary;
   const int32_t* target = targets.as<int32_t>();
   for (int64_t i = 0; i < N; ++i)
     require(target[i] >= 0 && target[i] < V, "cross_entropy: target ", target[i], " is outside the vocabulary of ", V);
-  float *loss = losses.as<float>(), *hit = hits.as<float>(), *all = logits.as<float>();
+  float *loss = losses.as<float>(), *hit = correct.as<float>(), *all = logits.as<float>();
 #pragma omp parallel for
   for (int64_t i = 0; i < N; ++i) {
     float* row = all + i * P;

@@ -26,7 +26,7 @@ __device__ inline void store_columns(__nv_bfloat16* row, int c, int P, bool alig
 // kPacks: packs of a row that a thread holds; 0: none, the row is read again for the gradient.
 template <int kThreads, int kPacks>
 __global__ void __launch_bounds__(kThreads)
-    cross_entropy_kernel(float* losses, float* hits, __nv_bfloat16* logits, const int* targets, int V, int P,
+    cross_entropy_kernel(float* losses, float* correct, __nv_bfloat16* logits, const int* targets, int V, int P,
                          float gradient_scale) {
   const int64_t i = blockIdx.x;
   __nv_bfloat16* row = logits + i * P;  // i is 64 bits wide
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
   sum = block_sum(sum);
   if (threadIdx.x == 0) {
     losses[i] = top + log2f(sum) * kLn2 - of_target;  // NaN where the target is outside the vocabulary
-    hits[i] = of_target == top ? 1.0f : 0.0f;
+    correct[i] = of_target == top ? 1.0f : 0.0f;
   }
   if (gradient_scale == 0.0f) return;
   const float scale = known ? gradient_scale / sum : NAN;
@@ -104,9 +104,9 @@ __global__ void __launch_bounds__(kThreads)
 constexpr int kSumThreads = 1024;
 
 __global__ void __launch_bounds__(kSumThreads)
-    add_losses_kernel(double* sums, const float* losses, const float* hits, int64_t n) {
+    add_losses_kernel(double* sums, const float* losses, const float* correct, int64_t n) {
   double loss = 0.0, hit = 0.0;
-  for (int64_t i = threadIdx.x; i < n; i += kSumThreads) loss += losses[i], hit += hits[i];
+  for (int64_t i = threadIdx.x; i < n; i += kSumThreads) loss += losses[i], hit += correct[i];
   loss = block_sum(loss);
   hit = block_sum(hit);
   if (threadIdx.x == 0) sums[0] += loss, sums[1] += hit;
@@ -116,12 +116,12 @@ __global__ void __launch_bounds__(kSumThreads)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void cross_entropy(Context& ctx, Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t vocabulary,
+void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale) {
   const int64_t N = logits.size(0), P = logits.size(1);
   const auto launch = [&](auto kernel, int threads) {
     kernel<<<static_cast<unsigned>(N), static_cast<unsigned>(threads), 0, ctx.stream()>>>(
-        losses.as<float>(), hits.as<float>(), static_cast<__nv_bfloat16*>(logits.data), targets.as<int32_t>(),
+        losses.as<float>(), correct.as<float>(), static_cast<__nv_bfloat16*>(logits.data), targets.as<int32_t>(),
         static_cast<int>(vocabulary), static_cast<int>(P), gradient_scale);
   };
   if (P <= 128 * kPack)
@@ -135,8 +135,8 @@ void cross_entropy(Context& ctx, Tensor losses, Tensor hits, Tensor logits, Cons
   check_launch("cross_entropy", ctx.stream());
 }
 
-void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor hits, int64_t n) {
-  add_losses_kernel<<<1, kSumThreads, 0, ctx.stream()>>>(sums.as<double>(), losses.as<float>(), hits.as<float>(), n);
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n) {
+  add_losses_kernel<<<1, kSumThreads, 0, ctx.stream()>>>(sums.as<double>(), losses.as<float>(), correct.as<float>(), n);
   check_launch("add_losses", ctx.stream());
 }
 

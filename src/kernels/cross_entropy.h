@@ -5,18 +5,18 @@
 namespace scfa {
 
 // For row i: losses[i] = logsumexp(logits[i, :vocabulary]) - logits[i, targets[i]], in nats.
-//   losses   out (N) f32          hits  out (N) f32: 1 where the largest logit is the target's, else 0
+//   losses   out (N) f32          correct  out (N) f32: 1 where the largest logit is the target's, else 0
 //   logits   in (N, P) f32 on CPU, bf16 on GPU, P >= vocabulary; columns from vocabulary on are padding and never enter
 //   targets  in (N) i32
 //   gradient_scale  0: logits are left alone. Otherwise logits become gradient_scale * (softmax - onehot), padding 0.
 // Deterministic. Where a target is outside the vocabulary, the CPU throws Error before anything is written; the GPU,
 // which cannot, reads nothing outside the row and makes its loss and gradient NaN and its hit 0.
-void cross_entropy(Context& ctx, Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t vocabulary,
+void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale);
 
-// sums[0] += the first n losses, sums[1] += the first n hits, in double and a fixed order.
-//   sums  out (2) f64, added to      losses, hits  in (N) f32
-void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor hits, int64_t n);
+// sums[0] += the first n losses, sums[1] += the first n correct, in double and a fixed order.
+//   sums  out (2) f64, added to      losses, correct  in (N) f32
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n);
 
 namespace cpu {
 decltype(scfa::cross_entropy) cross_entropy;

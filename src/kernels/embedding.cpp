@@ -22,7 +22,7 @@ void embedding_forward(Context& ctx, Tensor x, ConstTensor ids, ConstTensor wte,
   require_activation(ctx, kOp, "wpe", wpe);
   ctx.require_here(kOp, {x, ids, wte, wpe});
   if (x.numel() == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::embedding_forward(ctx, x, ids, wte, wpe, first_position);
   cpu::embedding_forward(ctx, x, ids, wte, wpe, first_position);
@@ -50,7 +50,7 @@ void embedding_backward(Context& ctx, Tensor dwte, Tensor dwpe, ConstTensor dx, 
   require(needed == 0 || (scratch && scratch.dtype == DType::kF32 && scratch.numel() >= needed), kOp,
           ": scratch must be ", needed, " elements of f32");
   ctx.require_here(kOp, {dwte, dwpe, dx, ids, scratch});
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::embedding_backward(ctx, dwte, dwpe, dx, ids, scratch);
   cpu::embedding_backward(ctx, dwte, dwpe, dx, ids, scratch);

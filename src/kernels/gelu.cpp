@@ -23,7 +23,7 @@ void gelu_forward(Context& ctx, Tensor y, ConstTensor x, Gelu kind) {
   require_activation(ctx, "gelu_forward", "x", x);
   ctx.require_here("gelu_forward", {y, x});
   if (x.numel() == 0) return;
-  const Section section(ctx, "gelu_forward");
+  const ProfileRange range(ctx, "gelu_forward");
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::gelu_forward(ctx, y, x, kind);
   cpu::gelu_forward(ctx, y, x, kind);
@@ -35,7 +35,7 @@ void gelu_backward(Context& ctx, Tensor dx, ConstTensor dy, ConstTensor x, Gelu 
   require_activation(ctx, "gelu_backward", "x", x);
   ctx.require_here("gelu_backward", {dx, dy, x});
   if (x.numel() == 0) return;
-  const Section section(ctx, "gelu_backward");
+  const ProfileRange range(ctx, "gelu_backward");
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::gelu_backward(ctx, dx, dy, x, kind);
   cpu::gelu_backward(ctx, dx, dy, x, kind);

@@ -11,7 +11,7 @@ void hash_bits(Context& ctx, Tensor hash, ConstTensor t) {
   require(t.data && t.contiguous() && t.bytes() % 4 == 0, kOp, ": t must be contiguous, of whole 32-bit words");
   require_tensor(hash, kOp, "hash", DType::kI32, {2});
   ctx.require_here(kOp, {hash, t});
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::hash_bits(ctx, hash, t);
   cpu::hash_bits(ctx, hash, t);

@@ -44,7 +44,7 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   ctx.require_here(kOp, {y, r, mean, rstd, x, skip, w, b});
   require_gpu_width(ctx, kOp, C);
   if (N == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps);
   cpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps);
@@ -67,7 +67,7 @@ void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTens
   const int64_t needed = layernorm_backward_scratch(ctx, N, C);
   require(needed == 0 || (scratch && scratch.numel() >= needed), kOp, ": scratch must have ", needed, " elements");
   if (N == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch);
   cpu::layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch);

@@ -34,7 +34,7 @@ void matmul_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor w, ConstT
   require_activation(ctx, kOp, "y", y);
   ctx.require_here(kOp, {y, x, w, bias});
   if (y.numel() == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::matmul_forward(ctx, y, x, w, bias);
   cpu::matmul_forward(ctx, y, x, w, bias);
@@ -54,7 +54,7 @@ void matmul_backward(Context& ctx, Tensor dx, Tensor dw, Tensor dbias, ConstTens
   require_activation(ctx, kOp, "dx", dx);
   ctx.require_here(kOp, {dx, dw, dbias, dy, x, w});
   if (dy.numel() == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::matmul_backward(ctx, dx, dw, dbias, dy, x, w);
   cpu::matmul_backward(ctx, dx, dw, dbias, dy, x, w);

@@ -10,7 +10,7 @@ void fill_normal(Context& ctx, Tensor x, uint64_t seed, uint32_t sample) {
           ": x must be contiguous f32, or bf16 on the GPU, not ", x.data ? x.describe() : "empty");
   ctx.require_here(kOp, {x});
   if (x.numel() == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::fill_normal(ctx, x, seed, sample);
   cpu::fill_normal(ctx, x, seed, sample);

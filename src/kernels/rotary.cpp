@@ -13,7 +13,7 @@ void rotary(Context& ctx, Tensor x, int64_t first_position, double theta, int di
   require_activation(ctx, kOp, "x", x);
   ctx.require_here(kOp, {x});
   if (x.numel() == 0) return;
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::rotary(ctx, x, first_position, theta, direction);
   cpu::rotary(ctx, x, first_position, theta, direction);

@@ -63,7 +63,7 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   a.logits = arena.take("logits of a chunk", f, {head_chunk(c, B * T, arena.device()), c.padded_vocab()});
   a.loss_sums = arena.take("losses", DType::kF64, {2});
   a.losses = arena.take("losses", f32, {B * T});
-  a.hits = arena.take("losses", f32, {B * T});
+  a.correct = arena.take("losses", f32, {B * T});
   a.branch = arena.take("scratch", f, {B, T, C});
   int64_t scratch = 0;
   for (const BlockActivations& block : a.blocks)

@@ -61,7 +61,7 @@ bool finite(const Context& ctx, const ConstTensor& t) {
 
 LossSums& LossSums::operator+=(const LossSums& other) {
   loss += other.loss;
-  hits += other.hits;
+  correct += other.correct;
   tokens += other.tokens;
   return *this;
 }
@@ -135,13 +135,13 @@ void Gpt::head(const Batch& batch, bool gradients) {
     const int64_t n = std::min(chunk, N - begin);
     const Tensor logits = acts_.logits.slice(0, n), rows = hidden.slice(begin, n);
     matmul_forward(ctx_, logits, rows, params_.head(), {});
-    cross_entropy(ctx_, acts_.losses.slice(begin, n), acts_.hits.slice(begin, n), logits, targets.slice(begin, n),
+    cross_entropy(ctx_, acts_.losses.slice(begin, n), acts_.correct.slice(begin, n), logits, targets.slice(begin, n),
                   config_.vocab_size, gradients ? batch.gradient_scale : 0.0f);
     if (gradients)
       matmul_backward(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), dhead, {}, logits, rows, params_.head());
   }
   const int64_t counted = batch.rows > 0 ? batch.rows * config_.sequence_length : N;
-  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.hits, counted);
+  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, counted);
   tokens_ += counted;
 }
 

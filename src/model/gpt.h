@@ -22,8 +22,8 @@ struct Batch {
 };
 
 struct LossSums {
-  double loss = 0;  // nats, summed over tokens
-  double hits = 0;  // tokens whose most likely continuation was right
+  double loss = 0;     // nats, summed over tokens
+  double correct = 0;  // tokens whose most likely continuation was right
   int64_t tokens = 0;
   LossSums& operator+=(const LossSums& other);
 };

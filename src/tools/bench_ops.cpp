@@ -167,11 +167,11 @@ OpCase embedding_backward_case(Context& ctx, Operands& o, const OpShape& s) {
 OpCase cross_entropy_case(Context& ctx, Operands& o, const OpShape& s) {
   const int64_t rows = std::min<int64_t>(s.rows, 8192);  // the model's chunk
   const Tensor logits = o.activations({rows, s.vocabulary}), targets = o.ids({rows}, s.vocabulary);
-  const Tensor losses = o.floats({rows}), hits = o.floats({rows});
+  const Tensor losses = o.floats({rows}), correct = o.floats({rows});
   return {.sizes = concat(rows, " x ", s.vocabulary, ", with gradient"),
           .reads = {logits, targets},
-          .writes = {logits, losses, hits},
-          .run = [=, &ctx] { cross_entropy(ctx, losses, hits, logits, targets, s.vocabulary, 1e-5f); }};
+          .writes = {logits, losses, correct},
+          .run = [=, &ctx] { cross_entropy(ctx, losses, correct, logits, targets, s.vocabulary, 1e-5f); }};
 }
 
 OpCase adamw_case(Context& ctx, Operands& o, const OpShape& s) {

@@ -10,19 +10,19 @@
 
 namespace scfa {
 
-bool spread_is_plain(const Evaluation& evaluation) {
-  for (const auto& layer : evaluation.spread)
-    for (const SegmentSpread& head : layer)
+bool is_dense_everywhere(const Evaluation& evaluation) {
+  for (const auto& layer : evaluation.balance)
+    for (const SegmentBalance& head : layer)
       if (head.pairs < static_cast<double>(head.sequences)) return false;
   return true;
 }
 
-std::string describe_spread(const Evaluation& evaluation) {
-  SegmentSpread all;
+std::string describe_balance(const Evaluation& evaluation) {
+  SegmentBalance all;
   double least = std::numeric_limits<double>::infinity(), most = 0;
-  for (const auto& layer : evaluation.spread) {
-    SegmentSpread sum;
-    for (const SegmentSpread& head : layer) {
+  for (const auto& layer : evaluation.balance) {
+    SegmentBalance sum;
+    for (const SegmentBalance& head : layer) {
       sum.pairs += head.pairs;
       sum.largest += head.largest;
       sum.sequences += head.sequences;
@@ -75,7 +75,7 @@ Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks,
   const int64_t batches = (windows_ + batch_ - 1) / batch_;
   Evaluation mine;
   mine.batches.resize(static_cast<size_t>(batches));
-  mine.spread.assign(blocks.size(), std::vector<SegmentSpread>(static_cast<size_t>(model.config().n_head)));
+  mine.balance.assign(blocks.size(), std::vector<SegmentBalance>(static_cast<size_t>(model.config().n_head)));
   for (int64_t round = 0; round < batches; round += ranks) {
     progress(static_cast<double>(round) / static_cast<double>(batches));
     if (round + rank >= batches) continue;
@@ -83,18 +83,18 @@ Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks,
     run_batch(model, feeder, begin);
     mine.batches[static_cast<size_t>(round + rank)] = model.take_losses();
     for (size_t layer = 0; layer < blocks.size(); ++layer)
-      add_spread(model.context(), mine.spread[layer], blocks[layer].segments, std::min(batch_, windows_ - begin));
+      add_balance(model.context(), mine.balance[layer], blocks[layer].segments, std::min(batch_, windows_ - begin));
   }
   return mine;
 }
 
 Evaluation merge(World& world, const Evaluation& mine) {
-  static_assert(std::is_trivially_copyable_v<LossSums> && std::is_trivially_copyable_v<SegmentSpread>);
+  static_assert(std::is_trivially_copyable_v<LossSums> && std::is_trivially_copyable_v<SegmentBalance>);
   const auto bytes_of = [](const auto& values) {
     return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof values[0]);
   };
   std::string text = bytes_of(mine.batches);
-  for (const auto& layer : mine.spread) text += bytes_of(layer);
+  for (const auto& layer : mine.balance) text += bytes_of(layer);
   Evaluation all = mine;
   const std::vector<std::string> texts = world.all_gather("evaluation", text);
   for (size_t r = 0; r < texts.size(); ++r) {
@@ -107,9 +107,9 @@ Evaluation merge(World& world, const Evaluation& mine) {
       return value;
     };
     for (LossSums& batch : all.batches) batch += next(LossSums());
-    for (auto& layer : all.spread)
-      for (SegmentSpread& head : layer) {
-        const SegmentSpread its = next(SegmentSpread());
+    for (auto& layer : all.balance)
+      for (SegmentBalance& head : layer) {
+        const SegmentBalance its = next(SegmentBalance());
         head.pairs += its.pairs;
         head.largest += its.largest;
         head.sequences += its.sequences;

@@ -12,16 +12,16 @@
 namespace scfa {
 
 struct Evaluation {
-  LossSums sums;                                   // of all batches, added up in their order
-  std::vector<LossSums> batches;                   // by batch
-  std::vector<std::vector<SegmentSpread>> spread;  // by layer and head
+  LossSums sums;                                     // of all batches, added up in their order
+  std::vector<LossSums> batches;                     // by batch
+  std::vector<std::vector<SegmentBalance>> balance;  // by layer and head
 };
 
 // Whether all rows of every head are in one segment.
-bool spread_is_plain(const Evaluation& evaluation);
+bool is_dense_everywhere(const Evaluation& evaluation);
 
 // "effective segments 3.1 (layers 1.2 to 9.8), largest 41.0% of the rows": means over heads, the first of 1 / pairs.
-std::string describe_spread(const Evaluation& evaluation);
+std::string describe_balance(const Evaluation& evaluation);
 
 // The evaluation that the ranks have made together. The losses do not depend on how many they are, to the bit.
 Evaluation merge(World& world, const Evaluation& mine);

@@ -119,7 +119,7 @@ void Metrics::step(const StepRecord& r) {
                        {"grad_norm", r.grad_norm},
                        {"tokens", r.tokens},
                        {"seconds", r.seconds},
-                       {"waited", r.waited},
+                       {"data_wait", r.data_wait},
                        {"tokens_per_s", r.tokens_per_second},
                        {"flops_per_s", r.flops_per_second},
                        {"utilisation", r.utilisation},
@@ -138,15 +138,15 @@ void Metrics::eval(int64_t step, const Evaluation& evaluation, double seconds) {
                  {"step", step},
                  {"loss", sums.loss / tokens},
                  {"perplexity", std::exp(sums.loss / tokens)},
-                 {"accuracy", sums.hits / tokens},
+                 {"accuracy", sums.correct / tokens},
                  {"tokens", sums.tokens},
                  {"seconds", seconds}};
-  if (!spread_is_plain(evaluation)) {
+  if (!is_dense_everywhere(evaluation)) {
     const auto rounded = [](double x) { return std::round(x * 1e4) / 1e4; };
     Json effective = Json::array(), largest = Json::array();
-    for (const auto& layer : evaluation.spread) {
+    for (const auto& layer : evaluation.balance) {
       Json of_layer = Json::array(), largest_of_layer = Json::array();
-      for (const SegmentSpread& head : layer) {
+      for (const SegmentBalance& head : layer) {
         of_layer.push_back(rounded(head.effective_segments()));
         largest_of_layer.push_back(rounded(head.largest_share()));
       }

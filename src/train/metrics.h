@@ -17,9 +17,9 @@ namespace scfa {
 struct StepRecord {
   int64_t step;  // updates done, this one included
   double loss, lr, grad_norm;
-  int64_t tokens;  // of the whole run so far
-  double seconds;  // of this step
-  double waited;   // of these, for data
+  int64_t tokens;    // of the whole run so far
+  double seconds;    // of this step
+  double data_wait;  // of these, for data
   double tokens_per_second = 0, flops_per_second = 0;
   double utilisation = 0;   // of the data sheet's FLOP/s; 0 where that is not known
   int64_t peak_memory = 0;  // bytes, of the device

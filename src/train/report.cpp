@@ -104,7 +104,7 @@ void Reporter::step(StepRecord record) {
   metrics_.step(record);
   trained_seconds_ += record.seconds;
   interval_seconds_ += record.seconds;
-  interval_waited_ += record.waited;
+  interval_data_wait_ += record.data_wait;
   ++interval_steps_;
   const int64_t total = config_.train.steps;
   const std::string left = format_duration(seconds_left(record.step));
@@ -123,8 +123,8 @@ void Reporter::print_step(const StepRecord& record, const std::string& left) {
       record.step, std::to_string(config_.train.steps).size(), config_.train.steps, record.loss, record.lr,
       record.grad_norm, format_count(rate), format_count(flops), use,
       attention_share_ > 0 ? fmt::format("attention {:.1f}%  ", 100 * attention_share_) : "",
-      100 * interval_waited_ / interval_seconds_, format_bytes(record.peak_memory), left));
-  interval_seconds_ = interval_waited_ = 0;
+      100 * interval_data_wait_ / interval_seconds_, format_bytes(record.peak_memory), left));
+  interval_seconds_ = interval_data_wait_ = 0;
   interval_steps_ = 0;
 }
 
@@ -142,8 +142,8 @@ void Reporter::evaluated(int64_t step, const Evaluation& evaluation, double seco
   const double loss = evaluation.sums.loss / tokens;
   console_.line(fmt::format("step {:>{}}/{}  validation loss {:.4f}  perplexity {:.3f}  accuracy {:.2f}%  {}", step,
                             std::to_string(config_.train.steps).size(), config_.train.steps, loss, std::exp(loss),
-                            100 * evaluation.sums.hits / tokens, format_duration(seconds)));
-  if (!spread_is_plain(evaluation)) console_.line("  " + describe_spread(evaluation));
+                            100 * evaluation.sums.correct / tokens, format_duration(seconds)));
+  if (!is_dense_everywhere(evaluation)) console_.line("  " + describe_balance(evaluation));
 }
 
 }  // namespace scfa

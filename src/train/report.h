@@ -41,7 +41,7 @@ class Reporter {
   double flops_a_token_, peak_flops_;  // peak: of all ranks
   double attention_share_ = 0;         // of the step last profiled
   int64_t interval_steps_ = 0;
-  double trained_seconds_ = 0, interval_seconds_ = 0, interval_waited_ = 0, eval_seconds_ = 0;
+  double trained_seconds_ = 0, interval_seconds_ = 0, interval_data_wait_ = 0, eval_seconds_ = 0;
 };
 
 }  // namespace scfa

@@ -176,7 +176,7 @@ class Trainer {
 
   // Nothing if a signal came between two micro-batches: their gradients are dropped, and the step has not been.
   std::optional<Decision> train_step() {
-    const double began = now(), waited = loader_->waited_seconds();
+    const double began = now(), data_wait = loader_->data_wait_seconds();
     const bool profiled = due(step_ + 1, config_.log.every);
     const double lr = learning_rate(config_.schedule, step_, config_.train.steps);
     LossSums mine;
@@ -210,7 +210,7 @@ class Trainer {
                  .grad_norm = norm,
                  .tokens = tokens_,
                  .seconds = seconds,
-                 .waited = loader_->waited_seconds() - waited},
+                 .data_wait = loader_->data_wait_seconds() - data_wait},
                 profiled);
     if (const std::string found = replicas_->note_step(seconds); !found.empty()) console_.line(found);
     if (due(step_, config_.train.check_replicas)) replicas_->compare(step_);

@@ -172,8 +172,8 @@ TEST_F(LoaderTest, ReportsEpochsAndWaiting) {
   Loader loader(set, cut);
   EXPECT_DOUBLE_EQ(loader.epoch(5), 2.0);  // 20 rows of 10 windows
   loader.batch(0, 0);
-  EXPECT_GT(loader.waited_seconds(), 0);
-  EXPECT_LT(loader.waited_seconds(), 10);
+  EXPECT_GT(loader.data_wait_seconds(), 0);
+  EXPECT_LT(loader.data_wait_seconds(), 10);
 }
 
 TEST_F(LoaderTest, RefusesWhatCannotBe) {

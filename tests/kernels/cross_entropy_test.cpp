@@ -22,7 +22,7 @@ double reference_loss(const double* row, int64_t V, int64_t target) {
 
 struct Case {
   int64_t N, V, P;
-  Array logits, targets, losses, hits;
+  Array logits, targets, losses, correct;
   Case(int64_t n, int64_t vocabulary, int64_t padded, double scale = 3.0)
       : N(n),
         V(vocabulary),
@@ -30,7 +30,7 @@ struct Case {
         logits(normal({n, padded}, 1, scale)),
         targets(DType::kI32, {n}),
         losses({n}),
-        hits({n}) {
+        correct({n}) {
     for (int64_t i = 0; i < N; ++i) {
       targets.as<int32_t>()[i] = static_cast<int32_t>((i * 7 + V - 1) % V);  // the last entry of the table among them
       for (int64_t c = V; c < P; ++c) logits.as<float>()[i * P + c] = c % 2 ? NAN : 1e30f;  // padding never enters
@@ -38,7 +38,7 @@ struct Case {
   }
   void run(float scale) {
     Context ctx;
-    cross_entropy(ctx, losses, hits, logits, targets, V, scale);
+    cross_entropy(ctx, losses, correct, logits, targets, V, scale);
   }
 };
 
@@ -47,16 +47,16 @@ TEST(CrossEntropy, LossesAndHits) {
   for (const auto& [N, V, P] : sizes) {
     Case c(N, V, P);
     const Vector logits = c.logits.values();
-    Vector want(static_cast<size_t>(N)), hits(static_cast<size_t>(N));
+    Vector want(static_cast<size_t>(N)), correct(static_cast<size_t>(N));
     for (int64_t i = 0; i < N; ++i) {
       const double* row = logits.data() + i * P;
       const int32_t target = c.targets.as<int32_t>()[i];
       want[static_cast<size_t>(i)] = reference_loss(row, V, target);
-      hits[static_cast<size_t>(i)] = std::max_element(row, row + V) - row == target;
+      correct[static_cast<size_t>(i)] = std::max_element(row, row + V) - row == target;
     }
     c.run(0.0f);
     EXPECT_TRUE(close(c.losses, want, V > 1000 ? kLongSum : 1e-6)) << N << " " << V;
-    EXPECT_EQ(c.hits.values(), hits);
+    EXPECT_EQ(c.correct.values(), correct);
     for (int64_t i = 0; i < N; ++i)  // without a gradient, logits are left alone
       for (int64_t k = i * P; k < i * P + V; ++k) ASSERT_EQ(c.logits.as<float>()[k], logits[static_cast<size_t>(k)]);
   }
@@ -137,30 +137,30 @@ TEST(CrossEntropy, WrongTargetsAndShapesAreNamed) {
   }
   Case c(1, 4, 8);
   const Array two({2});
-  const auto run = [&](Tensor losses, Tensor hits, Tensor logits, ConstTensor targets, int64_t V) {
-    return [=, &ctx] { cross_entropy(ctx, losses, hits, logits, targets, V, 0.0f); };
+  const auto run = [&](Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t V) {
+    return [=, &ctx] { cross_entropy(ctx, losses, correct, logits, targets, V, 0.0f); };
   };
-  EXPECT_TRUE(fails_naming(run(c.losses, c.hits, c.logits, c.targets, 9), {"cross_entropy: logits ", "P >= 9"}));
-  EXPECT_TRUE(fails_naming(run(c.losses, c.hits, c.logits, c.targets, 0), {"cross_entropy: logits "}));
-  EXPECT_TRUE(fails_naming(run(c.losses, c.hits, {}, c.targets, 4), {"cross_entropy: logits "}));
-  EXPECT_TRUE(fails_naming(run(two, c.hits, c.logits, c.targets, 4), {"cross_entropy: losses ", "f32[2]"}));
-  EXPECT_TRUE(fails_naming(run({}, c.hits, c.logits, c.targets, 4), {"cross_entropy: losses ", "empty"}));
-  EXPECT_TRUE(fails_naming(run(c.losses, {}, c.logits, c.targets, 4), {"cross_entropy: hits ", "empty"}));
-  EXPECT_TRUE(fails_naming(run(c.losses, c.hits, c.logits, c.losses, 4), {"cross_entropy: targets ", "f32[1]"}));
+  EXPECT_TRUE(fails_naming(run(c.losses, c.correct, c.logits, c.targets, 9), {"cross_entropy: logits ", "P >= 9"}));
+  EXPECT_TRUE(fails_naming(run(c.losses, c.correct, c.logits, c.targets, 0), {"cross_entropy: logits "}));
+  EXPECT_TRUE(fails_naming(run(c.losses, c.correct, {}, c.targets, 4), {"cross_entropy: logits "}));
+  EXPECT_TRUE(fails_naming(run(two, c.correct, c.logits, c.targets, 4), {"cross_entropy: losses ", "f32[2]"}));
+  EXPECT_TRUE(fails_naming(run({}, c.correct, c.logits, c.targets, 4), {"cross_entropy: losses ", "empty"}));
+  EXPECT_TRUE(fails_naming(run(c.losses, {}, c.logits, c.targets, 4), {"cross_entropy: correct ", "empty"}));
+  EXPECT_TRUE(fails_naming(run(c.losses, c.correct, c.logits, c.losses, 4), {"cross_entropy: targets ", "f32[1]"}));
 }
 
 TEST(AddLosses, AddsTheFirstOnesInDouble) {
   Context ctx;
-  Array sums(DType::kF64, {2}), hits({1000});
+  Array sums(DType::kF64, {2}), correct({1000});
   const Array losses = normal({1000}, 1, 1.0, 5.0);
-  hits.fill(1);
+  correct.fill(1);
   sums.assign({10, 20});
-  add_losses(ctx, sums, losses, hits, 700);
+  add_losses(ctx, sums, losses, correct, 700);
   double want = 10;
   for (int i = 0; i < 700; ++i) want += static_cast<double>(losses.as<float>()[i]);
   EXPECT_NEAR(sums.as<double>()[0], want, 1e-9);
   EXPECT_EQ(sums.as<double>()[1], 720.0);
-  EXPECT_TRUE(fails_naming([&] { add_losses(ctx, sums, losses, hits, 1001); }, {"add_losses", "1001"}));
+  EXPECT_TRUE(fails_naming([&] { add_losses(ctx, sums, losses, correct, 1001); }, {"add_losses", "1001"}));
 }
 
 }  // namespace

@@ -84,12 +84,12 @@ TEST_F(OpsEdgesGpu, NanLogitsAreNotSwallowed) {
   for (const int64_t V : {61, 60000})
     for (const int64_t count : {1, 8})
       for (const int64_t where : {int64_t{0}, V / 8 * 8 - 8}) {
-        Array logits(kBF16, {2, 64 * ((V + 63) / 64)}), targets(kI32, {2}), losses({2}), hits({2});
+        Array logits(kBF16, {2, 64 * ((V + 63) / 64)}), targets(kI32, {2}), losses({2}), correct({2});
         std::vector<double> values = logits.fill_normal(1).values();
         for (int64_t c = where; c < where + count; ++c) values[static_cast<size_t>(c)] = NAN;
         logits.assign(values);
         targets.fill(20);
-        const GpuCopy l(ctx(), losses), h(ctx(), hits), z(ctx(), logits), t(ctx(), targets);
+        const GpuCopy l(ctx(), losses), h(ctx(), correct), z(ctx(), logits), t(ctx(), targets);
         cross_entropy(ctx(), l, h, z, t, V, 0.0f);
         l.download(losses);
         EXPECT_TRUE(std::isnan(losses.as<float>()[0])) << V << " " << count << " at " << where;

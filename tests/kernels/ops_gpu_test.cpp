@@ -126,24 +126,24 @@ TEST_F(OpsGpu, CrossEntropy) {
                                 {2, 131072, 131000}})
     for (const float scale : {0.0f, 0.01f}) {
       SCOPED_TRACE(concat("N ", N, ", P ", P, ", V ", V, ", scale ", scale));
-      Twin losses(kF32, {N}), hits(kF32, {N}), logits(kBF16, {N, P}), targets(kI32, {N}, false);
+      Twin losses(kF32, {N}), correct(kF32, {N}), logits(kBF16, {N, P}), targets(kI32, {N}, false);
       logits.fill_normal(1, 3.0);
       targets.assign(whole_numbers(N, V, 2));
-      run_on_both({&losses, &hits, &logits, &targets}, [&, vocabulary = V](Context& ctx, const Views& v) {
+      run_on_both({&losses, &correct, &logits, &targets}, [&, vocabulary = V](Context& ctx, const Views& v) {
         cross_entropy(ctx, v[0], v[1], v[2], v[3], vocabulary, scale);
       });
       EXPECT_TRUE(agree(losses, 1e-5));
-      EXPECT_TRUE(agree(hits, 0.0));
+      EXPECT_TRUE(agree(correct, 0.0));
       EXPECT_TRUE(agree(logits, scale == 0.0f ? 0.0 : kRounded));
     }
 }
 
 TEST_F(OpsGpu, CrossEntropyOfAnUnknownTargetIsNaN) {
   Context ctx(Device::kGpu);
-  Array logits(kBF16, {2, 64}), targets(kI32, {2}), losses({2}), hits({2});
+  Array logits(kBF16, {2, 64}), targets(kI32, {2}), losses({2}), correct({2});
   logits.fill_normal(1);
   targets.assign({61, 3});
-  const GpuCopy l(ctx, losses), h(ctx, hits), z(ctx, logits), t(ctx, targets);
+  const GpuCopy l(ctx, losses), h(ctx, correct), z(ctx, logits), t(ctx, targets);
   cross_entropy(ctx, l, h, z, t, 61, 1.0f);
   l.download(losses), z.download(logits);
   EXPECT_TRUE(std::isnan(losses.as<float>()[0]));
@@ -153,10 +153,10 @@ TEST_F(OpsGpu, CrossEntropyOfAnUnknownTargetIsNaN) {
 
 TEST_F(OpsGpu, AddLosses) {
   for (const int64_t n : {1, 1000, 70000}) {
-    Twin sums(DType::kF64, {2}, false), losses(kF32, {n}), hits(kF32, {n});
+    Twin sums(DType::kF64, {2}, false), losses(kF32, {n}), correct(kF32, {n});
     sums.assign({3, 4});
-    losses.fill_normal(1), hits.fill_normal(2);
-    run_on_both({&sums, &losses, &hits},
+    losses.fill_normal(1), correct.fill_normal(2);
+    run_on_both({&sums, &losses, &correct},
                 [&, count = (n + 1) / 2](Context& ctx, const Views& v) { add_losses(ctx, v[0], v[1], v[2], count); });
     EXPECT_TRUE(agree(sums, 1e-12, 1.0)) << n;
   }

@@ -79,7 +79,7 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
     EXPECT_EQ(record["step"], steps);
     EXPECT_EQ(record["tokens"], steps * 12 * 64);
     for (const char* key :
-         {"lr", "grad_norm", "seconds", "waited", "tokens_per_s", "flops_per_s", "utilisation", "peak_memory_bytes"})
+         {"lr", "grad_norm", "seconds", "data_wait", "tokens_per_s", "flops_per_s", "utilisation", "peak_memory_bytes"})
       EXPECT_TRUE(record.contains(key)) << key;
   }
   EXPECT_EQ(steps, 60);

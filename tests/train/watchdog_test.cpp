@@ -24,7 +24,7 @@ void sleep_seconds(double seconds) {
   Watchdog watchdog(limits, [] {});
   watchdog.set_checkpoint("runs/x/checkpoint-00000010");
   Context ctx;
-  const Section section(ctx, "attention_backward");
+  const ProfileRange range(ctx, "attention_backward");
   watchdog.begin(work, "step 12");
   if (signal != 0) request_stop(signal);
   sleep_seconds(20);

@@ -104,7 +104,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   check_rows(kOp, "v", v, q);
   check_rows(kOp, "out", out, q);
   ctx.require_here(kOp, {out, lse, q, k, v, segments.q_index, scratch});
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if (q.numel() == 0) return;
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
@@ -130,7 +130,7 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
       require(t.contiguous(), kOp, ": with inverse_norm ", name, " must be contiguous, not ", t.describe());
   }
   ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, segments.q_index, scratch, inverse_norm});
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if (q.numel() == 0) return;
   if constexpr (kCudaBuild)
     if (ctx.on_gpu())

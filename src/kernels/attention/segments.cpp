@@ -60,15 +60,15 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
       kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
             segments.k_index, segments.num_visible_keys, segments.first_query, segments.q_tiles, segments.k_tiles,
             segments.q_wide_tiles, segments.k_wide_tiles, segments.single_block_segments, segments.tile_count});
-  const Section section(ctx, kOp);
+  const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);
   cpu::build_segments(ctx, segments, attend_self);
 }
 
-void add_spread(Context& ctx, std::vector<SegmentSpread>& of_head, const Segments& s, int64_t sequences) {
+void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& s, int64_t sequences) {
   const int64_t H = s.q_begin.size(1), T = s.q_segment.size(2), S = s.count();
-  require(static_cast<int64_t>(of_head.size()) == H && sequences <= s.q_begin.size(0), "add_spread: ", sequences,
+  require(static_cast<int64_t>(of_head.size()) == H && sequences <= s.q_begin.size(0), "add_balance: ", sequences,
           " sequences of ", of_head.size(), " heads from ", s.q_begin.describe());
   const int64_t entries = sequences * H * (S + 1);
   std::vector<int32_t> q(static_cast<size_t>(entries)), k(q.size());
@@ -83,7 +83,7 @@ void add_spread(Context& ctx, std::vector<SegmentSpread>& of_head, const Segment
       pairs += queries * keys;
       largest = std::max(largest, queries);
     }
-    SegmentSpread& head = of_head[static_cast<size_t>(i % H)];
+    SegmentBalance& head = of_head[static_cast<size_t>(i % H)];
     head.pairs += pairs / (length * length);
     head.largest += largest / length;
     ++head.sequences;

@@ -87,7 +87,7 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
 void build_segments(Context& ctx, const Segments& segments, bool attend_self);
 
 // How the rows of a head spread over its segments, summed over sequences.
-struct SegmentSpread {
+struct SegmentBalance {
   double pairs = 0;    // queries times keys of each segment, as a share of T^2: what is left of dense attention's work
   double largest = 0;  // share of the queries that are in the largest segment
   int64_t sequences = 0;
@@ -97,7 +97,7 @@ struct SegmentSpread {
 };
 
 // Adds the first `sequences` sequences of what build_segments made to of_head (H), on either device. Waits for it.
-void add_spread(Context& ctx, std::vector<SegmentSpread>& of_head, const Segments& segments, int64_t sequences);
+void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& segments, int64_t sequences);
 
 namespace cpu {
 decltype(scfa::build_segments) build_segments;

@@ -121,7 +121,7 @@ TEST(Segments, PlanHasTheShapes) {
                              {"segments", "1 to 4096", std::to_string(count).c_str()}));
 }
 
-TEST(Segments, SpreadIsTheShareOfPairs) {
+TEST(Segments, BalanceIsTheShareOfPairs) {
   Context ctx;
   const int64_t B = 3, H = 2, T = 100, S = 5;
   for (const SegmentChoice& choice : segment_choices()) {
@@ -129,9 +129,9 @@ TEST(Segments, SpreadIsTheShareOfPairs) {
     SegmentArrays arrays(B, H, T, S);
     choice.choose(arrays, S, 3);
     arrays.build(ctx, true);
-    std::vector<SegmentSpread> spread(H);
-    add_spread(ctx, spread, arrays.view(), 1);
-    add_spread(ctx, spread, arrays.view(), 2);  // the first once more, and the second; the third does not count
+    std::vector<SegmentBalance> balance(H);
+    add_balance(ctx, balance, arrays.view(), 1);
+    add_balance(ctx, balance, arrays.view(), 2);  // the first once more, and the second; the third does not count
     for (int64_t h = 0; h < H; ++h) {
       double pairs = 0, largest = 0;
       for (const int64_t b : {0, 0, 1}) {
@@ -145,7 +145,7 @@ TEST(Segments, SpreadIsTheShareOfPairs) {
         }
         largest += static_cast<double>(most) / T;
       }
-      const SegmentSpread& got = spread[static_cast<size_t>(h)];
+      const SegmentBalance& got = balance[static_cast<size_t>(h)];
       EXPECT_EQ(got.sequences, 3);
       EXPECT_NEAR(got.pairs, pairs, 1e-12);
       EXPECT_NEAR(got.largest_share(), largest / 3, 1e-12);
@@ -154,11 +154,11 @@ TEST(Segments, SpreadIsTheShareOfPairs) {
       }
     }
   }
-  std::vector<SegmentSpread> wrong(H + 1);
+  std::vector<SegmentBalance> wrong(H + 1);
   const SegmentArrays arrays(B, H, T, S);
-  EXPECT_TRUE(fails_naming([&] { add_spread(ctx, wrong, arrays.view(), 1); }, {"add_spread", "3 heads"}));
+  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, arrays.view(), 1); }, {"add_balance", "3 heads"}));
   wrong.resize(H);
-  EXPECT_TRUE(fails_naming([&] { add_spread(ctx, wrong, arrays.view(), 4); }, {"add_spread", "4 sequences"}));
+  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, arrays.view(), 4); }, {"add_balance", "4 sequences"}));
 }
 
 TEST(Segments, WrongIdsAndShapesAreNamed) {
