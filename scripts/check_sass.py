@@ -35,8 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nvcc", default="nvcc", help="compiler (default %(default)s)")
     args = parser.parse_args()
-    sources = [source for source in sorted((ROOT / "src/kernels/attention").glob("*_sm90.cu"))
-               if "hopper_gather.cuh" in source.read_text(encoding="utf-8")]
+    sources = [ROOT / "src/kernels/attention/sm90" / name for name in ("forward.cu", "backward.cu")]
     kernels, bad = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for source in sources:

@@ -26,7 +26,8 @@ constexpr bool kBoundedSpins = false;
 std::string describe_spin() {
   if (!kBoundedSpins || spin_report()->site == 0) return {};
   const SpinReport& report = *spin_report();
-  constexpr const char* kSites[] = {"", "a barrier in shared memory", "its turn to add to dq", "the other part of dq"};
+  constexpr const char* kSites[] = {"", "a barrier in shared memory", "dq_semaphore",
+                                    "dq_dk_merge_semaphore"};
   return concat("; block ", report.block, ", thread ", report.thread, " waited too long for ", kSites[report.site % 4],
                 " (", report.detail, ")");
 }

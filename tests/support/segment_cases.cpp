@@ -6,6 +6,20 @@
 
 namespace scfa::test {
 
+namespace {
+
+// From tensors in the order of WorkLists::layout.
+template <class Tensors>
+WorkLists work_lists(const Tensors& tensors, int64_t single_block_max_rows) {
+  WorkLists lists;
+  const auto layout = WorkLists::layout(1, 1, 1, 1);
+  for (size_t i = 0; i < layout.size(); ++i) lists.*layout[i].tensor = tensors[i];
+  lists.single_block_max_rows = single_block_max_rows;
+  return lists;
+}
+
+}  // namespace
+
 SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
     : q_segment(DType::kU16, {B, H, T}),
       k_segment(DType::kU16, {B, H, T}),
@@ -14,35 +28,21 @@ SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
       q_index_(DType::kI32, {B, H, T}),
       k_index_(DType::kI32, {B, H, T}),
       num_visible_keys_(DType::kI32, {B, H, T}),
-      first_query_(DType::kI32, {B, H, T}),
-      q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
-      k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
-      q_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
-      k_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
-      single_block_segments_(DType::kI32, {B * H * count, kTileEntry}),
-      tile_count_(DType::kI32, {kTileCounts}) {}
-
-Segments SegmentArrays::view() const {
-  return {q_segment,
-          k_segment,
-          q_begin_,
-          k_begin_,
-          q_index_,
-          k_index_,
-          num_visible_keys_,
-          first_query_,
-          q_tiles_,
-          k_tiles_,
-          q_wide_tiles_,
-          k_wide_tiles_,
-          single_block_segments_,
-          tile_count_,
-          single_block_max_rows};
+      first_query_(DType::kI32, {B, H, T}) {
+  for (const WorkLists::List& list : WorkLists::layout(B, H, T, count))
+    work_.emplace_back(DType::kI32, std::initializer_list<int64_t>{list.capacity, list.words});
 }
 
-std::array<Array*, 12> SegmentArrays::filled() {
-  return {&q_begin_, &k_begin_, &q_index_,      &k_index_,      &num_visible_keys_,      &first_query_,
-          &q_tiles_, &k_tiles_, &q_wide_tiles_, &k_wide_tiles_, &single_block_segments_, &tile_count_};
+Segments SegmentArrays::view() const {
+  Segments s{q_segment, k_segment, q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_, {}};
+  s.work = work_lists(work_, single_block_max_rows);
+  return s;
+}
+
+std::vector<Array*> SegmentArrays::filled() {
+  std::vector<Array*> arrays{&q_begin_, &k_begin_, &q_index_, &k_index_, &num_visible_keys_, &first_query_};
+  for (Array& list : work_) arrays.push_back(&list);
+  return arrays;
 }
 
 void SegmentArrays::poison() {
@@ -57,8 +57,9 @@ GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : single_block
 
 Segments GpuSegments::view() const {
   const std::vector<GpuCopy>& c = copies_;
-  return {
-      c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], single_block_max_rows_};
+  Segments s{c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], {}};
+  s.work = work_lists(std::vector<Tensor>(c.begin() + 8, c.end()), single_block_max_rows_);
+  return s;
 }
 
 void GpuSegments::download(SegmentArrays& to) const {

@@ -1,6 +1,5 @@
 // Segments for tests of attention: every array in guarded memory of its own, and ways of choosing who belongs where.
 #pragma once
-#include <array>
 #include <functional>
 #include <string>
 #include <vector>
@@ -23,10 +22,10 @@ class SegmentArrays {
 
  private:
   friend class GpuSegments;
-  std::array<Array*, 12> filled();
+  std::vector<Array*> filled();
 
-  Array q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_, q_tiles_, k_tiles_, q_wide_tiles_,
-      k_wide_tiles_, single_block_segments_, tile_count_;
+  Array q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_;
+  std::vector<Array> work_;  // in the order of WorkLists::layout
 };
 
 // A copy on the GPU, guard bands included.
@@ -37,7 +36,7 @@ class GpuSegments {
   void download(SegmentArrays& to) const;
 
  private:
-  std::vector<GpuCopy> copies_;  // in the order of Segments
+  std::vector<GpuCopy> copies_;  // in the order of Segments and WorkLists::layout
   int64_t single_block_max_rows_;
 };
 

@@ -2,9 +2,9 @@
 #include <algorithm>
 
 #include "core/rng.h"
-#include "kernels/attention/mma_sm80.cuh"
 #include "kernels/attention/patterns.h"
 #include "kernels/attention/rows.cuh"
+#include "kernels/attention/tile.cuh"
 
 namespace scfa::gpu {
 

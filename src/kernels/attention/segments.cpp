@@ -9,7 +9,6 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
   require(count >= 1 && count <= kMaxSegments, "segments: their number must be 1 to ", kMaxSegments, ", not ", count);
   constexpr const char* kName = "segments";
   Segments s;
-  s.single_block_max_rows = single_block_max_rows_of(D);
   s.q_segment = arena.take(kName, DType::kU16, {B, H, T});
   s.k_segment = arena.take(kName, DType::kU16, {B, H, T});
   s.q_begin = arena.take(kName, DType::kI32, {B, H, count + 1});
@@ -19,13 +18,7 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
   s.num_visible_keys = arena.take(kName, DType::kI32, {B, H, T});
   s.first_query = arena.take(kName, DType::kI32, {B, H, T});
   if (arena.device() == Device::kCpu) return s;
-  const int64_t capacity = tile_capacity(B, H, T, count);
-  s.q_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
-  s.k_tiles = arena.take(kName, DType::kI32, {capacity, kTileEntry});
-  for (Tensor* wide : {&s.q_wide_tiles, &s.k_wide_tiles})
-    *wide = arena.take(kName, DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry});
-  s.single_block_segments = arena.take(kName, DType::kI32, {B * H * count, kTileEntry});
-  s.tile_count = arena.take(kName, DType::kI32, {kTileCounts});
+  s.work = plan_work_lists(arena, B, H, T, D, count);
   return s;
 }
 
@@ -47,19 +40,13 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   require_tensor(segments.first_query, kOp, "first_query", DType::kI32, {B, H, T});
   if (ctx.on_gpu()) {
     require(B * H * T <= INT32_MAX, kOp, ": on the GPU at most 2^31 - 1 rows, not ", B * H * T);
-    const int64_t capacity = tile_capacity(B, H, T, S);
-    require_tensor(segments.q_tiles, kOp, "q_tiles", DType::kI32, {capacity, kTileEntry});
-    require_tensor(segments.k_tiles, kOp, "k_tiles", DType::kI32, {capacity, kTileEntry});
-    const int64_t wide = tile_capacity(B, H, T, S, kWideTileRows);
-    require_tensor(segments.q_wide_tiles, kOp, "q_wide_tiles", DType::kI32, {wide, kTileEntry});
-    require_tensor(segments.k_wide_tiles, kOp, "k_wide_tiles", DType::kI32, {wide, kTileEntry});
-    require_tensor(segments.single_block_segments, kOp, "single_block_segments", DType::kI32, {B * H * S, kTileEntry});
-    require_tensor(segments.tile_count, kOp, "tile_count", DType::kI32, {kTileCounts});
+    for (const WorkLists::List& list : WorkLists::layout(B, H, T, S)) {
+      require_tensor(segments.work.*list.tensor, kOp, list.name, DType::kI32, {list.capacity, list.words});
+      ctx.require_here(kOp, {segments.work.*list.tensor});
+    }
   }
-  ctx.require_here(
-      kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
-            segments.k_index, segments.num_visible_keys, segments.first_query, segments.q_tiles, segments.k_tiles,
-            segments.q_wide_tiles, segments.k_wide_tiles, segments.single_block_segments, segments.tile_count});
+  ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
+                         segments.k_index, segments.num_visible_keys, segments.first_query});
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);

@@ -73,10 +73,10 @@ void run_gpu(const Set& set, const SegmentArrays& chosen, int64_t count, bool at
   plan_segments(measure, B, H, T, D, count);
   Arena arena(Device::kGpu, measure.used());
   const Segments segments = plan_segments(arena, B, H, T, D, count);
-  for (const Tensor& t :
-       {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index, segments.num_visible_keys,
-        segments.first_query, segments.q_tiles, segments.k_tiles, segments.q_wide_tiles, segments.k_wide_tiles,
-        segments.single_block_segments, segments.tile_count})
+  const WorkLists& work = segments.work;
+  for (const Tensor& t : {segments.q_begin, segments.k_begin, segments.q_index, segments.k_index,
+                          segments.num_visible_keys, segments.first_query, work.query_tiles, work.key_tiles,
+                          work.wide_query_tiles, work.wide_key_tiles, work.single_block_segments, work.counts})
     gpu::fill(t.data, 0xFF, static_cast<size_t>(t.bytes()), ctx.stream());
   ctx.copy(segments.q_segment, chosen.q_segment);
   ctx.copy(segments.k_segment, chosen.k_segment);

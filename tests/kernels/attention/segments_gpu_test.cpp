@@ -2,9 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <functional>
 
 #include "support/compare.h"
 #include "support/segment_cases.h"
@@ -12,132 +10,136 @@
 namespace scfa::test {
 namespace {
 
-using Entry = std::array<int32_t, kTileEntry>;  // see segments.h
+// A segment of the CPU's lists.
+struct Segment {
+  int32_t head, segment, queries, keys;
+  int32_t query_offset, key_offset;  // in the sorted lists of all heads
+  bool is_single_block;
+};
 
-// A list as it must be, in any order, from the CPU's lists: its entries, and whether each is of a single-block segment.
-using Expected = std::vector<std::pair<Entry, bool>>;
-
-Expected expected_query_tiles(const Segments& lists, int64_t tile_rows) {
+std::vector<Segment> all_segments(const Segments& lists) {
   const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
-  Expected tiles;
-  for (int64_t head = 0; head < heads; ++head)
-    for (int64_t s = 0; s < S; ++s) {
-      const int32_t *at = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
-                    *there = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
-      const bool is_single_block = std::max(at[1] - at[0], there[1] - there[0]) <= lists.single_block_max_rows;
-      for (int32_t first = 0; first < at[1] - at[0]; first += static_cast<int32_t>(tile_rows)) {
-        const int32_t rows = std::min(static_cast<int32_t>(tile_rows), at[1] - at[0] - first);
-        const int64_t outer = head * T + at[0] + first;
-        tiles.push_back(
-            {{static_cast<int32_t>(head), static_cast<int32_t>(s), first, rows, static_cast<int32_t>(outer),
-              static_cast<int32_t>(head * T) + there[0], 0, lists.num_visible_keys.as<int32_t>()[outer + rows - 1]},
-             is_single_block});
-      }
-    }
-  return tiles;
-}
-
-// The entries of a list of `count`; what is behind them is as it was before.
-void read_entries(std::vector<Entry>& entries, const Tensor& list, int32_t count) {
-  ASSERT_LE(count, list.size(0));
-  entries.resize(static_cast<size_t>(list.size(0)));
-  std::copy_n(list.as<int32_t>(), list.numel(), entries.data()->data());
-  for (auto i = static_cast<size_t>(count); i < entries.size(); ++i)
-    for (const int32_t word : entries[i]) ASSERT_EQ(word, -1);
-  entries.resize(static_cast<size_t>(count));
-}
-
-// Tiles of keys come segment by segment, multi-block ones first, then by the magnitude of their queries, each from its
-// last tile to its first; `place` counts blocks of queries up.
-void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_count, const Segments& lists,
-                     int64_t tile_rows) {
-  const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
-  std::vector<Entry> entries;
-  ASSERT_NO_FATAL_FAILURE(read_entries(entries, list, count));
-  std::vector<bool> seen(static_cast<size_t>(heads * S));
-  int32_t at = 0, place = 0, before = 64;
-  while (at < count) {
-    const int64_t head = entries[static_cast<size_t>(at)][0], s = entries[static_cast<size_t>(at)][1];
-    ASSERT_TRUE(head >= 0 && head < heads && s >= 0 && s < S) << "entry " << at;
-    ASSERT_FALSE(seen[static_cast<size_t>(head * S + s)]) << "a segment twice";
-    seen[static_cast<size_t>(head * S + s)] = true;
-    const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
-                  *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
-    const int32_t queries = q[1] - q[0], keys = k[1] - k[0];
-    const bool is_single_block = std::max(queries, keys) <= lists.single_block_max_rows;
-    ASSERT_EQ(is_single_block, at >= multi_block_count)
-        << "entry " << at << " of " << multi_block_count << " of multi-block segments";
-    const int32_t magnitude = std::bit_width(static_cast<uint32_t>(queries)) + (is_single_block ? 0 : 32);
-    ASSERT_LE(magnitude, before) << "the longest first";
-    before = magnitude;
-    const auto rows = static_cast<int32_t>(tile_rows), base = static_cast<int32_t>(head * T);
-    const int32_t tiles = std::max((keys + rows - 1) / rows, 1);
-    const int32_t* first_query = lists.first_query.as<int32_t>() + base + k[0];
-    for (int32_t tile = tiles - 1; tile >= 0; --tile, ++at) {
-      const int32_t first = tile * rows;
-      const Entry expected = {static_cast<int32_t>(head),
-                              static_cast<int32_t>(s),
-                              first,
-                              std::min(rows, keys - first),
-                              base + k[0] + first,
-                              base + q[0],
-                              tile == 0 ? 0 : first_query[first],
-                              queries,
-                              tile + 1 < tiles ? first_query[first + rows] : INT32_MAX,
-                              place};
-      ASSERT_LT(at, count);
-      ASSERT_EQ(entries[static_cast<size_t>(at)], expected) << "entry " << at;
-    }
-    place += (queries + kQueryBlock - 1) / kQueryBlock;
-  }
-  for (int64_t i = 0; i < heads * S; ++i) {
-    const int64_t head = i / S, s = i % S;
-    const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
-                  *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
-    ASSERT_EQ(seen[static_cast<size_t>(i)], q[1] - q[0] + k[1] - k[0] > 0) << "segment " << s << " of head " << head;
-  }
-}
-
-Expected expected_single_block_segments(const Segments& lists) {
-  const int64_t heads = lists.q_begin.size(0) * lists.q_begin.size(1), S = lists.count(), T = lists.q_segment.size(2);
-  Expected entries;
+  std::vector<Segment> segments;
   for (int64_t i = 0; i < heads * S; ++i) {
     const int64_t head = i / S, s = i % S;
     const int32_t *q = lists.q_begin.as<int32_t>() + head * (S + 1) + s,
                   *k = lists.k_begin.as<int32_t>() + head * (S + 1) + s;
     const int32_t queries = q[1] - q[0], keys = k[1] - k[0], base = static_cast<int32_t>(head * T);
-    if (queries + keys == 0 || std::max(queries, keys) > lists.single_block_max_rows) continue;
-    entries.push_back(
-        {{static_cast<int32_t>(head), static_cast<int32_t>(s), queries, keys, base + q[0], base + k[0], 0, 0}, true});
+    segments.push_back({static_cast<int32_t>(head), static_cast<int32_t>(s), queries, keys, base + q[0], base + k[0],
+                        std::max(queries, keys) <= lists.work.single_block_max_rows});
   }
-  return entries;
+  return segments;
 }
 
-// The list has the expected entries and no others; those of multi-block segments come first (multi_block_count of them,
+// A list as it must be, in any order: its items, and whether each is of a single-block segment.
+template <class Item>
+using Expected = std::vector<std::pair<Item, bool>>;
+
+Expected<QueryTile> expected_query_tiles(const Segments& lists, int64_t tile_rows) {
+  Expected<QueryTile> tiles;
+  const auto rows = static_cast<int32_t>(tile_rows);
+  for (const Segment& s : all_segments(lists))
+    for (int32_t first = 0; first < s.queries; first += rows) {
+      const int32_t queries = std::min(rows, s.queries - first), offset = s.query_offset + first;
+      const int32_t visible = lists.num_visible_keys.as<int32_t>()[offset + queries - 1];
+      tiles.push_back({{s.head, s.segment, first, queries, offset, s.key_offset, 0, visible}, s.is_single_block});
+    }
+  return tiles;
+}
+
+Expected<SingleBlockSegment> expected_single_block_segments(const Segments& lists) {
+  Expected<SingleBlockSegment> items;
+  for (const Segment& s : all_segments(lists))
+    if (s.queries + s.keys > 0 && s.is_single_block)
+      items.push_back({{s.head, s.segment, s.queries, s.keys, s.query_offset, s.key_offset, {}}, true});
+  return items;
+}
+
+// The items of a list of `count`; what is behind them is as it was before.
+template <class Item>
+void read_items(std::vector<Item>& items, const Tensor& list, int32_t count) {
+  ASSERT_LE(count, list.size(0));
+  const auto* words = list.as<int32_t>();
+  for (int64_t i = count * kWordsOf<Item>; i < list.numel(); ++i) ASSERT_EQ(words[i], -1);
+  const auto* first = reinterpret_cast<const Item*>(words);
+  items.assign(first, first + count);
+}
+
+// Key tiles come segment by segment, multi-block ones first, then by the magnitude of their queries, each from its last
+// tile to its first; dq_block counts blocks of queries up.
+void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_count, const Segments& lists,
+                     int64_t tile_rows) {
+  const std::vector<Segment> segments = all_segments(lists);
+  std::vector<KeyTile> items;
+  ASSERT_NO_FATAL_FAILURE(read_items(items, list, count));
+  std::vector<bool> seen(segments.size());
+  const auto rows = static_cast<int32_t>(tile_rows);
+  int32_t at = 0, dq_block = 0, before = 64;
+  while (at < count) {
+    const KeyTile& item = items[static_cast<size_t>(at)];
+    const int64_t number = item.head * lists.count() + item.segment;
+    ASSERT_TRUE(item.segment >= 0 && item.segment < lists.count() && number >= 0 &&
+                number < static_cast<int64_t>(segments.size()))
+        << "item " << at;
+    const Segment& s = segments[static_cast<size_t>(number)];
+    ASSERT_FALSE(seen[static_cast<size_t>(number)]) << "a segment twice";
+    seen[static_cast<size_t>(number)] = true;
+    ASSERT_EQ(s.is_single_block, at >= multi_block_count)
+        << "item " << at << " of " << multi_block_count << " of multi-block segments";
+    const int32_t magnitude = std::bit_width(static_cast<uint32_t>(s.queries)) + (s.is_single_block ? 0 : 32);
+    ASSERT_LE(magnitude, before) << "the longest first";
+    before = magnitude;
+    const int32_t tiles = std::max((s.keys + rows - 1) / rows, 1);
+    const int32_t* first_query = lists.first_query.as<int32_t>() + s.key_offset;
+    for (int32_t tile = tiles - 1; tile >= 0; --tile, ++at) {
+      const int32_t first = tile * rows;
+      const KeyTile expected = {s.head,
+                                s.segment,
+                                first,
+                                std::min(rows, s.keys - first),
+                                s.key_offset + first,
+                                s.query_offset,
+                                tile == 0 ? 0 : first_query[first],
+                                s.queries,
+                                tile + 1 < tiles ? first_query[first + rows] : INT32_MAX,
+                                dq_block,
+                                {}};
+      ASSERT_LT(at, count);
+      ASSERT_TRUE(items[static_cast<size_t>(at)] == expected) << "item " << at;
+    }
+    dq_block += (s.queries + static_cast<int32_t>(kQueryBlock) - 1) / static_cast<int32_t>(kQueryBlock);
+  }
+  for (size_t i = 0; i < segments.size(); ++i)
+    ASSERT_EQ(seen[i], segments[i].queries + segments[i].keys > 0)
+        << "segment " << segments[i].segment << " of head " << segments[i].head;
+}
+
+// The list has the expected items and no others; those of multi-block segments come first (multi_block_count of them,
 // or -1 where the two kinds are mixed), the most expensive first in either part.
-void check_list(const Tensor& list, int32_t count, int32_t multi_block_count, Expected expected,
-                const std::function<int32_t(const Entry&)>& cost) {
+template <class Item, class Cost>
+void check_list(const Tensor& list, int32_t count, int32_t multi_block_count, Expected<Item> expected,
+                const Cost& cost) {
   ASSERT_EQ(count, static_cast<int32_t>(expected.size()));
-  std::vector<Entry> entries;
-  ASSERT_NO_FATAL_FAILURE(read_entries(entries, list, count));
+  std::vector<Item> items;
+  ASSERT_NO_FATAL_FAILURE(read_items(items, list, count));
   std::sort(expected.begin(), expected.end());
   int before = 32;
   int32_t at = 0;
-  for (const Entry& entry : entries) {
+  for (const Item& item : items) {
     if (at == multi_block_count) before = 32;
-    const int magnitude = std::bit_width(static_cast<uint32_t>(cost(entry)));
+    const int magnitude = std::bit_width(static_cast<uint32_t>(cost(item)));
     ASSERT_LE(magnitude, before) << "the longest first";
     before = magnitude;
-    const auto found = std::lower_bound(expected.begin(), expected.end(), std::pair(entry, false));
-    ASSERT_TRUE(found != expected.end() && found->first == entry) << "entry " << at;
+    const auto found = std::lower_bound(expected.begin(), expected.end(), std::pair(item, false));
+    ASSERT_TRUE(found != expected.end() && found->first == item) << "item " << at;
     if (multi_block_count >= 0) {
       ASSERT_EQ(found->second, at >= multi_block_count)
-          << "entry " << at << " of " << multi_block_count << " of multi-block segments";
+          << "item " << at << " of " << multi_block_count << " of multi-block segments";
     }
     ++at;
   }
-  std::sort(entries.begin(), entries.end());
-  ASSERT_TRUE(std::adjacent_find(entries.begin(), entries.end()) == entries.end()) << "an entry twice";
+  std::sort(items.begin(), items.end());
+  ASSERT_TRUE(std::adjacent_find(items.begin(), items.end()) == items.end()) << "an item twice";
 }
 
 int32_t untied_heads(const Segments& s) {
@@ -149,27 +151,24 @@ int32_t untied_heads(const Segments& s) {
   return count;
 }
 
-void check_tiles(const Segments& got, const Segments& want) {
-  const auto* count = got.tile_count.as<int32_t>();
-  const int64_t S = want.count();
+void check_work(const Segments& got, const Segments& want) {
+  const WorkLists& work = got.work;
+  const auto& counts = *reinterpret_cast<const WorkCounts*>(work.counts.as<int32_t>());
+  const std::vector<Segment> segments = all_segments(want);
   const bool many = want.q_segment.numel() >= kL2GroupMinRows;
-  const auto pairs = [&](const Entry& e) {
-    const auto size_of = [&](const Tensor& begin) {
-      const int32_t* at = begin.as<int32_t>() + e[0] * (S + 1) + e[1];
-      return at[1] - at[0];
-    };
-    const int32_t queries = size_of(want.q_begin), keys = size_of(want.k_begin);
-    return many && std::max(queries, keys) <= kL2GroupMaxRows ? keys : e[7] - e[6];
+  const auto cost = [&](const QueryTile& tile) {
+    const Segment& s = segments[static_cast<size_t>(tile.head * want.count() + tile.segment)];
+    return many && std::max(s.queries, s.keys) <= kL2GroupMaxRows ? s.keys : tile.end_key - tile.begin_key;
   };
-  ASSERT_EQ(count[kUntiedHeads], untied_heads(got));
-  check_list(got.q_tiles, count[kQueryTiles], count[kMultiBlockQueryTiles], expected_query_tiles(want, kTileRows),
-             pairs);
-  check_list(got.q_wide_tiles, count[kWideQueryTiles], count[kMultiBlockWideQueryTiles],
-             expected_query_tiles(want, kWideTileRows), pairs);
-  check_key_tiles(got.k_tiles, count[kKeyTiles], count[kMultiBlockKeyTiles], want, kTileRows);
-  check_key_tiles(got.k_wide_tiles, count[kWideKeyTiles], count[kMultiBlockWideKeyTiles], want, kWideTileRows);
-  check_list(got.single_block_segments, count[kSingleBlockSegments], -1, expected_single_block_segments(want),
-             [](const Entry& e) { return e[2] + e[3]; });
+  ASSERT_EQ(counts.untied_heads, untied_heads(got));
+  check_list(work.query_tiles, counts.query_tiles, counts.multi_block_query_tiles,
+             expected_query_tiles(want, kTileRows), cost);
+  check_list(work.wide_query_tiles, counts.wide_query_tiles, counts.multi_block_wide_query_tiles,
+             expected_query_tiles(want, kWideTileRows), cost);
+  check_key_tiles(work.key_tiles, counts.key_tiles, counts.multi_block_key_tiles, want, kTileRows);
+  check_key_tiles(work.wide_key_tiles, counts.wide_key_tiles, counts.multi_block_wide_key_tiles, want, kWideTileRows);
+  check_list(work.single_block_segments, counts.single_block_segments, -1, expected_single_block_segments(want),
+             [](const SingleBlockSegment& s) { return s.num_queries + s.num_keys; });
 }
 
 // Entries that nobody owns stay poisoned on either device, so the arrays are compared whole.
@@ -195,7 +194,7 @@ void check(Context& ctx, SegmentArrays& want, SegmentArrays& got, bool attend_se
   build_segments(ctx, device.view(), attend_self);
   device.download(got);
   check_equal(got.view(), want.view());
-  if (!testing::Test::HasFatalFailure()) check_tiles(got.view(), want.view());
+  if (!testing::Test::HasFatalFailure()) check_work(got.view(), want.view());
 }
 
 void check(Context& ctx, const SegmentChoice& choice, int64_t B, int64_t H, int64_t T, int64_t S, bool attend_self) {
@@ -252,7 +251,7 @@ TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
     build_segments(ctx, device.view(), true);  // over what the last run left
     device.download(again);
     check_equal(again.view(), first.view());
-    check_tiles(again.view(), first.view());
+    check_work(again.view(), first.view());
   }
 }
 
@@ -272,21 +271,14 @@ TEST_F(SegmentsGpu, UnknownSegmentsMeanNone) {
   check(ctx, want, got, true);
 }
 
-TEST_F(SegmentsGpu, MissingTileListsAreNamed) {
+TEST_F(SegmentsGpu, MissingWorkListsAreNamed) {
   Context ctx(Device::kGpu);
   SegmentArrays arrays(1, 1, 10, 2);
   const GpuSegments device(ctx, arrays);
-  const std::pair<const char*, Tensor Segments::*> lists[] = {
-      {"q_tiles", &Segments::q_tiles},
-      {"k_tiles", &Segments::k_tiles},
-      {"q_wide_tiles", &Segments::q_wide_tiles},
-      {"k_wide_tiles", &Segments::k_wide_tiles},
-      {"single_block_segments", &Segments::single_block_segments},
-      {"tile_count", &Segments::tile_count}};
-  for (const auto& [name, member] : lists) {
+  for (const WorkLists::List& list : WorkLists::layout(1, 1, 10, 2)) {
     Segments s = device.view();
-    s.*member = {};
-    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", name}));
+    s.work.*list.tensor = {};
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", list.name}));
   }
   EXPECT_TRUE(fails_naming([&] { build_segments(ctx, arrays.view(), true); }, {"build_segments", "gpu", "cpu"}));
 }

@@ -1,25 +1,12 @@
-// Building blocks of the Hopper kernels: the warpgroup-level bf16 matrix instruction of sm_90a (wgmma) and the
-// mbarriers that pass tiles from one warpgroup to another. See PTX ISA 8.0, "Asynchronous Warpgroup Level Matrix
-// Instructions" and "mbarrier". Tiles are those of mma_sm80.cuh: panels of 64 columns with 128-byte rows, 128-byte
-// swizzle, base address a multiple of 1024 bytes. A part of a tile may start at any multiple of 8 rows.
+// Products of tiles by the warpgroup-level matrix instruction of sm_90a (wgmma, bf16, accumulated in f32). See PTX ISA
+// 8.0, "Asynchronous Warpgroup Level Matrix Instructions". Tiles are those of tile.cuh; their base address is a
+// multiple of 1024 bytes, and a part of a tile may start at any multiple of 8 rows.
 #pragma once
-#include "kernels/attention/bounded_spin.cuh"
-#include "kernels/attention/mma_sm80.cuh"
-
-// Code for sm_90a exactly; kernels are empty in any other compilation.
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define SCFA_SM90A
-#endif
+#include "kernels/attention/fragment_math.cuh"
+#include "kernels/attention/sm90/ptx.cuh"
+#include "kernels/attention/tile.cuh"
 
 namespace scfa::gpu {
-
-constexpr int kGroup = 128;  // threads of a warpgroup
-
-// A value that is the same in all threads of a warp, in a way that the compiler sees: matrix descriptors and branches
-// around matrix instructions then live in uniform registers.
-__device__ inline int warp_uniform(int x) {
-  return __shfl_sync(0xFFFFFFFFu, x, 0);
-}
 
 // ---- operands in shared memory --------------------------------------------------------------------------------------
 // Matrix descriptors, 64 bits: start address, distance of panels (of an MN-major operand wider than 64; ignored
@@ -32,21 +19,21 @@ __device__ inline uint32_t tile_descriptor(uint32_t address, uint32_t panel_byte
 }
 
 // An operand of kRows rows of kD columns whose rows are those of the product (K-major: sums run along a row).
-__device__ inline uint32_t rows_operand(uint32_t tile) {
+__device__ inline uint32_t k_major_descriptor(uint32_t tile) {
   return tile_descriptor(tile, 16);
 }
 // At the 16 columns from 16 k on.
 template <int kRows>
-__device__ inline uint32_t rows_at(uint32_t operand, int k) {
+__device__ inline uint32_t k_major_at(uint32_t operand, int k) {
   return operand + (k / 4 * (kRows * 128) + k % 4 * 32) / 16;
 }
 // The same tile with its columns as those of the product (MN-major: sums run down a column).
 template <int kRows>
-__device__ inline uint32_t columns_operand(uint32_t tile) {
+__device__ inline uint32_t mn_major_descriptor(uint32_t tile) {
   return tile_descriptor(tile, kRows * 128);
 }
 // At the 16 rows from 16 k on.
-__device__ inline uint32_t columns_at(uint32_t operand, int k) {
+__device__ inline uint32_t mn_major_at(uint32_t operand, int k) {
   return operand + k * (16 * 128) / 16;
 }
 
@@ -153,158 +140,31 @@ __device__ inline void warpgroup_fence_operand(uint32_t (&d)[kN][4]) {
     for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[i][j])::"memory");
 }
 
-// Returns x, but the compiler cannot know that. What depends on the result is therefore computed at this point and not
-// kept in registers from before.
-__device__ inline int opaque(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
-}
-
-// Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as the A fragment of the next product.
-template <int kN>
-__device__ inline void accumulator_to_a_fragment(uint32_t (&a)[4], const float (&d)[kN], int k) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) a[i] = pack_bf16(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
-}
-
-// stmatrix.x4: stores an A fragment (16 x 16) to shared memory. The 8 x 8 matrix m goes to the rows whose addresses
-// lanes 8 m to 8 m + 7 give. With the address of row lane % 16, chunk lane / 16, the tile then holds the columns that
-// accumulator_to_a_fragment packed.
-__device__ inline void stmatrix(uint32_t row_address, const uint32_t (&a)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address), "r"(a[0]),
-               "r"(a[1]), "r"(a[2]), "r"(a[3])
-               : "memory");
-}
-__device__ inline uint4 load_chunk(uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
-}
-__device__ inline int load_int(uint32_t address) {
-  int v;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
-}
-__device__ inline float2 load_pair(uint32_t address) {
-  float2 v;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
-  return v;
-}
-__device__ inline void store_int(uint32_t address, int v) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
-}
-__device__ inline void store_chunk(uint32_t address, const uint4& v) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-               : "memory");
-}
-
 // ---- products of tiles ----------------------------------------------------------------------------------------------
 // The functions below only issue products: they are complete after warpgroup_commit() and warpgroup_wait().
 // d (64, kN) = a' b'^T: a' is rows `first` to first + 63 of a (kRowsA, kD), b' the first kN rows of b (kRowsB, kD).
 // Both operands come from shared memory, K-major.
 template <int kN, int kRowsA, int kRowsB, int kD>
 __device__ inline void gemm_ss(float (&d)[kN / 2], uint32_t a, int first, uint32_t b) {
-  const uint32_t from_a = rows_operand(a + first * 128), from_b = rows_operand(b);
+  const uint32_t from_a = k_major_descriptor(a + first * 128), from_b = k_major_descriptor(b);
 #pragma unroll
   for (int k = 0; k < kD / 16; ++k)
-    Wgmma<kN>::template ss<false, false>(d, rows_at<kRowsA>(from_a, k), rows_at<kRowsB>(from_b, k), k > 0);
+    Wgmma<kN>::template ss<false, false>(d, k_major_at<kRowsA>(from_a, k), k_major_at<kRowsB>(from_b, k), k > 0);
 }
 // d (64, kD) = a b' [+ d]: a (64, kK) comes from registers, b' is the first kK rows of b (kRowsB, kD), MN-major.
 template <int kK, int kRowsB, int kD>
 __device__ inline void gemm_rs(float (&d)[kD / 2], const uint32_t (&a)[kK / 16][4], uint32_t b, bool add) {
-  const uint32_t from = columns_operand<kRowsB>(b);
+  const uint32_t from = mn_major_descriptor<kRowsB>(b);
 #pragma unroll
-  for (int k = 0; k < kK / 16; ++k) Wgmma<kD>::template rs<true>(d, a[k], columns_at(from, k), add || k > 0);
+  for (int k = 0; k < kK / 16; ++k) Wgmma<kD>::template rs<true>(d, a[k], mn_major_at(from, k), add || k > 0);
 }
 // d (64, kD) = a^T b: a is a panel of kK rows and 64 columns, b is (kK, kD). Both come from shared memory, MN-major.
 template <int kK, int kD>
 __device__ inline void gemm_ss_tn(float (&d)[kD / 2], uint32_t panel, uint32_t b) {
-  const uint32_t from_a = columns_operand<kK>(panel), from_b = columns_operand<kK>(b);
+  const uint32_t from_a = mn_major_descriptor<kK>(panel), from_b = mn_major_descriptor<kK>(b);
 #pragma unroll
   for (int k = 0; k < kK / 16; ++k)
-    Wgmma<kD>::template ss<true, true>(d, columns_at(from_a, k), columns_at(from_b, k), k > 0);
-}
-
-// ---- barriers -------------------------------------------------------------------------------------------------------
-// Makes what copies and ordinary stores wrote before visible to wgmma after it (the async proxy).
-__device__ inline void fence_proxy_async() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// Of `count` arrivals a phase. Lives in shared memory, 8 bytes.
-__device__ inline void barrier_init(uint32_t barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-// After the last barrier_init, before a __syncthreads().
-__device__ inline void barriers_are_made() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// Arrives once all copies that this thread has started are done.
-__device__ inline void barrier_arrive_copied(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-// Until the phase of that parity is over.
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
-  if constexpr (kBoundedSpins) {
-    for (Spin spin(SpinSite::kBarrier, barrier);; spin.again()) {
-      int done;
-      asm volatile(
-          "{\n.reg .pred done;\n"
-          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-          "selp.b32 %0, 1, 0, done;\n}"
-          : "=r"(done)
-          : "r"(barrier), "r"(parity)
-          : "memory");
-      if (done != 0) return;
-    }
-  }
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "wait%=:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra wait%=;\n}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// The position of a producer or of a consumer in a circular buffer of kStages stages. The barriers of the stages lie
-// side by side. The consumer waits for a full barrier with parity(), the producer for an empty barrier with
-// parity() ^ 1, which a new barrier passes at once.
-template <int kStages>
-struct PipelineState {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ void next() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
-  }
-  __device__ uint32_t parity() const { return phase; }
-  __device__ uint32_t barrier(uint32_t first) const { return first + 8 * stage; }
-};
-
-// Waits at named barrier 1..15 until `threads` threads have arrived.
-__device__ inline void sync_threads(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
-// Arrives at it without waiting.
-__device__ inline void pass_threads(int barrier, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
-// How many registers a thread of this warpgroup may use from here on, a multiple of 8: fewer than before, or more.
-template <int kRegisters>
-__device__ inline void setmaxnreg_dec() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ inline void setmaxnreg_inc() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+    Wgmma<kD>::template ss<true, true>(d, mn_major_at(from_a, k), mn_major_at(from_b, k), k > 0);
 }
 
 }  // namespace scfa::gpu

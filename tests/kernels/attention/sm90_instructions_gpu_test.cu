@@ -7,8 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/attention/attention_sm90.h"
-#include "kernels/attention/wgmma_sm90.cuh"
+#include "kernels/attention/sm90/attention.h"
+#include "kernels/attention/sm90/mbarrier.cuh"
+#include "kernels/attention/sm90/wgmma.cuh"
 #include "support/array.h"
 #include "support/compare.h"
 #include "support/gpu.h"
@@ -37,14 +38,14 @@ __device__ void load_tile(uint32_t tile, const Bf16* from) {
 template <int kN>
 __device__ void store(float* to, const float (&d)[kN / 2], int group_row = 0) {
   for (int i = 0; i < kN / 2; ++i) {
-    const int thread = threadIdx.x % kGroup;
+    const int thread = threadIdx.x % kWarpgroupSize;
     const int row = group_row + thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8;
     to[row * kN + i / 4 * 8 + thread % 4 * 2 + i % 2] = d[i];
   }
 }
 
 template <int kN, int kRowsA, int kRowsB, int kD>
-__global__ void __launch_bounds__(kGroup)
+__global__ void __launch_bounds__(kWarpgroupSize)
     gemm_ss_kernel(const Bf16* a, const Bf16* b, int first, int first_b, float* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile_a = shared_tiles(), tile_b = tile_a + Tile<kRowsA, kD>::kBytes;
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kGroup)
 
 // Twice the product: once as the first of a sum, once added.
 template <int kK, int kRowsB, int kD>
-__global__ void __launch_bounds__(kGroup) gemm_rs_kernel(const float* scores, const Bf16* b, float* to) {
+__global__ void __launch_bounds__(kWarpgroupSize) gemm_rs_kernel(const float* scores, const Bf16* b, float* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile = shared_tiles();
   load_tile<kRowsB, kD>(tile, b);
@@ -90,7 +91,8 @@ __global__ void __launch_bounds__(kGroup) gemm_rs_kernel(const float* scores, co
 }
 
 template <int kK, int kD>
-__global__ void __launch_bounds__(kGroup) gemm_ss_tn_kernel(const Bf16* a, int panel, const Bf16* b, float* to) {
+__global__ void __launch_bounds__(kWarpgroupSize)
+    gemm_ss_tn_kernel(const Bf16* a, int panel, const Bf16* b, float* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile_a = shared_tiles(), tile_b = tile_a + Tile<kK, 128>::kBytes;
   load_tile<kK, 128>(tile_a, a);
@@ -108,7 +110,7 @@ __global__ void __launch_bounds__(kGroup) gemm_ss_tn_kernel(const Bf16* a, int p
 }
 
 template <int kD>
-__global__ void __launch_bounds__(kGroup) stmatrix_kernel(const float* from, Bf16* to) {
+__global__ void __launch_bounds__(kWarpgroupSize) stmatrix_kernel(const float* from, Bf16* to) {
 #ifdef SCFA_SM90A
   const uint32_t tile = shared_tiles();
   float s[kD / 2];
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(kGroup) stmatrix_kernel(const float* from, Bf1
     stmatrix(Tile<64, kD>::step(corner, 0, 2 * k), packed);
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < 64 * kD / 8; i += kGroup)
+  for (int i = threadIdx.x; i < 64 * kD / 8; i += kWarpgroupSize)
     reinterpret_cast<uint4*>(to)[i] = load_chunk(Tile<64, kD>::at(tile, i / (kD / 8), i % (kD / 8)));
 #endif
 }
@@ -133,7 +135,7 @@ __global__ void __launch_bounds__(kGroup) stmatrix_kernel(const float* from, Bf1
 // One warpgroup copies tiles of b into the stages of a pipeline, two multiply rows of a with each and add up.
 constexpr int kPipelineSteps = 37;
 template <int kStages>
-__global__ void __launch_bounds__(3 * kGroup, 1) pipeline_kernel(const Bf16* a, const Bf16* b, float* to) {
+__global__ void __launch_bounds__(3 * kWarpgroupSize, 1) pipeline_kernel(const Bf16* a, const Bf16* b, float* to) {
 #ifdef SCFA_SM90A
   __shared__ alignas(8) uint64_t full[kStages], empty[kStages];
   using TileB = Tile<128, 64>;
@@ -141,29 +143,29 @@ __global__ void __launch_bounds__(3 * kGroup, 1) pipeline_kernel(const Bf16* a, 
   load_tile<128, 64>(tile_a, a);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      barrier_init(shared_address(&full[i]), kGroup);
-      barrier_init(shared_address(&empty[i]), 8);
+      mbarrier_init(shared_address(&full[i]), kWarpgroupSize);
+      mbarrier_init(shared_address(&empty[i]), 8);
     }
-    barriers_are_made();
+    fence_barrier_init();
   }
   __syncthreads();
   PipelineState<kStages> pipeline;
-  if (threadIdx.x < kGroup) {
+  if (threadIdx.x < kWarpgroupSize) {
     setmaxnreg_dec<40>();
     for (int step = 0; step < kPipelineSteps; ++step, pipeline.next()) {
-      barrier_wait(pipeline.barrier(shared_address(empty)), pipeline.parity() ^ 1);
-      for (int i = threadIdx.x; i < 128 * 8; i += kGroup)
+      mbarrier_wait(pipeline.barrier(shared_address(empty)), pipeline.parity() ^ 1);
+      for (int i = threadIdx.x; i < 128 * 8; i += kWarpgroupSize)
         copy_async<16>(TileB::at(stages + pipeline.stage * TileB::kBytes, i / 8, i % 8), b + step * 128 * 64 + i * 8,
                        true);
-      barrier_arrive_copied(pipeline.barrier(shared_address(full)));
+      mbarrier_arrive_on_copies(pipeline.barrier(shared_address(full)));
     }
     wait_copies<0>();
   } else {
     setmaxnreg_inc<232>();
-    const int group = threadIdx.x / kGroup - 1;
+    const int group = threadIdx.x / kWarpgroupSize - 1;
     float sum[64] = {};
     for (int step = 0; step < kPipelineSteps; ++step, pipeline.next()) {
-      barrier_wait(pipeline.barrier(shared_address(full)), pipeline.parity());
+      mbarrier_wait(pipeline.barrier(shared_address(full)), pipeline.parity());
       fence_proxy_async();
       float d[64];
       warpgroup_fence_operand(d);
@@ -173,7 +175,7 @@ __global__ void __launch_bounds__(3 * kGroup, 1) pipeline_kernel(const Bf16* a, 
       warpgroup_wait<0>();
       warpgroup_fence_operand(d);
       __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(pipeline.barrier(shared_address(empty)));
+      if (threadIdx.x % 32 == 0) mbarrier_arrive(pipeline.barrier(shared_address(empty)));
 #pragma unroll
       for (int i = 0; i < 64; ++i) sum[i] += d[i];
     }
@@ -225,7 +227,7 @@ TEST_F(WgmmaGpu, RowsTimesRows) {
     Array a(DType::kBF16, {kRowsA, kD}), b(DType::kBF16, {kRowsB, kD}), d(DType::kF32, {64, kN});
     a.fill_normal(1), b.fill_normal(2);
     const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
-    launch(kGroup, (kRowsA + kRowsB) * kD * 2 + 1024, gemm_ss_kernel<kN, kRowsA, kRowsB, kD>, pointer(on_a),
+    launch(kWarpgroupSize, (kRowsA + kRowsB) * kD * 2 + 1024, gemm_ss_kernel<kN, kRowsA, kRowsB, kD>, pointer(on_a),
            pointer(on_b), first, first_b, Tensor(on_d).as<float>());
     on_d.download(d);
     EXPECT_TRUE(test::close(d.values(), product(a, first, 64, b, first_b, kN), 1e-5));
@@ -250,7 +252,7 @@ TEST_F(WgmmaGpu, ScoresTimesColumns) {
     rounded.assign(scores.values());
     b.fill_normal(4);
     const GpuCopy on_scores(*ctx_, scores), on_b(*ctx_, b), on_d(*ctx_, d);
-    launch(kGroup, kRowsB * kD * 2 + 1024, gemm_rs_kernel<kK, kRowsB, kD>,
+    launch(kWarpgroupSize, kRowsB * kD * 2 + 1024, gemm_rs_kernel<kK, kRowsB, kD>,
            static_cast<const float*>(Tensor(on_scores).data), pointer(on_b), Tensor(on_d).as<float>());
     on_d.download(d);
     const std::vector<double> s = rounded.values(), y = b.values();
@@ -275,7 +277,7 @@ TEST_F(WgmmaGpu, ColumnsTimesColumns) {
     Array a(DType::kBF16, {kK, 128}), b(DType::kBF16, {kK, kD}), d({64, kD});
     a.fill_normal(8), b.fill_normal(9);
     const GpuCopy on_a(*ctx_, a), on_b(*ctx_, b), on_d(*ctx_, d);
-    launch(kGroup, kK * (128 + kD) * 2 + 1024, gemm_ss_tn_kernel<kK, kD>, pointer(on_a), panel, pointer(on_b),
+    launch(kWarpgroupSize, kK * (128 + kD) * 2 + 1024, gemm_ss_tn_kernel<kK, kD>, pointer(on_a), panel, pointer(on_b),
            Tensor(on_d).as<float>());
     on_d.download(d);
     const std::vector<double> x = a.values(), y = b.values();
@@ -299,7 +301,7 @@ TEST_F(WgmmaGpu, OperandsGoBackToSharedMemory) {
     from.fill_normal(5);
     want.assign(from.values());
     const GpuCopy on_from(*ctx_, from), on_to(*ctx_, to);
-    launch(kGroup, 64 * kD * 2 + 1024, stmatrix_kernel<kD>, static_cast<const float*>(Tensor(on_from).data),
+    launch(kWarpgroupSize, 64 * kD * 2 + 1024, stmatrix_kernel<kD>, static_cast<const float*>(Tensor(on_from).data),
            static_cast<Bf16*>(Tensor(on_to).data));
     on_to.download(to);
     EXPECT_TRUE(to.same_bits(want)) << kD;
@@ -317,8 +319,8 @@ TEST_F(WgmmaGpu, PipelinesPassTilesBetweenWarpgroups) {
   for (size_t i = 0; i < 128; ++i)
     for (size_t j = 0; j < 128 * kPipelineSteps; ++j) want[i * 128 + j % 128] += all[i * 128 * kPipelineSteps + j];
   const auto check = [&]<int kStages>() {
-    launch(3 * kGroup, (1 + kStages) * 128 * 64 * 2 + 1024, pipeline_kernel<kStages>, pointer(on_a), pointer(on_b),
-           Tensor(on_d).as<float>());
+    launch(3 * kWarpgroupSize, (1 + kStages) * 128 * 64 * 2 + 1024, pipeline_kernel<kStages>, pointer(on_a),
+           pointer(on_b), Tensor(on_d).as<float>());
     on_d.download(d);
     EXPECT_TRUE(test::close(d.values(), want, 1e-5)) << kStages;
   };
@@ -331,9 +333,9 @@ TEST_F(WgmmaGpu, PipelinesPassTilesBetweenWarpgroups) {
 __global__ void __launch_bounds__(32) stuck_kernel() {
 #ifdef SCFA_SM90A
   __shared__ uint64_t barrier;
-  if (threadIdx.x == 0) barrier_init(shared_address(&barrier), 1);
+  if (threadIdx.x == 0) mbarrier_init(shared_address(&barrier), 1);
   __syncwarp();
-  barrier_wait(shared_address(&barrier), 0);
+  mbarrier_wait(shared_address(&barrier), 0);
 #endif
 }
 

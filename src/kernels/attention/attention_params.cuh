@@ -1,0 +1,52 @@
+// The parameters of the attention kernels, and rows of heads in global memory.
+#pragma once
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/attention/work_items.h"
+
+namespace scfa::gpu {
+
+// The rows of one head; the stride in elements.
+struct HeadView {
+  __nv_bfloat16* data;
+  int64_t row_stride;
+};
+// Those of all heads of a (B, T, H, D) tensor, D contiguous. Heads are numbered b * H + h.
+struct HeadRows {
+  __nv_bfloat16* data;
+  int64_t batch_stride, row_stride, head_stride;
+  __device__ HeadView head(int head, int H) const {
+    return {data + head / H * batch_stride + head % H * head_stride, row_stride};
+  }
+};
+
+struct AttentionParams {
+  HeadRows q, k, v, out, dout, dq, dk, dv;
+  float* lse;          // (B, H, T), in token order
+  float2* statistics;  // (B, H, T), sorted queries: lse and delta (rowsum of out * dout), side by side; for backward
+  const int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;  // as in Segments
+  const void* work_items;   // the list that a kernel works off: QueryTile, KeyTile or SingleBlockSegment
+  const int* num_items;     // how many it has
+  int* tile_counter;        // the next item to take
+  const int* untied_heads;  // WorkCounts::untied_heads
+  // Sums of dq in f32, in blocks of kQueryBlock queries. dq_ring: a ring of ring_blocks blocks that all thread blocks
+  // share. dq_accum: dq_accum_blocks blocks for each thread block alone, where these take whole segments.
+  float *dq_accum, *dq_ring;
+  unsigned* dq_semaphores;  // of dq_ring: see sm90/dq_semaphore.cuh
+  int ring_blocks, dq_accum_blocks;
+  // (B, T, H) where keys are normalised queries, otherwise null. Where no head is untied, the gradient through the keys
+  // is added to dq.
+  const float* inverse_norm;
+  int H, T, S, D;
+  float scale;       // of scores
+  float scale_log2;  // the same for exponentials of base two: scale * log2(e)
+};
+
+template <class Item>
+__device__ inline const Item* work_items(const AttentionParams& p) {
+  return static_cast<const Item*>(p.work_items);
+}
+
+}  // namespace scfa::gpu

@@ -1,0 +1,26 @@
+// Which of its inner rows a warp's 16 outer rows see.
+#pragma once
+#include <climits>
+
+namespace scfa::gpu::sm80 {
+
+// A lane's two rows (lane / 4 and lane / 4 + 8 of the warp's) and the bound of each: num_visible_keys of a query, or
+// first_query of a key. least and most are over the rows of the warp.
+struct RowBounds {
+  int bound[2], least = INT_MAX, most = 0;
+
+  // first: the warp's first row of the tile; rows past `rows` have the bound `none`.
+  __device__ RowBounds(const int* bounds, int first, int rows, int none) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first + 8 * half + static_cast<int>(threadIdx.x) % 32 / 4;
+      bound[half] = row < rows ? bounds[row] : none;
+      least = min(least, bound[half]);
+      most = max(most, bound[half]);
+    }
+    least = __reduce_min_sync(0xFFFFFFFFu, least);
+    most = __reduce_max_sync(0xFFFFFFFFu, most);
+  }
+};
+
+}  // namespace scfa::gpu::sm80

@@ -1,0 +1,217 @@
+// Attention forward on sm_90a, after FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608). Each consumer warpgroup
+// goes through its steps by itself: scores, exponentials, results. What overlaps is the work of different warpgroups.
+#include "kernels/attention/sm80/mma.cuh"
+#include "kernels/attention/sm90/attention.h"
+#include "kernels/attention/sm90/epilogue.cuh"
+#include "kernels/attention/sm90/producer.cuh"
+#include "kernels/attention/sm90/softmax.cuh"
+#include "kernels/attention/sm90/wgmma.cuh"
+
+namespace scfa::gpu::sm90 {
+
+namespace {
+
+// The 64 query rows of a tile that one consumer warpgroup computes.
+template <class Storage>
+class ForwardConsumer {
+  using Traits = typename Storage::Traits;
+  static constexpr int kD = Traits::kD, kBlockM = Traits::kOuterRows, kBlockN = Traits::kInnerRows;
+
+ public:
+  __device__ ForwardConsumer(const AttentionParams& params, const Storage& shared) : p(params), storage(shared) {
+    group = warp_uniform(threadIdx.x / kWarpgroupSize) - 1;
+    group_first = 64 * group;
+    warp_first = group_first + 16 * (warp_uniform(threadIdx.x / 32) % 4);
+    row = warp_first + lane / 4;
+  }
+
+  __device__ void run() {
+    while (true) {
+      mbarrier_wait(tiles.barrier(storage.tile_full()), tiles.parity());
+      fence_proxy_async();
+      info.at = storage.work_tile(tiles.stage);
+      if (warp_uniform(info.head()) < 0) break;
+      compute_tile();
+      mbarrier_arrive_warp(tiles.barrier(storage.tile_empty()));
+      tiles.next();
+    }
+  }
+
+ private:
+  __device__ void compute_tile() {
+    const int num_rows = warp_uniform(info.num_rows());
+    const int visible = warp_uniform(group_first < num_rows ? info.bound(min(group_first + 63, num_rows - 1)) : 0);
+    const int steps = (visible + kBlockN - 1) / kBlockN;
+    // Of the last step's keys the group may see no more than half.
+    constexpr int kHalf = kBlockN / 2;
+    const bool ends_in_half = steps > 0 && visible - (steps - 1) * kBlockN <= kHalf;
+    queries = storage.outer(tiles.stage, 0);
+    softmax = {{-INFINITY, -INFINITY}, {}};
+    float out[kD / 2] = {};
+    uint32_t probabilities[kBlockN / 16][4];
+    last_empty = 0;
+#pragma unroll 1
+    for (int step = 0; step < steps - ends_in_half; ++step) compute_step<kBlockN>(out, probabilities, step);
+    if (ends_in_half) {
+      uint32_t operand[kHalf / 16][4];
+      compute_step<kHalf>(out, operand, steps - 1);
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(operand);
+    }
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(out);
+    warpgroup_fence_operand(probabilities);
+    if (steps > 0) mbarrier_arrive_warp(last_empty);
+    drain_stages(steps, (warp_uniform(info.end()) + kBlockN - 1) / kBlockN);
+    named_barrier_sync(2 + group, kWarpgroupSize);  // no warp of the group reads its queries any more
+    write(out);
+  }
+
+  // The next kKeys keys of a step. operand: the probabilities, still read by the product that runs when this returns
+  // (D = 64). With D = 128 there are no registers for the next scores beside them, so the product is complete.
+  template <int kKeys>
+  __device__ void compute_step(float (&out)[kD / 2], uint32_t (&operand)[kKeys / 16][4], int step) {
+    const uint32_t keys = storage.inner(stages.stage, 0), values = storage.inner(stages.stage, 1);
+    mbarrier_wait(stages.barrier(storage.full()), stages.parity());
+    fence_proxy_async();
+    float s[kKeys / 2];
+    warpgroup_fence_operand(s);
+    warpgroup_arrive();
+    gemm_ss<kKeys, kBlockM, kBlockN, kD>(s, queries, group_first, keys);
+    warpgroup_commit();
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(s);
+    warpgroup_fence_operand(out);
+    warpgroup_fence_operand(operand);
+    if (step > 0) mbarrier_arrive_warp(last_empty);  // the product of the step before is complete too
+    last_empty = stages.barrier(storage.empty());
+    update_softmax<kKeys>(s, out, keys, step);
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) accumulator_to_a_fragment(operand[k], s, k);
+    warpgroup_fence_operand(out);
+    warpgroup_fence_operand(operand);
+    warpgroup_arrive();
+    gemm_rs<kKeys, kBlockN, kD>(out, operand, values, true);
+    warpgroup_commit();
+    if constexpr (kD > 64) {
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(out);
+      warpgroup_fence_operand(operand);
+    }
+    stages.next();
+  }
+
+  // Scores s become exponentials; sums and, where the base changes, `out` follow.
+  template <int kKeys>
+  __device__ void update_softmax(float (&s)[kKeys / 2], float (&out)[kD / 2], uint32_t keys, int step) {
+    const bool masked = (step + 1) * kBlockN > warp_uniform(info.bound(group_first));
+    if (masked) apply_mask<kKeys>(s, info.bound_address(opaque(row)), step * kBlockN);
+    bool search = step == 0;
+    float total[2], shrink[2];
+    const auto rescale_output = [&] {
+#pragma unroll
+      for (int i = 0; i < kD / 2; ++i) out[i] *= shrink[i / 2 % 2];
+    };
+    if (!search) {
+      exponentiate<kKeys>(s, total, softmax, p.scale_log2);
+      constexpr float kMost = kKeys / 4;  // the sum of so many exponentials, none of them above one
+      if (__any_sync(0xFFFFFFFFu, !(total[0] <= kMost && total[1] <= kMost))) {
+        search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
+        if (search) {
+          float again[1][kKeys / 8][4] = {};
+          warp_gemm<1, kKeys, kD, kBlockM, kBlockN>(again, queries, opaque(warp_first), keys);
+#pragma unroll
+          for (int i = 0; i < kKeys / 2; ++i) s[i] = again[0][i / 4][i % 4];
+          if (masked) apply_mask<kKeys>(s, info.bound_address(opaque(row)), step * kBlockN);
+        } else {
+          renormalise<kKeys>(shrink, s, total, softmax);
+          rescale_output();
+        }
+      }
+    }
+    if (search) {
+      rescale<kKeys>(shrink, softmax, s, p.scale_log2);
+      rescale_output();
+      exponentiate<kKeys>(s, total, softmax, p.scale_log2);
+    }
+    softmax.sum[0] += total[0], softmax.sum[1] += total[1];
+  }
+
+  // Waits for and releases the stages of steps [begin, end), which only other warpgroups read.
+  __device__ void drain_stages(int begin, int end) {
+    for (int step = begin; step < end; ++step) {
+      mbarrier_wait(stages.barrier(storage.full()), stages.parity());
+      mbarrier_arrive_warp(stages.barrier(storage.empty()));
+      stages.next();
+    }
+  }
+
+  __device__ void write(const float (&out)[kD / 2]) {
+    float inverse[2];
+    float* lse = p.lse + static_cast<int64_t>(info.head()) * p.T;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = quad_sum(softmax.sum[half]);
+      inverse[half] = total > 0.0f ? 1.0f / total : 0.0f;
+      if (lane % 4 == 0 && row + 8 * half < info.num_rows())
+        lse[info.token(row + 8 * half)] = total > 0.0f ? softmax.base[half] + log2f(total) : INFINITY;
+    }
+    scatter<typename Traits::OuterTile>(out, inverse, queries, warp_first, info.num_rows(),
+                                        p.out.head(info.head(), p.H), p.D, [&](int at) { return info.token(at); });
+  }
+
+  const AttentionParams& p;
+  const Storage& storage;
+  int group, group_first, warp_first, row;  // rows of the tile; row: the thread's first
+  const int lane = threadIdx.x % 32;
+  PipelineState<Traits::kTileStages> tiles;
+  PipelineState<Traits::kStages> stages;
+  // Of the tile:
+  WorkTileInfoView<Traits> info;
+  uint32_t queries, last_empty;  // last_empty: the barrier of the stage whose values are still read
+  OnlineSoftmax softmax;
+};
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    attention_forward_sm90_kernel(const __grid_constant__ AttentionParams p) {
+#ifdef SCFA_SM90A
+  using Storage = SharedStorage<Traits, QueryTile>;
+  const Storage storage;
+  storage.init();
+  if (warp_uniform(threadIdx.x / kWarpgroupSize) == 0) {
+    setmaxnreg_dec<Traits::kProducerRegs>();
+    Producer<Storage>(p, storage, {p.q, p.q, p.k, p.v}).run();
+  } else {
+    setmaxnreg_inc<Traits::kConsumerRegs>();
+    ForwardConsumer<Storage>(p, storage).run();
+  }
+#endif
+}
+
+struct Config64 {
+  static constexpr int kD = 64, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 2;
+  static constexpr int kInnerRows = 128, kStages = 4;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kDsBuffers = 0;
+};
+struct Config128 {
+  static constexpr int kD = 128, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 1;
+  static constexpr int kInnerRows = 96, kStages = 3;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kDsBuffers = 0;
+};
+
+template <class Traits>
+void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
+  launch_persistent<Traits, SharedStorage<Traits, QueryTile>>(
+      ctx.stream(), "attention_forward", attention_forward_sm90_kernel<Traits>, s.work.wide_query_tiles,
+      &s.work.device_counts()->wide_query_tiles, p);
+}
+
+}  // namespace
+
+void forward(Context& ctx, const AttentionParams& p, const Segments& s) {
+  return p.D <= 64 ? launch<KernelTraits<Config64>>(ctx, p, s) : launch<KernelTraits<Config128>>(ctx, p, s);
+}
+
+}  // namespace scfa::gpu::sm90

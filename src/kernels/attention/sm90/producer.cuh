@@ -1,0 +1,304 @@
+// The producer warpgroup of an sm_90 kernel. Thread 0 takes work items from the list; all threads copy the rows that a
+// tile needs, its outer rows once and its inner rows step by step, into the stages of SharedStorage.
+#pragma once
+#include <type_traits>
+
+#include "kernels/attention/sm90/dq_semaphore.cuh"
+#include "kernels/attention/sm90/gather.cuh"
+#include "kernels/attention/sm90/shared_storage.cuh"
+
+namespace scfa::gpu::sm90 {
+
+// The global memory that a producer copies from: q; k, v in forward, k, v; q, dout in backward.
+struct ProducerSources {
+  const HeadRows &outer0, &outer1, &inner0, &inner1;
+};
+
+// The steps through the inner rows [begin, end) that a tile meets. Where a block takes a segment whole, every second
+// tile goes through them backwards: what the L2 cache still holds comes first.
+struct Steps {
+  int first, count, step;
+  __device__ Steps(int begin, int end, int size, bool backwards)
+      : first(begin), count((max(end - begin, 0) + size - 1) / size), step(size) {
+    if (backwards) first = begin + (count - 1) * size, step = -size;
+  }
+  __device__ int at(int i) const { return first + i * step; }
+};
+
+// A tile as the producer sees it, for all kinds of work items.
+template <class Traits, class Item>
+struct ProducerTile {
+  static constexpr bool kOuterAreQueries = std::is_same_v<Item, QueryTile>;
+  static constexpr bool kWholeSegment = std::is_same_v<Item, SingleBlockSegment>;
+
+  int head, index, outer_offset, num_rows, inner_offset, begin, end;
+
+  // How many tiles an item has.
+  __device__ static int count(const Item& item) {
+    if constexpr (kWholeSegment)
+      return max((item.num_keys + Traits::kOuterRows - 1) / Traits::kOuterRows, 1);
+    else
+      return 1;
+  }
+  __device__ static int inner_offset_of(const Item& item) {
+    if constexpr (kOuterAreQueries)
+      return item.key_offset;
+    else
+      return item.query_offset;
+  }
+  __device__ static int end_of(const Item& item) {
+    if constexpr (kOuterAreQueries)
+      return item.end_key;
+    else if constexpr (kWholeSegment)
+      return item.num_queries;
+    else
+      return item.end_query;
+  }
+  __device__ ProducerTile(const AttentionParams& p, const Item& item, int i)
+      : head(item.head), inner_offset(inner_offset_of(item)), end(end_of(item)) {
+    constexpr int kStep = Traits::kInnerRows;
+    if constexpr (kOuterAreQueries) {
+      index = 0, outer_offset = item.query_offset, num_rows = item.num_queries;
+      begin = item.begin_key / kStep * kStep;
+    } else if constexpr (kWholeSegment) {
+      index = i, outer_offset = item.key_offset + i * Traits::kOuterRows;
+      num_rows = min(Traits::kOuterRows, item.num_keys - i * Traits::kOuterRows);
+      // A segment without keys has no steps, and none of its queries sees any.
+      begin = (num_rows > 0 ? p.first_query[outer_offset] : end + kStep - 1) / kStep * kStep;
+    } else {
+      index = item.first_key / Traits::kOuterRows, outer_offset = item.key_offset, num_rows = item.num_keys;
+      begin = item.begin_query / kStep * kStep;
+    }
+  }
+  __device__ Steps steps() const { return Steps(begin, end, Traits::kInnerRows, kWholeSegment && index % 2 != 0); }
+};
+
+// All but the last 16 bytes of a work item in shared memory; those of a KeyTile are read where they are needed.
+template <class Item>
+__device__ inline Item load_item(uint32_t address) {
+  Item item;
+  reinterpret_cast<uint4*>(&item)[0] = load_chunk(address);
+  reinterpret_cast<uint4*>(&item)[1] = load_chunk(address + 16);
+  return item;
+}
+
+template <class Storage>
+class Producer {
+  using Traits = typename Storage::Traits;
+  using Item = typename Storage::Item;
+  using Tile = ProducerTile<Traits, Item>;
+  using InnerRows = WarpRows<Traits::kInnerRows, Traits::kD>;
+  using OuterRows = WarpRows<Traits::kOuterRows, Traits::kD>;
+  static constexpr bool kOuterAreQueries = Tile::kOuterAreQueries, kWholeSegment = Tile::kWholeSegment;
+  // Thread 0 takes a number from the tile counter two items ahead and has the item copied one ahead, so that nobody
+  // waits for either. Where blocks share sums of dq, tiles should be begun in the order of their numbers: there the
+  // number is taken as late as the pipeline of stages allows.
+  static constexpr bool kSharesDq = std::is_same_v<Item, KeyTile>;
+
+ public:
+  __device__ Producer(const AttentionParams& params, const Storage& shared, const ProducerSources& sources)
+      : p(params), storage(shared), from(sources), chunk(lane % (Traits::kD / 8)), inside(chunk * 8 < p.D) {}
+
+  __device__ void run() {
+    take_number();
+    fetch_item(0);
+    if (!kSharesDq) take_number();
+    for (;; items.next()) {
+      named_barrier_sync(1, kWarpgroupSize);  // all have read the item before the last one
+      mbarrier_wait(items.barrier(storage.item_full()), items.parity());
+      if (!kSharesDq) fetch_item(items.stage ^ 1), take_number();
+      const Item item = load_item<Item>(storage.item(items.stage));
+      if (item.head < 0) break;
+      const int count = Tile::count(item);
+      int first_seen = 0;
+#pragma unroll 1
+      for (int i = 0; i < count; ++i) {
+        const Tile tile(p, item, i);
+        if (i == 0) first_seen = tile.begin;
+        load_tile(tile, i + 1 == count, first_seen);
+        tiles.next();
+      }
+    }
+    publish_end();
+    wait_copies<0>();
+  }
+
+ private:
+  __device__ void take_number() {
+    if (threadIdx.x == 0) next_item = atomicAdd(p.tile_counter, 1);
+  }
+  __device__ void fetch_item(int to) {
+    if (threadIdx.x != 0) return;
+    const uint32_t address = storage.item(to);
+    if (next_item < *p.num_items) {
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(sizeof(Item)) / 16; ++i)
+        copy_async<16>(address + 16 * i, reinterpret_cast<const uint4*>(work_items<Item>(p) + next_item) + i, true);
+    } else {
+      store_int(address, -1);
+    }
+    mbarrier_arrive_on_copies(storage.item_full() + 8 * to);
+  }
+
+  // Prefetches the beginnings of the lists that the next item needs into the L2 cache.
+  __device__ void prefetch_lists(uint32_t item) const {
+    if (load_int(item + offsetof(Item, head)) < 0) return;
+    const auto prefetch = [](const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); };
+    const int keys = load_int(item + offsetof(Item, key_offset)),
+              queries = load_int(item + offsetof(Item, query_offset));
+    const int row = static_cast<int>(threadIdx.x) * 32;
+    if constexpr (kWholeSegment) {
+      const int num_keys = load_int(item + offsetof(Item, num_keys)),
+                num_queries = load_int(item + offsetof(Item, num_queries));
+      if (row < num_keys) prefetch(p.k_index + keys + row), prefetch(p.first_query + keys + row);
+      if (row < num_queries) {
+        prefetch(p.q_index + queries + row);
+        prefetch(p.statistics + queries + row);
+        prefetch(p.statistics + queries + min(row + 16, num_queries - 1));
+      }
+    } else if constexpr (kOuterAreQueries) {
+      const int num_queries = load_int(item + offsetof(Item, num_queries)),
+                end_key = load_int(item + offsetof(Item, end_key));
+      if (row < num_queries) prefetch(p.q_index + queries + row), prefetch(p.num_visible_keys + queries + row);
+      if (row < end_key) prefetch(p.k_index + keys + row);
+    }
+  }
+
+  // What is copied for a tile: the index lists of its first steps, its outer rows, and then step by step its inner
+  // rows. is_last: of the item.
+  __device__ void load_tile(const Tile& tile, bool is_last, int first_seen) {
+    const Steps steps = tile.steps();
+    {
+      const OuterTokens<Traits::kOuterRows, Traits::kD> tokens(
+          (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset, tile.num_rows);
+#pragma unroll
+      for (int i = 0; i < kIndexStages - 1; ++i) fetch_index(tile, steps, i);
+      load_outer(tile, tokens);
+    }
+    publish(tile, is_last, first_seen);
+    const LaneSource from0(from.inner0, tile.head, p.H, chunk), from1(from.inner1, tile.head, p.H, chunk);
+#pragma unroll 1
+    for (int i = 0; i < steps.count; ++i) load_step(tile, steps, i, is_last && i + 1 == steps.count, from0, from1);
+    if (kSharesDq && steps.count == 0) take_number(), fetch_item(items.stage ^ 1);
+    index = (index + steps.count) % kIndexStages;
+  }
+
+  // The index list of step i, as a group of copies of its own. It comes while the lists of the three steps before are
+  // in use: when step i's turn has come, it is in the group before the last two.
+  __device__ void fetch_index(const Tile& tile, const Steps& steps, int i) const {
+    const int mine = InnerRows::first() + lane, row = steps.at(i) + mine;  // only this warp uses it
+    if (i < steps.count && lane < InnerRows::kCount && row < tile.end)
+      copy_async<4>(storage.index((index + i) % kIndexStages) + 4 * mine,
+                    (kOuterAreQueries ? p.k_index : p.q_index) + tile.inner_offset + row, true);
+    commit_copies();
+  }
+
+  __device__ void load_outer(const Tile& tile, const OuterTokens<Traits::kOuterRows, Traits::kD>& tokens) const {
+    const LaneSource from0(from.outer0, tile.head, p.H, chunk), from1(from.outer1, tile.head, p.H, chunk);
+    mbarrier_wait(tiles.barrier(storage.tile_empty()), tiles.parity() ^ 1);
+    if constexpr (Traits::kOuterOperands == 2)
+      OuterRows::template copy<2>({storage.outer(tiles.stage, 0), storage.outer(tiles.stage, 1)}, {&from0, &from1},
+                                  inside, tokens);
+    else
+      OuterRows::template copy<1>({storage.outer(tiles.stage, 0)}, {&from0}, inside, tokens);
+    if (!kOuterAreQueries && p.inverse_norm != nullptr) {
+      const float* norms = p.inverse_norm + tile.head / p.H * int64_t{p.T} * p.H + tile.head % p.H;
+      tokens.for_each([&](int row, int token) {
+        copy_async<4>(storage.inverse_norm(tiles.stage) + 4 * row, norms + int64_t{token} * p.H, true);
+      });
+    }
+  }
+
+  // WorkTileInfo, by copies and by thread 0; then the tile is full.
+  __device__ void publish(const Tile& tile, bool is_last, int first_seen) const {
+    using Info = WorkTileInfo<Traits>;
+    const int* tokens = (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset;
+    const int* bounds = (kOuterAreQueries ? p.num_visible_keys : p.first_query) + tile.outer_offset;
+    const uint32_t info = storage.work_tile(tiles.stage);
+#pragma unroll
+    for (int i = 0; i < (Traits::kOuterRows + kWarpgroupSize - 1) / kWarpgroupSize; ++i) {
+      const int row = i * kWarpgroupSize + static_cast<int>(threadIdx.x);
+      if (Traits::kOuterRows % kWarpgroupSize != 0 && row >= Traits::kOuterRows) break;
+      const bool valid = row < tile.num_rows;
+      copy_async<4>(info + offsetof(Info, tokens) + 4 * row, tokens + (valid ? row : 0), valid);
+      copy_async<4>(info + offsetof(Info, bounds) + 4 * row, bounds + (valid ? row : 0), valid);
+    }
+    const uint32_t tile_full = tiles.barrier(storage.tile_full());
+    mbarrier_arrive_on_copies(tile_full);
+    if (threadIdx.x != 0) return;
+    store_int4(info, tile.head, tile.num_rows, tile.begin, tile.end);
+    if (!kOuterAreQueries)
+      store_int4(info + offsetof(Info, index), tile.index, is_last ? 1 : 0, tile.inner_offset, first_seen);
+    if constexpr (kSharesDq) {
+      const uint32_t item = storage.item(items.stage);
+      const int next_begin = load_int(item + offsetof(Item, next_begin_query)),
+                dq_block = load_int(item + offsetof(Item, dq_block));
+      store_int4(info + offsetof(Info, next_begin), next_begin / Traits::kInnerRows * Traits::kInnerRows,
+                 dq_block % p.ring_blocks, dq_block / p.ring_blocks, tile.index);
+    }
+    mbarrier_arrive(tile_full);
+  }
+
+  // Tells consumers that no tile is left.
+  __device__ void publish_end() const {
+    mbarrier_wait(tiles.barrier(storage.tile_empty()), tiles.parity() ^ 1);
+    const uint32_t tile_full = tiles.barrier(storage.tile_full());
+    if (threadIdx.x == 0) {
+      store_int(storage.work_tile(tiles.stage), -1);
+      mbarrier_arrive(tile_full);
+    }
+    mbarrier_arrive(tile_full);
+  }
+
+  // Step i of a tile. is_last: of the item.
+  __device__ void load_step(const Tile& tile, const Steps& steps, int i, bool is_last, const LaneSource& from0,
+                            const LaneSource& from1) {
+    if (kSharesDq && is_last) take_number();
+    if (!kSharesDq && is_last) {
+      PipelineState<2> next = items;
+      next.next();
+      mbarrier_wait(next.barrier(storage.item_full()), next.parity());
+      prefetch_lists(storage.item(next.stage));
+    }
+    wait_copies<kIndexStages - 2>();
+    __syncwarp();
+    const int at = steps.at(i), row = InnerRows::first() + lane / InnerRows::kChunks, left = tile.end - at - row;
+    const uint32_t list = storage.index((index + i) % kIndexStages) + 4 * row;
+    mbarrier_wait(stages.barrier(storage.empty()), stages.parity() ^ 1);
+    InnerRows::template copy<2>({storage.inner(stages.stage, 0), storage.inner(stages.stage, 1)}, {&from0, &from1},
+                                inside, [&](int r) { return r < left ? load_int(list + 4 * r) : -1; });
+    if (!kOuterAreQueries && threadIdx.x < Traits::kInnerRows) {
+      const int query = at + static_cast<int>(threadIdx.x);
+      const float2* statistics = p.statistics + tile.inner_offset + min(query, tile.end - 1);
+      copy_async<4>(storage.lse(stages.stage) + threadIdx.x * 4, &statistics->x, query < tile.end);
+      copy_async<4>(storage.delta(stages.stage) + threadIdx.x * 4, &statistics->y, query < tile.end);
+    }
+    mbarrier_arrive_on_copies(stages.barrier(storage.full()));
+    if (kSharesDq && is_last) fetch_item(items.stage ^ 1);
+    if constexpr (kSharesDq) {
+      // The stage of this step was empty, so dq of the step kDqSignalLag before has been added.
+      if (i >= Traits::kDqSignalLag && static_cast<int>(threadIdx.x) % kWarpgroupSize == i % 4 * 32) {
+        const int dq_block = load_int(storage.item(items.stage) + offsetof(Item, dq_block));
+        RingBlock(p, dq_block % p.ring_blocks, dq_block / p.ring_blocks,
+                  tile.begin / Traits::kInnerRows + i - Traits::kDqSignalLag)
+            .signal(p, tile.index, storage.fuses_norm());
+      }
+    }
+    __syncwarp();  // the part of the index list that was used last may be overwritten
+    fetch_index(tile, steps, i + kIndexStages - 1);
+    stages.next();
+  }
+
+  const AttentionParams& p;
+  const Storage& storage;
+  const ProducerSources& from;
+  PipelineState<2> items;
+  PipelineState<Traits::kTileStages> tiles;
+  PipelineState<Traits::kStages> stages;
+  int next_item = 0;  // of thread 0: its number
+  int index = 0;      // which part of the index list comes next
+  const int lane = threadIdx.x % 32, chunk;
+  const bool inside;  // the lane's 16 bytes are within the head dim
+};
+
+}  // namespace scfa::gpu::sm90

@@ -1,0 +1,162 @@
+// What a block of the sm_90 kernels has in shared memory. A block works as in FlashAttention-3 (Shah et al. 2024,
+// arXiv:2407.08608): warpgroup 0 is the producer, which gathers rows from token order into a circular buffer of stages;
+// the other warpgroups are consumers, and each computes 64 rows of a tile. Copies for the next steps, and for the next
+// tile, run beside the products, and consumers need not keep step with each other.
+//
+// mbarriers, n = kConsumerWarpgroups. Parity: what the first wait waits for (1 passes at once: nothing is in use yet).
+//
+//   barrier       arrivals  who arrives                                       who waits               first parity
+//   item_full[2]         1  producer thread 0, on its copies of the item      producer                0
+//   tile_full[2]       129  each producer thread, on its copies; thread 0     consumers               0
+//                           once more when WorkTileInfo is written
+//   tile_empty[2]       4n  each consumer warp, at the end of the tile        producer                1
+//   full[kStages]      128  each producer thread, on its copies               consumers               0
+//   empty[kStages]      4n  each consumer warp, when it has read the stage    producer                1
+//   ds_full[n]          4n  each consumer warp, when it has stored its rows   consumer warpgroup i    0
+//                           of ds to buffer i
+//   ds_empty[n]          4  each warp of consumer warpgroup i, when its       consumers, before they  1
+//                           product has read buffer i                         store ds to buffer i
+//
+// Named barriers (bar.sync): 0 is __syncthreads, once, after the mbarriers are initialised. 1: the producer (128
+// threads), before it reads the next item: all have read the item before the last one, whose place is written next.
+// 2 + i: consumer warpgroup i (128), after a tile's last step: none of its warps reads its rows of the outer tile as an
+// operand any more, so that the epilogue may overwrite them.
+//
+// Where thread blocks share sums of dq there are semaphores in global memory too: see dq_semaphore.cuh.
+#pragma once
+#include "kernels/attention/sm90/kernel_traits.cuh"
+#include "kernels/attention/sm90/mbarrier.cuh"
+
+namespace scfa::gpu::sm90 {
+
+// What consumers know of a tile; the producer writes it. Consumers read each field where they need it
+// (WorkTileInfoView), because registers are few.
+template <class Traits>
+struct WorkTileInfo {
+  int head, num_rows;  // head < 0: no tile is left
+  int begin, end;      // the inner rows that the tile meets, begin rounded down to a step
+  // Of a key tile, in backward:
+  int index;         // its number within the segment
+  int is_last;       // of a segment that the block takes whole: whether this is its last tile
+  int query_offset;  // where the segment's queries start in the sorted lists
+  int first_seen;    // of a segment that the block takes whole: begin of its first tile
+  // Of a key tile whose segment several blocks share (DqOrder in dq_semaphore.cuh): the begin of the next key tile;
+  // where the segment's first block of queries is in dq_ring; in which round of the ring; the tile's index.
+  int next_begin, ring_position, ring_round, ring_index;
+  alignas(16) int tokens[Traits::kOuterRows];
+  alignas(16) int bounds[Traits::kOuterRows];  // num_visible_keys or first_query of the rows; zero past them
+};
+template <class Traits>
+struct WorkTileInfoView {
+  using Info = WorkTileInfo<Traits>;
+  uint32_t at;
+  __device__ int head() const { return load_int(at + offsetof(Info, head)); }
+  __device__ int num_rows() const { return load_int(at + offsetof(Info, num_rows)); }
+  __device__ int begin() const { return load_int(at + offsetof(Info, begin)); }
+  __device__ int end() const { return load_int(at + offsetof(Info, end)); }
+  __device__ int index() const { return load_int(at + offsetof(Info, index)); }
+  __device__ int is_last() const { return load_int(at + offsetof(Info, is_last)); }
+  __device__ int query_offset() const { return load_int(at + offsetof(Info, query_offset)); }
+  __device__ int first_seen() const { return load_int(at + offsetof(Info, first_seen)); }
+  __device__ int4 dq_order() const { return load_int4(at + offsetof(Info, next_begin)); }
+  __device__ int token(int row) const { return load_int(at + offsetof(Info, tokens) + 4 * row); }
+  __device__ uint32_t bound_address(int row) const { return at + offsetof(Info, bounds) + 4 * row; }
+  __device__ int bound(int row) const { return load_int(bound_address(row)); }
+};
+
+// Parts of the index list of inner rows that are under way or in use, one per step.
+constexpr int kIndexStages = 4;
+
+// Item: what the kernel's work list has. The members give addresses.
+template <class Traits_, class Item_>
+class SharedStorage {
+ public:
+  using Traits = Traits_;
+  using Item = Item_;
+
+ private:
+  struct Layout {  // behind the first multiple of 1024 bytes, which wgmma and the swizzle ask for
+    unsigned char outer[Traits::kTileStages][Traits::kOuterOperands][Traits::OuterTile::kBytes];
+    unsigned char inner[Traits::kStages][2][Traits::InnerTile::kBytes];
+    unsigned char ds[Traits::kDsBuffers * Traits::DsTile::kBytes + 16];  // 16: C++ has no empty arrays
+    WorkTileInfo<Traits> work_tile[Traits::kTileStages];
+    int inverse_norm[Traits::kTileStages][Traits::kOuterRows];  // f32, of keys that are normalised queries
+    float statistics[Traits::kStages][2][Traits::kInnerRows];   // lse, then delta, of the queries of a step
+    int index[kIndexStages][Traits::kInnerRows];
+    Item item[2];
+    uint64_t item_full[2], tile_full[2], tile_empty[2], full[Traits::kStages], empty[Traits::kStages];
+    uint64_t ds_full[Traits::kConsumerWarpgroups], ds_empty[Traits::kConsumerWarpgroups];
+    int fuses_norm;
+  };
+
+ public:
+  static constexpr int kBytes = static_cast<int>(sizeof(Layout)) + 1024;
+  static_assert(kBytes <= 232448);
+
+  __device__ SharedStorage() {
+    extern __shared__ unsigned char shared[];
+    base_ = (shared_address(shared) + 1023u) & ~1023u;
+  }
+  // which: 0 is q or k, 1 is v; of inner rows, 0 is k or q, 1 is v or dout.
+  __device__ uint32_t outer(int stage, int which) const {
+    return base_ + (stage * Traits::kOuterOperands + which) * Traits::OuterTile::kBytes;
+  }
+  __device__ uint32_t inner(int stage, int which) const {
+    return base_ + offsetof(Layout, inner) + (stage * 2 + which) * Traits::InnerTile::kBytes;
+  }
+  __device__ uint32_t ds(int buffer) const { return base_ + offsetof(Layout, ds) + buffer * Traits::DsTile::kBytes; }
+  __device__ uint32_t work_tile(int stage) const {
+    return base_ + offsetof(Layout, work_tile) + stage * static_cast<int>(sizeof(WorkTileInfo<Traits>));
+  }
+  __device__ uint32_t inverse_norm(int stage) const {
+    return base_ + offsetof(Layout, inverse_norm) + stage * Traits::kOuterRows * 4;
+  }
+  __device__ uint32_t lse(int stage) const {
+    return base_ + offsetof(Layout, statistics) + stage * Traits::kInnerRows * 8;
+  }
+  __device__ uint32_t delta(int stage) const { return lse(stage) + Traits::kInnerRows * 4; }
+  __device__ uint32_t index(int stage) const {
+    return base_ + offsetof(Layout, index) + stage * Traits::kInnerRows * 4;
+  }
+  __device__ uint32_t item(int i) const { return base_ + offsetof(Layout, item) + i * static_cast<int>(sizeof(Item)); }
+  // The first of the barriers of each kind; they lie 8 bytes apart.
+  __device__ uint32_t item_full() const { return base_ + offsetof(Layout, item_full); }
+  __device__ uint32_t tile_full() const { return base_ + offsetof(Layout, tile_full); }
+  __device__ uint32_t tile_empty() const { return base_ + offsetof(Layout, tile_empty); }
+  __device__ uint32_t full() const { return base_ + offsetof(Layout, full); }
+  __device__ uint32_t empty() const { return base_ + offsetof(Layout, empty); }
+  __device__ uint32_t ds_full(int i) const { return base_ + offsetof(Layout, ds_full) + 8 * i; }
+  __device__ uint32_t ds_empty(int i) const { return base_ + offsetof(Layout, ds_empty) + 8 * i; }
+
+  // In backward: whether the gradient through normalised keys is added to dq. This needs the rows of a key tile to be
+  // queries of its segment too: every row is in the same segment as query and as key.
+  __device__ bool fuses_norm() const { return load_int(base_ + offsetof(Layout, fuses_norm)) != 0; }
+
+  // Initialises the barriers; by all threads of the block.
+  __device__ void init(bool fuses_norm = false) const {
+    constexpr int kConsumerWarps = 4 * Traits::kConsumerWarpgroups;
+    if (threadIdx.x == 0) {
+      store_int(base_ + offsetof(Layout, fuses_norm), fuses_norm ? 1 : 0);
+      for (int i = 0; i < 2; ++i) {
+        mbarrier_init(item_full() + 8 * i, 1);
+        mbarrier_init(tile_full() + 8 * i, kWarpgroupSize + 1);
+        mbarrier_init(tile_empty() + 8 * i, kConsumerWarps);
+      }
+      for (int i = 0; i < Traits::kStages; ++i) {
+        mbarrier_init(full() + 8 * i, kWarpgroupSize);
+        mbarrier_init(empty() + 8 * i, kConsumerWarps);
+      }
+      for (int i = 0; i < Traits::kConsumerWarpgroups; ++i) {
+        mbarrier_init(ds_full(i), kConsumerWarps);
+        mbarrier_init(ds_empty(i), 4);
+      }
+      fence_barrier_init();
+    }
+    __syncthreads();
+  }
+
+ private:
+  uint32_t base_;
+};
+
+}  // namespace scfa::gpu::sm90

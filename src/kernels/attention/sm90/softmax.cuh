@@ -1,0 +1,145 @@
+// The softmax of the sm_90 kernels on the registers of a warpgroup's accumulator: the online softmax of forward, and
+// probabilities from lse in backward. Element [4 j + i] of a thread is in row lane / 4 + 8 (i / 2) of the warp's 16 and
+// in column 8 j + 2 (lane % 4) + i % 2.
+#pragma once
+#include <climits>
+
+#include "kernels/attention/fragment_math.cuh"
+#include "kernels/attention/sm90/ptx.cuh"
+
+namespace scfa::gpu::sm90 {
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+// The highest score of a row is looked for in the first step only. Exponentials of later steps are taken relative to
+// it, which is exact as long as nothing overflows. A new highest score is looked for only where the sums show that
+// there is one.
+
+// A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
+[[maybe_unused]] constexpr float kSumLimit = 0x1p64f;
+
+// A thread's two rows: `base` is what exponents are relative to, `sum` the thread's share of the sum of exponentials.
+struct OnlineSoftmax {
+  float base[2], sum[2];
+};
+
+// Sets the scores of keys that a row does not see to -inf. num_visible_keys: the address of the thread's first row's;
+// begin: the step's first key.
+template <int kBlockN>
+__device__ inline void apply_mask(float (&s)[kBlockN / 2], uint32_t num_visible_keys, int begin) {
+  const int column = begin + 2 * opaque(threadIdx.x % 4);
+  const int left[2] = {load_int(num_visible_keys) - column, load_int(num_visible_keys + 8 * 4) - column};
+#pragma unroll
+  for (int j = 0; j < kBlockN / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (8 * j + i % 2 >= left[i / 2]) s[4 * j + i] = -INFINITY;
+}
+
+// Raises the base of each row to its highest score, if that is above it, and rescales the sum. shrink: by what the
+// output is to be multiplied.
+template <int kBlockN>
+__device__ inline void rescale(float (&shrink)[2], OnlineSoftmax& state, const float (&s)[kBlockN / 2],
+                               float scale_log2) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float highest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};  // several, so that none waits for the last
+#pragma unroll
+    for (int j = 0; j < kBlockN / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& most = highest[2 * (j % 2) + i];
+        most = fmaxf(most, s[4 * j + 2 * half + i]);
+      }
+    const float most = quad_max(fmaxf(fmaxf(highest[0], highest[1]), fmaxf(highest[2], highest[3])));
+    const float base = fmaxf(state.base[half], most * scale_log2);
+    shrink[half] = base == -INFINITY ? 0.0f : exp2_fast(state.base[half] - base);
+    state.base[half] = base == -INFINITY ? 0.0f : base;  // a row that sees nothing
+    state.sum[half] *= shrink[half];
+  }
+}
+
+// Scores become exponentials relative to the base; total: the sums of the thread's.
+template <int kBlockN>
+__device__ inline void exponentiate(float (&s)[kBlockN / 2], float (&total)[2], const OnlineSoftmax& state,
+                                    float scale_log2) {
+  float part[2][2] = {};
+#pragma unroll
+  for (int j = 0; j < kBlockN / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& x = s[4 * j + i];
+      x = exp2_fast(x * scale_log2 - state.base[i / 2]);
+      part[i / 2][i % 2] += x;
+    }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) total[half] = part[half][0] + part[half][1];
+}
+
+// Divides by the largest exponential of each row, where it is above one: a sum of one large term is then exact. shrink:
+// by what the output is to be multiplied.
+template <int kBlockN>
+__device__ inline void renormalise(float (&shrink)[2], float (&s)[kBlockN / 2], float (&total)[2],
+                                   OnlineSoftmax& state) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float highest[2] = {1.0f, 1.0f};
+#pragma unroll
+    for (int j = 0; j < kBlockN / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) highest[i] = fmaxf(highest[i], s[4 * j + 2 * half + i]);
+    const float most = quad_max(fmaxf(highest[0], highest[1]));
+    shrink[half] = __frcp_rn(most);
+    state.base[half] += __log2f(most);
+    state.sum[half] *= shrink[half];
+    total[half] *= shrink[half];
+#pragma unroll
+    for (int j = 0; j < kBlockN / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) s[4 * j + 2 * half + i] *= shrink[half];
+  }
+}
+
+// ---- backward: scores are transposed, keys by queries ---------------------------------------------------------------
+
+// Sets the scores of queries that do not see the row's key to -inf, in columns from kFirst to kEnd. first_query: of the
+// thread's two rows, INT_MAX past the tile's keys. begin: the step's first query.
+template <int kFirst, int kEnd, int kN>
+__device__ inline void apply_mask_transposed(float (&s)[kN], const int (&first_query)[2], int begin) {
+  const int column = begin + 2 * opaque(threadIdx.x % 32 % 4);
+  const int hidden[2] = {first_query[0] - column, first_query[1] - column};
+#pragma unroll
+  for (int i = kFirst / 2; i < kEnd / 2; ++i)
+    if (8 * (i / 4) + i % 2 < hidden[i / 2 % 2]) s[i] = -INFINITY;
+}
+
+// Scores become probabilities, in columns from kFirst to kEnd. lse: the address of that of the step's queries.
+template <int kFirst, int kEnd, int kN>
+__device__ inline void probabilities_from_lse(float (&s)[kN], uint32_t lse, float scale_log2) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = kFirst / 8; j < kEnd / 8; ++j) {
+    const float2 two = load_float2(lse + 8 * (lane % 4) + 32 * j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[4 * j + i] = exp2_fast(s[4 * j + i] * scale_log2 - (i % 2 == 0 ? two.x : two.y));
+  }
+}
+
+// From probabilities s and dout v in ds: gradients of scores, in place and as A fragments, and probabilities as A
+// fragments. delta: the address of that of the step's queries.
+template <int kN>
+__device__ inline void score_gradients(uint32_t (&gradients)[kN / 8][4], uint32_t (&probabilities)[kN / 8][4],
+                                       const float (&s)[kN], float (&ds)[kN], uint32_t delta) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int j = 0; j < kN / 4; ++j) {
+    const float2 two = load_float2(delta + 8 * (lane % 4) + 32 * j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ds[4 * j + i] = s[4 * j + i] * (ds[4 * j + i] - (i % 2 == 0 ? two.x : two.y));
+    if (j % 2 != 0) {
+      accumulator_to_a_fragment(probabilities[j / 2], s, j / 2);
+      accumulator_to_a_fragment(gradients[j / 2], ds, j / 2);
+    }
+  }
+}
+
+}  // namespace scfa::gpu::sm90

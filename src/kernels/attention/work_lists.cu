@@ -1,0 +1,303 @@
+// The work lists, in order of cost. Two kernels go through all slots of all heads: the first counts items by list and
+// cost bin, the second gives each item its place. Slot i < S of a head is segment i, and its first tile. Slot S + j
+// stands for the rows of the sorted list from j tiles on: it is the tile that starts there or later in the same
+// segment, unless that is a segment's first. So no thread has more to do than another, however long a segment is. Key
+// tiles are placed segment by segment, so that they stand side by side.
+#include <climits>
+
+#include "kernels/attention/block_scan.cuh"
+#include "kernels/attention/segments_gpu.cuh"
+
+namespace scfa::gpu {
+
+namespace {
+
+enum List { kQueryTiles, kKeyTiles, kWideQueryTiles, kWideKeyTiles, kSingleBlockSegments, kLists };
+
+constexpr int kThreads = 256;
+constexpr int kCostBins = 20;                // by powers of two: up to 2^18 rows
+constexpr int kBinsPerList = 2 * kCostBins;  // of multi-block segments, then of single-block ones
+constexpr int kBins = kLists * kBinsPerList;
+static_assert(kBins <= kThreads);
+
+__device__ constexpr bool is_of_keys(int list) {
+  return list == kKeyTiles || list == kWideKeyTiles;
+}
+__device__ constexpr int rows_of_tile(int list) {
+  return static_cast<int>(list == kWideQueryTiles || list == kWideKeyTiles ? kWideTileRows : kTileRows);
+}
+__device__ int tiles_of(int rows, int tile_rows) {
+  return max((rows + tile_rows - 1) / tile_rows, 1);
+}
+__device__ int cost_bin(int cost) {
+  return kCostBins - 1 - min(kCostBins - 1, 32 - __clz(cost));  // the most expensive first
+}
+int slots_of(const SegmentLists& lists) {
+  return lists.S + lists.T / static_cast<int>(kTileRows) + 1;
+}
+
+// A number of items and, of key tiles, the number of blocks of queries that their segments have: one 64-bit atomic adds
+// up both, so that both are in one order.
+struct Count {
+  unsigned long long value;  // as atomicAdd has it
+  __device__ static Count of(int items, int query_blocks) {
+    return {static_cast<unsigned long long>(query_blocks) << 32 | static_cast<unsigned>(items)};
+  }
+  __device__ int items() const { return static_cast<int>(value); }
+  __device__ int query_blocks() const { return static_cast<int>(value >> 32); }
+};
+
+// atomicAdd to counters[bin] in shared memory, once for all lanes of the warp that are here with the same bin: on 64
+// bits it is a loop of compare-and-swap. Returns what was there before this lane's.
+__device__ Count add(Count* counters, int bin, Count count) {
+  const unsigned peers = __match_any_sync(__activemask(), bin);
+  const int lane = threadIdx.x % 32, leader = __ffs(static_cast<int>(peers)) - 1;
+  unsigned long long before = 0, sum = 0;
+  for (unsigned rest = peers; rest != 0; rest &= rest - 1) {
+    const int other = __ffs(static_cast<int>(rest)) - 1;
+    const unsigned long long theirs = __shfl_sync(peers, count.value, other);
+    sum += theirs;
+    if (other < lane) before += theirs;
+  }
+  unsigned long long start = 0;
+  if (lane == leader) start = atomicAdd(&counters[bin].value, sum);
+  return {__shfl_sync(peers, start, leader) + before};
+}
+
+// What the kernels are given.
+struct Work {
+  QueryTile *query_tiles, *wide_query_tiles;
+  KeyTile *key_tiles, *wide_key_tiles;
+  SingleBlockSegment* single_block_segments;
+  WorkCounts* counts;
+  int single_block_max_rows, l2_group_max_rows;
+  Count* total;   // [kBins]: of all heads
+  Count* placed;  // [kBins]: what blocks have asked room for
+  int* untied_heads;
+};
+constexpr size_t kCounterBytes = (2 * kBins + 1) * sizeof(Count);
+static_assert(kCounterBytes <= kWorkListBytes);
+
+// What a slot stands for in one list: a query tile, a single-block segment, or all key tiles of a segment. Outer rows
+// are queries, or keys in lists of key tiles; inner rows are the others.
+struct Found {
+  int head, segment, first, rows, outer_offset, inner_offset;
+  int inner_rows;  // of a query tile: how many keys it sees
+};
+
+// Where a head's segments start in the sorted lists, in shared memory. By all threads of a block.
+struct Starts {
+  const int *q, *k;  // S + 1 each
+  __device__ Starts(int* shared, const SegmentLists& lists, int64_t head) : q(shared), k(shared + lists.S + 1) {
+    for (int s = threadIdx.x; s <= lists.S; s += blockDim.x) {
+      shared[s] = lists.q_begin[head * (lists.S + 1) + s];
+      shared[lists.S + 1 + s] = lists.k_begin[head * (lists.S + 1) + s];
+    }
+    __syncthreads();
+  }
+};
+
+// Calls found(list, bin, what, count) for what a slot of a head stands for, at most once for each list.
+template <class Call>
+__device__ void for_slot(const SegmentLists& lists, const Starts& of, const Work& work, int head, int slot,
+                         const Call& found) {
+  const int S = lists.S, list_begin = head * lists.T;
+#pragma unroll
+  for (int list = 0; list < kLists; ++list) {
+    const bool of_keys = is_of_keys(list);
+    const int *starts = of_keys ? of.k : of.q, *inner_starts = of_keys ? of.q : of.k;
+    const int tile_rows = rows_of_tile(list);
+    int segment, first;
+    if (slot < S) {
+      segment = slot, first = 0;
+    } else {
+      const int64_t row = int64_t{slot - S} * tile_rows;
+      if (of_keys || list == kSingleBlockSegments || row >= starts[S]) continue;
+      segment = segment_at(starts, S, row);
+      const int tile = (static_cast<int>(row) - starts[segment] + tile_rows - 1) / tile_rows;
+      if (tile == 0) continue;
+      first = tile * tile_rows;
+    }
+    const int rows = starts[segment + 1] - starts[segment],
+              inner_rows = inner_starts[segment + 1] - inner_starts[segment];
+    const bool is_single_block = max(rows, inner_rows) <= work.single_block_max_rows;
+    const int bins = list * kBinsPerList + (is_single_block ? kCostBins : 0);
+    Found what{
+        head,      segment, first, rows, list_begin + starts[segment] + first, list_begin + inner_starts[segment],
+        inner_rows};
+    if (of_keys) {
+      if (rows + inner_rows > 0)
+        found(list, bins + cost_bin(inner_rows), what,
+              Count::of(tiles_of(rows, tile_rows),
+                        (inner_rows + static_cast<int>(kQueryBlock) - 1) / static_cast<int>(kQueryBlock)));
+    } else if (list == kSingleBlockSegments) {
+      if (is_single_block && rows + inner_rows > 0)
+        found(list, list * kBinsPerList + cost_bin(rows + inner_rows), what, Count::of(1, 0));
+    } else if (first < rows) {
+      what.rows = min(tile_rows, rows - first);
+      const int visible = lists.num_visible_keys[what.outer_offset + what.rows - 1];
+      what.inner_rows = visible;
+      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible), what,
+            Count::of(1, 0));
+    }
+  }
+}
+
+// grid: (heads, slots of a head / kThreads)
+__global__ void __launch_bounds__(kThreads) count_work_kernel(SegmentLists lists, Work work, int slots) {
+  extern __shared__ int starts_of_head[];
+  __shared__ Count counts[kBins];
+  for (int i = threadIdx.x; i < kBins; i += blockDim.x) counts[i] = {0};
+  const Starts of(starts_of_head, lists, blockIdx.x);
+  const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (slot < slots)
+    for_slot(lists, of, work, static_cast<int>(blockIdx.x), slot,
+             [&](int, int bin, const Found&, Count count) { add(counts, bin, count); });
+  __syncthreads();
+  for (int b = threadIdx.x; b < kBins; b += blockDim.x)
+    if (counts[b].value > 0) atomicAdd(&work.total[b].value, counts[b].value);
+  if (blockIdx.y == 0 && is_untied(lists, blockIdx.x) && threadIdx.x == 0) atomicAdd(work.untied_heads, 1);
+}
+
+// ---- placing --------------------------------------------------------------------------------------------------------
+
+// Writes every `step`th key tile of a segment from tile `from` on; the segment's last tile stands first in the list.
+__device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Found& segment, int dq_block,
+                                int tile_rows, int from, int step) {
+  constexpr int kAtOnce = 4;  // whose loads are under way together
+  const int tiles = tiles_of(segment.rows, tile_rows);
+  for (int tile0 = from; tile0 < tiles; tile0 += kAtOnce * step) {
+    int begin[kAtOnce], next_begin[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int tile = tile0 + i * step, offset = segment.outer_offset + tile * tile_rows;
+      // The first tile also takes the queries that see no key.
+      begin[i] = tile == 0 || tile >= tiles ? 0 : lists.first_query[offset];
+      next_begin[i] = tile + 1 < tiles ? lists.first_query[offset + tile_rows] : INT_MAX;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int tile = tile0 + i * step, first = tile * tile_rows;
+      if (tile >= tiles) break;
+      to[tiles - 1 - tile] = {segment.head,
+                              segment.segment,
+                              first,
+                              min(tile_rows, segment.rows - first),
+                              segment.outer_offset + first,
+                              segment.inner_offset,
+                              begin[i],
+                              segment.inner_rows,
+                              next_begin[i],
+                              dq_block,
+                              {}};
+    }
+  }
+}
+
+// The key tiles of all segments that the lanes of a warp have found (is_placed). A lane writes few tiles alone, and the
+// whole warp writes many.
+__device__ void place_segments(const SegmentLists& lists, KeyTile* tiles, bool is_placed, const Found& found, Count at,
+                               int tile_rows) {
+  constexpr int kFew = 8;
+  const int count = is_placed ? tiles_of(found.rows, tile_rows) : 0;
+  KeyTile* to = tiles + static_cast<unsigned>(at.value);
+  if (count > 0 && count <= kFew) place_key_tiles(lists, to, found, at.query_blocks(), tile_rows, 0, 1);
+  for (unsigned many = __ballot_sync(kFullMask, count > kFew); many != 0; many &= many - 1) {
+    const int lane = __ffs(static_cast<int>(many)) - 1;
+    const auto from = [&](int x) { return __shfl_sync(kFullMask, x, lane); };
+    const Found theirs{from(found.head),         from(found.segment),   0, from(found.rows), from(found.outer_offset),
+                       from(found.inner_offset), from(found.inner_rows)};
+    place_key_tiles(lists, tiles + from(at.items()), theirs, from(at.query_blocks()), tile_rows,
+                    static_cast<int>(threadIdx.x) % 32, 32);
+  }
+}
+
+// Totals in starts become the places where bins start in their lists; the first block writes WorkCounts. By kLists
+// threads.
+__device__ void start_lists(const Work& work, Count* starts) {
+  const int list = threadIdx.x;
+  unsigned long long sum = 0, multi_block = 0;
+  for (int b = 0; b < kBinsPerList; ++b) {
+    if (b == kCostBins) multi_block = sum;
+    Count& start = starts[list * kBinsPerList + b];
+    const unsigned long long count = start.value;
+    start.value = sum;
+    sum += count;
+  }
+  if (blockIdx.x != 0 || blockIdx.y != 0) return;
+  (&work.counts->query_tiles)[list] = static_cast<int>(sum);
+  if (list < kSingleBlockSegments) (&work.counts->multi_block_query_tiles)[list] = static_cast<int>(multi_block);
+  if (list == 0) work.counts->untied_heads = *work.untied_heads;
+}
+static_assert(offsetof(WorkCounts, single_block_segments) == 4 * kSingleBlockSegments &&
+              offsetof(WorkCounts, multi_block_wide_key_tiles) ==
+                  offsetof(WorkCounts, multi_block_query_tiles) + 4 * kWideKeyTiles);
+
+// A block asks for room in each bin once, for all that it places: one atomic per item would queue at a few addresses.
+__global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists, Work work, int slots) {
+  extern __shared__ int starts_of_head[];
+  __shared__ Count starts[kBins], counts[kBins];
+  const int own = threadIdx.x;  // the bin that this thread looks after, if there is one
+  if (own < kBins) starts[own] = work.total[own], counts[own] = {0};
+  const Starts of(starts_of_head, lists, blockIdx.x);
+  if (threadIdx.x < kLists) start_lists(work, starts);
+  const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  Found found[kLists];
+  int bin_of[kLists];
+  Count rank[kLists];
+#pragma unroll
+  for (int list = 0; list < kLists; ++list) bin_of[list] = -1;
+  if (slot < slots)
+    for_slot(lists, of, work, static_cast<int>(blockIdx.x), slot,
+             [&](int list, int bin, const Found& what, Count count) {
+               found[list] = what;
+               bin_of[list] = bin;
+               rank[list] = add(counts, bin, count);
+             });
+  __syncthreads();
+  if (own < kBins && counts[own].value > 0) starts[own].value += atomicAdd(&work.placed[own].value, counts[own].value);
+  __syncthreads();
+#pragma unroll
+  for (int list = 0; list < kLists; ++list) {
+    const bool is_placed = bin_of[list] >= 0;
+    const Count at{is_placed ? starts[bin_of[list]].value + rank[list].value : 0};
+    const Found& f = found[list];
+    if (is_of_keys(list))
+      place_segments(lists, list == kKeyTiles ? work.key_tiles : work.wide_key_tiles, is_placed, f, at,
+                     rows_of_tile(list));
+    else if (is_placed && list == kSingleBlockSegments)
+      work.single_block_segments[at.items()] = {f.head,         f.segment,      f.rows, f.inner_rows,
+                                                f.outer_offset, f.inner_offset, {}};
+    else if (is_placed)
+      (list == kQueryTiles ? work.query_tiles : work.wide_query_tiles)[at.items()] = {
+          f.head, f.segment, f.first, f.rows, f.outer_offset, f.inner_offset, 0, f.inner_rows};
+  }
+}
+
+}  // namespace
+
+void build_work_lists(Stream stream, const SegmentLists& lists, const WorkLists& w, void* workspace) {
+  constexpr const char* kOp = "build_segments";
+  auto* counters = static_cast<Count*>(workspace);
+  const Work work{static_cast<QueryTile*>(w.query_tiles.data),
+                  static_cast<QueryTile*>(w.wide_query_tiles.data),
+                  static_cast<KeyTile*>(w.key_tiles.data),
+                  static_cast<KeyTile*>(w.wide_key_tiles.data),
+                  static_cast<SingleBlockSegment*>(w.single_block_segments.data),
+                  static_cast<WorkCounts*>(w.counts.data),
+                  static_cast<int>(w.single_block_max_rows),
+                  int64_t{lists.heads} * lists.T >= kL2GroupMinRows ? static_cast<int>(kL2GroupMaxRows) : -1,
+                  counters,
+                  counters + kBins,
+                  reinterpret_cast<int*>(counters + 2 * kBins)};
+  fill(workspace, 0, kCounterBytes, stream);
+  const int slots = slots_of(lists);
+  const dim3 blocks(static_cast<unsigned>(lists.heads), static_cast<unsigned>((slots + kThreads - 1) / kThreads));
+  const size_t starts_bytes = size_t{2} * (static_cast<size_t>(lists.S) + 1) * sizeof(int);
+  count_work_kernel<<<blocks, kThreads, starts_bytes, stream>>>(lists, work, slots);
+  check_launch(kOp, stream);
+  place_work_kernel<<<blocks, kThreads, starts_bytes, stream>>>(lists, work, slots);
+  check_launch(kOp, stream);
+}
+
+}  // namespace scfa::gpu
