@@ -10,7 +10,7 @@
 namespace scfa {
 
 inline constexpr int64_t kTileRows = 128, kWideTileRows = 192;  // rows of a tile, at most
-inline constexpr int64_t kQueryBlock = 64;                      // queries whose dq is summed up together
+inline constexpr int kQueryBlock = 64;                          // queries whose dq is summed up together
 
 // Offsets count rows of the sorted lists of all heads: of q_index and num_visible_keys, or of k_index and first_query.
 // All other numbers count rows within the segment.

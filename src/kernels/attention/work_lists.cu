@@ -128,8 +128,7 @@ __device__ void for_slot(const SegmentLists& lists, const Starts& of, const Work
     if (of_keys) {
       if (rows + inner_rows > 0)
         found(list, bins + cost_bin(inner_rows), what,
-              Count::of(tiles_of(rows, tile_rows),
-                        (inner_rows + static_cast<int>(kQueryBlock) - 1) / static_cast<int>(kQueryBlock)));
+              Count::of(tiles_of(rows, tile_rows), (inner_rows + kQueryBlock - 1) / kQueryBlock));
     } else if (list == kSingleBlockSegments) {
       if (is_single_block && rows + inner_rows > 0)
         found(list, list * kBinsPerList + cost_bin(rows + inner_rows), what, Count::of(1, 0));

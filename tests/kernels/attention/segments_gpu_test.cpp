@@ -107,7 +107,7 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_coun
       ASSERT_LT(at, count);
       ASSERT_TRUE(items[static_cast<size_t>(at)] == expected) << "item " << at;
     }
-    dq_block += (s.queries + static_cast<int32_t>(kQueryBlock) - 1) / static_cast<int32_t>(kQueryBlock);
+    dq_block += (s.queries + kQueryBlock - 1) / kQueryBlock;
   }
   for (size_t i = 0; i < segments.size(); ++i)
     ASSERT_EQ(seen[i], segments[i].queries + segments[i].keys > 0)

@@ -137,6 +137,7 @@ class KeyTileConsumer {
 
   __device__ __forceinline__ void compute_step(float (&s)[kBlockM / 2], int step, int block) {
     const auto has_been = [&](int back) { return step >= back && is_mine(block - back * by); };
+    const int buffer = block % kWarpgroups;  // of ds, and the dq warpgroup of this step
     const bool has_pending_dq = has_been(2);
     const uint32_t empty = stages.barrier(storage.empty());
     const auto finish = [&] {
@@ -154,7 +155,7 @@ class KeyTileConsumer {
     if (block >= seen_from) {
       Fragments gradients;
       const uint32_t queries = storage.inner(stages.stage, 0);
-      compute_gradients(gradients, s, block, has_pending_dq);
+      compute_gradients(gradients, s, block, buffer, has_pending_dq);
       warpgroup_fence_operand(dk);
       warpgroup_fence_operand(gradients);
       warpgroup_arrive();
@@ -166,7 +167,7 @@ class KeyTileConsumer {
     } else {
       if (has_pending_dq) compute_dq(block - 2 * by, [](int) {});
       const Fragments zeros = {};
-      store_ds(zeros, block);
+      store_ds(zeros, buffer);
       finish();
     }
     mbarrier_arrive_warp(empty);
@@ -174,7 +175,7 @@ class KeyTileConsumer {
 
   // From the scores of a block of queries to gradients of scores; dv += probabilities dout on the way.
   __device__ __forceinline__ void compute_gradients(Fragments& gradients, float (&s)[kBlockM / 2], int block,
-                                                    bool has_pending_dq) {
+                                                    int buffer, bool has_pending_dq) {
     float ds[kBlockM / 2];
     const uint32_t lse = storage.lse(stages.stage), delta = storage.delta(stages.stage);
     const uint32_t dout = storage.inner(stages.stage, 1);
@@ -188,15 +189,15 @@ class KeyTileConsumer {
           compute_probabilities<kBlockM / 2, kBlockM>(s, lse, block);
       });
       issue_dout_v(ds, dout);
-      finish_gradients(gradients, s, ds, dout, delta, block);
+      finish_gradients(gradients, s, ds, dout, delta, buffer);
     } else if constexpr (kD == 64) {
       compute_probabilities<0, kBlockM>(s, lse, block);
       issue_dout_v(ds, dout);
-      finish_gradients(gradients, s, ds, dout, delta, block);
+      finish_gradients(gradients, s, ds, dout, delta, buffer);
     } else {
       issue_dout_v(ds, dout);
       compute_probabilities<0, kBlockM>(s, lse, block);
-      finish_gradients(gradients, s, ds, dout, delta, block);
+      finish_gradients(gradients, s, ds, dout, delta, buffer);
     }
   }
 
@@ -222,28 +223,28 @@ class KeyTileConsumer {
   // From probabilities s and the product for dout v, which runs. ds is stored before the product for dv is issued with
   // D = 64, and while it runs with D = 128: what is fastest.
   __device__ __forceinline__ void finish_gradients(Fragments& gradients, const float (&s)[kBlockM / 2],
-                                                   float (&ds)[kBlockM / 2], uint32_t dout, uint32_t delta, int block) {
+                                                   float (&ds)[kBlockM / 2], uint32_t dout, uint32_t delta,
+                                                   int buffer) {
     Fragments probabilities;
     warpgroup_wait<0>();
     warpgroup_fence_operand(ds);
     score_gradients(gradients, probabilities, s, ds, delta);
     warpgroup_fence_operand(gradients);
-    if constexpr (kD == 64) store_ds(gradients, block);
+    if constexpr (kD == 64) store_ds(gradients, buffer);
     warpgroup_fence_operand(dv);
     warpgroup_fence_operand(probabilities);
     warpgroup_arrive();
     gemm_rs<kBlockM, kBlockM, kD>(dv, probabilities, dout, true);
     warpgroup_commit();
-    if constexpr (kD > 64) store_ds(gradients, block);
+    if constexpr (kD > 64) store_ds(gradients, buffer);
     warpgroup_wait<0>();
     warpgroup_fence_operand(dv);
     warpgroup_fence_operand(probabilities);
   }
 
-  // Stores the warp's rows of ds for the dq warpgroup of the block.
-  __device__ __forceinline__ void store_ds(const Fragments& gradients, int block) {
+  // Stores the warp's rows of ds for the dq warpgroup of the step.
+  __device__ __forceinline__ void store_ds(const Fragments& gradients, int buffer) {
     using DsTile = typename Traits::DsTile;
-    const int buffer = block % kWarpgroups;
     mbarrier_wait(storage.ds_empty(buffer), (ds_phases >> buffer & 1) ^ 1);
     const int lane = opaque(threadIdx.x % 32);
     const uint32_t corner = DsTile::at(storage.ds(buffer), at.warp_first + lane % 16, lane / 16);
@@ -277,6 +278,7 @@ class KeyTileConsumer {
     }
   }
 
+  float dk[kD / 2] = {}, dv[kD / 2] = {};
   const AttentionParams& p;
   const Storage& storage;
   const WarpTile at;
@@ -289,7 +291,6 @@ class KeyTileConsumer {
   bool backwards;
   int seen_from;      // the first block whose queries see any of the group's keys
   int unmasked_from;  // the first block whose queries all see all of them
-  float dk[kD / 2] = {}, dv[kD / 2] = {};
 };
 
 template <class Storage, class Dq>

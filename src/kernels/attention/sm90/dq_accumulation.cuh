@@ -7,7 +7,8 @@
 //   backwards()            whether this tile goes through its blocks of queries from the last to the first
 //   poll(block)            reads the semaphore of a block of queries; wait() takes what it returned
 //   wait(block, polled)    returns when this tile may add to the block
-//   add(dq, block, half, comes_first)   adds 64 columns, half = 0 first; where that completes the sum of DqShared, writes
+//   add(dq, block, half, comes_first)   adds 64 columns, half = 0 first; where that completes the sum of DqShared,
+//   writes
 //                          dq. comes_first lives from half 0 to half 1: which side of a merge this is
 //   signal(block)          says that this tile has added to the block, unless the producer says so (kDqSignalLag)
 //   merge(...)             epilogue, with normalised keys: adds the gradient through the keys to dq of the tile's rows
@@ -60,6 +61,17 @@ __device__ inline void load_sums(float (&dq)[kN], const float4* from) {
                  : "memory");
 }
 
+// The same, or zeros where nothing has been added.
+template <int kN>
+__device__ inline void load_sums_if(float (&dq)[kN], bool any, const float4* from) {
+  if (any) {
+    load_sums(dq, from);
+  } else {
+#pragma unroll
+    for (float& x : dq) x = 0.0f;
+  }
+}
+
 // Where a consumer warp's rows of a key tile are, for epilogues.
 struct WarpTile {
   int group, group_first, warp, warp_first, row;  // rows of the tile; row: the thread's first
@@ -108,10 +120,10 @@ struct DqPrivate {
     const float one[2] = {1.0f, 1.0f};
     const int block = warp_uniform(info.index()) * Traits::kConsumerWarpgroups + at.group;
     const auto token = [&](int row) { return info.token(row); };
-    float dq[kD / 2] = {};
-    if (kD == 64 && block < e.end_block) load_sums(dq, sums(block, 0));
+    float dq[kD / 2];
+    if (kD == 64) load_sums_if(dq, block < e.end_block, sums(block, 0));
     scatter<T>(dv, one, e.values, at.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
-    if (kD > 64 && block < e.end_block) load_sums(dq, sums(block, 0));
+    if (kD > 64) load_sums_if(dq, block < e.end_block, sums(block, 0));
     const float inverse_norm[2] = {e.norm(at.row), e.norm(at.row + 8)};
     l2_normalise_backward<T>(dk, e.keys, at.row, inverse_norm, p.scale);
 #pragma unroll
@@ -125,8 +137,8 @@ struct DqPrivate {
     const int* index = p.q_index + warp_uniform(info.query_offset());
     const int first_seen = warp_uniform(info.first_seen()), end = warp_uniform(info.end());
     for (int query = at.group * kQueryBlock; query < end; query += Traits::kConsumerWarpgroups * kQueryBlock) {
-      float dq[kD / 2] = {};
-      if (query >= first_seen) load_sums(dq, sums(query / kQueryBlock, 0));
+      float dq[kD / 2];
+      load_sums_if(dq, query >= first_seen, sums(query / kQueryBlock, 0));
       scatter<typename Traits::OuterTile>(dq, scale, e.values, at.warp_first, at.group_first + end - query,
                                           p.dq.head(e.head, p.H), p.D,
                                           [&](int row) { return index[query + row - at.group_first]; });
@@ -152,7 +164,7 @@ struct DqShared {
   };
   __device__ Place place_of(int block) const {
     const int4 order = info.dq_order();
-    return {RingBlock(p, order.y, order.z, block), order.w, block * static_cast<int>(kQueryBlock) < order.x};
+    return {RingBlock(p, order.y, order.z, block), order.w, block * kQueryBlock < order.x};
   }
   __device__ bool backwards() const { return false; }
   __device__ unsigned poll(int block) const { return load_relaxed(place_of(block).block.dq_semaphore(p, at.warp)); }
@@ -196,8 +208,8 @@ struct DqShared {
     uint4 piece[2][2];
     accumulator_to_chunks(piece, dq, p.scale);
     const int lane = opaque(threadIdx.x % 32), first = 16 * at.warp + lane / 4;
-    const int last = info.end() - 1 - block * static_cast<int>(kQueryBlock);
-    const int* index = p.q_index + info.query_offset() + block * static_cast<int>(kQueryBlock);
+    const int last = info.end() - 1 - block * kQueryBlock;
+    const int* index = p.q_index + info.query_offset() + block * kQueryBlock;
     const int head = info.head();
     __nv_bfloat16* data = p.dq.head(head, p.H).data + 64 * half + lane % 4 * 8;
 #pragma unroll

@@ -54,21 +54,26 @@ struct ProducerTile {
     else
       return item.end_query;
   }
-  __device__ ProducerTile(const AttentionParams& p, const Item& item, int i)
+  // begin is still to be set.
+  __device__ ProducerTile(const Item& item, int i)
       : head(item.head), inner_offset(inner_offset_of(item)), end(end_of(item)) {
-    constexpr int kStep = Traits::kInnerRows;
     if constexpr (kOuterAreQueries) {
       index = 0, outer_offset = item.query_offset, num_rows = item.num_queries;
-      begin = item.begin_key / kStep * kStep;
     } else if constexpr (kWholeSegment) {
       index = i, outer_offset = item.key_offset + i * Traits::kOuterRows;
       num_rows = min(Traits::kOuterRows, item.num_keys - i * Traits::kOuterRows);
-      // A segment without keys has no steps, and none of its queries sees any.
-      begin = (num_rows > 0 ? p.first_query[outer_offset] : end + kStep - 1) / kStep * kStep;
     } else {
       index = item.first_key / Traits::kOuterRows, outer_offset = item.key_offset, num_rows = item.num_keys;
-      begin = item.begin_query / kStep * kStep;
     }
+  }
+  __device__ void set_begin(const AttentionParams& p, const Item& item) {
+    constexpr int kStep = Traits::kInnerRows;
+    if constexpr (kOuterAreQueries)
+      begin = item.begin_key / kStep * kStep;
+    else if constexpr (kWholeSegment)  // a segment without keys has no steps, and none of its queries sees any
+      begin = (num_rows > 0 ? p.first_query[outer_offset] : end + kStep - 1) / kStep * kStep;
+    else
+      begin = item.begin_query / kStep * kStep;
   }
   __device__ Steps steps() const { return Steps(begin, end, Traits::kInnerRows, kWholeSegment && index % 2 != 0); }
 };
@@ -113,9 +118,12 @@ class Producer {
       int first_seen = 0;
 #pragma unroll 1
       for (int i = 0; i < count; ++i) {
-        const Tile tile(p, item, i);
+        Tile tile(item, i);
+        const OuterTokens<Traits::kOuterRows, Traits::kD> tokens(
+            (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset, tile.num_rows);
+        tile.set_begin(p, item);  // behind the loads of tokens, which are under way
         if (i == 0) first_seen = tile.begin;
-        load_tile(tile, i + 1 == count, first_seen);
+        load_tile(tile, tokens, i + 1 == count, first_seen);
         tiles.next();
       }
     }
@@ -166,15 +174,12 @@ class Producer {
 
   // What is copied for a tile: the index lists of its first steps, its outer rows, and then step by step its inner
   // rows. is_last: of the item.
-  __device__ void load_tile(const Tile& tile, bool is_last, int first_seen) {
+  __device__ void load_tile(const Tile& tile, const OuterTokens<Traits::kOuterRows, Traits::kD>& tokens, bool is_last,
+                            int first_seen) {
     const Steps steps = tile.steps();
-    {
-      const OuterTokens<Traits::kOuterRows, Traits::kD> tokens(
-          (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset, tile.num_rows);
 #pragma unroll
-      for (int i = 0; i < kIndexStages - 1; ++i) fetch_index(tile, steps, i);
-      load_outer(tile, tokens);
-    }
+    for (int i = 0; i < kIndexStages - 1; ++i) fetch_index(tile, steps, i);
+    load_outer(tile, tokens);
     publish(tile, is_last, first_seen);
     const LaneSource from0(from.inner0, tile.head, p.H, chunk), from1(from.inner1, tile.head, p.H, chunk);
 #pragma unroll 1
