@@ -110,11 +110,12 @@ void Replicas::timed(const char* name, Stream stream, const Work& work) {
   if (ctx_.on_gpu()) {
     Event from = profiler.mark(stream);
     work();
-    return profiler.add_span(name, from, profiler.mark(stream));
+    return profiler.add_span(name, Category::kCommunication, from, profiler.mark(stream));
   }
   const auto begin = std::chrono::steady_clock::now();
   work();
-  profiler.add(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  profiler.add(name, Category::kCommunication,
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
 
 // How far this rank's GPU has come, for the others to know whom they wait for. Called by the thread of the heartbeats.

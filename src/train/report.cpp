@@ -83,14 +83,14 @@ Reporter::Reporter(Console& console, Metrics& metrics, const Context& ctx, const
   if (!metrics.warning().empty()) console.warning(metrics.warning());
 }
 
-void Reporter::profile(int64_t step, double seconds, const std::map<std::string, double>& times) {
+void Reporter::profile(int64_t step, double seconds, const ProfileTimes& times) {
   std::map<std::string, double> of_step;
   double attention = 0;
   for (const auto& [op, time] : times) {
-    const bool once = op == "square_sum" || op == "gradient_norm" || op == "adamw" || op == kExposed ||
-                      op == kCommunication;  // a step; the others in each micro-batch
-    of_step[op] = once ? time : time * static_cast<double>(accumulation_);
-    if (is_attention_op(op)) attention += of_step[op];
+    const bool once = time.category == Category::kOptimizer ||
+                      time.category == Category::kCommunication;  // a step; the others in each micro-batch
+    of_step[op] = once ? time.seconds : time.seconds * static_cast<double>(accumulation_);
+    if (time.category == Category::kAttention) attention += of_step[op];
   }
   attention_share_ = attention / seconds;
   metrics_.profile(step, seconds, of_step);

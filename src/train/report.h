@@ -1,7 +1,6 @@
 // What a run tells of itself as it goes, on the console and in its metrics.
 #pragma once
 #include <cstdint>
-#include <map>
 #include <string>
 
 #include "data/token_file.h"
@@ -26,7 +25,7 @@ class Reporter {
   // record: rates and memory are filled in here.
   void step(StepRecord record);
   // times: of the ops of one micro-batch, and of those that run once a step, in seconds.
-  void profile(int64_t step, double seconds, const std::map<std::string, double>& times);
+  void profile(int64_t step, double seconds, const ProfileTimes& times);
   void evaluated(int64_t step, const Evaluation& evaluation, double seconds);
 
  private:
