@@ -212,7 +212,7 @@ void Replicas::finish_step() {
   if (alone()) return;
   collectives_->check();
   launched_ = 0;
-  if (store_.sharded()) gather_weights();
+  if (store_.sharded()) gather_params();
   first_step_ = false;
 }
 
@@ -233,13 +233,13 @@ std::string Replicas::note_step(double seconds) {
                 std::lround(1e4 * beside_seconds_ / steps) / 10.0, " ms beside it");
 }
 
-void Replicas::gather_weights() {
+void Replicas::gather_params() {
   const World::Doing doing(world_, "all-gather of weights");
   fork();
   for (size_t i = buckets_.size(); i-- > 0;) {  // in the order in which forward uses them
     Bucket& bucket = buckets_[i];
     timed(ctx_.on_gpu() ? kCommunication : kExposed, ctx_.comm_stream(),
-          [&] { collectives_->all_gather(store_.weights().slice(bucket.range.begin, bucket.range.size())); });
+          [&] { collectives_->all_gather(store_.compute_params().slice(bucket.range.begin, bucket.range.size())); });
     bucket.gathering = ctx_.on_gpu();
     if (!bucket.gathering) continue;
     gpu::record(bucket.gathered, ctx_.comm_stream());
@@ -280,8 +280,9 @@ void Replicas::compare(int64_t step) {
   if (alone()) return;
   const World::Doing doing(world_, "comparing parameters");
   for (size_t group = 0; group < store_.table().groups.size(); ++group) before_use(group);
-  std::vector<Tensor> same{store_.weights()};
-  if (!store_.sharded()) same = {store_.values(), store_.pieces()[0].first_moment, store_.pieces()[0].second_moment};
+  std::vector<Tensor> same{store_.compute_params()};
+  if (!store_.sharded())
+    same = {store_.master_params(), store_.shards()[0].first_moment, store_.shards()[0].second_moment};
   uint64_t all = 0;
   for (const Tensor& tensor : same) {
     uint64_t bits = 0;

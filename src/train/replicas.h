@@ -69,7 +69,7 @@ class Replicas : public GptObserver {
   void reduce_on_stream(const Range& range);
   void fork();
   void join(Event event);
-  void gather_weights();
+  void gather_params();
   std::string reached() const;
   template <class Work>
   void timed(const char* name, Stream stream, const Work& work);
