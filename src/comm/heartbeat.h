@@ -2,15 +2,15 @@
 // rank waits for ever in a collective that another never enters. A thread exchanges heartbeats with rank 0, which say
 // where each rank is; rank 0 names the one at fault on standard error, or rank 1 where that is rank 0.
 #pragma once
-#include <atomic>
 #include <chrono>
 #include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
-#include <vector>
 
-#include "comm/rendezvous.h"
+#include "comm/forced_end.h"
+#include "comm/heartbeat_channel.h"
+#include "comm/peer_states.h"
 
 namespace scfa {
 
@@ -47,41 +47,27 @@ class Heartbeat {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct State {
-    std::string received;  // and not taken apart yet
-    std::string place;
-    double silent = 0;  // seconds since it was heard from, in which this process ran
-    bool left = false;
-  };
   void run();
   void beat(double seconds);
   // Ends this process without destructors, which what hangs would block too; on rank 0 all others as well. Prints the
   // text as a line first, unless it is empty. Returns only where another thread ends the process.
   void end(const std::string& text, int code = 1);
   void listen(std::chrono::milliseconds patience);
-  void receive(size_t rank);
-  void take(size_t rank, char kind, const std::string& text);
+  void take(size_t rank, const BeatMessage& message);
   void gone(size_t rank);
-  bool claim_end();
-  void run_abort();
-  void send(size_t rank, char kind, const std::string& text);
   std::string place_here();
   std::string last_checkpoint();
 
   Connections& c_;
+  HeartbeatChannel channel_;
+  ForcedEnd forced_end_;
   std::mutex details_mutex_;  // held while details are asked for, which can block: of nothing else
   std::function<std::string()> details_;
   std::mutex mutex_;  // of what follows
   std::string place_ = "starting", checkpoint_;
-  std::function<void()> abort_;
-  double limit_;
-  bool started_ = false;
-  double waited_after_signal_ = 0;
-  std::vector<State> others_;
-  bool leaving_ = false;
-  std::atomic<bool> ending_{false};
-  std::mutex sending_;
-  int wake_[2] = {-1, -1};  // a pipe that ends the thread's wait
+  PeerStates others_;
+  bool started_ = false, leaving_ = false;
+  double waited_after_signal_ = 0;  // seconds
   std::thread thread_;
 };
 

@@ -1,5 +1,5 @@
 // Moves the data of CPU ranks: two exchanges between the memories of all processes, by MPI where mpirun started them,
-// else by way of rank 0 (comm/rendezvous.h). Every rank calls the same functions in the same order.
+// else by way of rank 0 (comm/relay.h). Every rank calls the same functions in the same order.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -117,10 +116,6 @@ std::string address_of_rank0(const Listener& listener, const std::string& job) {
 
 }  // namespace
 
-std::string Connections::name_of(size_t r) const {
-  return concat("rank ", r, " on ", peers.at(r).host);
-}
-
 Connections rendezvous(const Launch& launch, double seconds) {
   Connections c;
   c.rank = launch.rank, c.size = launch.size;
@@ -150,125 +145,6 @@ Connections rendezvous(const Launch& launch, double seconds) {
   }
   connect_to_rank0(c, addresses, port, job, seconds);
   return c;
-}
-
-// ---- messages -------------------------------------------------------------------------------------------------------
-
-namespace {
-
-[[noreturn]] void fail_gone(const Connections& c, size_t rank) {
-  fail("the connection to ", c.name_of(rank), " is gone");
-}
-
-std::string packed(const std::vector<std::string>& texts) {
-  std::string all;
-  for (const std::string& text : texts) {
-    const uint64_t size = text.size();
-    all.append(reinterpret_cast<const char*>(&size), sizeof size).append(text);
-  }
-  return all;
-}
-
-std::vector<std::string> unpacked(const std::string& all) {
-  std::vector<std::string> texts;
-  for (size_t at = 0; at + sizeof(uint64_t) <= all.size();) {
-    uint64_t size = 0;
-    std::memcpy(&size, all.data() + at, sizeof size);
-    texts.push_back(all.substr(at + sizeof size, size));
-    at += sizeof size + size;
-  }
-  return texts;
-}
-
-}  // namespace
-
-std::vector<std::string> Messages::all_gather(const char* what, const std::string& mine) {
-  if (c_.size == 1) return {mine};
-  const std::string tag = concat(count_++, ' ', what);
-  if (c_.rank == 0) return gather_and_answer(tag, mine);
-  std::string answer;
-  if (!c_.messages[0].write_message(tag) || !c_.messages[0].write_message(mine) ||
-      !c_.messages[0].read_message(&answer))
-    fail_gone(c_, 0);
-  return unpacked(answer);
-}
-
-std::vector<std::string> Messages::gather_and_answer(const std::string& tag, const std::string& mine) {
-  std::vector<std::string> texts(c_.peers.size());
-  texts[0] = mine;
-  for (size_t r = 1; r < texts.size(); ++r) {
-    std::string its;
-    if (!c_.messages[r].read_message(&its) || !c_.messages[r].read_message(&texts[r])) fail_gone(c_, r);
-    require(its == tag, c_.name_of(r), " is out of step with rank 0: in exchange ", its, " instead of ", tag);
-  }
-  const std::string all = packed(texts);
-  for (size_t r = 1; r < texts.size(); ++r)
-    if (!c_.messages[r].write_message(all)) fail_gone(c_, r);
-  return texts;
-}
-
-// ---- data of CPU ranks ----------------------------------------------------------------------------------------------
-
-namespace {
-
-class Relay : public HostTransport {
- public:
-  explicit Relay(Connections* connections) : c_(*connections) {}
-
-  void all_to_all(const char* send, const std::vector<int64_t>& to, char* receive,
-                  const std::vector<int64_t>& from) override {
-    const auto length = [](const std::vector<int64_t>& limits, size_t r) {
-      return static_cast<size_t>(limits[r + 1] - limits[r]);
-    };
-    if (c_.rank != 0) {
-      const Socket& first = c_.messages[0];
-      if (!first.write_all(to.data(), to.size() * sizeof(int64_t)) ||
-          !first.write_all(send, static_cast<size_t>(to.back())) ||
-          !first.read_all(receive, static_cast<size_t>(from.back())))
-        fail_gone(c_, 0);
-      return;
-    }
-    const size_t size = c_.peers.size();
-    std::vector<std::vector<int64_t>> limits(size, to);
-    data_.resize(size);
-    for (size_t r = 1; r < size; ++r) {
-      if (!c_.messages[r].read_all(limits[r].data(), to.size() * sizeof(int64_t))) fail_gone(c_, r);
-      data_[r].resize(static_cast<size_t>(limits[r].back()));
-      if (!c_.messages[r].read_all(data_[r].data(), data_[r].size())) fail_gone(c_, r);
-    }
-    const auto data_of = [&](size_t r) { return r == 0 ? send : data_[r].data(); };
-    for (size_t r = 0; r < size; ++r)  // rank 0's part may be empty, and so may be `receive`
-      std::copy_n(data_of(r) + limits[r][0], length(limits[r], 0), receive + from[r]);
-    for (size_t to_rank = 1; to_rank < size; ++to_rank)
-      for (size_t r = 0; r < size; ++r)
-        if (!c_.messages[to_rank].write_all(data_of(r) + limits[r][to_rank], length(limits[r], to_rank)))
-          fail_gone(c_, to_rank);
-  }
-
-  void all_gather(char* data, const std::vector<int64_t>& parts) override {
-    const auto size_of_part = [&](size_t r) { return static_cast<size_t>(parts[r + 1] - parts[r]); };
-    if (c_.rank != 0) {
-      const auto self = static_cast<size_t>(c_.rank);
-      if (!c_.messages[0].write_all(data + parts[self], size_of_part(self)) ||
-          !c_.messages[0].read_all(data, static_cast<size_t>(parts.back())))
-        fail_gone(c_, 0);
-      return;
-    }
-    for (size_t r = 1; r < c_.peers.size(); ++r)
-      if (!c_.messages[r].read_all(data + parts[r], size_of_part(r))) fail_gone(c_, r);
-    for (size_t r = 1; r < c_.peers.size(); ++r)
-      if (!c_.messages[r].write_all(data, static_cast<size_t>(parts.back()))) fail_gone(c_, r);
-  }
-
- private:
-  Connections& c_;
-  std::vector<std::vector<char>> data_;
-};
-
-}  // namespace
-
-std::unique_ptr<HostTransport> make_relay(Connections* connections) {
-  return std::make_unique<Relay>(connections);
 }
 
 }  // namespace scfa

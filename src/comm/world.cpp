@@ -6,6 +6,8 @@
 #include <thread>
 
 #include "comm/mpi.h"
+#include "comm/relay.h"
+#include "comm/rendezvous.h"
 #include "core/program.h"
 #include "core/signals.h"
 

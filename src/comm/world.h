@@ -11,7 +11,7 @@
 #include "comm/heartbeat.h"
 #include "comm/host_transport.h"
 #include "comm/launch.h"
-#include "comm/rendezvous.h"
+#include "comm/messages.h"
 #include "core/error.h"
 
 namespace scfa {

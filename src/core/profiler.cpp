@@ -30,10 +30,16 @@ Event Profiler::mark(Stream stream) {
   return event;
 }
 
-std::map<std::string, double> Profiler::take() {
+void Profiler::add(const char* name, Category category, double seconds) {
+  ProfileTime& time = times_[name];
+  time.seconds += seconds;
+  time.category = category;
+}
+
+ProfileTimes Profiler::take() {
   for (const Span& span : spans_) {
     gpu::synchronize(span.to);
-    times_[span.name] += gpu::milliseconds_between(span.from, span.to) * 1e-3;
+    add(span.name, span.category, gpu::milliseconds_between(span.from, span.to) * 1e-3);
   }
   spans_.clear();
   used_events_ = 0;
@@ -41,8 +47,8 @@ std::map<std::string, double> Profiler::take() {
 }
 
 // Work on another stream than the context's own runs beside it, and its time is not one of the step's.
-ProfileRange::ProfileRange(Context& ctx, const char* name)
-    : ctx_(ctx), name_(name), timed_(ctx.profiler().collecting() && ctx.on_main_stream()) {
+ProfileRange::ProfileRange(Context& ctx, const char* name, Category category)
+    : ctx_(ctx), name_(name), category_(category), timed_(ctx.profiler().collecting() && ctx.on_main_stream()) {
   last_op.store(name, std::memory_order_relaxed);
   last_on_gpu.store(ctx.on_gpu(), std::memory_order_relaxed);
   if (ctx_.on_gpu()) gpu::push_range(name);
@@ -57,11 +63,11 @@ ProfileRange::~ProfileRange() {
   if (ctx_.on_gpu()) gpu::pop_range();
   if (!timed_) return;
   if (!ctx_.on_gpu()) {
-    ctx_.profiler().add(name_, std::chrono::duration<double>(Clock::now() - began_).count());
+    ctx_.profiler().add(name_, category_, std::chrono::duration<double>(Clock::now() - began_).count());
     return;
   }
   try {  // a device that failed reports it at the next launch
-    ctx_.profiler().add_span(name_, from_, ctx_.profiler().mark(ctx_.stream()));
+    ctx_.profiler().add_span(name_, category_, from_, ctx_.profiler().mark(ctx_.stream()));
   } catch (const std::exception&) {
   }
 }

@@ -12,7 +12,7 @@ void square_sum(Context& ctx, Tensor sum, ConstTensor g) {
   require_tensor(g, kOp, "g", DType::kF32, {g.numel()});
   require_tensor(sum, kOp, "sum", DType::kF64, {1});
   ctx.require_here(kOp, {sum, g});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kOptimizer);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::square_sum(ctx, sum, g);
   cpu::square_sum(ctx, sum, g);
@@ -23,7 +23,7 @@ void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums) {
   require_tensor(square_sums, kOp, "square_sums", DType::kF64, {square_sums.numel()});
   require_tensor(norm, kOp, "norm", DType::kF32, {1});
   ctx.require_here(kOp, {norm, square_sums});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kOptimizer);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::gradient_norm(ctx, norm, square_sums);
   cpu::gradient_norm(ctx, norm, square_sums);
@@ -46,7 +46,7 @@ void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor 
   require(settings.step >= 1, kOp, ": the first step is 1, not ", settings.step);
   ctx.require_here(kOp, {p, m, v, copy, g, decays, norm});
   if (n == 0) return;
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kOptimizer);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings);
   cpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings);

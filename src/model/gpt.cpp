@@ -77,7 +77,7 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
   require(!training_ || store.training(), "gpt: training asked of parameters without gradients");
   arena_ = std::make_unique<Arena>(ctx_.device(), measure(ctx_, config, batch, mode).used());
   acts_ = plan(*arena_, ctx_, config_, batch, mode);
-  params_ = view_parameters(config_, store.weights());
+  params_ = view_parameters(config_, store.compute_params());
   if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
   if (training_) grads_ = view_parameters(config_, store.gradients());
 }
@@ -177,9 +177,9 @@ void Gpt::logits(Tensor out, int64_t begin) {
 }
 
 std::string Gpt::first_non_finite() const {
-  // Weights in bf16 are not finite where the master values are not, or are just too large for f32's largest.
+  // compute_params in bf16 are not finite where master_params are not, or are just too large for f32's largest.
   for (const ParameterEntry& entry : table().entries)
-    if (!finite(ctx_, store_.weights().slice(entry.offset, entry.size))) return "parameter " + entry.name;
+    if (!finite(ctx_, store_.compute_params().slice(entry.offset, entry.size))) return "parameter " + entry.name;
   for (size_t l = 0; l < acts_.blocks.size(); ++l) {
     const BlockActivations& a = acts_.blocks[l];
     const struct {

@@ -8,28 +8,28 @@ namespace scfa {
 
 namespace {
 
-// Where a rank's pieces lie in the flat buffers.
-std::vector<Range> pieces_of(const ParameterTable& table, const std::vector<Range>& buckets, const StoreOptions& o) {
+// Where a rank's shards lie in the flat buffers.
+std::vector<Range> shards_of(const ParameterTable& table, const std::vector<Range>& buckets, const StoreOptions& o) {
   if (!o.sharded) return {{0, table.length}};
-  std::vector<Range> pieces;
+  std::vector<Range> shards;
   for (const Range& bucket : buckets) {
     const Range part = part_of(bucket.size(), o.rank, o.ranks);
-    if (part.size() > 0) pieces.push_back({bucket.begin + part.begin, bucket.begin + part.end});
+    if (part.size() > 0) shards.push_back({bucket.begin + part.begin, bucket.begin + part.end});
   }
-  return pieces;
+  return shards;
 }
 
 struct Plan {
-  Tensor master, weights, gradients, first_moment, second_moment;
+  Tensor master_params, compute_params, gradients, first_moment, second_moment;
 };
 
 Plan make_plan(Arena& arena, const Context& ctx, const ParameterTable& table, const StoreOptions& o) {
   int64_t owned = 0;
-  for (const Range& piece : pieces_of(table, make_buckets(table, o.bucket_elements), o)) owned += piece.size();
+  for (const Range& shard : shards_of(table, make_buckets(table, o.bucket_elements), o)) owned += shard.size();
   const int64_t all = table.length;
   Plan plan;
-  plan.master = arena.take("parameters", DType::kF32, {ctx.on_gpu() ? owned : all});
-  plan.weights = ctx.on_gpu() ? arena.take("weights in bf16", DType::kBF16, {all}) : plan.master;
+  plan.master_params = arena.take("parameters", DType::kF32, {ctx.on_gpu() ? owned : all});
+  plan.compute_params = ctx.on_gpu() ? arena.take("weights in bf16", DType::kBF16, {all}) : plan.master_params;
   if (!o.training) return plan;
   plan.gradients = arena.take("parameter gradients", DType::kF32, {all});
   plan.first_moment = arena.take("optimizer state", DType::kF32, {owned});
@@ -72,20 +72,20 @@ ParameterStore::ParameterStore(Context& ctx, const GptConfig& config, const Stor
   require(options.training || !options.sharded, "parameter store: only the state of training can be sharded");
   arena_ = std::make_unique<Arena>(ctx.device(), measure(ctx, table_, options).used());
   const Plan plan = make_plan(*arena_, ctx, table_, options);
-  master_ = plan.master, weights_ = plan.weights, gradients_ = plan.gradients;
+  master_params_ = plan.master_params, compute_params_ = plan.compute_params, gradients_ = plan.gradients;
   first_moment_ = plan.first_moment, second_moment_ = plan.second_moment;
-  for (const Tensor& t : {master_, weights_, gradients_, first_moment_, second_moment_})
+  for (const Tensor& t : {master_params_, compute_params_, gradients_, first_moment_, second_moment_})
     if (t) ctx.zero(t);  // what lies between tensors stays zero
   if (!options.training) return;
   int64_t owned = 0;
-  for (const Range& range : pieces_of(table_, buckets_, options)) {
+  for (const Range& range : shards_of(table_, buckets_, options)) {
     const int64_t n = range.size();
-    pieces_.push_back({.range = range,
-                       .master = master_.slice(is_whole(State::kMaster) ? range.begin : owned, n),
+    shards_.push_back({.range = range,
+                       .master_params = master_params_.slice(is_whole(State::kMasterParams) ? range.begin : owned, n),
                        .first_moment = first_moment_.slice(owned, n),
                        .second_moment = second_moment_.slice(owned, n),
                        .gradients = gradients_.slice(range.begin, n),
-                       .copy = ctx.on_gpu() ? weights_.slice(range.begin, n) : Tensor()});
+                       .compute_params = ctx.on_gpu() ? compute_params_.slice(range.begin, n) : Tensor()});
     owned += n;
   }
 }
@@ -96,35 +96,36 @@ std::vector<Arena::Item> ParameterStore::memory_plan(const Context& ctx, const G
 }
 
 bool ParameterStore::is_whole(State state) const {
-  return !options_.sharded || (state == State::kMaster && !ctx_.on_gpu());
+  return !options_.sharded || (state == State::kMasterParams && !ctx_.on_gpu());
 }
 
 Tensor ParameterStore::whole(State state) const {
-  return state == State::kMaster ? master_ : state == State::kFirstMoment ? first_moment_ : second_moment_;
+  return state == State::kMasterParams ? master_params_ : state == State::kFirstMoment ? first_moment_ : second_moment_;
 }
 
-Tensor ParameterStore::part(const Piece& piece, State state) const {
-  return state == State::kMaster        ? piece.master
-         : state == State::kFirstMoment ? piece.first_moment
-                                        : piece.second_moment;
+Tensor ParameterStore::state_of(const Shard& shard, State state) {
+  return state == State::kMasterParams  ? shard.master_params
+         : state == State::kFirstMoment ? shard.first_moment
+                                        : shard.second_moment;
 }
 
-Tensor ParameterStore::values() const {
-  require(is_whole(State::kMaster), "parameter store: the master values are sharded over ", options_.ranks, " ranks");
-  return master_;
+Tensor ParameterStore::master_params() const {
+  require(is_whole(State::kMasterParams), "parameter store: the master values are sharded over ", options_.ranks,
+          " ranks");
+  return master_params_;
 }
 
-void ParameterStore::values_changed() {
-  if (ctx_.on_gpu()) cast(ctx_, weights_, values());
+void ParameterStore::master_params_changed() {
+  if (ctx_.on_gpu()) cast(ctx_, compute_params_, master_params());
 }
 
 void ParameterStore::init(uint64_t seed) {
-  const Tensor staged = staging(State::kMaster);
+  const Tensor staged = staging(State::kMasterParams);
   const Buffer host(static_cast<size_t>(ctx_.on_gpu() ? staged.bytes() : 0), Device::kCpu);
   const Tensor flat = ctx_.on_gpu() ? Tensor(host.data(), DType::kF32, Device::kCpu, {table_.length}) : staged;
   init_parameters(table_, flat, config_.n_layer, seed);
   if (ctx_.on_gpu()) ctx_.copy(staged, flat);
-  put(State::kMaster);
+  put(State::kMasterParams);
   ctx_.synchronize();  // the host buffer goes away
 }
 
@@ -134,16 +135,17 @@ Tensor ParameterStore::staging(State state) const {
 
 void ParameterStore::put(State state) {
   const Tensor staged = staging(state);
-  if (state == State::kMaster && ctx_.on_gpu()) cast(ctx_, weights_, staged);
+  if (state == State::kMasterParams && ctx_.on_gpu()) cast(ctx_, compute_params_, staged);
   if (is_whole(state)) return;
-  for (const Piece& piece : pieces_) ctx_.copy(part(piece, state), staged.slice(piece.range.begin, piece.range.size()));
+  for (const Shard& shard : shards_)
+    ctx_.copy(state_of(shard, state), staged.slice(shard.range.begin, shard.range.size()));
 }
 
 Tensor ParameterStore::take(State state) {
   if (is_whole(state)) return whole(state);
   ctx_.zero(gradients_);
-  for (const Piece& piece : pieces_)
-    ctx_.copy(gradients_.slice(piece.range.begin, piece.range.size()), part(piece, state));
+  for (const Shard& shard : shards_)
+    ctx_.copy(gradients_.slice(shard.range.begin, shard.range.size()), state_of(shard, state));
   return gradients_;
 }
 

@@ -1,9 +1,9 @@
 // The one owner of a model's parameters and of what training keeps beside them: flat buffers laid out by the table.
 //
-// What products read are the weights, bf16 on a GPU and f32 on the CPU; what the optimizer updates are the master
-// values, f32, on the CPU the weights themselves. Where the state is sharded (ZeRO-1: Rajbhandari et al. 2019,
-// arXiv:1910.02054) each rank keeps master values and moments of its parts only: of each bucket of parameters one
-// (core/range.h). Weights and gradients are always whole.
+// Forward and backward read compute_params, bf16 on a GPU and f32 on the CPU; the optimizer updates master_params, f32,
+// which on the CPU are the same memory. Where the state is sharded (ZeRO-1: Rajbhandari et al. 2019, arXiv:1910.02054)
+// each rank keeps master_params and moments of its shards only: one of each bucket of parameters (core/range.h).
+// compute_params and gradients are always whole.
 #pragma once
 #include <memory>
 #include <string>
@@ -16,7 +16,7 @@
 namespace scfa {
 
 // What there is of each parameter, f32.
-enum class State { kMaster, kFirstMoment, kSecondMoment };
+enum class State { kMasterParams, kFirstMoment, kSecondMoment };
 
 struct StoreOptions {
   bool training = false;  // with gradients and moments
@@ -43,22 +43,22 @@ class ParameterStore {
   bool training() const { return options_.training; }
   bool sharded() const { return options_.sharded; }
 
-  Tensor weights() const { return weights_; }      // flat; what is computed with
-  Tensor gradients() const { return gradients_; }  // flat, f32; empty unless training
+  Tensor compute_params() const { return compute_params_; }  // flat; bf16 on a GPU
+  Tensor gradients() const { return gradients_; }            // flat, f32; empty unless training
 
-  // What this rank updates: all parameters, or its part of each bucket. Views of f32; copy is empty on the CPU.
-  struct Piece {
+  // What this rank owns, that is updates: all parameters, or its part of each bucket. Views of f32 but for the last.
+  struct Shard {
     Range range;  // of the flat buffers
-    Tensor master, first_moment, second_moment, gradients;
-    Tensor copy;  // of the weights in bf16
+    Tensor master_params, first_moment, second_moment, gradients;
+    Tensor compute_params;  // bf16, on a GPU; empty on the CPU, where they are the master_params
   };
-  const std::vector<Piece>& pieces() const { return pieces_; }
+  const std::vector<Shard>& shards() const { return shards_; }
 
   // ---- whole: as if nothing were sharded
-  // The master values. Whoever writes to them calls values_changed() afterwards. Throws Error where only parts of them
-  // are here.
-  Tensor values() const;
-  void values_changed();
+  // f32. Whoever writes to them calls master_params_changed() afterwards. Throws Error where only shards of them are
+  // here.
+  Tensor master_params() const;
+  void master_params_changed();
 
   void init(uint64_t seed);  // initial values; the same on all ranks
 
@@ -66,13 +66,13 @@ class ParameterStore {
   // that is the gradients' memory.
   Tensor staging(State state) const;
   void put(State state);
-  // The same for reading: all of a state or, where it is sharded, this rank's parts of it, to be gathered by bucket.
+  // The same for reading: all of a state or, where it is sharded, this rank's shards of it, to be gathered by bucket.
   Tensor take(State state);
 
  private:
   bool is_whole(State state) const;
   Tensor whole(State state) const;
-  Tensor part(const Piece& piece, State state) const;
+  static Tensor state_of(const Shard& shard, State state);
 
   Context& ctx_;
   GptConfig config_;
@@ -80,8 +80,8 @@ class ParameterStore {
   ParameterTable table_;
   std::vector<Range> buckets_;
   std::unique_ptr<Arena> arena_;
-  Tensor master_, weights_, gradients_, first_moment_, second_moment_;
-  std::vector<Piece> pieces_;
+  Tensor master_params_, compute_params_, gradients_, first_moment_, second_moment_;
+  std::vector<Shard> shards_;
 };
 
 }  // namespace scfa

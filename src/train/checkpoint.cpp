@@ -109,7 +109,7 @@ CheckpointState parse_state(const JsonReader& json, int64_t format) {
 }  // namespace
 
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, const ParameterTable& table,
-                            const HostState& values, std::vector<std::string>* notes) {
+                            const HostState& host_state, std::vector<std::string>* notes) {
   const std::string path = in_run(run, state.step);
   StagedFolder folder(path, is_checkpoint_file());
   std::vector<FileRecord> files;
@@ -117,8 +117,8 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
     const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
     files.push_back({name, written.bytes, written.xxh3});
   };
-  write(kModelFile, named(table, values.view(State::kMaster), ""));
-  write(kOptimizerFile, moments(table, values.view(State::kFirstMoment), values.view(State::kSecondMoment)));
+  write(kModelFile, named(table, host_state.view(State::kMasterParams), ""));
+  write(kOptimizerFile, moments(table, host_state.view(State::kFirstMoment), host_state.view(State::kSecondMoment)));
   Json json = {{"format", kFormat},
                {"step", state.step},
                {"tokens", state.tokens},
@@ -185,21 +185,21 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
   return state;
 }
 
-void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& values) {
-  for (const State state : {State::kMaster, State::kFirstMoment, State::kSecondMoment}) {
-    const Tensor all = values.view(state);
+void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state) {
+  for (const State state : {State::kMasterParams, State::kFirstMoment, State::kSecondMoment}) {
+    const Tensor all = host_state.view(state);
     if (all) std::memset(all.data, 0, static_cast<size_t>(all.bytes()));  // what lies between tensors
   }
-  read_safetensors(fs::path(checkpoint) / kModelFile, named(table, values.view(State::kMaster), ""));
-  if (!values.has_moments()) return;
+  read_safetensors(fs::path(checkpoint) / kModelFile, named(table, host_state.view(State::kMasterParams), ""));
+  if (!host_state.has_moments()) return;
   read_safetensors(fs::path(checkpoint) / kOptimizerFile,
-                   moments(table, values.view(State::kFirstMoment), values.view(State::kSecondMoment)));
+                   moments(table, host_state.view(State::kFirstMoment), host_state.view(State::kSecondMoment)));
 }
 
 void load_checkpoint(const std::string& checkpoint, ParameterStore& store) {
-  HostState values(store, store.training());
-  read_checkpoint(checkpoint, store.table(), values);
-  values.upload();
+  HostState host_state(store, store.training());
+  read_checkpoint(checkpoint, store.table(), host_state);
+  host_state.upload();
 }
 
 std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,

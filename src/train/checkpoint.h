@@ -31,7 +31,7 @@ struct CheckpointState {
 // Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it
 // is moved aside whole, and a line saying where is added to notes, if there are any.
 std::string save_checkpoint(const std::string& run, const CheckpointState& state, const ParameterTable& table,
-                            const HostState& values, std::vector<std::string>* notes = nullptr);
+                            const HostState& host_state, std::vector<std::string>* notes = nullptr);
 
 // Removes the checkpoints of a run up to step `newest` but for the newest `keep` (0 keeps all) and, with keep_best, the
 // one of the lowest validation loss; and what saves that were killed left. Later ones, which resuming passed over,
@@ -58,8 +58,8 @@ CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify:
 // Whether path is a checkpoint's folder, whole or not, and not a run's.
 bool is_checkpoint_folder(const std::string& path);
 
-// Fills what values has room for. Throws Error naming the tensor that does not fit.
-void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& values);
+// Fills what host_state has room for. Throws Error naming the tensor that does not fit.
+void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state);
 
 // Fills the parameters of a store that is not sharded, and its moments if it has any.
 void load_checkpoint(const std::string& checkpoint, ParameterStore& store);

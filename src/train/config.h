@@ -78,6 +78,7 @@ struct Config {
 
   // Micro-batches that each rank computes in a step.
   int64_t accumulation(int ranks = 1) const { return train.batch_size / (train.micro_batch_size * ranks); }
+  int64_t tokens_per_step() const { return train.batch_size * model.sequence_length; }  // of all ranks
 };
 
 // visit(section, key, value, meaning, rule) for every field but those of attention, whose section is an object or a

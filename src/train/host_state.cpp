@@ -4,7 +4,7 @@ namespace scfa {
 
 template <class Visit>
 void HostState::for_each_state(const Visit& visit) {
-  visit(State::kMaster);
+  visit(State::kMasterParams);
   if (!moments_) return;
   visit(State::kFirstMoment);
   visit(State::kSecondMoment);

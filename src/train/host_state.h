@@ -16,7 +16,7 @@ class HostState {
   Tensor view(State state) const { return views_[static_cast<size_t>(state)]; }  // empty if there is none
   bool has_moments() const { return moments_; }
 
-  // From the store to the host; complete() is called with each tensor that holds but this rank's parts, to gather the
+  // From the store to the host; complete() is called with each tensor that holds but this rank's shards, to gather the
   // others'. Back; spread() is called with each tensor before the store takes it over, to pass on rank 0's.
   using WithTensor = std::function<void(const Tensor&)>;
   void download(const WithTensor& complete = {});

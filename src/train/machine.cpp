@@ -83,6 +83,10 @@ double data_sheet_flops(const std::string& gpu) {
   return 0;
 }
 
+double peak_flops(Device device) {
+  return device == Device::kGpu ? data_sheet_flops(gpu::properties().name) : 0;
+}
+
 int64_t available_memory() {
   int64_t available = memory_line("MemAvailable");
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");

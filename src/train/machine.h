@@ -22,6 +22,7 @@ std::string device_name(Device device);  // of the GPU, or "cpu"
 
 // Dense bf16 FLOP/s with f32 accumulation by the vendor's data sheet; 0 for a GPU that is not in our list.
 double data_sheet_flops(const std::string& gpu);
+double peak_flops(Device device);  // the same of the device of this rank; 0 for the CPU
 
 // Bytes that could be allocated now, within the limits of the container and of the process (ulimit -v) if there are
 // any.

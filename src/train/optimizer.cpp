@@ -29,7 +29,7 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config)
   static_assert(kDecayBlock == kParameterAlignment &&
                 kDecayBlock == kPartAlignment);  // so that no block has two tensors
   const Plan plan = make_plan(arena_, store.table());
-  // A sum for each bucket, whether this rank has a piece of it or not: all ranks' are added up.
+  // A sum for each bucket, whether this rank has a shard of it or not: all ranks' are added up.
   square_sums_ = plan.square_sums.slice(0, store.sharded() ? static_cast<int64_t>(store.buckets().size()) : 1);
   norm_ = plan.norm;
   decays_ = plan.decays;
@@ -44,10 +44,10 @@ Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config)
 }
 
 void Optimizer::measure(const std::function<void(const Tensor&)>& all_reduce) {
-  if (store_.pieces().size() < static_cast<size_t>(square_sums_.numel())) ctx_.zero(square_sums_);
+  if (store_.shards().size() < static_cast<size_t>(square_sums_.numel())) ctx_.zero(square_sums_);
   int64_t i = 0;
-  for (const ParameterStore::Piece& piece : store_.pieces())
-    square_sum(ctx_, square_sums_.slice(i++, 1), piece.gradients);
+  for (const ParameterStore::Shard& shard : store_.shards())
+    square_sum(ctx_, square_sums_.slice(i++, 1), shard.gradients);
   if (all_reduce && store_.sharded()) all_reduce(square_sums_);
   gradient_norm(ctx_, norm_, square_sums_);
 }
@@ -66,9 +66,10 @@ void Optimizer::update(double lr, int64_t step) {
                        .weight_decay = static_cast<float>(config_.weight_decay),
                        .step = step,
                        .max_norm = static_cast<float>(config_.clip)};
-  for (const ParameterStore::Piece& p : store_.pieces()) {
-    const Tensor decays = decays_.slice(p.range.begin / kDecayBlock, p.range.size() / kDecayBlock);
-    adamw(ctx_, p.master, p.first_moment, p.second_moment, p.copy, p.gradients, decays, norm_, settings);
+  for (const ParameterStore::Shard& shard : store_.shards()) {
+    const Tensor decays = decays_.slice(shard.range.begin / kDecayBlock, shard.range.size() / kDecayBlock);
+    adamw(ctx_, shard.master_params, shard.first_moment, shard.second_moment, shard.compute_params, shard.gradients,
+          decays, norm_, settings);
   }
 }
 

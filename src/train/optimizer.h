@@ -18,7 +18,7 @@ class Optimizer {
 
   // One update from the gradients, which measure() looked at before. step counts from 1. Nothing changes where the norm
   // is not finite. On a GPU both only launch work. all_reduce: adds up an f64 tensor over the ranks, where each has
-  // gradients of its own pieces only.
+  // gradients of its own shards only.
   void measure(const std::function<void(const Tensor&)>& all_reduce = {});
   void update(double lr, int64_t step);
 

@@ -1,17 +1,13 @@
 #include "train/replicas.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 
 #include "kernels/cast.h"
-#include "kernels/hash_bits.h"
+#include "train/replica_check.h"
 
 namespace scfa {
 
 namespace {
-
-constexpr int64_t kTriedSteps = 4;  // of each way of adding up
 
 bool in_bf16(const Context& ctx, const TrainConfig& config, int ranks) {
   return ranks > 1 && ctx.on_gpu() && config.reduce_dtype == "bf16";
@@ -57,8 +53,8 @@ Replicas::Replicas(World& world, ParameterStore& store, const TrainConfig& confi
     : world_(world),
       store_(store),
       ctx_(store.context()),
-      config_(config),
-      arena_(ctx_.device(), measured(ctx_, store.table(), config, world.size()).used()) {
+      arena_(ctx_.device(), measured(ctx_, store.table(), config, world.size()).used()),
+      overlap_(ctx_.on_gpu() && !alone() ? config.overlap : "after") {
   if (alone()) return;
   const Plan plan = make_plan(arena_, ctx_, store.table(), config, world.size());
   staging_ = plan.staging;
@@ -69,10 +65,7 @@ Replicas::Replicas(World& world, ParameterStore& store, const TrainConfig& confi
   const auto event = [&] { return ctx_.on_gpu() ? gpu::create_event(false) : nullptr; };
   for (const Range& range : store.buckets())
     buckets_.push_back({.range = range, .ready = event(), .gathered = event()});
-  computed_ = event();
-  done_ = event();
-  beside_ = ctx_.on_gpu() && config.overlap == "beside";
-  trying_ = ctx_.on_gpu() && config.overlap == "auto";
+  comm_ = std::make_unique<CommStream>(ctx_);
 }
 
 Replicas::~Replicas() {
@@ -83,15 +76,12 @@ Replicas::~Replicas() {
     gpu::destroy_event(bucket.ready);
     gpu::destroy_event(bucket.gathered);
   }
-  if (alone()) return;
-  gpu::destroy_event(computed_);
-  gpu::destroy_event(done_);
 }
 
 std::string Replicas::describe() const {
-  return concat("collectives: ", collectives_->describe(), "; gradients reduced in ",
-                in_bf16(ctx_, config_, world_.size()) ? "bf16" : "f32", ", ", buckets_.size(),
-                buckets_.size() == 1 ? " bucket" : " buckets", store_.sharded() ? "; optimizer sharded (ZeRO-1)" : "");
+  return concat("collectives: ", collectives_->describe(), "; gradients reduced in ", staging_ ? "bf16" : "f32", ", ",
+                buckets_.size(), buckets_.size() == 1 ? " bucket" : " buckets",
+                store_.sharded() ? "; optimizer sharded (ZeRO-1)" : "");
 }
 
 size_t Replicas::bucket_of(size_t group) const {
@@ -102,20 +92,6 @@ size_t Replicas::bucket_of(size_t group) const {
 }
 
 // ---- a step ---------------------------------------------------------------------------------------------------------
-
-template <class Work>
-void Replicas::timed(const char* name, Stream stream, const Work& work) {
-  if (!measuring_) return work();
-  Profiler& profiler = ctx_.profiler();
-  if (ctx_.on_gpu()) {
-    Event from = profiler.mark(stream);
-    work();
-    return profiler.add_span(name, from, profiler.mark(stream));
-  }
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  profiler.add(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-}
 
 // How far this rank's GPU has come, for the others to know whom they wait for. Called by the thread of the heartbeats.
 std::string Replicas::reached() const {
@@ -133,9 +109,7 @@ std::string Replicas::reached() const {
 
 void Replicas::begin_step() {
   for (Bucket& bucket : buckets_) bucket.complete = bucket.reduced = false;
-  // In the first step every kernel is loaded, which can wait for a collective that waits for another rank's kernel. So
-  // nothing runs beside anything there.
-  reducing_ = !alone() && beside_ && !first_step_;
+  reducing_ = !alone() && overlap_.beside() && comm_->overlaps();
 }
 
 void Replicas::gradients_ready(size_t group) {
@@ -153,10 +127,10 @@ void Replicas::before_attention_backward() {
 void Replicas::reduce(Bucket& bucket) {
   const World::Doing doing(world_, store_.sharded() ? "reduce-scatter of gradients" : "all-reduce of gradients");
   bucket.reduced = true;
-  if (!ctx_.on_gpu()) return timed(kExposed, nullptr, [&] { reduce_on_stream(bucket.range); });
+  if (!ctx_.on_gpu()) return comm_->run([&] { reduce_on_stream(bucket.range); });
   gpu::record(bucket.ready, ctx_.stream());
   gpu::wait(ctx_.comm_stream(), bucket.ready);
-  timed(kCommunication, ctx_.comm_stream(), [&] { reduce_on_stream(bucket.range); });
+  comm_->run([&] { reduce_on_stream(bucket.range); });
   ++launched_;
 }
 
@@ -177,72 +151,50 @@ void Replicas::reduce_on_stream(const Range& range) {
 void Replicas::finish_gradients() {
   if (alone()) return;
   reducing_ = false;
-  if (first_step_) ctx_.synchronize();
+  if (!comm_->overlaps()) ctx_.synchronize();
   for (Bucket& bucket : buckets_)
     if (!bucket.reduced) reduce(bucket);
-  if (ctx_.on_gpu()) gpu::record(done_, ctx_.comm_stream());
-  join(done_);
-}
-
-// The main stream waits for an event of the other.
-void Replicas::join(Event event) {
-  if (!ctx_.on_gpu()) return;
-  timed(kExposed, ctx_.stream(), [&] { gpu::wait(ctx_.stream(), event); });
-  if (first_step_) gpu::synchronize(event);
-}
-
-// The other stream waits for all that was launched on the main one.
-void Replicas::fork() {
-  if (!ctx_.on_gpu()) return;
-  gpu::record(computed_, ctx_.stream());
-  gpu::wait(ctx_.comm_stream(), computed_);
+  comm_->join();
 }
 
 void Replicas::all_reduce(const Tensor& sums) {
   if (alone()) return;
   const World::Doing doing(world_, "all-reduce of the gradient norm");
-  fork();
-  timed(ctx_.on_gpu() ? kCommunication : kExposed, ctx_.comm_stream(), [&] { collectives_->all_reduce(sums); });
-  if (ctx_.on_gpu()) gpu::record(done_, ctx_.comm_stream());
-  join(done_);
+  comm_->fork();
+  comm_->run([&] { collectives_->all_reduce(sums); });
+  comm_->join();
 }
 
 void Replicas::finish_step() {
   if (alone()) return;
   collectives_->check();
   launched_ = 0;
-  if (store_.sharded()) gather_weights();
-  first_step_ = false;
+  if (store_.sharded()) gather_params();
+  comm_->allow_overlap();
 }
 
-// Sums beside the backward pass hide a slow network. Between GPUs with fast links they can cost more than they hide:
-// they take multiprocessors from products and attention, and power.
 std::string Replicas::note_step(double seconds) {
-  if (!trying_ || ++tried_ == 1) return {};  // the first step loads kernels
-  const bool second_half = tried_ > 1 + kTriedSteps;
-  // Each half's first step finds the ranks as the other way has left them.
-  if ((tried_ - 2) % kTriedSteps != 0) (second_half ? beside_seconds_ : after_seconds_) += seconds;
-  beside_ = tried_ >= 1 + kTriedSteps;
-  if (tried_ < 1 + 2 * kTriedSteps) return {};
-  trying_ = false;
-  beside_ = world_.broadcast("when to add up gradients", beside_seconds_ < after_seconds_ ? 1 : 0) != 0;
-  const double steps = kTriedSteps - 1;
-  return concat("gradients are added up ", beside_ ? "beside" : "after",
-                " the backward pass: ", std::lround(1e4 * after_seconds_ / steps) / 10.0, " ms a step after it, ",
-                std::lround(1e4 * beside_seconds_ / steps) / 10.0, " ms beside it");
+  if (!overlap_.note_step(seconds)) return {};
+  const bool beside = world_.broadcast("when to add up gradients", overlap_.beside_was_faster() ? 1 : 0) != 0;
+  overlap_.settle(beside);
+  return overlap_.describe();
 }
 
-void Replicas::gather_weights() {
+void Replicas::measure_times(bool on) {
+  if (comm_) comm_->measure_times(on);
+}
+
+void Replicas::gather_params() {
   const World::Doing doing(world_, "all-gather of weights");
-  fork();
+  comm_->fork();
   for (size_t i = buckets_.size(); i-- > 0;) {  // in the order in which forward uses them
     Bucket& bucket = buckets_[i];
-    timed(ctx_.on_gpu() ? kCommunication : kExposed, ctx_.comm_stream(),
-          [&] { collectives_->all_gather(store_.weights().slice(bucket.range.begin, bucket.range.size())); });
+    comm_->run(
+        [&] { collectives_->all_gather(store_.compute_params().slice(bucket.range.begin, bucket.range.size())); });
     bucket.gathering = ctx_.on_gpu();
     if (!bucket.gathering) continue;
     gpu::record(bucket.gathered, ctx_.comm_stream());
-    if (first_step_) gpu::synchronize(bucket.gathered);
+    if (!comm_->overlaps()) gpu::synchronize(bucket.gathered);
   }
 }
 
@@ -251,7 +203,7 @@ void Replicas::before_use(size_t group) {
   Bucket& bucket = buckets_[bucket_of(group)];
   if (!bucket.gathering) return;
   bucket.gathering = false;
-  join(bucket.gathered);
+  comm_->join(bucket.gathered);
 }
 
 // ---- everything at once ---------------------------------------------------------------------------------------------
@@ -279,24 +231,7 @@ void Replicas::compare(int64_t step) {
   if (alone()) return;
   const World::Doing doing(world_, "comparing parameters");
   for (size_t group = 0; group < store_.table().groups.size(); ++group) before_use(group);
-  std::vector<Tensor> same{store_.weights()};
-  if (!store_.sharded()) same = {store_.values(), store_.pieces()[0].first_moment, store_.pieces()[0].second_moment};
-  uint64_t all = 0;
-  for (const Tensor& tensor : same) {
-    uint64_t bits = 0;
-    hash_bits(ctx_, hash_, tensor);
-    ctx_.copy(Tensor(&bits, DType::kI32, Device::kCpu, {2}), hash_);
-    all = all * 31 + bits;
-  }
-  const std::vector<uint64_t> hashes = world_.all_gather_values("hashes of the parameters", all);
-  std::string differing;
-  for (size_t r = 1; r < hashes.size(); ++r)
-    if (hashes[r] != hashes[0]) differing += (differing.empty() ? "" : ", ") + world_.name_of(static_cast<int>(r));
-  if (!differing.empty())
-    throw CollectiveError(
-        concat("after step ", step, " the parameters are not the same on all ranks: those of ", differing,
-               " differ from rank 0's (train.check_replicas). A GPU or its memory may be faulty. Nothing "
-               "was saved"));
+  require_equal_replicas(world_, store_, ctx_, hash_, step);
 }
 
 }  // namespace scfa

@@ -1,7 +1,7 @@
 // Keeps the model the same on all ranks of a run. Gradients are added up over ranks while backward still runs: a bucket
 // of parameters at a time, as soon as its gradients are there, beside the rest of the work (on a GPU). With ZeRO-1
-// (arXiv:1910.02054) each rank gets the sums of its parts only, updates those, and passes on their weights, which
-// arrive ahead of the next forward pass. With one rank nothing happens and nothing is held.
+// (arXiv:1910.02054) each rank gets the sums of its shards only, updates those, and passes on their compute_params,
+// which arrive ahead of the next forward pass. With one rank nothing happens and nothing is held.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -10,15 +10,12 @@
 
 #include "comm/collectives.h"
 #include "model/gpt.h"
+#include "train/comm_stream.h"
 #include "train/config.h"
 #include "train/host_state.h"
+#include "train/overlap.h"
 
 namespace scfa {
-
-// Names of times of a step beside those of its ops: how long its work waited for other ranks, and how long sums and
-// copies over ranks took in all, most of it beside other work.
-inline constexpr const char* kExposed = "communication_exposed";
-inline constexpr const char* kCommunication = "communication";
 
 // How the store of a rank is to be made.
 StoreOptions store_options(const TrainConfig& config, int rank, int ranks);
@@ -38,12 +35,12 @@ class Replicas : public GptObserver {
   void finish_gradients();
   void all_reduce(const Tensor& sums);
   void finish_step();
-  // After a step, with the time it took: train.overlap auto tries both ways in the first steps. Returns what it found,
-  // in the step in which it does, on all ranks.
+  // After a step, with the time it took. Returns what train.overlap auto found (train/overlap.h), in the step in which
+  // it does, on all ranks.
   std::string note_step(double seconds);
 
   // While on, the profiler gets kExposed and, on GPUs, kCommunication.
-  void measure_times(bool on) { measuring_ = on && !alone(); }
+  void measure_times(bool on);
 
   // GptObserver: of the model that is trained
   void before_use(size_t group) override;
@@ -62,33 +59,26 @@ class Replicas : public GptObserver {
   struct Bucket {
     Range range;
     Event ready = nullptr;     // its gradients are there
-    Event gathered = nullptr;  // its weights are there
+    Event gathered = nullptr;  // its compute_params are there
     bool complete = false, reduced = false, gathering = false;
   };
   void reduce(Bucket& bucket);
   void reduce_on_stream(const Range& range);
-  void fork();
-  void join(Event event);
-  void gather_weights();
+  void gather_params();
   std::string reached() const;
-  template <class Work>
-  void timed(const char* name, Stream stream, const Work& work);
   bool alone() const { return world_.size() == 1; }
   size_t bucket_of(size_t group) const;
 
   World& world_;
   ParameterStore& store_;
   Context& ctx_;
-  TrainConfig config_;
   std::unique_ptr<Collectives> collectives_;
   std::vector<Bucket> buckets_;
   Arena arena_;
-  Tensor staging_, hash_;  // a bucket in bf16
-  Event computed_ = nullptr, done_ = nullptr;
-  bool reducing_ = false, first_step_ = true, measuring_ = false;
-  bool beside_ = false, trying_ = false;  // how sums are made now; whether that is being tried
-  int64_t tried_ = 0;                     // steps
-  double after_seconds_ = 0, beside_seconds_ = 0;
+  Tensor staging_, hash_;             // a bucket in bf16
+  std::unique_ptr<CommStream> comm_;  // none with one rank
+  OverlapPolicy overlap_;
+  bool reducing_ = false;            // beside the backward pass under way
   std::atomic<size_t> launched_{0};  // buckets of this step whose sum has been launched
 };
 

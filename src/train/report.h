@@ -1,47 +1,51 @@
-// What a run tells of itself as it goes, on the console and in its metrics.
+// What a run tells of itself as it goes, on the console and in its metrics. Rank 0 tells it for all.
 #pragma once
 #include <cstdint>
-#include <map>
+#include <memory>
+#include <optional>
 #include <string>
 
-#include "data/token_file.h"
 #include "train/config.h"
 #include "train/console.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
+#include "train/step_policy.h"
+#include "train/step_profile.h"
 
 namespace scfa {
 
-// Program, machine, model, data and steps, on the console.
-void describe_run(Console& console, Context& ctx, const Config& config, const TokenSet& train_set,
-                  const Evaluator& evaluator, int ranks);
-
-// Who takes part; of a program that could not run on several ranks of this device, what is missing for it.
-void describe_ranks(Console& console, const World& world, Device device);
-
 class Reporter {
  public:
-  Reporter(Console& console, Metrics& metrics, const Context& ctx, const Config& config, int64_t first_step, int ranks);
+  // metrics: null on ranks that are not the first, where nothing is told. started_at: steps done before this process.
+  // console, ctx and config must outlive it.
+  Reporter(Console& console, std::unique_ptr<Metrics> metrics, const Context& ctx, const Config& config,
+           int64_t started_at, int ranks);
 
-  // record: rates and memory are filled in here.
-  void step(StepRecord record);
-  // times: of the ops of one micro-batch, and of those that run once a step, in seconds.
-  void profile(int64_t step, double seconds, const std::map<std::string, double>& times);
+  // record: rates and memory are filled in here. times: of the same step, if it was profiled.
+  void step(StepRecord record, const std::optional<StepTimes>& times);
+  // seconds: that the evaluation took.
   void evaluated(int64_t step, const Evaluation& evaluation, double seconds);
+  // Of the run, after `step`. checkpoint: the last one, empty if there is none. signal: that ended it early, or 0.
+  void finished(int64_t step, const std::string& checkpoint, int signal);
 
  private:
+  struct Interval {  // since the last line on the console
+    int64_t steps = 0;
+    double seconds = 0, data_wait = 0;
+  };
   void print_step(const StepRecord& record, const std::string& left);
   double seconds_left(int64_t done) const;
 
   Console& console_;
-  Metrics& metrics_;
+  std::unique_ptr<Metrics> metrics_;
   const Context& ctx_;
   const Config& config_;
-  int64_t first_step_, tokens_a_step_, accumulation_;
+  StepPolicy policy_;
+  int64_t started_at_;
   double flops_a_token_, peak_flops_;  // peak: of all ranks
   double attention_share_ = 0;         // of the step last profiled
-  int64_t interval_steps_ = 0;
-  double trained_seconds_ = 0, interval_seconds_ = 0, interval_data_wait_ = 0, eval_seconds_ = 0;
+  Interval interval_;
+  double trained_seconds_ = 0, eval_seconds_ = 0;  // of all steps; of the last evaluation
 };
 
 }  // namespace scfa

@@ -6,14 +6,20 @@
 
 namespace scfa {
 
-Saver::Saver(std::string run, const CheckpointConfig& config, Console& console, Watchdog& watchdog)
-    : run_(std::move(run)), config_(config), console_(console), watchdog_(watchdog) {}
+Saver::Saver(std::string run, const CheckpointConfig& config, RunControl& control)
+    : run_(std::move(run)), config_(config), control_(control) {}
 
 void Saver::hold(int64_t step, const std::string& checkpoint) {
-  checkpoint_ = checkpoint;
-  watchdog_.set_checkpoint(checkpoint);
+  checkpoint_ = control_.world.all_gather("checkpoint", checkpoint).front();
   saved_step_ = step;
   saved_at_ = std::chrono::steady_clock::now();
+  control_.watchdog.set_checkpoint(checkpoint_);
+  control_.world.set_checkpoint(checkpoint_);
+}
+
+LastSave Saver::last() const {
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
+  return {.step = saved_step_, .seconds_ago = since.count()};
 }
 
 void Saver::prune() {
@@ -22,21 +28,25 @@ void Saver::prune() {
 
 void Saver::warn(const std::vector<std::string>& notes) {
   for (const std::string& line : notes)
-    if (warned_.insert(line).second) console_.warning(line);
+    if (warned_.insert(line).second) control_.console.warning(line);
 }
 
-bool Saver::due(int64_t step, bool asked) {
-  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
-  const bool late = config_.minutes > 0 && since.count() >= config_.minutes * 60;
-  const bool regular = config_.every > 0 && step % config_.every == 0;
-  return !is_saved(step) && (asked || late || regular);
+void Saver::save(const CheckpointState& state, TrainingMemory& memory) {
+  World& world = control_.world;
+  const Watched saving(control_.watchdog, Work::kSaving, concat("saving after step ", state.step));
+  world.set_place(concat("saving after step ", state.step));
+  HostState host_state(memory.store, true, world.is_rank0());
+  memory.replicas->download(host_state);
+  world.run_on_rank0("saving", [&] { write(state, memory.store.table(), host_state); });
+  hold(state.step, checkpoint_);
 }
 
-void Saver::save(const CheckpointState& state, const ParameterTable& table, const HostState& values) {
+void Saver::write(const CheckpointState& state, const ParameterTable& table, const HostState& host_state) {
   std::vector<std::string> notes;
-  hold(state.step, save_checkpoint(run_, state, table, values, &notes));
+  checkpoint_ = save_checkpoint(run_, state, table, host_state, &notes);
+  control_.watchdog.set_checkpoint(checkpoint_);
   for (std::string& line : remove_old_checkpoints(run_, state.step, config_)) notes.push_back(std::move(line));
-  console_.line("saved " + checkpoint_);
+  control_.console.line("saved " + checkpoint_);
   warn(notes);
 }
 

@@ -1,4 +1,4 @@
-// When a run is saved, and what then happens to its older checkpoints.
+// Saves a run, all ranks together, and removes its older checkpoints. When to save: train/step_policy.h.
 #pragma once
 #include <chrono>
 #include <cstdint>
@@ -8,35 +8,40 @@
 
 #include "train/checkpoint.h"
 #include "train/config.h"
-#include "train/console.h"
-#include "train/watchdog.h"
+#include "train/run_control.h"
+#include "train/step_policy.h"
+#include "train/training_memory.h"
 
 namespace scfa {
 
+// Every rank calls hold() and save() at the same time; rank 0 writes.
 class Saver {
  public:
-  // run: its folder.
-  Saver(std::string run, const CheckpointConfig& config, Console& console, Watchdog& watchdog);
+  // run: its folder. control must outlive it.
+  Saver(std::string run, const CheckpointConfig& config, RunControl& control);
 
-  // The run is after `step`, which `checkpoint` holds; empty: nothing holds it, and nothing needs to.
+  // The run is after `step`, which `checkpoint`, rank 0's to know, holds; empty: nothing holds it, and nothing needs
+  // to.
   void hold(int64_t step, const std::string& checkpoint);
 
-  // Removes older checkpoints than are to be kept, and what saves that were killed left.
+  // Writes a checkpoint of the memory of all ranks. Throws CollectiveError if that fails; earlier ones are then as they
+  // were.
+  void save(const CheckpointState& state, TrainingMemory& memory);
+
+  // On rank 0: removes older checkpoints than are to be kept, and what saves that were killed left.
   void prune();
 
-  // Whether to save after a step: by steps, by time, or because a signal asked for it.
-  bool due(int64_t step, bool asked);
+  LastSave last() const;
   bool is_saved(int64_t step) const { return step == saved_step_; }
-  void save(const CheckpointState& state, const ParameterTable& table, const HostState& values);
-
   const std::string& checkpoint() const { return checkpoint_; }  // the last one; empty if there is none
 
  private:
+  void write(const CheckpointState& state, const ParameterTable& table, const HostState& host_state);
   void warn(const std::vector<std::string>& notes);
+
   std::string run_, checkpoint_;
   CheckpointConfig config_;
-  Console& console_;
-  Watchdog& watchdog_;
+  RunControl& control_;
   int64_t saved_step_ = 0;
   std::chrono::steady_clock::time_point saved_at_;
   std::set<std::string> warned_;

@@ -110,8 +110,8 @@ TEST_P(Fixture, LossGradientsAndFiveStepsEqualPyTorch) {
     ASSERT_EQ(file.tensors.at("param." + entry.name).shape, entry.shape) << entry.name;
     std::copy_n(file.at("param." + entry.name).data(), entry.size, host.data() + entry.offset);
   }
-  ctx.copy(model.values(), flat);
-  model.store().values_changed();
+  ctx.copy(model.master_params(), flat);
+  model.store().master_params_changed();
   OptimizerConfig settings;
   settings.eps = 1e-5;
   settings.clip = std::stod(file.metadata.at("clip"));
@@ -147,7 +147,7 @@ TEST_P(Fixture, LossGradientsAndFiveStepsEqualPyTorch) {
     }
     optimizer.update(3e-3, step + 1);
   }
-  ctx.copy(flat, model.values());
+  ctx.copy(flat, model.master_params());
   expect_errors("after.", model.table(), host, file, 1e-12, allowed.after);
 }
 

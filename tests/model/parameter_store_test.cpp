@@ -67,7 +67,7 @@ TEST_P(Shards, EveryParameterHasOneOwnerAndComesBackWhole) {
   const ParameterTable& table = whole.table();
   std::vector<float> want(static_cast<size_t>(table.length));
   const Tensor host(want.data(), DType::kF32, Device::kCpu, {table.length});
-  ctx.copy(host, whole.values());
+  ctx.copy(host, whole.master_params());
   std::vector<int> owners(want.size());
   for (int r = 0; r < ranks; ++r) {
     ParameterStore store(ctx, c, {.training = true, .sharded = ranks > 1, .rank = r, .ranks = ranks});
@@ -76,13 +76,13 @@ TEST_P(Shards, EveryParameterHasOneOwnerAndComesBackWhole) {
       ctx.copy(store.staging(state), host);
       store.put(state);
     }
-    for (const State state : {State::kMaster, State::kFirstMoment, State::kSecondMoment}) {
+    for (const State state : {State::kMasterParams, State::kFirstMoment, State::kSecondMoment}) {
       std::vector<float> got(want.size());
       ctx.copy(Tensor(got.data(), DType::kF32, Device::kCpu, {table.length}), store.take(state));
-      for (const ParameterStore::Piece& piece : store.pieces())
-        for (int64_t i = piece.range.begin; i < piece.range.end; ++i) {
+      for (const ParameterStore::Shard& shard : store.shards())
+        for (int64_t i = shard.range.begin; i < shard.range.end; ++i) {
           ASSERT_EQ(got[static_cast<size_t>(i)], want[static_cast<size_t>(i)]) << i;
-          owners[static_cast<size_t>(i)] += state == State::kMaster ? 1 : 0;
+          owners[static_cast<size_t>(i)] += state == State::kMasterParams ? 1 : 0;
         }
     }
   }
@@ -116,12 +116,12 @@ TEST(ParameterStore, ShardedMomentsTakeTheirShare) {
   EXPECT_EQ(bytes_of(plan(8), "parameter gradients"), bytes_of(plan(1), "parameter gradients"));
 }
 
-TEST(ParameterStore, MasterValuesInPartsAreNotGivenOutAsAWhole) {
+TEST(ParameterStore, MasterParamsInShardsAreNotGivenOutAsAWhole) {
   test::skip_without(Device::kGpu);
   if (testing::Test::IsSkipped()) return;
   Context ctx(Device::kGpu);
   ParameterStore store(ctx, small_config(), {.training = true, .sharded = true, .rank = 0, .ranks = 2});
-  expect_error([&] { store.values(); }, "sharded over 2 ranks");
+  expect_error([&] { store.master_params(); }, "sharded over 2 ranks");
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ class OwnedGpt : OwnedStore, public Gpt {
   OwnedGpt(Context& ctx, const GptConfig& c, int64_t batch, uint64_t seed, Mode mode)
       : OwnedStore{{ctx, c, {.training = mode == Mode::kTraining}}}, Gpt(owned, c, batch, seed, mode) {}
 
-  Tensor values() const { return owned.values(); }
+  Tensor master_params() const { return owned.master_params(); }
   Tensor gradients() const { return owned.gradients(); }
   void init(uint64_t seed) { owned.init(seed); }
 };
@@ -70,12 +70,12 @@ inline void fill_large(Gpt& model, float scale = 12.0f) {
   Context& ctx = model.context();
   std::vector<float> host(static_cast<size_t>(model.table().length));
   const Tensor flat(host.data(), DType::kF32, Device::kCpu, {model.table().length});
-  ctx.copy(flat, model.store().values());
+  ctx.copy(flat, model.store().master_params());
   for (const ParameterEntry& entry : model.table().entries)
     if (entry.init == Init::kNormal || entry.init == Init::kResidualNormal)
       for (int64_t i = 0; i < entry.size; ++i) host[static_cast<size_t>(entry.offset + i)] *= scale;
-  ctx.copy(model.store().values(), flat);
-  model.store().values_changed();
+  ctx.copy(model.store().master_params(), flat);
+  model.store().master_params_changed();
   ctx.synchronize();
 }
 

@@ -148,7 +148,7 @@ TEST_F(Generate, ABrokenModelIsAnErrorAndNoText) {
     Context ctx;
     ParameterStore store(ctx, state.config.model, {.training = true});
     load_checkpoint(state.path, store);
-    std::fill_n(store.values().as<float>(), store.values().numel(), value);
+    std::fill_n(store.master_params().as<float>(), store.master_params().numel(), value);
     HostState values(store, true);
     values.download();
     const std::string path = save_checkpoint(folder / "run", state, store.table(), values);

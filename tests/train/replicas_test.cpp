@@ -24,11 +24,11 @@ TEST_P(ReplicasOf, ADifferenceOfOneBitIsFoundAndItsRankNamed) {
     Replicas replicas(world, store, config, false);
     store.init(1);
     replicas.compare(1);
-    if (world.rank() == 2) *reinterpret_cast<uint32_t*>(store.weights().as<float>() + 77) ^= 1;
+    if (world.rank() == 2) *reinterpret_cast<uint32_t*>(store.compute_params().as<float>() + 77) ^= 1;
     expect_error<CollectiveError>(
         [&] { replicas.compare(2); },
         "after step 2 the parameters are not the same on all ranks: those of " + world.name_of(2));
-    if (world.rank() == 2) *reinterpret_cast<uint32_t*>(store.weights().as<float>() + 77) ^= 1;
+    if (world.rank() == 2) *reinterpret_cast<uint32_t*>(store.compute_params().as<float>() + 77) ^= 1;
     replicas.compare(3);
   });
 }
@@ -44,15 +44,15 @@ TEST_P(ReplicasOf, WhatIsUploadedComesBackFromAllRanks) {
     const int64_t n = store.table().length;
     const auto value = [](State state, int64_t i) { return static_cast<float>(i + 1000 * static_cast<int>(state)); };
     HostState first(store, true, world.is_rank0());
-    for (const State state : {State::kMaster, State::kFirstMoment, State::kSecondMoment})
+    for (const State state : {State::kMasterParams, State::kFirstMoment, State::kSecondMoment})
       for (int64_t i = 0; world.is_rank0() && i < n; ++i) first.view(state).as<float>()[i] = value(state, i);
     replicas.upload(first);
     HostState back(store, true, world.is_rank0());
     replicas.download(back);
-    for (const State state : {State::kMaster, State::kFirstMoment, State::kSecondMoment})
+    for (const State state : {State::kMasterParams, State::kFirstMoment, State::kSecondMoment})
       for (int64_t i = 0; world.is_rank0() && i < n; ++i)
         ASSERT_EQ(back.view(state).as<float>()[i], value(state, i)) << i;
-    for (int64_t i = 0; i < n; ++i) ASSERT_EQ(store.weights().as<float>()[i], value(State::kMaster, i));
+    for (int64_t i = 0; i < n; ++i) ASSERT_EQ(store.compute_params().as<float>()[i], value(State::kMasterParams, i));
   });
 }
 

@@ -76,13 +76,6 @@ bool uses_portable_attention() {
   return portable();
 }
 
-bool is_attention_op(std::string_view name) {
-  static constexpr std::string_view kOps[] = {"draw_projections",        "assign_segments", "normalise_keys",
-                                              "normalise_keys_backward", "build_segments",  "attention_forward",
-                                              "attention_backward",      "cache_append",    "attention_decode"};
-  return std::find(std::begin(kOps), std::end(kOps), name) != std::end(kOps);
-}
-
 std::string describe_attention(const Context& ctx) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::describe_attention(ctx);
@@ -104,7 +97,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   check_rows(kOp, "v", v, q);
   check_rows(kOp, "out", out, q);
   ctx.require_here(kOp, {out, lse, q, k, v, segments.q_index, scratch});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
@@ -130,7 +123,7 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
       require(t.contiguous(), kOp, ": with inverse_norm ", name, " must be contiguous, not ", t.describe());
   }
   ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, segments.q_index, scratch, inverse_norm});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
   if constexpr (kCudaBuild)
     if (ctx.on_gpu())

@@ -2,7 +2,6 @@
 // FlashAttention (Dao et al. 2022, arXiv:2205.14135) on index lists (Pagliardini et al. 2023, arXiv:2306.01160).
 #pragma once
 #include <string>
-#include <string_view>
 
 #include "core/context.h"
 #include "kernels/attention/segments.h"
@@ -32,9 +31,6 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
 
 // In elements. Not less for more sequences.
 int64_t attention_scratch(const Context& ctx, const Segments& segments, int64_t D);
-
-// Whether an op of this folder has that name: what counts as attention in the times of a step.
-bool is_attention_op(std::string_view name);
 
 // On a GPU, whether to keep to the kernels that run on all of them where faster ones could run. At first: whether the
 // environment has SCFA_ATTENTION=portable.

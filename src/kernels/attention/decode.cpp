@@ -38,7 +38,7 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
   require(position >= 0 && position < cache.keys.size(1), kOp, ": position ", position, " of a cache of ",
           cache.keys.size(1));
   ctx.require_here(kOp, {cache.keys, cache.values, cache.segments, k, v, k_segment});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::cache_append(ctx, cache, position, k, v, k_segment);
   cpu::cache_append(ctx, cache, position, k, v, k_segment);
@@ -52,7 +52,7 @@ void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCac
   require_tensor(q_segment, kOp, "q_segment", DType::kU16, {1, cache.keys.size(0), 1});
   require(n >= 0 && n <= cache.keys.size(1), kOp, ": ", n, " keys of a cache of ", cache.keys.size(1));
   ctx.require_here(kOp, {out, q, cache.keys, cache.values, cache.segments, q_segment});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::attention_decode(ctx, out, q, cache, q_segment, n, scale);
   cpu::attention_decode(ctx, out, q, cache, q_segment, n, scale);

@@ -23,7 +23,7 @@ void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) 
   check_strided("normalise_keys", "q", q, inverse_norm);
   check_packed("normalise_keys", "k", k, q);
   ctx.require_here("normalise_keys", {k, inverse_norm, q});
-  const ProfileRange range(ctx, "normalise_keys");
+  const ProfileRange range(ctx, "normalise_keys", Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::normalise_keys(ctx, k, inverse_norm, q);
   cpu::normalise_keys(ctx, k, inverse_norm, q);
@@ -34,7 +34,7 @@ void normalise_keys_backward(Context& ctx, Tensor dq, ConstTensor dk, ConstTenso
   check_packed("normalise_keys_backward", "dk", dk, dq);
   check_packed("normalise_keys_backward", "k", k, dq);
   ctx.require_here("normalise_keys_backward", {dq, dk, k, inverse_norm});
-  const ProfileRange range(ctx, "normalise_keys_backward");
+  const ProfileRange range(ctx, "normalise_keys_backward", Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
   cpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);

@@ -159,7 +159,7 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
   require(projections.data && projections.ndim == 3 && projections.contiguous(),
           "draw_projections: projections must be ", "(H, buckets/2, D), not ", projections.describe());
   ctx.require_here("draw_projections", {projections});
-  const ProfileRange range(ctx, "draw_projections");
+  const ProfileRange range(ctx, "draw_projections", Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::draw_projections(ctx, projections, seed, step, layer);
   cpu::draw_projections(ctx, projections, seed, step, layer);
@@ -185,7 +185,7 @@ void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const Att
   }
   ctx.require_here(kOp, {q_segment, k_segment, input.q, input.k, input.projections, input.samples, shared.keys,
                          shared.inverse_norm});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) {
       if (shared.keys && !needs_projections(pattern))

@@ -47,7 +47,7 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   }
   ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
                          segments.k_index, segments.num_visible_keys, segments.first_query});
-  const ProfileRange range(ctx, kOp);
+  const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);
   cpu::build_segments(ctx, segments, attend_self);

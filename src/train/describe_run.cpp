@@ -1,0 +1,62 @@
+#include "train/describe_run.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <cstdlib>
+
+#include "comm/collectives.h"
+#include "comm/mpi.h"
+#include "core/human.h"
+#include "core/version.h"
+#include "kernels/attention/attention.h"
+#include "train/machine.h"
+
+namespace scfa {
+
+void describe_run(Console& console, Context& ctx, const Config& config, const TokenSet& train_set,
+                  const Evaluator& evaluator, int ranks) {
+  const double flops = peak_flops(ctx.device());
+  const Machine machine = this_machine();
+  const ParameterTable table(config.model);
+  const int64_t windows = count_windows(train_set, config.model.sequence_length);
+  require(windows > 0, config.data.directory, ": its training split of ", train_set.tokens(),
+          " tokens is shorter than one window of ", config.model.sequence_length, "; lower model.sequence_length");
+  std::string attention;
+  for (const AttentionPattern& pattern : config.model.attention)
+    attention += (attention.empty() ? "" : " | ") + describe(pattern);
+  console.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
+  if (ctx.on_gpu()) {
+    console.line(fmt::format("device: {}, bf16, {} for bf16 products by its data sheet", gpu::description(),
+                             flops > 0 ? format_count(flops) + "FLOP/s" : "unknown FLOP/s"));
+    console.line(describe_attention(ctx));
+  } else if (kCudaBuild && config.device == "auto") {
+    console.line("device: cpu, f32 (" + gpu::description() + ")");
+  }
+  console.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
+                           format_count(static_cast<double>(table.count)), config.model.n_layer, config.model.n_head,
+                           config.model.n_embd, config.model.sequence_length, attention));
+  console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
+                           format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
+                           evaluator.windows(), evaluator.available()));
+  console.line(
+      fmt::format("run: {} steps of {} tokens in {} micro-batches{}, {:.2f} epochs", config.train.steps,
+                  format_count(static_cast<double>(config.tokens_per_step())), config.accumulation(ranks),
+                  ranks > 1 ? fmt::format(" on each of {} ranks", ranks) : "",
+                  static_cast<double>(config.train.steps * config.train.batch_size) / static_cast<double>(windows)));
+}
+
+void describe_ranks(Console& console, const World& world, Device device) {
+  if (world.size() > 1) {
+    console.line("ranks: " + world.describe());
+    if (world.launcher() == Launcher::kMpirun && std::getenv("OMPI_MCA_odls_base_sigkill_timeout") == nullptr)
+      console.line(
+          "  Ctrl-C leaves mpirun's processes a second; mpirun --mca odls_base_sigkill_timeout 90 leaves them time to "
+          "save, and so does kill -USR2 of mpirun");
+    return;
+  }
+  if (device == Device::kGpu && !nccl::built())
+    return console.line("ranks: 1; for several GPUs: " + nccl::description());
+  if (!mpi::built()) console.line("ranks: 1; for mpirun: " + mpi::description());
+}
+
+}  // namespace scfa
