@@ -126,22 +126,6 @@ bool Array::poisoned() const {
   return all_poison(static_cast<const unsigned char*>(view_.data), view_.bytes());
 }
 
-Tensor part_of(const Tensor& whole, int64_t i) {
-  Tensor view = whole;
-  view.data = whole.offset(i * whole.stride[2]);
-  view.ndim = 4;
-  view.shape = {whole.shape[0], whole.shape[1], whole.shape[3], whole.shape[4]};
-  view.stride = {whole.stride[0], whole.stride[1], whole.stride[3], whole.stride[4]};
-  return view;
-}
-
-Tensor by_position(const Tensor& by_head) {
-  Tensor view = by_head;
-  std::swap(view.shape[1], view.shape[2]);
-  std::swap(view.stride[1], view.stride[2]);
-  return view;
-}
-
 Array normal(std::initializer_list<int64_t> shape, uint64_t seed, double scale, double mean) {
   Array array(shape);
   array.fill_normal(seed, scale, mean);

@@ -53,10 +53,14 @@ class Array {
 };
 
 // Part i of a (B, T, parts, H, D) tensor as (B, T, H, D), read where it lies.
-Tensor part_of(const Tensor& whole, int64_t i);
+inline Tensor part_of(const Tensor& whole, int64_t i) {
+  return whole.select(i, 2);
+}
 
 // A (B, H, T, D) tensor as (B, T, H, D), read where it lies.
-Tensor by_position(const Tensor& by_head);
+inline Tensor by_position(const Tensor& by_head) {
+  return by_head.transpose(1, 2);
+}
 
 // An f32 Array of independent normal numbers.
 Array normal(std::initializer_list<int64_t> shape, uint64_t seed, double scale = 1.0, double mean = 0.0);
