@@ -1,6 +1,6 @@
-// Attention of one query with cached keys. A block owns a head. What would take the time is waiting for memory, so many
-// keys are under way at once: each group of lanes takes every so-manieth key and keeps a softmax of its own, and these
-// are put together in a fixed order.
+// Attention of one query over cached keys. One block per head. The kernel is bound by memory latency, so many keys are
+// in flight at once: 8 lanes form a group that processes one key at a time with an online softmax of its own; the
+// groups' partial results are merged at the end in a fixed order.
 #include "kernels/attention/decode.h"
 #include "kernels/attention/rows.cuh"
 #include "kernels/attention/segments.h"
@@ -10,8 +10,8 @@ namespace scfa::gpu {
 namespace {
 
 constexpr int kThreads = 512, kMaxD = 128;
-constexpr int kLanes = 8, kGroups = kThreads / kLanes;  // lanes a key
-constexpr int kPacks = kMaxD / (kLanes * kPack);        // packs of a row that a lane holds
+constexpr int kLanes = 8, kGroups = kThreads / kLanes;  // lanes per key, groups per block
+constexpr int kPacks = kMaxD / (kLanes * kPack);        // packs (16 bytes) of a row per lane
 
 __global__ void __launch_bounds__(128)
     append_kernel(__nv_bfloat16* keys, __nv_bfloat16* values, uint16_t* segments, RowsOf k, RowsOf v,
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ alignas(16) float parts[kGroups][kMaxD];
   __shared__ float tops[kGroups], sums[kGroups];
   const int lane = threadIdx.x % 32, group = threadIdx.x / kLanes, shift = lane / kLanes * kLanes;
-  const int d0 = static_cast<int>(threadIdx.x % kLanes) * kPack;  // of a lane's first pack
+  const int d0 = static_cast<int>(threadIdx.x % kLanes) * kPack;  // first element of the lane's first pack
   const unsigned members = ((1u << kLanes) - 1) << shift;
   const int64_t h = blockIdx.x;
   const uint16_t wanted = q_segment[h];
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int p = 0; p < kPacks; ++p)
     if (d0 + p * kLanes * kPack < D) load(query[p], q.row(0, 0, h) + d0 + p * kLanes * kPack);
 
-  // A warp looks at the segments of 32 keys at once; of those that match, a group takes the ones among its 8.
+  // A warp compares the segments of 32 keys in one ballot; each group processes the matches among its own 8.
   for (int64_t j0 = threadIdx.x / 32 * 32; j0 < n && wanted != kNoSegment; j0 += kThreads) {
     const bool match = j0 + lane < n && segments[h * S + j0 + lane] == wanted;
     unsigned found = __ballot_sync(0xFFFFFFFFu, match) & members;
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
   float highest = -INFINITY, total = 0.0f, element = 0.0f;
   for (int g = 0; g < kGroups; ++g) highest = fmaxf(highest, tops[g]);
   for (int g = 0; g < kGroups; ++g) {
-    const float weight = sums[g] > 0.0f ? expf(tops[g] - highest) : 0.0f;  // a group may have met no key
+    const float weight = sums[g] > 0.0f ? expf(tops[g] - highest) : 0.0f;  // a group may have no key
     total += sums[g] * weight;
     element += parts[g][d] * weight;
   }

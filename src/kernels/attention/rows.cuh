@@ -1,4 +1,4 @@
-// Rows of heads as the small kernels around attention see them: bf16, a pack (16 bytes) at a time.
+// Access to (B, T, H, D) bf16 tensors in packs of 16 bytes, for the memory-bound kernels around attention.
 #pragma once
 #include <cuda_bf16.h>
 
@@ -9,7 +9,7 @@
 
 namespace scfa::gpu {
 
-// A (B, T, H, D) tensor, D contiguous; strides in elements.
+// Pointer and strides (in elements) of a (B, T, H, D) tensor, D contiguous, as a kernel parameter.
 struct RowsOf {
   __nv_bfloat16* data;
   int64_t batch_stride, row_stride, head_stride;
@@ -23,7 +23,7 @@ struct RowsOf {
   }
 };
 
-// Throws Error unless the rows can be read 16 bytes at a time.
+// Throws Error unless the tensor is bf16, D a multiple of kPack up to 128, and every row aligned to 16 bytes.
 inline void require_packs(const char* op, const char* name, const ConstTensor& t) {
   bool aligned = reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.size(-1) % kPack == 0;
   for (size_t i = 0; i + 1 < static_cast<size_t>(t.ndim); ++i)
