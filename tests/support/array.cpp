@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <utility>
 
 namespace scfa::test {
 
@@ -78,6 +79,16 @@ std::vector<double> values(const ConstTensor& view) {
 }
 
 Array::Array(DType dtype, std::initializer_list<int64_t> shape) : view_(nullptr, dtype, Device::kCpu, shape) {
+  allocate();
+}
+
+Array::Array(std::string name, const Tensor& like) : name_(std::move(name) + " "), view_(like) {
+  require(like.contiguous(), "an array like ", like.describe(), ", which is not contiguous");
+  view_.device = Device::kCpu;
+  allocate();
+}
+
+void Array::allocate() {
   storage_ = Buffer(static_cast<size_t>(view_.bytes() + 2 * kGuardBytes), Device::kCpu);
   std::memset(storage_.data(), kPoison, storage_.bytes());
   view_.data = static_cast<char*>(storage_.data()) + kGuardBytes;
@@ -86,8 +97,9 @@ Array::Array(DType dtype, std::initializer_list<int64_t> shape) : view_(nullptr,
 Array::~Array() {
   const auto* first = static_cast<const unsigned char*>(storage_.data());
   if (first == nullptr) return;  // moved from
-  EXPECT_TRUE(all_poison(first, kGuardBytes)) << "written before the start of " << view_.describe();
-  EXPECT_TRUE(all_poison(first + kGuardBytes + view_.bytes(), kGuardBytes)) << "written past " << view_.describe();
+  EXPECT_TRUE(all_poison(first, kGuardBytes)) << "written before the start of " << name_ << view_.describe();
+  EXPECT_TRUE(all_poison(first + kGuardBytes + view_.bytes(), kGuardBytes))
+      << "written past " << name_ << view_.describe();
 }
 
 Array& Array::poison() {

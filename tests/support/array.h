@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <initializer_list>
+#include <string>
 #include <vector>
 
 #include "core/buffer.h"
@@ -23,6 +24,7 @@ class Array {
 
   Array(DType dtype, std::initializer_list<int64_t> shape);
   explicit Array(std::initializer_list<int64_t> shape) : Array(DType::kF32, shape) {}
+  Array(std::string name, const Tensor& like);  // of that shape and type, contiguous; messages have the name
   Array(Array&&) noexcept = default;
   ~Array();
 
@@ -48,6 +50,9 @@ class Array {
   int64_t storage_bytes() const { return static_cast<int64_t>(storage_.bytes()); }
 
  private:
+  void allocate();
+
+  std::string name_;
   Buffer storage_;
   Tensor view_;
 };

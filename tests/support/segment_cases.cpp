@@ -7,8 +7,7 @@
 namespace scfa::test {
 
 SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
-    : q_segment(DType::kU16, {B, H, T}),
-      k_segment(DType::kU16, {B, H, T}),
+    : SegmentIds(B, H, T),
       q_begin_(DType::kI32, {B, H, count + 1}),
       k_begin_(DType::kI32, {B, H, count + 1}),
       q_index_(DType::kI32, {B, H, T}),
@@ -81,7 +80,7 @@ void copy_rows(const Array& from, const Array& to) {
 }
 
 // Segments of 1, 63, 64, 65 and then 17 rows each, as far as T and count go, at positions in random order.
-void fixed_sizes(SegmentArrays& s, int64_t count, uint64_t seed) {
+void fixed_sizes(SegmentIds& s, int64_t count, uint64_t seed) {
   Random random(seed);
   const int64_t T = s.q_segment.view().size(2), heads = s.q_segment.view().numel() / T;
   const int64_t sizes[] = {1, 63, 64, 65, 17};
@@ -99,7 +98,7 @@ void fixed_sizes(SegmentArrays& s, int64_t count, uint64_t seed) {
   copy_rows(s.q_segment, s.k_segment);
 }
 
-void dropped(SegmentArrays& s, int64_t count, uint64_t seed, unsigned percent) {
+void dropped(SegmentIds& s, int64_t count, uint64_t seed, unsigned percent) {
   Random random(seed);
   for (const Array* segment : {&s.q_segment, &s.k_segment})
     draw_rows(*segment,
@@ -108,27 +107,27 @@ void dropped(SegmentArrays& s, int64_t count, uint64_t seed, unsigned percent) {
 
 std::vector<SegmentChoice> make_choices() {
   return {{"one",
-           [](SegmentArrays& s, int64_t, uint64_t) {
+           [](SegmentIds& s, int64_t, uint64_t) {
              s.q_segment.fill(0);
              s.k_segment.fill(0);
            }},
           {"last",
-           [](SegmentArrays& s, int64_t count, uint64_t) {
+           [](SegmentIds& s, int64_t count, uint64_t) {
              s.q_segment.fill(static_cast<double>(count - 1));
              s.k_segment.fill(static_cast<double>(count - 1));
            }},
           {"tied",
-           [](SegmentArrays& s, int64_t count, uint64_t seed) {
+           [](SegmentIds& s, int64_t count, uint64_t seed) {
              Random random(seed);
              draw_rows(s.q_segment, [&] { return random() % static_cast<uint64_t>(count); });
              copy_rows(s.q_segment, s.k_segment);
            }},
-          {"untied", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 0); }},
-          {"some dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 50); }},
-          {"most dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 95); }},
-          {"all dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 100); }},
+          {"untied", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 0); }},
+          {"some dropped", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 50); }},
+          {"most dropped", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 95); }},
+          {"all dropped", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 100); }},
           {"never meeting",
-           [](SegmentArrays& s, int64_t count, uint64_t) {
+           [](SegmentIds& s, int64_t count, uint64_t) {
              s.q_segment.fill(0);
              s.k_segment.fill(count > 1 ? 1 : kNoSegment);
            }},

@@ -11,14 +11,19 @@
 
 namespace scfa::test {
 
-class SegmentArrays {
+// Which segment each row belongs to, for a test to choose.
+struct SegmentIds {
+  Array q_segment, k_segment;  // (B, H, T)
+  SegmentIds(int64_t B, int64_t H, int64_t T) : q_segment(DType::kU16, {B, H, T}), k_segment(DType::kU16, {B, H, T}) {}
+};
+
+class SegmentArrays : public SegmentIds {
  public:
   SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count);
   Segments view() const;
   void build(Context& ctx, bool attend_self) const { build_segments(ctx, view(), attend_self); }
   void poison();  // what build_segments fills
 
-  Array q_segment, k_segment;
   int64_t single_block_max_rows = kSingleBlockMaxRows;
 
  private:
@@ -44,7 +49,7 @@ class GpuSegments {
 // Chooses q_segment and k_segment among `count` segments.
 struct SegmentChoice {
   std::string name;
-  std::function<void(SegmentArrays&, int64_t count, uint64_t seed)> choose;
+  std::function<void(SegmentIds&, int64_t count, uint64_t seed)> choose;
 };
 
 // One segment for all; random ones, shared by query and key or not; none, some or all rows dropped; queries and keys in
