@@ -22,11 +22,7 @@ AttentionTensors::AttentionTensors(Context& ctx, const AttentionProblem& p, uint
 }
 
 void AttentionTensors::set_segments(const ChooseSegments& choose) const {
-  const auto [B, T, H, D] = shape();
-  SegmentIds ids(B, H, T);
-  choose(ids);
-  context().copy(segments.q_segment, ids.q_segment);
-  context().copy(segments.k_segment, ids.k_segment);
+  write_ids(context(), segments, choose);
   build(context());
 }
 

@@ -1,7 +1,6 @@
 // The operands of attention for tests, on either device: random inputs, poisoned outputs and scratch, guard bands
 // around every tensor.
 #pragma once
-#include <functional>
 #include <vector>
 
 #include "kernels/attention/operands.h"
@@ -10,12 +9,6 @@
 #include "support/segment_cases.h"
 
 namespace scfa::test {
-
-using ChooseSegments = std::function<void(SegmentIds&)>;
-
-inline ChooseSegments chosen(const SegmentChoice& choice, int64_t count, uint64_t seed) {
-  return [&choice, count, seed](SegmentIds& ids) { choice.choose(ids, count, seed); };
-}
 
 // A problem whose segments a test chooses.
 AttentionProblem problem_of(const AttentionShape& shape, AttentionLayout layout, int64_t segments, bool attend_self,

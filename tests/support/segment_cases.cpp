@@ -6,64 +6,43 @@
 
 namespace scfa::test {
 
-SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
-    : SegmentIds(B, H, T),
-      q_begin_(DType::kI32, {B, H, count + 1}),
-      k_begin_(DType::kI32, {B, H, count + 1}),
-      q_index_(DType::kI32, {B, H, T}),
-      k_index_(DType::kI32, {B, H, T}),
-      num_visible_keys_(DType::kI32, {B, H, T}),
-      first_query_(DType::kI32, {B, H, T}),
-      q_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
-      k_tiles_(DType::kI32, {tile_capacity(B, H, T, count), kTileEntry}),
-      q_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
-      k_wide_tiles_(DType::kI32, {tile_capacity(B, H, T, count, kWideTileRows), kTileEntry}),
-      single_block_segments_(DType::kI32, {B * H * count, kTileEntry}),
-      tile_count_(DType::kI32, {kTileCounts}) {}
+namespace {
 
-Segments SegmentArrays::view() const {
-  return {q_segment,
-          k_segment,
-          q_begin_,
-          k_begin_,
-          q_index_,
-          k_index_,
-          num_visible_keys_,
-          first_query_,
-          q_tiles_,
-          k_tiles_,
-          q_wide_tiles_,
-          k_wide_tiles_,
-          single_block_segments_,
-          tile_count_,
-          single_block_max_rows};
+constexpr Tensor Segments::*kIds[] = {&Segments::q_segment, &Segments::k_segment};
+constexpr Tensor Segments::*kLists[] = {&Segments::q_begin,
+                                        &Segments::k_begin,
+                                        &Segments::q_index,
+                                        &Segments::k_index,
+                                        &Segments::num_visible_keys,
+                                        &Segments::first_query,
+                                        &Segments::q_tiles,
+                                        &Segments::k_tiles,
+                                        &Segments::q_wide_tiles,
+                                        &Segments::k_wide_tiles,
+                                        &Segments::single_block_segments,
+                                        &Segments::tile_count};
+
+}  // namespace
+
+void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& choose) {
+  const Tensor& like = segments.q_segment;
+  SegmentIds ids(like.size(0), like.size(1), like.size(2));
+  choose(ids);
+  ctx.copy(segments.q_segment, ids.q_segment);
+  ctx.copy(segments.k_segment, ids.k_segment);
 }
 
-std::array<Array*, 12> SegmentArrays::filled() {
-  return {&q_begin_, &k_begin_, &q_index_,      &k_index_,      &num_visible_keys_,      &first_query_,
-          &q_tiles_, &k_tiles_, &q_wide_tiles_, &k_wide_tiles_, &single_block_segments_, &tile_count_};
+void GuardedSegments::poison_lists() const {
+  for (const auto list : kLists)
+    if (segments.*list) poison(segments.*list);
 }
 
-void SegmentArrays::poison() {
-  for (Array* array : filled()) array->poison();
-}
-
-GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : single_block_max_rows_(host.single_block_max_rows) {
-  copies_.emplace_back(ctx, host.q_segment);
-  copies_.emplace_back(ctx, host.k_segment);
-  for (const Array* array : host.filled()) copies_.emplace_back(ctx, *array);
-}
-
-Segments GpuSegments::view() const {
-  const std::vector<GpuCopy>& c = copies_;
-  return {
-      c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], single_block_max_rows_};
-}
-
-void GpuSegments::download(SegmentArrays& to) const {
-  copies_[0].download(to.q_segment);
-  copies_[1].download(to.k_segment);
-  for (size_t i = 0; i < to.filled().size(); ++i) copies_[i + 2].download(*to.filled()[i]);
+Segments GuardedSegments::on_host() const {
+  Segments host = segments;
+  for (const auto ids : kIds) host.*ids = GuardedMemory::on_host(segments.*ids);
+  for (const auto list : kLists)
+    if (segments.*list) host.*list = GuardedMemory::on_host(segments.*list);
+  return host;
 }
 
 namespace {

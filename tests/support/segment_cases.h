@@ -1,13 +1,12 @@
-// Segments for tests of attention: every array in guarded memory of its own, and ways of choosing who belongs where.
+// Segments for tests of attention: in guarded memory, and ways of choosing who belongs where.
 #pragma once
-#include <array>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "kernels/attention/segments.h"
 #include "support/array.h"
-#include "support/gpu.h"
+#include "support/guarded_memory.h"
 
 namespace scfa::test {
 
@@ -17,33 +16,23 @@ struct SegmentIds {
   SegmentIds(int64_t B, int64_t H, int64_t T) : q_segment(DType::kU16, {B, H, T}), k_segment(DType::kU16, {B, H, T}) {}
 };
 
-class SegmentArrays : public SegmentIds {
+using ChooseSegments = std::function<void(SegmentIds&)>;
+
+// Writes the ids chosen to q_segment and k_segment, on either device.
+void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& choose);
+
+// Segments planned and built on either device. Lists start poisoned.
+class GuardedSegments : public GuardedMemory {
  public:
-  SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count);
-  Segments view() const;
-  void build(Context& ctx, bool attend_self) const { build_segments(ctx, view(), attend_self); }
-  void poison();  // what build_segments fills
+  GuardedSegments(Context& ctx, int64_t B, int64_t H, int64_t T, int64_t count, int64_t D = 64)
+      : GuardedMemory(ctx), segments(plan_segments(arena(), B, H, T, D, count)) {}
 
-  int64_t single_block_max_rows = kSingleBlockMaxRows;
+  void set(const ChooseSegments& choose) const { write_ids(context(), segments, choose); }
+  void build(bool attend_self) const { build_segments(context(), segments, attend_self); }
+  void poison_lists() const;  // what build_segments fills
+  Segments on_host() const;   // with all lists that the device has
 
- private:
-  friend class GpuSegments;
-  std::array<Array*, 12> filled();
-
-  Array q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_, q_tiles_, k_tiles_, q_wide_tiles_,
-      k_wide_tiles_, single_block_segments_, tile_count_;
-};
-
-// A copy on the GPU, guard bands included.
-class GpuSegments {
- public:
-  GpuSegments(const Context& ctx, SegmentArrays& host);
-  Segments view() const;
-  void download(SegmentArrays& to) const;
-
- private:
-  std::vector<GpuCopy> copies_;  // in the order of Segments
-  int64_t single_block_max_rows_;
+  const Segments segments;
 };
 
 // Chooses q_segment and k_segment among `count` segments.
@@ -56,5 +45,9 @@ struct SegmentChoice {
 // segments that never meet; segments of 1, 63, 64 and 65 rows; everything in the last segment, so that others are
 // empty.
 const std::vector<SegmentChoice>& segment_choices();
+
+inline ChooseSegments chosen(const SegmentChoice& choice, int64_t count, uint64_t seed) {
+  return [&choice, count, seed](SegmentIds& ids) { choice.choose(ids, count, seed); };
+}
 
 }  // namespace scfa::test

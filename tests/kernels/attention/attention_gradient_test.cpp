@@ -92,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Paths, AttentionGradient, testing::ValuesIn(paths()));
 // The same loss through the formulas of the gradients, which the larger tests rely on.
 TEST(AttentionFormulas, GradientsAreTheDerivativeOfTheFormula) {
   const AttentionShape shape{1, 9, 2, 3};
-  SegmentArrays segments(1, 2, 9, 2);
+  SegmentIds segments(1, 2, 9);
   segment_choices()[4].choose(segments, 2, 3);
   const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, true);
   std::vector<double> q = normal({54}, 1).values(), k = normal({54}, 2).values(), v = normal({54}, 3).values();
