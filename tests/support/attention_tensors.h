@@ -41,8 +41,7 @@ class AttentionTensors : public GuardedMemory, public AttentionOperands {
   bool bystanders_intact() const;
   std::vector<uint8_t> visible() const;
 
-  // out, lse, dq, dk, dv on the host, one behind the other. What dk holds with shared keys is undefined: it is left
-  // out.
+  // out, lse, dq, dk, dv on the host, one behind the other; with shared keys without dk, whose contents are undefined.
   std::vector<double> results() const;
   // The same, and bystanders, as they lie in memory.
   std::vector<Array> result_arrays() const;

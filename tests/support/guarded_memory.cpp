@@ -1,7 +1,5 @@
 #include "support/guarded_memory.h"
 
-#include <cstring>
-
 namespace scfa::test {
 
 GuardedMemory::Block::Block(const Context& ctx, const std::string& name, const Tensor& like) : host(name, like) {
@@ -61,12 +59,6 @@ Tensor GuardedMemory::on_host(const Tensor& view) const {
   copy.data = static_cast<char*>(block.host.view().data) +
               (static_cast<const char*>(view.data) - static_cast<const char*>(block.tensor().data));
   return copy;
-}
-
-bool same_bits(const Tensor& a, const Tensor& b) {
-  require(a.contiguous() && b.contiguous() && a.device == Device::kCpu && b.device == Device::kCpu,
-          "comparing bits of ", a.describe(), " and ", b.describe());
-  return a.dtype == b.dtype && a.same_shape(b) && std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0;
 }
 
 }  // namespace scfa::test

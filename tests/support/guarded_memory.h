@@ -46,7 +46,4 @@ class GuardedMemory {
   mutable std::deque<Block> blocks_;
 };
 
-// Whether two tensors, contiguous and on the host, are equal bit for bit.
-bool same_bits(const Tensor& a, const Tensor& b);
-
 }  // namespace scfa::test
