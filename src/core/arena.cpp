@@ -15,6 +15,7 @@ Tensor Arena::take(const std::string& name, DType dtype, std::initializer_list<i
           " elements is too large");
   Tensor tensor(nullptr, dtype, device_, shape);
   const int64_t bytes = (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
+  if (source_) tensor.data = source_(name, tensor);
   if (real_) {
     require(used_ + bytes <= static_cast<int64_t>(buffer_.bytes()), "arena: ", name, " needs ", bytes,
             " bytes where the plan left ", static_cast<int64_t>(buffer_.bytes()) - used_);

@@ -1,7 +1,9 @@
 // Places tensors one behind the other. Planning code runs twice over the same calls: first with an arena that only
 // measures (so that the size of everything is known, by name, before a byte is taken), then with one that has memory.
 #pragma once
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.h"
@@ -16,8 +18,13 @@ class Arena {
     int64_t bytes;
   };
 
+  // Gives the memory for one tensor, a view that has all but data.
+  using Source = std::function<void*(const std::string& name, const Tensor& tensor)>;
+
   explicit Arena(Device device) : device_(device) {}  // measures only; take() gives views without data
   Arena(Device device, int64_t bytes) : device_(device), buffer_(static_cast<size_t>(bytes), device), real_(true) {}
+  // Each tensor in memory of its own that `source` gives: for tests, which put guard bands around it.
+  Arena(Device device, Source source) : device_(device), source_(std::move(source)) {}
 
   // A contiguous tensor, 256-byte aligned within the arena. Items of one name are added up in items().
   Tensor take(const std::string& name, DType dtype, std::initializer_list<int64_t> shape);
@@ -30,6 +37,7 @@ class Arena {
  private:
   Device device_;
   Buffer buffer_;
+  Source source_;
   bool real_ = false;
   int64_t used_ = 0;
   std::vector<Item> items_;

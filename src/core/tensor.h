@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "core/dtype.h"
 #include "core/error.h"
@@ -113,15 +114,28 @@ struct TensorView {
     return view;
   }
 
-  // Entry i of the first dimension, that dimension removed.
-  TensorView select(int64_t i) const {
-    TensorView view = slice(i, 1);
-    for (int d = 1; d < ndim; ++d) {
-      view.shape[static_cast<size_t>(d - 1)] = shape[static_cast<size_t>(d)];
-      view.stride[static_cast<size_t>(d - 1)] = stride[static_cast<size_t>(d)];
+  // Entry i of a dimension, that dimension removed; what describes the view is as in one made with that shape.
+  TensorView select(int64_t i, int dimension = 0) const {
+    const int64_t entries = size(dimension);
+    const int removed = dimension < 0 ? dimension + ndim : dimension;
+    require(i >= 0 && i < entries, "entry ", i, " of dimension ", removed, " of ", describe());
+    TensorView view = *this;
+    view.data = offset(i * stride[static_cast<size_t>(removed)]);
+    for (auto d = static_cast<size_t>(removed); d + 1 < static_cast<size_t>(ndim); ++d) {
+      view.shape[d] = shape[d + 1];
+      view.stride[d] = stride[d + 1];
     }
     --view.ndim;
     view.shape[static_cast<size_t>(view.ndim)] = view.stride[static_cast<size_t>(view.ndim)] = 0;
+    return view;
+  }
+
+  // The same elements with two dimensions exchanged.
+  TensorView transpose(int a, int b) const {
+    require(a >= 0 && a < ndim && b >= 0 && b < ndim, "transpose of dimensions ", a, " and ", b, " of ", describe());
+    TensorView view = *this;
+    std::swap(view.shape[static_cast<size_t>(a)], view.shape[static_cast<size_t>(b)]);
+    std::swap(view.stride[static_cast<size_t>(a)], view.stride[static_cast<size_t>(b)]);
     return view;
   }
 

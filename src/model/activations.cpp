@@ -80,13 +80,4 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   return a;
 }
 
-Tensor qkv_part(const Tensor& qkv, int64_t part) {
-  Tensor view = qkv;
-  view.data = qkv.offset(part * qkv.stride[2]);
-  view.ndim = 4;
-  view.shape = {qkv.shape[0], qkv.shape[1], qkv.shape[3], qkv.shape[4]};
-  view.stride = {qkv.stride[0], qkv.stride[1], qkv.stride[3], qkv.stride[4]};
-  return view;
-}
-
 }  // namespace scfa

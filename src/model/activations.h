@@ -40,9 +40,6 @@ struct Activations {
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,
                              bool training);
 
-// Part i of qkv as (B, T, H, D), read where it lies.
-Tensor qkv_part(const Tensor& qkv, int64_t part);
-
 // A (B, T, C) tensor as (B, T, H, D).
 inline Tensor as_heads(const Tensor& x, int64_t H) {
   return x.reshape({x.size(0), x.size(1), H, x.size(2) / H});

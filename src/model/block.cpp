@@ -2,6 +2,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
+#include "kernels/attention/operands.h"
 #include "kernels/gelu.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"
@@ -15,7 +16,7 @@ Gelu gelu_kind(const GptConfig& c) {
   return c.gelu == "erf" ? Gelu::kErf : Gelu::kTanh;
 }
 
-// And makes the keys where they are shared: both look at the queries.
+// Where keys are the normalised queries, makes them in the same pass over the queries.
 void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActivations& a, const Heads& heads,
                      const AttentionDraw& draw) {
   const Segments& s = a.segments;
@@ -33,8 +34,10 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
                            .step = draw.step,
                            .layer = static_cast<uint32_t>(layer),
                            .first_position = draw.first_position};
-  const SharedKeys shared = c.shared_qk ? SharedKeys{heads.k, a.inverse_norm} : SharedKeys{};
-  assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input, shared);
+  if (c.shared_qk)
+    assign_segments_and_normalise_keys(ctx, s.q_segment, s.k_segment, heads.k, a.inverse_norm, c.pattern(layer), input);
+  else
+    assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input);
 }
 
 }  // namespace

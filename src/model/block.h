@@ -35,11 +35,4 @@ void block_before_attention(Context& ctx, const GptConfig& config, int64_t layer
 void block_after_attention(Context& ctx, const GptConfig& config, const BlockParams& p, BlockActivations& a,
                            Activations& shared);
 
-// (B, T, H, D) views of a qkv tensor, with keys wherever they are kept.
-struct Heads {
-  Tensor q, k, v;
-  Heads(const Tensor& qkv, const Tensor& shared_keys)
-      : q(qkv_part(qkv, 0)), k(shared_keys ? shared_keys : qkv_part(qkv, 1)), v(qkv_part(qkv, qkv.size(2) - 1)) {}
-};
-
 }  // namespace scfa

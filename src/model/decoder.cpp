@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/rng.h"
+#include "kernels/attention/operands.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"

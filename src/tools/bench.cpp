@@ -60,11 +60,12 @@ int64_t batch_of(const CommandLine& line, int64_t longest, int64_t otherwise) {
 }
 
 AttentionCase attention_case(const CommandLine& line, int64_t longest, bool gpu) {
-  AttentionCase shape;
-  shape.batch = batch_of(line, longest, gpu ? 16 : 1);
-  shape.heads = size(line, "heads", kMaxHeads, gpu ? 12 : 4);
-  shape.head_dim = line.integer("head-dim", 1, kMaxHeadDim);
-  return shape;
+  AttentionCase settings;
+  AttentionShape& shape = settings.problem.shape;
+  shape.B = batch_of(line, longest, gpu ? 16 : 1);
+  shape.H = size(line, "heads", kMaxHeads, gpu ? 12 : 4);
+  shape.D = line.integer("head-dim", 1, kMaxHeadDim);
+  return settings;
 }
 
 OpShape op_shape(const CommandLine& line, const std::vector<int64_t>& lengths, bool gpu) {

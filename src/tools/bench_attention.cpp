@@ -1,7 +1,6 @@
 #include "tools/bench_attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
 #include <optional>
 
@@ -10,56 +9,12 @@
 #include "core/rng.h"
 #include "core/signals.h"
 #include "kernels/attention/attention.h"
-#include "kernels/attention/normalise.h"
 #include "kernels/random.h"
-#include "model/activations.h"
 #include "tools/bench_file.h"
 #include "tools/bench_timer.h"
 #include "train/machine.h"
 
 namespace scfa {
-
-AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const AttentionCase& c)
-    : shape(c), scale(1.0f / std::sqrt(static_cast<float>(c.head_dim))) {
-  const int64_t B = c.batch, T = c.T, H = c.heads, D = c.head_dim;
-  const auto take = [&](DType dtype, std::initializer_list<int64_t> sizes) {
-    return arena.take("bench", dtype, sizes);
-  };
-  const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
-  qkv = take(dtype, {B, T, shape.shared ? 2 : 3, H, D});
-  dqkv = take(dtype, {B, T, shape.shared ? 2 : 3, H, D});
-  for (Tensor* t : {&out, &dout}) *t = take(dtype, {B, T, H, D});
-  if (shape.shared) {
-    for (Tensor* t : {&keys, &dkeys}) *t = take(dtype, {B, T, H, D});
-    inverse_norm = take(f32, {B, T, H});
-  }
-  lse = take(f32, {B, H, T});
-  if (needs_projections(c.pattern)) projections = take(f32, {H, c.pattern.buckets / 2, D});
-  samples = take(DType::kI32, {B});
-  segments = plan_segments(arena, B, H, T, D, segment_count(c.pattern));
-  scratch = take(f32, {attention_scratch(ctx, segments, D)});
-}
-
-void AttentionOperands::assign(Context& ctx, uint32_t step) const {
-  assign_segments(ctx, segments.q_segment, segments.k_segment, shape.pattern,
-                  {.q = q(),
-                   .k = shape.shared ? Tensor() : k(),
-                   .projections = projections,
-                   .samples = samples,
-                   .seed = 1,
-                   .step = step,
-                   .layer = 0},
-                  {keys, inverse_norm});
-}
-void AttentionOperands::build(Context& ctx) const {
-  build_segments(ctx, segments, attends_self(shape.pattern));
-}
-void AttentionOperands::forward(Context& ctx) const {
-  attention_forward(ctx, out, lse, q(), k(), v(), segments, scale, scratch);
-}
-void AttentionOperands::backward(Context& ctx) const {
-  attention_backward(ctx, dq(), dk(), dv(), dout, q(), k(), v(), out, lse, segments, scale, scratch, inverse_norm);
-}
 
 double count_pairs(Context& ctx, const Segments& s) {
   const int64_t heads = s.q_index.size(0) * s.q_index.size(1), T = s.q_index.size(2), S = s.count();
@@ -75,13 +30,14 @@ double count_pairs(Context& ctx, const Segments& s) {
 
 namespace {
 
-// Segments like `like`, on the device: one has a share of skew of the rows of every head, the others the rest.
-Buffer skewed_segments(Context& ctx, const AttentionCase& c, const Tensor& like) {
+// Ids of segments, on the device: one has a share of skew of the rows of every head, the others the rest.
+Buffer skewed_segments(Context& ctx, double skew, const Segments& segments) {
+  const Tensor& like = segments.q_segment;
   std::vector<uint16_t> ids(static_cast<size_t>(like.numel()));
-  const auto others = static_cast<uint32_t>(segment_count(c.pattern) - 1);
+  const auto others = static_cast<uint32_t>(segments.count() - 1);
   for (size_t i = 0; i < ids.size(); ++i) {
     const Random4 bits = random4(1, Purpose::kDropQuery, 0, 0, 0, 0, static_cast<uint32_t>(i));
-    ids[i] = uniform(bits.v[0]) < static_cast<float>(c.skew) ? 0 : static_cast<uint16_t>(1 + bits.v[1] % others);
+    ids[i] = uniform(bits.v[0]) < static_cast<float>(skew) ? 0 : static_cast<uint16_t>(1 + bits.v[1] % others);
   }
   Buffer buffer(static_cast<size_t>(like.bytes()), like.device);
   Tensor to = like;
@@ -94,22 +50,24 @@ Buffer skewed_segments(Context& ctx, const AttentionCase& c, const Tensor& like)
 
 AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats) {
   Arena measure(ctx.device());
-  const AttentionOperands planned(measure, ctx, c);
-  check_fits(ctx, concat("T = ", c.T, " with ", c.batch * c.heads, " heads"), measure.used());
+  const AttentionOperands planned(measure, ctx, c.problem);
+  const AttentionShape& shape = c.problem.shape;
+  check_fits(ctx, concat("T = ", shape.T, " with ", shape.B * shape.H, " heads"), measure.used());
   Arena arena(ctx.device(), measure.used());
-  const AttentionOperands w(arena, ctx, c);
+  const AttentionOperands w(arena, ctx, c.problem);
   fill_normal(ctx, w.dout, 1, 1);
   ctx.zero(w.samples);
-  const Buffer skewed = c.skew > 0 ? skewed_segments(ctx, c, w.segments.q_segment) : Buffer();
+  const Buffer skewed = c.skew > 0 ? skewed_segments(ctx, c.skew, w.segments) : Buffer();
   std::vector<double> prepare, forward, backward;
   Marks marks(ctx, 4);
   for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
     check_stop("stopped; what is printed is whole");
-    fill_normal(ctx, w.qkv, 2, static_cast<uint32_t>(i));
+    const auto step = static_cast<uint32_t>(i);
+    fill_normal(ctx, w.inputs.front(), 2, step);  // that of q, k and v
     flush();
     marks.set(0);
-    if (w.projections) draw_projections(ctx, w.projections, 1, static_cast<uint32_t>(i), 0);
-    w.assign(ctx, static_cast<uint32_t>(i));
+    w.draw(ctx, {.step = step});
+    w.assign(ctx, {.step = step});
     if (c.skew > 0)
       for (Tensor ids : {w.segments.q_segment, w.segments.k_segment}) {
         Tensor drawn = ids;
@@ -149,11 +107,12 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
     file.emplace(csv);
     file->append("system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu\n");
   }
+  const int64_t heads = shape.problem.shape.B * shape.problem.shape.H, head_dim = shape.problem.shape.D;
   const Machine machine = this_machine();
   const std::string gpu = device_name(ctx.device());
   const std::string where = ctx.on_gpu() ? gpu : concat(machine.cpu, ", ", machine.threads, " threads");
-  std::cout << printed("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(),
-                       shape.batch * shape.heads, shape.head_dim, name_of(activation_type(ctx.device())), repeats);
+  std::cout << printed("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(), heads, head_dim,
+                       name_of(activation_type(ctx.device())), repeats);
   std::cout << printed("%s\n", describe_attention(ctx).c_str());
   const CacheFlush flush(ctx);
   std::cout << printed("%8s %-11s %8s %5s %11s %11s %11s %11s %9s %8s\n", "T", "pattern", "buckets", "drop",
@@ -162,23 +121,22 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
   for (const int64_t T : lengths) {
     double dense = 0;
     for (const auto& [name, pattern, skew] : rows) {
-      AttentionCase settings = shape;
-      settings.pattern = pattern;
-      settings.shared = pattern.pattern == "hash";  // as in the paper; the others have keys of their own, as peers do
-      settings.T = T;
-      settings.skew = skew;
+      AttentionCase settings{.problem = shape.problem, .skew = skew};
+      settings.problem.shape.T = T;
+      settings.problem.pattern = pattern;
+      // Shared keys as in the paper; the other patterns have keys of their own, as peers do.
+      settings.problem.layout = pattern.pattern == "hash" ? AttentionLayout::kSharedQk : AttentionLayout::kQkv;
       const AttentionTimes t = time_attention(ctx, flush, settings, repeats);
       if (pattern.pattern == "dense") dense = t.total();
       const int64_t buckets = segment_count(pattern);
       const double drop = pattern.pattern == "drop" ? pattern.drop_rate : 0;
-      const double flops = 14.0 * t.pairs * static_cast<double>(shape.head_dim);  // 2 products forward, 5 backward
+      const double flops = 14.0 * t.pairs * static_cast<double>(head_dim);  // 2 products forward, 5 backward
       std::cout << printed("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, name, buckets, drop,
                            t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-9, dense / t.total());
       flush_output();
       if (file)
-        file->append(concat("scfa,", name, ',', T, ',', shape.batch * shape.heads, ',', shape.head_dim, ',', buckets,
-                            ',', drop, ',', t.prepare, ',', t.forward, ',', t.backward, ',', t.total(), ',', gpu,
-                            '\n'));
+        file->append(concat("scfa,", name, ',', T, ',', heads, ',', head_dim, ',', buckets, ',', drop, ',', t.prepare,
+                            ',', t.forward, ',', t.backward, ',', t.total(), ',', gpu, '\n'));
     }
   }
   if (file) file->commit();

@@ -75,8 +75,7 @@ class Operands {
   uint32_t count_ = 0;
 };
 
-// ---- the ops
-// ---------------------------------------------------------------------------------------------------------
+// ---- the ops --------------------------------------------------------------------------------------------------------
 
 OpCase matmul_forward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor x = o.activations({s.rows, s.width}), w = o.activations({s.outputs, s.width});
@@ -194,46 +193,50 @@ OpCase gradient_norm_case(Context& ctx, Operands& o, const OpShape& s) {
           }};
 }
 
-// Filled, with the keys, segments and results that the ops before would have left.
-struct Heads : AttentionOperands {
-  Heads(Context& ctx, Operands& o, const OpShape& s, bool shared = true)
+// Operands of attention, with the keys, segments and results that the ops before would have left.
+struct FilledAttention : AttentionOperands {
+  FilledAttention(Context& ctx, Operands& o, const OpShape& s, AttentionLayout layout = AttentionLayout::kSharedQk)
       : AttentionOperands(o.arena(), ctx,
-                          {.pattern = s.pattern,
-                           .T = s.length,
-                           .batch = s.rows / s.length,
-                           .heads = s.heads,
-                           .head_dim = s.head_dim,
-                           .shared = shared}) {
+                          {.shape = {.B = s.rows / s.length, .T = s.length, .H = s.heads, .D = s.head_dim},
+                           .layout = layout,
+                           .pattern = s.pattern}) {
     if (!o.real()) return;
-    for (const Tensor& t : {qkv, dqkv, dkeys, dout, projections})
-      if (t) o.fill(t);
+    for (const std::vector<Tensor>* tensors : {&inputs, &gradients})
+      for (const Tensor& t : *tensors) o.fill(t);
     ctx.zero(samples);
-    assign(ctx, 0);
+    draw(ctx);
+    assign(ctx);
     build(ctx);
     forward(ctx);
   }
-  std::string sizes() const { return concat(shape.batch, " x ", shape.T, " x ", shape.heads, " x ", shape.head_dim); }
-  std::string sizes_and_pattern() const { return sizes() + ", " + describe(shape.pattern); }
+  std::string sizes() const {
+    const auto [B, T, H, D] = problem.shape;
+    return concat(B, " x ", T, " x ", H, " x ", D);
+  }
+  std::string sizes_and_pattern() const { return sizes() + ", " + describe(problem.pattern); }
 };
 
+// As bench_attention lays them out.
+AttentionLayout layout_of(const AttentionPattern& pattern) {
+  return pattern.pattern == "hash" ? AttentionLayout::kSharedQk : AttentionLayout::kQkv;
+}
+
 OpCase rotary_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
-  return {.sizes = h.sizes(), .reads = {h.keys}, .writes = {h.keys}, .run = [=, &ctx] {
-            rotary(ctx, h.keys, 0, 10000.0, 1);
-          }};
+  const FilledAttention h(ctx, o, s);
+  return {.sizes = h.sizes(), .reads = {h.k}, .writes = {h.k}, .run = [=, &ctx] { rotary(ctx, h.k, 0, 10000.0, 1); }};
 }
 
 OpCase normalise_keys_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
-  return {.sizes = h.sizes(), .reads = {h.q()}, .writes = {h.keys, h.inverse_norm}, .run = [=, &ctx] {
-            normalise_keys(ctx, h.keys, h.inverse_norm, h.q());
+  const FilledAttention h(ctx, o, s);
+  return {.sizes = h.sizes(), .reads = {h.q}, .writes = {h.k, h.inverse_norm}, .run = [=, &ctx] {
+            normalise_keys(ctx, h.k, h.inverse_norm, h.q);
           }};
 }
 
 OpCase normalise_keys_backward_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
-  return {.sizes = h.sizes(), .reads = {h.dq(), h.dkeys, h.keys, h.inverse_norm}, .writes = {h.dq()}, .run = [=, &ctx] {
-            normalise_keys_backward(ctx, h.dq(), h.dkeys, h.keys, h.inverse_norm);
+  const FilledAttention h(ctx, o, s);
+  return {.sizes = h.sizes(), .reads = {h.dq, h.dk, h.k, h.inverse_norm}, .writes = {h.dq}, .run = [=, &ctx] {
+            normalise_keys_backward(ctx, h.dq, h.dk, h.k, h.inverse_norm);
           }};
 }
 
@@ -245,20 +248,20 @@ OpCase draw_projections_case(Context& ctx, Operands& o, const OpShape& s) {
 }
 
 OpCase assign_segments_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
+  const FilledAttention h(ctx, o, s);
   OpCase c{.sizes = h.sizes_and_pattern(),
            .reads = {},
            .writes = {h.segments.q_segment, h.segments.k_segment},
-           .run = [=, &ctx] { h.assign(ctx, 0); }};
+           .run = [=, &ctx] { h.assign(ctx); }};
   if (needs_projections(s.pattern)) {
-    c.reads = {h.q()};
-    c.flops = static_cast<double>(h.keys.numel() * s.pattern.buckets);
+    c.reads = {h.q};
+    c.flops = static_cast<double>(h.k.numel() * s.pattern.buckets);
   }
   return c;
 }
 
 OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s);
+  const FilledAttention h(ctx, o, s);
   const Segments& g = h.segments;
   return {.sizes = h.sizes_and_pattern(),
           .reads = {g.q_segment, g.k_segment},
@@ -267,19 +270,19 @@ OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
 }
 
 OpCase attention_forward_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s, s.pattern.pattern == "hash");
+  const FilledAttention h(ctx, o, s, layout_of(s.pattern));
   return {.sizes = h.sizes_and_pattern(),
-          .reads = {h.q(), h.k(), h.v()},
+          .reads = {h.q, h.k, h.v},
           .writes = {h.out, h.lse},
           .run = [=, &ctx] { h.forward(ctx); },
           .flops = o.real() ? 4.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Heads h(ctx, o, s, s.pattern.pattern == "hash");
+  const FilledAttention h(ctx, o, s, layout_of(s.pattern));
   return {.sizes = h.sizes_and_pattern(),
-          .reads = {h.q(), h.k(), h.v(), h.out, h.dout, h.lse},
-          .writes = {h.dq(), h.dk(), h.dv()},
+          .reads = {h.q, h.k, h.v, h.out, h.dout, h.lse},
+          .writes = {h.dq, h.dk, h.dv},
           .run = [=, &ctx] { h.backward(ctx); },
           .flops = o.real() ? 10.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
 }

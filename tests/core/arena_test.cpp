@@ -54,6 +54,21 @@ TEST(Arena, TensorsAreAlignedAndApart) {
   EXPECT_LE(end - start, real.used());
 }
 
+TEST(Arena, TakesMemoryFromASource) {
+  std::vector<std::pair<std::string, std::vector<char>>> given;
+  given.reserve(5);
+  Arena arena(Device::kCpu, [&](const std::string& name, const Tensor& tensor) {
+    EXPECT_EQ(tensor.data, nullptr);
+    given.emplace_back(name, static_cast<size_t>(tensor.bytes()));
+    return given.back().second.data();
+  });
+  const std::vector<Tensor> tensors = plan(arena);
+  ASSERT_EQ(given.size(), tensors.size());
+  for (size_t i = 0; i < given.size(); ++i) EXPECT_EQ(tensors[i].data, given[i].second.data());
+  EXPECT_EQ(given[1].first, "ids");
+  EXPECT_EQ(arena.items().size(), 3u);
+}
+
 TEST(Arena, OverflowNamesTheItem) {
   Arena arena(Device::kCpu, 512);
   arena.take("first", DType::kF32, {64});

@@ -62,26 +62,56 @@ TEST_F(TensorTest, Select) {
   EXPECT_TRUE(plane.has_shape({3, 4}));
   EXPECT_EQ(plane.as<float>()[0], 12.0f);
   EXPECT_EQ(plane.stride[0], 4);
-  EXPECT_TRUE(plane.same_shape(Tensor(nullptr, DType::kF32, Device::kCpu, {plane.size(0), plane.size(1)})));
-  EXPECT_EQ(plane.shape, Tensor(nullptr, DType::kF32, Device::kCpu, {plane.size(0), plane.size(1)}).shape)
-      << "nothing of the dimension that went stays behind";
   const Tensor element = plane.select(2).select(3);
   EXPECT_EQ(element.ndim, 0);
   EXPECT_EQ(element.numel(), 1);
   EXPECT_EQ(element.as<float>()[0], 23.0f);
-  EXPECT_TRUE(test::fails_naming([&] { t.select(2); }, {"slice [2, 3)"}));
+  EXPECT_TRUE(test::fails_naming([&] { t.select(2); }, {"entry 2 of dimension 0", "f32[2, 3, 4]"}));
+  EXPECT_TRUE(test::fails_naming([&] { t.select(-1); }, {"entry -1 of dimension 0"}));
+}
+
+TEST_F(TensorTest, SelectOfAnyDimension) {
+  const Tensor middle = t.select(2, 1), last = t.select(3, -1);
+  EXPECT_TRUE(middle.has_shape({2, 4}));
+  EXPECT_EQ(test::values(middle), (std::vector<double>{8, 9, 10, 11, 20, 21, 22, 23}));
+  EXPECT_TRUE(last.has_shape({2, 3}));
+  EXPECT_EQ(test::values(last), (std::vector<double>{3, 7, 11, 15, 19, 23}));
+  EXPECT_TRUE(test::fails_naming([&] { t.select(3, 1); }, {"entry 3 of dimension 1", "f32[2, 3, 4]"}));
+  EXPECT_TRUE(test::fails_naming([&] { t.select(4, -1); }, {"entry 4 of dimension 2"}));
+  EXPECT_TRUE(test::fails_naming([&] { t.select(0, 3); }, {"dimension 3"}));
+}
+
+// Nothing of the dimension that went stays behind: arrays of sizes and strides are those of a new view.
+TEST_F(TensorTest, SelectLeavesACleanShape) {
+  for (int dimension = 0; dimension < 3; ++dimension) {
+    const Tensor view = t.select(0, dimension);
+    const Tensor fresh(nullptr, DType::kF32, Device::kCpu, {view.size(0), view.size(1)});
+    EXPECT_TRUE(view.same_shape(fresh));
+    EXPECT_EQ(view.shape, fresh.shape) << dimension;
+    for (size_t d = 2; d < kMaxDims; ++d) EXPECT_EQ(view.stride[d], 0) << dimension;
+  }
+  const Tensor element = t.select(1).select(2).select(3);
+  EXPECT_EQ(element.shape, Tensor().shape);
+  EXPECT_EQ(element.stride, Tensor().stride);
 }
 
 TEST_F(TensorTest, SelectOfAStridedViewKeepsItsStrides) {
-  Tensor columns = t;  // (2, 3, 4) read as (2, 4, 3)
-  std::swap(columns.shape[1], columns.shape[2]);
-  std::swap(columns.stride[1], columns.stride[2]);
+  const Tensor columns = t.transpose(1, 2);
   EXPECT_FALSE(columns.contiguous());
   const Tensor plane = columns.select(1);
   EXPECT_TRUE(plane.has_shape({4, 3}));
   EXPECT_EQ(plane.stride[0], 1);
   EXPECT_EQ(plane.stride[1], 4);
   EXPECT_EQ(plane.select(2).slice(1, 1).as<float>()[0], 12.0f + 4 + 2);
+}
+
+TEST_F(TensorTest, Transpose) {
+  const Tensor columns = t.transpose(2, 0);
+  EXPECT_TRUE(columns.has_shape({4, 3, 2}));
+  EXPECT_EQ(columns.select(3).select(1).select(0).as<float>()[0], 7.0f);
+  EXPECT_TRUE(columns.transpose(0, 2).contiguous());
+  EXPECT_TRUE(test::fails_naming([&] { t.transpose(0, 3); }, {"transpose", "0 and 3", "f32[2, 3, 4]"}));
+  EXPECT_TRUE(test::fails_naming([&] { t.transpose(-1, 0); }, {"transpose"}));
 }
 
 TEST_F(TensorTest, ReshapeNeedsThePackedElements) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <utility>
 
 namespace scfa::test {
 
@@ -78,6 +79,16 @@ std::vector<double> values(const ConstTensor& view) {
 }
 
 Array::Array(DType dtype, std::initializer_list<int64_t> shape) : view_(nullptr, dtype, Device::kCpu, shape) {
+  allocate();
+}
+
+Array::Array(std::string name, const Tensor& like) : name_(std::move(name) + " "), view_(like) {
+  require(like.contiguous(), "an array like ", like.describe(), ", which is not contiguous");
+  view_.device = Device::kCpu;
+  allocate();
+}
+
+void Array::allocate() {
   storage_ = Buffer(static_cast<size_t>(view_.bytes() + 2 * kGuardBytes), Device::kCpu);
   std::memset(storage_.data(), kPoison, storage_.bytes());
   view_.data = static_cast<char*>(storage_.data()) + kGuardBytes;
@@ -86,8 +97,9 @@ Array::Array(DType dtype, std::initializer_list<int64_t> shape) : view_(nullptr,
 Array::~Array() {
   const auto* first = static_cast<const unsigned char*>(storage_.data());
   if (first == nullptr) return;  // moved from
-  EXPECT_TRUE(all_poison(first, kGuardBytes)) << "written before the start of " << view_.describe();
-  EXPECT_TRUE(all_poison(first + kGuardBytes + view_.bytes(), kGuardBytes)) << "written past " << view_.describe();
+  EXPECT_TRUE(all_poison(first, kGuardBytes)) << "written before the start of " << name_ << view_.describe();
+  EXPECT_TRUE(all_poison(first + kGuardBytes + view_.bytes(), kGuardBytes))
+      << "written past " << name_ << view_.describe();
 }
 
 Array& Array::poison() {
@@ -124,22 +136,6 @@ bool Array::same_bits(const Array& other) const {
 
 bool Array::poisoned() const {
   return all_poison(static_cast<const unsigned char*>(view_.data), view_.bytes());
-}
-
-Tensor part_of(const Tensor& whole, int64_t i) {
-  Tensor view = whole;
-  view.data = whole.offset(i * whole.stride[2]);
-  view.ndim = 4;
-  view.shape = {whole.shape[0], whole.shape[1], whole.shape[3], whole.shape[4]};
-  view.stride = {whole.stride[0], whole.stride[1], whole.stride[3], whole.stride[4]};
-  return view;
-}
-
-Tensor by_position(const Tensor& by_head) {
-  Tensor view = by_head;
-  std::swap(view.shape[1], view.shape[2]);
-  std::swap(view.stride[1], view.stride[2]);
-  return view;
 }
 
 Array normal(std::initializer_list<int64_t> shape, uint64_t seed, double scale, double mean) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <initializer_list>
+#include <string>
 #include <vector>
 
 #include "core/buffer.h"
@@ -23,6 +24,7 @@ class Array {
 
   Array(DType dtype, std::initializer_list<int64_t> shape);
   explicit Array(std::initializer_list<int64_t> shape) : Array(DType::kF32, shape) {}
+  Array(std::string name, const Tensor& like);  // of that shape and type, contiguous; messages have the name
   Array(Array&&) noexcept = default;
   ~Array();
 
@@ -48,15 +50,22 @@ class Array {
   int64_t storage_bytes() const { return static_cast<int64_t>(storage_.bytes()); }
 
  private:
+  void allocate();
+
+  std::string name_;
   Buffer storage_;
   Tensor view_;
 };
 
 // Part i of a (B, T, parts, H, D) tensor as (B, T, H, D), read where it lies.
-Tensor part_of(const Tensor& whole, int64_t i);
+inline Tensor part_of(const Tensor& whole, int64_t i) {
+  return whole.select(i, 2);
+}
 
 // A (B, H, T, D) tensor as (B, T, H, D), read where it lies.
-Tensor by_position(const Tensor& by_head);
+inline Tensor by_position(const Tensor& by_head) {
+  return by_head.transpose(1, 2);
+}
 
 // An f32 Array of independent normal numbers.
 Array normal(std::initializer_list<int64_t> shape, uint64_t seed, double scale = 1.0, double mean = 0.0);

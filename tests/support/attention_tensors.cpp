@@ -1,94 +1,123 @@
 #include "support/attention_tensors.h"
 
 #include <cmath>
-#include <utility>
+#include <cstring>
+#include <numeric>
 
 #include "support/compare.h"
 
 namespace scfa::test {
 
-AttentionTensors::AttentionTensors(const AttentionShape& dims, Layout layout, uint64_t seed, double scale_of_inputs)
-    : shape(dims),
-      scale(static_cast<float>(1.0 / std::sqrt(static_cast<double>(dims.D)))),
-      lse({dims.B, dims.H, dims.T}) {
-  const auto [B, T, H, D] = shape;
-  // Fills `to` with q, k, v in the layout asked for.
-  const auto lay_out = [&](std::vector<Array>& to, Tensor& a, Tensor& b, Tensor& c) {
-    if (layout == Layout::kPacked) {
-      for (int i = 0; i < 3; ++i) to.emplace_back(Array({B, T, H, D}));
-      a = to[0], b = to[1], c = to[2];
-    } else if (layout == Layout::kByHead) {
-      for (int i = 0; i < 3; ++i) to.emplace_back(Array({B, H, T, D}));
-      a = by_position(to[0]), b = by_position(to[1]), c = by_position(to[2]);
-    } else if (layout == Layout::kShared) {
-      to.emplace_back(Array({B, T, 2, H, D}));
-      to.emplace_back(Array({B, T, H, D}));
-      a = part_of(to[0], 0), b = to[1], c = part_of(to[0], 1);
-    } else {
-      to.emplace_back(Array({B, T, 3, H, D}));
-      a = part_of(to[0], 0), b = part_of(to[0], 1), c = part_of(to[0], 2);
-    }
-  };
-  lay_out(inputs_, q, k, v);
-  lay_out(gradients_, dq, dk, dv);
-  const bool strided = layout == Layout::kShared;
-  for (auto [to, view] : {std::pair(&inputs_, &dout), std::pair(&outputs_, &out)}) {
-    if (layout == Layout::kByHead) {
-      to->emplace_back(Array({B, H, T, D}));
-      *view = by_position(to->back());
-    } else {
-      to->emplace_back(Array({B, T, strided ? 3 : 1, H, D}));
-      *view = part_of(to->back(), strided ? 1 : 0);
-    }
+AttentionProblem problem_of(const AttentionShape& shape, AttentionLayout layout, int64_t segments, bool attend_self,
+                            bool strided_out) {
+  AttentionProblem problem{.shape = shape, .layout = layout, .segments = segments, .strided_out = strided_out};
+  problem.pattern.attend_self = attend_self;
+  return problem;
+}
+
+AttentionTensors::AttentionTensors(Context& ctx, const AttentionProblem& p, uint64_t seed, double scale_of_inputs)
+    : GuardedMemory(ctx), AttentionOperands(arena(), ctx, p) {
+  for (const Tensor& input : inputs) fill_normal(input, seed++, scale_of_inputs);
+  ctx.zero(samples);
+}
+
+void AttentionTensors::set_segments(const ChooseSegments& choose) const {
+  write_ids(context(), segments, choose);
+  build(context());
+}
+
+void AttentionTensors::set_normalised_keys() const {
+  std::vector<double> keys = read(q), inverse;
+  const auto D = static_cast<std::ptrdiff_t>(shape().D);
+  for (auto row = keys.begin(); row != keys.end(); row += D) {
+    inverse.push_back(1.0 / std::sqrt(std::inner_product(row, row + D, row, 0.0)));
+    for (auto x = row; x != row + D; ++x) *x *= inverse.back();
   }
-  for (Array& array : inputs_) array.fill_normal(seed++, scale_of_inputs);
+  write(k, keys);
+  write(inverse_norm, inverse);
 }
 
-void AttentionTensors::forward(const Segments& segments) {
-  Context ctx;
-  Array scratch({attention_scratch(ctx, segments, shape.D)});
-  outputs_.back().poison();
-  lse.poison();
-  attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
+void AttentionTensors::copy_inputs(const AttentionTensors& from) const {
+  for (size_t i = 0; i < inputs.size(); ++i) write(inputs[i], from.read(from.inputs[i]));
+  if (!shared_qk()) return;
+  write(k, from.read(from.k));
+  write(inverse_norm, from.read(from.inverse_norm));
 }
 
-void AttentionTensors::backward(const Segments& segments, const ConstTensor& inverse_norm) {
-  Context ctx;
-  Array scratch({attention_scratch(ctx, segments, shape.D)});
-  for (Array& array : gradients_) array.poison();
-  attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
+void AttentionTensors::forward() const {
+  for (const Tensor& output : outputs) poison(output);
+  poison(scratch);
+  AttentionOperands::forward(context());
 }
 
-void AttentionTensors::expect_formulas(const Segments& segments, bool attend_self, double tolerance) {
-  const std::vector<double> qs = values(q), ks = values(k), vs = values(v);
-  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, attend_self);
-  const AttentionFormula want(shape, qs, ks, vs, visible, static_cast<double>(scale));
-  EXPECT_TRUE(close(out, want.out, tolerance)) << "out";
-  EXPECT_TRUE(close(lse, want.lse, tolerance)) << "lse";
-  const AttentionGradients gradients(shape, qs, ks, vs, visible, static_cast<double>(scale), values(dout));
+void AttentionTensors::backward() const {
+  for (const Tensor& gradient : gradients) poison(gradient);
+  poison(scratch);
+  AttentionOperands::backward(context());
+}
+
+void AttentionTensors::poison_results() const {
+  for (const std::vector<Tensor>* tensors : {&outputs, &gradients})
+    for (const Tensor& tensor : *tensors) poison(tensor);
+  poison(scratch);
+}
+
+std::vector<uint8_t> AttentionTensors::visible() const {
+  return visibility(on_host(segments.q_segment), on_host(segments.k_segment), attend_self());
+}
+
+void AttentionTensors::expect_formulas(double tolerance) const {
+  const std::vector<double> qs = read(q), ks = read(k), vs = read(v);
+  const auto factor = static_cast<double>(scale);
+  const AttentionFormula want(shape(), qs, ks, vs, visible(), factor);
+  EXPECT_TRUE(close(read(out), want.out, tolerance)) << "out";
+  EXPECT_TRUE(close(read(lse), want.lse, tolerance)) << "lse";
+  const AttentionGradients wanted(shape(), qs, ks, vs, visible(), factor, read(dout));
   // A query that sees one key has dq = 0, as a difference of terms of size one.
   constexpr double kUnit = 0.05;
-  EXPECT_TRUE(close(dq, gradients.dq, tolerance, kUnit)) << "dq";
-  EXPECT_TRUE(close(dk, gradients.dk, tolerance, kUnit)) << "dk";
-  EXPECT_TRUE(close(dv, gradients.dv, tolerance)) << "dv";
+  EXPECT_TRUE(close(read(dq), wanted.dq, tolerance, kUnit)) << "dq";
+  EXPECT_TRUE(close(read(dk), wanted.dk, tolerance, kUnit)) << "dk";
+  EXPECT_TRUE(close(read(dv), wanted.dv, tolerance)) << "dv";
 }
 
 bool AttentionTensors::bystanders_intact() const {
-  const Tensor all = outputs_.back();
-  if (all.ndim == 4 || all.size(2) == 1) return true;
+  if (!problem.strided_out) return true;
+  const Tensor all = on_host(outputs.front());
   for (const int64_t part : {0, 2})
-    for (const double x : values(part_of(all, part)))
+    for (const double x : values(all.select(part, 2)))
       if (!std::isnan(x)) return false;  // poison is NaN
   return true;
 }
 
 std::vector<double> AttentionTensors::results() const {
   std::vector<double> all;
-  for (const ConstTensor& t : {ConstTensor(out), ConstTensor(lse), ConstTensor(dq), ConstTensor(dk), ConstTensor(dv)}) {
-    const std::vector<double> part = values(t);
+  for (const Tensor& t : {out, lse, dq, dk, dv}) {
+    if (shared_qk() && t.data == dk.data) continue;
+    const std::vector<double> part = read(t);
     all.insert(all.end(), part.begin(), part.end());
   }
   return all;
+}
+
+std::vector<Array> AttentionTensors::result_arrays() const {
+  std::vector<Array> arrays;
+  const auto add = [&](const Tensor& tensor) {
+    const Tensor host = on_host(tensor);
+    arrays.emplace_back("copy of", host);
+    std::memcpy(arrays.back().view().data, host.data, static_cast<size_t>(host.bytes()));
+  };
+  for (const Tensor& output : outputs) add(output);
+  for (const Tensor& gradient : gradients)
+    if (!shared_qk() || gradient.data != dk.data) add(gradient);
+  return arrays;
+}
+
+testing::AssertionResult same_results(const std::vector<Array>& a, const std::vector<Array>& b) {
+  if (a.size() != b.size()) return testing::AssertionFailure() << a.size() << " tensors and " << b.size();
+  for (size_t i = 0; i < a.size(); ++i)
+    if (!a[i].same_bits(b[i]))
+      return testing::AssertionFailure() << "tensor " << i << ", " << a[i].view().describe() << ", differs";
+  return testing::AssertionSuccess();
 }
 
 }  // namespace scfa::test

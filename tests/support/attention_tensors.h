@@ -1,41 +1,53 @@
-// The tensors of one attention call: random inputs, poisoned outputs and scratch, laid out as models lay them out.
+// The operands of attention for tests, on either device: random inputs, poisoned outputs and scratch, guard bands
+// around every tensor.
 #pragma once
 #include <vector>
 
-#include "kernels/attention/attention.h"
+#include "kernels/attention/operands.h"
 #include "support/formulas.h"
+#include "support/guarded_memory.h"
 #include "support/segment_cases.h"
 
 namespace scfa::test {
 
-enum class Layout {
-  kPacked,    // each a tensor of its own
-  kShared,    // q, v in one (B, T, 2, H, D) and packed keys beside it; out in the middle of a (B, T, 3, H, D)
-  kSeparate,  // q, k, v in one (B, T, 3, H, D)
-  kByHead,    // each a (B, H, T, D) of its own
-};
+// A problem whose segments a test chooses.
+AttentionProblem problem_of(const AttentionShape& shape, AttentionLayout layout, int64_t segments, bool attend_self,
+                            bool strided_out = false);
 
-class AttentionTensors {
+class AttentionTensors : public GuardedMemory, public AttentionOperands {
  public:
-  AttentionTensors(const AttentionShape& shape, Layout layout, uint64_t seed, double scale_of_inputs = 1.0);
+  // Fills the inputs, from seeds that count up from `seed`; samples are zero. All else is poisoned.
+  AttentionTensors(Context& ctx, const AttentionProblem& problem, uint64_t seed, double scale_of_inputs = 1.0);
 
-  // Each poisons first what it writes, and its scratch.
-  void forward(const Segments& segments);
-  void backward(const Segments& segments, const ConstTensor& inverse_norm = {});
+  bool shared_qk() const { return problem.layout == AttentionLayout::kSharedQk; }
+  bool attend_self() const { return attends_self(problem.pattern); }
+  AttentionShape shape() const { return problem.shape; }
+
+  void set_segments(const ChooseSegments& choose) const;  // and builds their lists
+  // Makes the keys of the queries, in double, for tests of attention alone; assign does it as models do.
+  void set_normalised_keys() const;
+  // Inputs of another precision or device, and its normalised keys.
+  void copy_inputs(const AttentionTensors& from) const;
+
+  using AttentionOperands::forward, AttentionOperands::backward;
+  // The same, which poison first what they write, and the scratch.
+  void forward() const;
+  void backward() const;
+  void poison_results() const;  // outputs, gradients, scratch
+
   // Expects both to agree with the formulas for what these segments let be seen.
-  void expect_formulas(const Segments& segments, bool attend_self, double tolerance);
-  // What no op may touch: the third part of out's tensor in Layout::kShared.
+  void expect_formulas(double tolerance) const;
+  // Whether what lies beside a strided out is untouched.
   bool bystanders_intact() const;
+  std::vector<uint8_t> visible() const;
 
-  std::vector<double> results() const;  // out, lse, dq, dk, dv one behind the other
-
-  const AttentionShape shape;
-  const float scale;
-  Tensor q, k, v, out, dout, dq, dk, dv;
-  Array lse;
-
- private:
-  std::vector<Array> inputs_, outputs_, gradients_;
+  // out, lse, dq, dk, dv on the host, one behind the other; with shared keys without dk, whose contents are undefined.
+  std::vector<double> results() const;
+  // The same, and bystanders, as they lie in memory.
+  std::vector<Array> result_arrays() const;
 };
+
+// Whether both have the same bits; says which tensor has not.
+testing::AssertionResult same_results(const std::vector<Array>& a, const std::vector<Array>& b);
 
 }  // namespace scfa::test

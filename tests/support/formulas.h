@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attention/operands.h"
 #include "support/array.h"
 
 namespace scfa::test {
@@ -14,10 +15,6 @@ std::vector<double> rotated(std::vector<double> x, int64_t T, int64_t H, int64_t
 
 // Rows of x, each of D, scaled to length one.
 std::vector<double> normalised(std::vector<double> x, int64_t D);
-
-struct AttentionShape {
-  int64_t B, T, H, D;
-};
 
 // visible[b, h, i, j]: query and key are of one segment, and the key is not later than the query (attend_self), or
 // earlier (not).

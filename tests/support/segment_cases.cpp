@@ -1,6 +1,7 @@
 #include "support/segment_cases.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <random>
 
@@ -8,64 +9,41 @@ namespace scfa::test {
 
 namespace {
 
-// From tensors in the order of WorkLists::layout.
-template <class Tensors>
-WorkLists work_lists(const Tensors& tensors, int64_t single_block_max_rows) {
-  WorkLists lists;
-  const auto layout = WorkLists::layout(1, 1, 1, 1);
-  for (size_t i = 0; i < layout.size(); ++i) lists.*layout[i].tensor = tensors[i];
-  lists.single_block_max_rows = single_block_max_rows;
+constexpr Tensor Segments::*kIds[] = {&Segments::q_segment, &Segments::k_segment};
+constexpr Tensor Segments::*kLists[] = {&Segments::q_begin,
+                                        &Segments::k_begin,
+                                        &Segments::q_index,
+                                        &Segments::k_index,
+                                        &Segments::num_visible_keys,
+                                        &Segments::first_query};
+const std::array<WorkLists::List, 6>& work_lists() {
+  static const std::array<WorkLists::List, 6> lists = WorkLists::layout(1, 1, 1, 1);
   return lists;
 }
 
 }  // namespace
 
-SegmentArrays::SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count)
-    : q_segment(DType::kU16, {B, H, T}),
-      k_segment(DType::kU16, {B, H, T}),
-      q_begin_(DType::kI32, {B, H, count + 1}),
-      k_begin_(DType::kI32, {B, H, count + 1}),
-      q_index_(DType::kI32, {B, H, T}),
-      k_index_(DType::kI32, {B, H, T}),
-      num_visible_keys_(DType::kI32, {B, H, T}),
-      first_query_(DType::kI32, {B, H, T}) {
-  for (const WorkLists::List& list : WorkLists::layout(B, H, T, count))
-    work_.emplace_back(DType::kI32, std::initializer_list<int64_t>{list.capacity, list.words});
+void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& choose) {
+  const Tensor& like = segments.q_segment;
+  SegmentIds ids(like.size(0), like.size(1), like.size(2));
+  choose(ids);
+  ctx.copy(segments.q_segment, ids.q_segment);
+  ctx.copy(segments.k_segment, ids.k_segment);
 }
 
-Segments SegmentArrays::view() const {
-  Segments s{q_segment, k_segment, q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_, {}};
-  s.work = work_lists(work_, single_block_max_rows);
-  return s;
+void GuardedSegments::poison_lists() const {
+  for (const auto list : kLists) poison(segments.*list);
+  for (const WorkLists::List& list : work_lists())
+    if (segments.work.*list.tensor) poison(segments.work.*list.tensor);
 }
 
-std::vector<Array*> SegmentArrays::filled() {
-  std::vector<Array*> arrays{&q_begin_, &k_begin_, &q_index_, &k_index_, &num_visible_keys_, &first_query_};
-  for (Array& list : work_) arrays.push_back(&list);
-  return arrays;
-}
-
-void SegmentArrays::poison() {
-  for (Array* array : filled()) array->poison();
-}
-
-GpuSegments::GpuSegments(const Context& ctx, SegmentArrays& host) : single_block_max_rows_(host.single_block_max_rows) {
-  copies_.emplace_back(ctx, host.q_segment);
-  copies_.emplace_back(ctx, host.k_segment);
-  for (const Array* array : host.filled()) copies_.emplace_back(ctx, *array);
-}
-
-Segments GpuSegments::view() const {
-  const std::vector<GpuCopy>& c = copies_;
-  Segments s{c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], {}};
-  s.work = work_lists(std::vector<Tensor>(c.begin() + 8, c.end()), single_block_max_rows_);
-  return s;
-}
-
-void GpuSegments::download(SegmentArrays& to) const {
-  copies_[0].download(to.q_segment);
-  copies_[1].download(to.k_segment);
-  for (size_t i = 0; i < to.filled().size(); ++i) copies_[i + 2].download(*to.filled()[i]);
+Segments GuardedSegments::on_host() const {
+  Segments host = segments;
+  for (const auto ids : kIds) host.*ids = GuardedMemory::on_host(segments.*ids);
+  for (const auto list : kLists) host.*list = GuardedMemory::on_host(segments.*list);
+  for (const WorkLists::List& list : work_lists())
+    if (segments.work.*list.tensor) host.work.*list.tensor = GuardedMemory::on_host(segments.work.*list.tensor);
+  return host;
 }
 
 namespace {
@@ -82,7 +60,7 @@ void copy_rows(const Array& from, const Array& to) {
 }
 
 // Segments of 1, 63, 64, 65 and then 17 rows each, as far as T and count go, at positions in random order.
-void fixed_sizes(SegmentArrays& s, int64_t count, uint64_t seed) {
+void fixed_sizes(SegmentIds& s, int64_t count, uint64_t seed) {
   Random random(seed);
   const int64_t T = s.q_segment.view().size(2), heads = s.q_segment.view().numel() / T;
   const int64_t sizes[] = {1, 63, 64, 65, 17};
@@ -100,7 +78,7 @@ void fixed_sizes(SegmentArrays& s, int64_t count, uint64_t seed) {
   copy_rows(s.q_segment, s.k_segment);
 }
 
-void dropped(SegmentArrays& s, int64_t count, uint64_t seed, unsigned percent) {
+void dropped(SegmentIds& s, int64_t count, uint64_t seed, unsigned percent) {
   Random random(seed);
   for (const Array* segment : {&s.q_segment, &s.k_segment})
     draw_rows(*segment,
@@ -109,27 +87,27 @@ void dropped(SegmentArrays& s, int64_t count, uint64_t seed, unsigned percent) {
 
 std::vector<SegmentChoice> make_choices() {
   return {{"one",
-           [](SegmentArrays& s, int64_t, uint64_t) {
+           [](SegmentIds& s, int64_t, uint64_t) {
              s.q_segment.fill(0);
              s.k_segment.fill(0);
            }},
           {"last",
-           [](SegmentArrays& s, int64_t count, uint64_t) {
+           [](SegmentIds& s, int64_t count, uint64_t) {
              s.q_segment.fill(static_cast<double>(count - 1));
              s.k_segment.fill(static_cast<double>(count - 1));
            }},
           {"tied",
-           [](SegmentArrays& s, int64_t count, uint64_t seed) {
+           [](SegmentIds& s, int64_t count, uint64_t seed) {
              Random random(seed);
              draw_rows(s.q_segment, [&] { return random() % static_cast<uint64_t>(count); });
              copy_rows(s.q_segment, s.k_segment);
            }},
-          {"untied", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 0); }},
-          {"some dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 50); }},
-          {"most dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 95); }},
-          {"all dropped", [](SegmentArrays& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 100); }},
+          {"untied", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 0); }},
+          {"some dropped", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 50); }},
+          {"most dropped", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 95); }},
+          {"all dropped", [](SegmentIds& s, int64_t count, uint64_t seed) { dropped(s, count, seed, 100); }},
           {"never meeting",
-           [](SegmentArrays& s, int64_t count, uint64_t) {
+           [](SegmentIds& s, int64_t count, uint64_t) {
              s.q_segment.fill(0);
              s.k_segment.fill(count > 1 ? 1 : kNoSegment);
            }},

@@ -1,4 +1,4 @@
-// Segments for tests of attention: every array in guarded memory of its own, and ways of choosing who belongs where.
+// Segments for tests of attention: in guarded memory, and ways of choosing who belongs where.
 #pragma once
 #include <functional>
 #include <string>
@@ -6,49 +6,48 @@
 
 #include "kernels/attention/segments.h"
 #include "support/array.h"
-#include "support/gpu.h"
+#include "support/guarded_memory.h"
 
 namespace scfa::test {
 
-class SegmentArrays {
- public:
-  SegmentArrays(int64_t B, int64_t H, int64_t T, int64_t count);
-  Segments view() const;
-  void build(Context& ctx, bool attend_self) const { build_segments(ctx, view(), attend_self); }
-  void poison();  // what build_segments fills
-
-  Array q_segment, k_segment;
-  int64_t single_block_max_rows = kSingleBlockMaxRows;
-
- private:
-  friend class GpuSegments;
-  std::vector<Array*> filled();
-
-  Array q_begin_, k_begin_, q_index_, k_index_, num_visible_keys_, first_query_;
-  std::vector<Array> work_;  // in the order of WorkLists::layout
+// Which segment each row belongs to, for a test to choose.
+struct SegmentIds {
+  Array q_segment, k_segment;  // (B, H, T)
+  SegmentIds(int64_t B, int64_t H, int64_t T) : q_segment(DType::kU16, {B, H, T}), k_segment(DType::kU16, {B, H, T}) {}
 };
 
-// A copy on the GPU, guard bands included.
-class GpuSegments {
- public:
-  GpuSegments(const Context& ctx, SegmentArrays& host);
-  Segments view() const;
-  void download(SegmentArrays& to) const;
+using ChooseSegments = std::function<void(SegmentIds&)>;
 
- private:
-  std::vector<GpuCopy> copies_;  // in the order of Segments and WorkLists::layout
-  int64_t single_block_max_rows_;
+// Writes the ids chosen to q_segment and k_segment, on either device.
+void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& choose);
+
+// Segments planned and built on either device. Lists start poisoned.
+class GuardedSegments : public GuardedMemory {
+ public:
+  GuardedSegments(Context& ctx, int64_t B, int64_t H, int64_t T, int64_t count, int64_t D = 64)
+      : GuardedMemory(ctx), segments(plan_segments(arena(), B, H, T, D, count)) {}
+
+  void set(const ChooseSegments& choose) const { write_ids(context(), segments, choose); }
+  void build(bool attend_self) const { build_segments(context(), segments, attend_self); }
+  void poison_lists() const;  // what build_segments fills
+  Segments on_host() const;   // with all lists that the device has
+
+  const Segments segments;
 };
 
 // Chooses q_segment and k_segment among `count` segments.
 struct SegmentChoice {
   std::string name;
-  std::function<void(SegmentArrays&, int64_t count, uint64_t seed)> choose;
+  std::function<void(SegmentIds&, int64_t count, uint64_t seed)> choose;
 };
 
 // One segment for all; random ones, shared by query and key or not; none, some or all rows dropped; queries and keys in
 // segments that never meet; segments of 1, 63, 64 and 65 rows; everything in the last segment, so that others are
 // empty.
 const std::vector<SegmentChoice>& segment_choices();
+
+inline ChooseSegments chosen(const SegmentChoice& choice, int64_t count, uint64_t seed) {
+  return [&choice, count, seed](SegmentIds& ids) { choice.choose(ids, count, seed); };
+}
 
 }  // namespace scfa::test

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "support/compare.h"
+#include "support/guarded_memory.h"
 
 namespace scfa::test {
 namespace {
@@ -37,6 +38,61 @@ TEST(Support, GuardBandsCatchWrites) {
         array.as<float>()[-1] = 0.0f;
       },
       "written before the start of f32[3]");
+}
+
+class SupportMemory : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override { skip_without(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(Devices, SupportMemory, testing::Values(Device::kCpu, Device::kGpu),
+                         [](const auto& row) { return std::string(name_of(row.param)); });
+
+// Zeroes one byte at an offset from the start of a tensor.
+void zero_byte(Context& ctx, const Tensor& tensor, int64_t offset) {
+  char* byte = static_cast<char*>(tensor.data) + offset;
+  if (ctx.on_gpu())
+    gpu::fill(byte, 0, 1, ctx.stream());
+  else
+    *byte = 0;
+}
+
+TEST_P(SupportMemory, GuardBandsOfAnArenasTensorsCatchWrites) {
+  static Device device;  // EXPECT_NONFATAL_FAILURE takes statements that refer to no local variable
+  device = GetParam();
+  EXPECT_NONFATAL_FAILURE(
+      {
+        Context ctx(device);
+        GuardedMemory memory(ctx);
+        const Tensor first = memory.arena().take("first", DType::kF32, {3});
+        memory.arena().take("second", DType::kU16, {5});
+        zero_byte(ctx, first, 12);
+      },
+      "written past first f32[3]");
+  EXPECT_NONFATAL_FAILURE(
+      {
+        Context ctx(device);
+        GuardedMemory memory(ctx);
+        zero_byte(ctx, memory.arena().take("only", DType::kF32, {3}), -1);
+      },
+      "written before the start of only f32[3]");
+}
+
+TEST_P(SupportMemory, TensorsOfAnArenaAreReadAndWritten) {
+  Context ctx(GetParam());
+  GuardedMemory memory(ctx);
+  const Tensor a = memory.arena().take("a", DType::kF32, {2, 3}), b = memory.arena().take("b", DType::kBF16, {4});
+  EXPECT_EQ(a.device, GetParam());
+  for (const double x : memory.read(a)) EXPECT_TRUE(std::isnan(x));
+  memory.write(a, {1, 2, 3, 4, 5, 6});
+  EXPECT_EQ(memory.read(a.select(1)), (std::vector<double>{4, 5, 6}));
+  EXPECT_EQ(memory.read(a.transpose(0, 1).slice(2, 1)), (std::vector<double>{3, 6}));
+  memory.fill_normal(b, 1);
+  for (const double x : memory.read(b)) EXPECT_TRUE(std::isfinite(x));
+  memory.poison(b);
+  for (const double x : memory.read(b)) EXPECT_TRUE(std::isnan(x));
+  EXPECT_EQ(memory.read(a)[5], 6);
+  const Array elsewhere({3});
+  EXPECT_TRUE(fails_naming([&] { memory.read(elsewhere); }, {"not of this memory", "f32[3]"}));
 }
 
 TEST(Support, ArraysStartPoisoned) {

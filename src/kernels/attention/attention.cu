@@ -114,16 +114,12 @@ constexpr int64_t statistics_elements(int64_t rows) {
   return (2 * rows + 3) / 4 * 4;  // what follows stays aligned to 16 bytes
 }
 
-HeadRows rows_of(const ConstTensor& t) {
-  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2]};
-}
-
 // Everything but the outputs. Sets the tile counters to zero.
 AttentionParams make_params(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                             const Segments& s, float scale, const ConstTensor& lse, const Tensor& scratch) {
   fill(scratch.data, 0, kCounterElements * sizeof(float), ctx.stream());
   AttentionParams p{};
-  p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
+  p.q = head_rows(q), p.k = head_rows(k), p.v = head_rows(v);
   p.lse = const_cast<float*>(lse.as<float>());
   p.tile_counter = static_cast<int*>(scratch.data);
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kCounterElements);
@@ -182,7 +178,7 @@ int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int6
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        const Segments& segments, float scale, Tensor scratch) {
   AttentionParams p = make_params(ctx, q, k, v, segments, scale, lse, scratch);
-  p.out = rows_of(out);
+  p.out = head_rows(out);
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   clear_dropped_out_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(p, segments.q_segment.as<uint16_t>(), rows);
   check_launch("attention_forward", ctx.stream());
@@ -194,8 +190,8 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
                         Tensor scratch, ConstTensor inverse_norm) {
   AttentionParams p = make_params(ctx, q, k, v, segments, scale, lse, scratch);
   p.inverse_norm = inverse_norm ? inverse_norm.as<float>() : nullptr;
-  p.out = rows_of(out), p.dout = rows_of(dout);
-  p.dq = rows_of(dq), p.dk = rows_of(dk), p.dv = rows_of(dv);
+  p.out = head_rows(out), p.dout = head_rows(dout);
+  p.dq = head_rows(dq), p.dk = head_rows(dk), p.dv = head_rows(dv);
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   clear_dropped_gradients_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(
       p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);

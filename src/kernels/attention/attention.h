@@ -43,6 +43,7 @@ std::string describe_attention(const Context& ctx);
 namespace cpu {
 decltype(scfa::attention_forward) attention_forward;
 decltype(scfa::attention_backward) attention_backward;
+decltype(scfa::attention_scratch) attention_scratch;
 }  // namespace cpu
 namespace gpu {
 decltype(scfa::attention_forward) attention_forward;

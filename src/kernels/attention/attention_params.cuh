@@ -1,26 +1,13 @@
-// The parameters of the attention kernels, and rows of heads in global memory.
+// The parameters of the attention kernels.
 #pragma once
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
+#include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/work_items.h"
 
 namespace scfa::gpu {
-
-// The rows of one head; the stride in elements.
-struct HeadView {
-  __nv_bfloat16* data;
-  int64_t row_stride;
-};
-// Those of all heads of a (B, T, H, D) tensor, D contiguous. Heads are numbered b * H + h.
-struct HeadRows {
-  __nv_bfloat16* data;
-  int64_t batch_stride, row_stride, head_stride;
-  __device__ HeadView head(int head, int H) const {
-    return {data + head / H * batch_stride + head % H * head_stride, row_stride};
-  }
-};
 
 struct AttentionParams {
   HeadRows q, k, v, out, dout, dq, dk, dv;

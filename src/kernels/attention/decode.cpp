@@ -81,7 +81,7 @@ void attention_decode(Context& /*ctx*/, Tensor out, ConstTensor q, const KeyValu
     const uint16_t wanted = q_segment.as<uint16_t>()[h];
     float *to = out.as<float>() + h * out.stride[2], top = -INFINITY, sum = 0.0f;
     std::fill_n(to, D, 0.0f);
-    for (int64_t j = 0; j < n; ++j) {  // one pass: what was summed so far is scaled down when a larger score comes
+    for (int64_t j = 0; j < n; ++j) {  // online softmax: sums are rescaled when the maximum grows
       if (wanted == kNoSegment || segments[j] != wanted) continue;
       float score = 0.0f;
 #pragma omp simd reduction(+ : score)

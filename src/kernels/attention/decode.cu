@@ -1,8 +1,8 @@
-// Attention of one query with cached keys. A block owns a head. What would take the time is waiting for memory, so many
-// keys are under way at once: each group of lanes takes every so-manieth key and keeps a softmax of its own, and these
-// are put together in a fixed order.
+// Attention of one query over cached keys. One block per head. The kernel is bound by memory latency, so many keys are
+// in flight at once: 8 lanes form a group that processes one key at a time with an online softmax of its own; the
+// groups' partial results are merged at the end in a fixed order.
 #include "kernels/attention/decode.h"
-#include "kernels/attention/rows.cuh"
+#include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/segments.h"
 
 namespace scfa::gpu {
@@ -10,11 +10,11 @@ namespace scfa::gpu {
 namespace {
 
 constexpr int kThreads = 512, kMaxD = 128;
-constexpr int kLanes = 8, kGroups = kThreads / kLanes;  // lanes a key
-constexpr int kPacks = kMaxD / (kLanes * kPack);        // packs of a row that a lane holds
+constexpr int kLanes = 8, kGroups = kThreads / kLanes;  // lanes per key, groups per block
+constexpr int kPacks = kMaxD / (kLanes * kPack);        // packs (16 bytes) of a row per lane
 
 __global__ void __launch_bounds__(128)
-    append_kernel(__nv_bfloat16* keys, __nv_bfloat16* values, uint16_t* segments, RowsOf k, RowsOf v,
+    append_kernel(__nv_bfloat16* keys, __nv_bfloat16* values, uint16_t* segments, HeadRows k, HeadRows v,
                   const uint16_t* k_segment, int64_t position, int64_t S, int D) {
   const int64_t h = blockIdx.x, at = h * S + position;
   for (int d = threadIdx.x; d < D; d += blockDim.x) {
@@ -25,12 +25,12 @@ __global__ void __launch_bounds__(128)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    decode_kernel(RowsOf out, RowsOf q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
+    decode_kernel(HeadRows out, HeadRows q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
                   const uint16_t* segments, const uint16_t* q_segment, int64_t n, int64_t S, int D, float scale) {
   __shared__ alignas(16) float parts[kGroups][kMaxD];
   __shared__ float tops[kGroups], sums[kGroups];
   const int lane = threadIdx.x % 32, group = threadIdx.x / kLanes, shift = lane / kLanes * kLanes;
-  const int d0 = static_cast<int>(threadIdx.x % kLanes) * kPack;  // of a lane's first pack
+  const int d0 = static_cast<int>(threadIdx.x % kLanes) * kPack;  // first element of the lane's first pack
   const unsigned members = ((1u << kLanes) - 1) << shift;
   const int64_t h = blockIdx.x;
   const uint16_t wanted = q_segment[h];
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int p = 0; p < kPacks; ++p)
     if (d0 + p * kLanes * kPack < D) load(query[p], q.row(0, 0, h) + d0 + p * kLanes * kPack);
 
-  // A warp looks at the segments of 32 keys at once; of those that match, a group takes the ones among its 8.
+  // A warp compares the segments of 32 keys in one ballot; each group processes the matches among its own 8.
   for (int64_t j0 = threadIdx.x / 32 * 32; j0 < n && wanted != kNoSegment; j0 += kThreads) {
     const bool match = j0 + lane < n && segments[h * S + j0 + lane] == wanted;
     unsigned found = __ballot_sync(0xFFFFFFFFu, match) & members;
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
   float highest = -INFINITY, total = 0.0f, element = 0.0f;
   for (int g = 0; g < kGroups; ++g) highest = fmaxf(highest, tops[g]);
   for (int g = 0; g < kGroups; ++g) {
-    const float weight = sums[g] > 0.0f ? expf(tops[g] - highest) : 0.0f;  // a group may have met no key
+    const float weight = sums[g] > 0.0f ? expf(tops[g] - highest) : 0.0f;  // a group may have no key
     total += sums[g] * weight;
     element += parts[g][d] * weight;
   }
@@ -93,7 +93,7 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
   require(k.dtype == DType::kBF16, "cache_append: on the GPU k must be bf16, not ", k.describe());
   append_kernel<<<static_cast<unsigned>(cache.keys.size(0)), 128, 0, ctx.stream()>>>(
       static_cast<__nv_bfloat16*>(cache.keys.data), static_cast<__nv_bfloat16*>(cache.values.data),
-      cache.segments.as<uint16_t>(), RowsOf(k), RowsOf(v), k_segment.as<uint16_t>(), position, cache.keys.size(1),
+      cache.segments.as<uint16_t>(), head_rows(k), head_rows(v), k_segment.as<uint16_t>(), position, cache.keys.size(1),
       static_cast<int>(cache.keys.size(2)));
   check_launch("cache_append", ctx.stream());
 }
@@ -105,7 +105,7 @@ void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCac
   require_packs("attention_decode", "keys of the cache", cache.keys);
   require_packs("attention_decode", "values of the cache", cache.values);
   decode_kernel<<<static_cast<unsigned>(q.size(2)), kThreads, 0, ctx.stream()>>>(
-      RowsOf(out), RowsOf(q), static_cast<const __nv_bfloat16*>(cache.keys.data),
+      head_rows(out), head_rows(q), static_cast<const __nv_bfloat16*>(cache.keys.data),
       static_cast<const __nv_bfloat16*>(cache.values.data), cache.segments.as<uint16_t>(), q_segment.as<uint16_t>(), n,
       cache.keys.size(1), static_cast<int>(q.size(3)), scale);
   check_launch("attention_decode", ctx.stream());

@@ -1,11 +1,11 @@
-// One token at a time with the keys and values of the tokens before it: attention for generation.
+// Attention for generation: one query at a time over a cache of keys and values.
 #pragma once
 #include "core/arena.h"
 #include "core/context.h"
 
 namespace scfa {
 
-// Of one sequence and one layer: H heads, room for S positions. Rows past the last one appended are undefined.
+// The cache of one sequence and one layer: H heads, S positions. Rows behind the last one appended are undefined.
 struct KeyValueCache {
   Tensor keys, values;  // (H, S, D)
   Tensor segments;      // (H, S) u16: the segment of each key, or kNoSegment
@@ -13,15 +13,15 @@ struct KeyValueCache {
 
 KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D);
 
-// Row `position` of the cache becomes k, v and their segment.
+// Writes k, v and their segment to row `position` of the cache.
 //   k, v  in (1, 1, H, D), D contiguous, other strides free, dtype of the cache      k_segment  in (1, H, 1) u16
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   ConstTensor k_segment);
 
-// out = softmax(scale * q . k) v over those of the first n keys of the cache that are of the query's segment; zero
-// where there is none.
+// out = softmax(scale * q . k) v over the keys in the query's segment among the first n of the cache; zero where there
+// is none.
 //   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free      q_segment  in (1, H, 1) u16
-// f32 on the CPU, bf16 on the GPU. Deterministic.
+// f32 on the CPU; bf16 on the GPU, D a multiple of 8 up to 128, rows aligned to 16 bytes. Deterministic.
 void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
                       int64_t n, float scale);
 

@@ -1,9 +1,9 @@
-// Keys of length one, and their gradient. Memory-bound: a group of lanes owns a row, 16 bytes a lane.
+// Normalised keys and their gradient. Memory-bound: 8 or 16 lanes per row, one 16-byte access per lane.
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/normalise.h"
-#include "kernels/attention/rows.cuh"
 
 namespace scfa::gpu {
 
@@ -11,23 +11,25 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// kLanes lanes own a row of up to 8 kLanes elements; rows are numbered (b, t, h), as packed keys lie.
-struct Place {
+// The elements that a thread works on: kPack consecutive ones of a row. Rows are numbered in (b, t, h) order, the order
+// of contiguous keys.
+struct LaneElements {
   unsigned row, b, t, h;
-  int d;        // where the lane's pack begins
-  bool inside;  // the row exists and the pack is in it
+  int d;        // the first element
+  bool inside;  // the row exists and has these elements
 };
 
+// kLanes lanes per row of up to kLanes * kPack elements.
 template <int kLanes>
-__device__ Place place(unsigned block, unsigned rows, unsigned T, unsigned H, int D) {
-  // 32 bits: divisions of 64 would take longer than the memory
+__device__ LaneElements elements_of_lane(unsigned block, unsigned rows, unsigned T, unsigned H, int D) {
+  // 32-bit integers: 64-bit divisions would take longer than the memory accesses
   const unsigned row = block * (kThreads / kLanes) + threadIdx.x / kLanes, token = row / H;
   const int d = static_cast<int>(threadIdx.x % kLanes) * kPack;
   return {row, token / T, token % T, row % H, d, row < rows && d < D};
 }
 
 template <int kLanes>
-__device__ float sum_of_row(float x) {
+__device__ float sum_over_row(float x) {
 #pragma unroll
   for (int offset = kLanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, offset);
   return x;
@@ -35,13 +37,13 @@ __device__ float sum_of_row(float x) {
 
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    normalise_keys_kernel(RowsOf k, float* inverse_norm, RowsOf q, unsigned rows, unsigned T, unsigned H, int D) {
-  const Place at = place<kLanes>(blockIdx.x, rows, T, H, D);
+    normalise_keys_kernel(HeadRows k, float* inverse_norm, HeadRows q, unsigned rows, unsigned T, unsigned H, int D) {
+  const LaneElements at = elements_of_lane<kLanes>(blockIdx.x, rows, T, H, D);
   float x[kPack] = {}, square = 0.0f;
   if (at.inside) load(x, q.row(at.b, at.t, at.h) + at.d);
 #pragma unroll
   for (int i = 0; i < kPack; ++i) square += x[i] * x[i];
-  const float scale = 1.0f / fmaxf(sqrtf(sum_of_row<kLanes>(square)), 1e-12f);
+  const float scale = 1.0f / fmaxf(sqrtf(sum_over_row<kLanes>(square)), 1e-12f);
   if (!at.inside) return;
 #pragma unroll
   for (int i = 0; i < kPack; ++i) x[i] *= scale;
@@ -50,8 +52,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kLanes>
-__device__ void backward_rows(const Place& at, const RowsOf& dq, const RowsOf& dk, const RowsOf& k,
-                              const float* inverse_norm) {
+__device__ void normalise_row_backward(const LaneElements& at, const HeadRows& dq, const HeadRows& dk,
+                                       const HeadRows& k, const float* inverse_norm) {
   float gradient[kPack] = {}, key[kPack] = {}, dot = 0.0f;
   if (at.inside) {
     load(gradient, dk.row(at.b, at.t, at.h) + at.d);
@@ -59,7 +61,7 @@ __device__ void backward_rows(const Place& at, const RowsOf& dq, const RowsOf& d
   }
 #pragma unroll
   for (int i = 0; i < kPack; ++i) dot += gradient[i] * key[i];
-  dot = sum_of_row<kLanes>(dot);
+  dot = sum_over_row<kLanes>(dot);
   if (!at.inside) return;
   const float scale = inverse_norm[at.row];
   __nv_bfloat16* to = dq.row(at.b, at.t, at.h) + at.d;
@@ -70,19 +72,19 @@ __device__ void backward_rows(const Place& at, const RowsOf& dq, const RowsOf& d
   store(to, d);
 }
 
-// only_if: null, or a number on the device; where it is zero there is nothing to do.
+// A grid-stride loop over `blocks` blocks of rows. only_if: null, or a number in device memory; zero: return at once.
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    normalise_keys_backward_kernel(RowsOf dq, RowsOf dk, RowsOf k, const float* inverse_norm, const int* only_if,
+    normalise_keys_backward_kernel(HeadRows dq, HeadRows dk, HeadRows k, const float* inverse_norm, const int* only_if,
                                    unsigned blocks, unsigned rows, unsigned T, unsigned H, int D) {
   if (only_if != nullptr && *only_if == 0) return;
   for (unsigned block = blockIdx.x; block < blocks; block += gridDim.x)
-    backward_rows<kLanes>(place<kLanes>(block, rows, T, H, D), dq, dk, k, inverse_norm);
+    normalise_row_backward<kLanes>(elements_of_lane<kLanes>(block, rows, T, H, D), dq, dk, k, inverse_norm);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// Calls launch(blocks, rows, lanes as a constant) with 8 lanes a row where that is enough, else 16.
+// Calls launch(blocks, rows, lanes per row as a constant): 8 lanes for D up to 64, else 16.
 template <class Launch>
 void launch_rows(const char* op, const ConstTensor& q, const Launch& launch) {
   const int64_t count = q.size(0) * q.size(1) * q.size(2), lanes = q.size(3) <= 64 ? 8 : 16;
@@ -102,7 +104,7 @@ void normalise_keys(Context& ctx, Tensor k, Tensor inverse_norm, ConstTensor q) 
   require_packs("normalise_keys", "k", k);
   launch_rows("normalise_keys", q, [&](unsigned blocks, unsigned rows, auto lanes) {
     normalise_keys_kernel<lanes.value><<<blocks, kThreads, 0, ctx.stream()>>>(
-        RowsOf(k), inverse_norm.as<float>(), RowsOf(q), rows, static_cast<unsigned>(q.size(1)),
+        head_rows(k), inverse_norm.as<float>(), head_rows(q), rows, static_cast<unsigned>(q.size(1)),
         static_cast<unsigned>(q.size(2)), static_cast<int>(q.size(3)));
   });
   check_launch("normalise_keys", ctx.stream());
@@ -118,11 +120,11 @@ void normalise_keys_backward_if(Context& ctx, const Tensor& dq, const ConstTenso
   require_packs("normalise_keys_backward", "dk", dk);
   require_packs("normalise_keys_backward", "k", k);
   launch_rows("normalise_keys_backward", dq, [&](unsigned blocks, unsigned rows, auto lanes) {
-    // Few blocks where there is mostly nothing to do: starting them is all that it takes then.
+    // With only_if the kernel mostly has nothing to do: few blocks, since launching them is then its whole cost.
     const auto few = static_cast<unsigned>(8 * properties().multiprocessors);
     normalise_keys_backward_kernel<lanes.value>
         <<<only_if == nullptr ? blocks : std::min(blocks, few), kThreads, 0, ctx.stream()>>>(
-            RowsOf(dq), RowsOf(dk), RowsOf(k), inverse_norm.as<float>(), only_if, blocks, rows,
+            head_rows(dq), head_rows(dk), head_rows(k), inverse_norm.as<float>(), only_if, blocks, rows,
             static_cast<unsigned>(dq.size(1)), static_cast<unsigned>(dq.size(2)), static_cast<int>(dq.size(3)));
   });
   check_launch("normalise_keys_backward", ctx.stream());

@@ -10,14 +10,15 @@ namespace scfa {
 
 namespace {
 
-// ---- one function a pattern, for the CPU ----------------------------------------------------------------------------
+// ---- one function per pattern, for the CPU --------------------------------------------------------------------------
 
 void assign_dense(Tensor q_segment, Tensor k_segment, const AttentionPattern&, const PatternInput&) {
   std::fill_n(q_segment.as<uint16_t>(), q_segment.numel(), uint16_t{0});
   std::fill_n(k_segment.as<uint16_t>(), k_segment.numel(), uint16_t{0});
 }
 
-// bucket = index of the largest of [y, -y], y = x R: that is, of the largest |y|, plus half where y is negative.
+// bucket = argmax of [y, -y], y = x R: the index of the largest |y|, plus half where y is negative. Ties go to the
+// lowest index.
 void hash_rows(Tensor segment, const ConstTensor& x, const ConstTensor& projections) {
   const int64_t B = x.size(0), T = x.size(1), H = x.size(2), D = x.size(3), half = projections.size(1);
   const float *in = x.as<float>(), *directions = projections.as<float>();
@@ -78,16 +79,18 @@ void assign_drop(Tensor q_segment, Tensor k_segment, const AttentionPattern& pat
 struct Entry {
   const char* name;
   bool attend_self;  // unless the config says otherwise
-  bool hashes;       // one segment a bucket, and needs random projections
+  bool hashes;       // one segment per bucket, and needs random projections
   double (*share)(const AttentionPattern&);
   std::string (*describe)(const AttentionPattern&);
   void (*assign)(Tensor, Tensor, const AttentionPattern&, const PatternInput&);
   decltype(scfa::assign_segments)* assign_gpu;
+  // One kernel for assign_segments_and_normalise_keys, where the pattern has projections; null: two kernels.
+  decltype(scfa::assign_segments_and_normalise_keys)* assign_and_normalise_gpu = nullptr;
 };
 
 // Builds without CUDA have the declarations of GPU forms only.
-template <decltype(scfa::assign_segments)* f>
-constexpr decltype(scfa::assign_segments)* gpu_form() {
+template <auto* f>
+constexpr auto gpu_form() -> decltype(f) {
   if constexpr (kCudaBuild)
     return f;
   else
@@ -101,7 +104,7 @@ constexpr Entry kPatterns[] = {
     {"hash", false, true,                                                             //
      [](const AttentionPattern& p) { return 1.0 / static_cast<double>(p.buckets); },  //
      [](const AttentionPattern& p) { return concat("hash with ", p.buckets, " buckets"); }, assign_hash,
-     gpu_form<gpu::assign_hash>()},
+     gpu_form<gpu::assign_hash>(), gpu_form<gpu::assign_hash_and_normalise_keys>()},
     {"drop", true, false,                                                              //
      [](const AttentionPattern& p) { return (1 - p.drop_rate) * (1 - p.drop_rate); },  //
      [](const AttentionPattern& p) { return concat("drop at rate ", p.drop_rate); }, assign_drop,
@@ -165,34 +168,54 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
   cpu::draw_projections(ctx, projections, seed, step, layer);
 }
 
-void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                     const PatternInput& input, const SharedKeys& shared) {
-  constexpr const char* kOp = "assign_segments";
-  require(input.q.data && input.q.ndim == 4 && input.q.stride[3] == 1, kOp, ": q must be (B, T, H, D), not ",
+namespace {
+
+void check_pattern_input(const char* op, const Context& ctx, const Tensor& q_segment, const Tensor& k_segment,
+                         const AttentionPattern& pattern, const PatternInput& input) {
+  require(input.q.data && input.q.ndim == 4 && input.q.stride[3] == 1, op, ": q must be (B, T, H, D), not ",
           input.q.describe());
   const int64_t B = input.q.size(0), T = input.q.size(1), H = input.q.size(2), D = input.q.size(3);
-  require_tensor(q_segment, kOp, "q_segment", DType::kU16, {B, H, T});
-  require_tensor(k_segment, kOp, "k_segment", DType::kU16, {B, H, T});
-  if (input.k) require(input.k.same_shape(input.q) && input.k.stride[3] == 1, kOp, ": k must be like q");
+  require_tensor(q_segment, op, "q_segment", DType::kU16, {B, H, T});
+  require_tensor(k_segment, op, "k_segment", DType::kU16, {B, H, T});
+  if (input.k) require(input.k.same_shape(input.q) && input.k.stride[3] == 1, op, ": k must be like q");
   if (needs_projections(pattern))
-    require_tensor(input.projections, kOp, "projections", DType::kF32, {H, pattern.buckets / 2, D});
-  require_elements(input.samples, kOp, "samples", DType::kI32, B);
-  if (shared.keys) {
-    require(!input.k, kOp, ": keys of their own and shared_keys exclude each other");
-    require(shared.keys.contiguous() && shared.keys.same_shape(input.q) && shared.keys.dtype == input.q.dtype, kOp,
-            ": shared_keys must be contiguous and like q, not ", shared.keys.describe());
-    require_tensor(shared.inverse_norm, kOp, "inverse_norm", DType::kF32, {B, T, H});
-  }
-  ctx.require_here(kOp, {q_segment, k_segment, input.q, input.k, input.projections, input.samples, shared.keys,
-                         shared.inverse_norm});
+    require_tensor(input.projections, op, "projections", DType::kF32, {H, pattern.buckets / 2, D});
+  require_elements(input.samples, op, "samples", DType::kI32, B);
+  ctx.require_here(op, {q_segment, k_segment, input.q, input.k, input.projections, input.samples});
+}
+
+}  // namespace
+
+void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
+                     const PatternInput& input) {
+  constexpr const char* kOp = "assign_segments";
+  check_pattern_input(kOp, ctx, q_segment, k_segment, pattern, input);
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return find(pattern).assign_gpu(ctx, q_segment, k_segment, pattern, input);
+  cpu::assign_segments(ctx, q_segment, k_segment, pattern, input);
+}
+
+void assign_segments_and_normalise_keys(Context& ctx, Tensor q_segment, Tensor k_segment, Tensor keys,
+                                        Tensor inverse_norm, const AttentionPattern& pattern,
+                                        const PatternInput& input) {
+  constexpr const char* kOp = "assign_segments_and_normalise_keys";
+  check_pattern_input(kOp, ctx, q_segment, k_segment, pattern, input);
+  require(!input.k, kOp, ": k must be empty, since the keys are made of q");
+  require(keys.data && keys.contiguous() && keys.same_shape(input.q) && keys.dtype == input.q.dtype, kOp,
+          ": keys must be contiguous and like q, not ", keys.data == nullptr ? "empty" : keys.describe());
+  require_tensor(inverse_norm, kOp, "inverse_norm", DType::kF32, {input.q.size(0), input.q.size(1), input.q.size(2)});
+  ctx.require_here(kOp, {keys, inverse_norm});
+  const ProfileRange range(ctx, "assign_segments", Category::kAttention);
+  if constexpr (kCudaBuild)
     if (ctx.on_gpu()) {
-      if (shared.keys && !needs_projections(pattern))
-        gpu::normalise_keys(ctx, shared.keys, shared.inverse_norm, input.q);
-      return find(pattern).assign_gpu(ctx, q_segment, k_segment, pattern, input, shared);
+      const Entry& entry = find(pattern);
+      if (entry.assign_and_normalise_gpu != nullptr && needs_projections(pattern))
+        return entry.assign_and_normalise_gpu(ctx, q_segment, k_segment, keys, inverse_norm, pattern, input);
+      gpu::normalise_keys(ctx, keys, inverse_norm, input.q);
+      return entry.assign_gpu(ctx, q_segment, k_segment, pattern, input);
     }
-  cpu::assign_segments(ctx, q_segment, k_segment, pattern, input, shared);
+  cpu::assign_segments_and_normalise_keys(ctx, q_segment, k_segment, keys, inverse_norm, pattern, input);
 }
 
 namespace cpu {
@@ -217,10 +240,16 @@ void draw_projections(Context& /*ctx*/, Tensor projections, uint64_t seed, uint3
     }
 }
 
-void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                     const PatternInput& input, const SharedKeys& shared) {
-  if (shared.keys) cpu::normalise_keys(ctx, shared.keys, shared.inverse_norm, input.q);
+void assign_segments(Context& /*ctx*/, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
+                     const PatternInput& input) {
   find(pattern).assign(q_segment, k_segment, pattern, input);
+}
+
+void assign_segments_and_normalise_keys(Context& ctx, Tensor q_segment, Tensor k_segment, Tensor keys,
+                                        Tensor inverse_norm, const AttentionPattern& pattern,
+                                        const PatternInput& input) {
+  cpu::normalise_keys(ctx, keys, inverse_norm, input.q);
+  cpu::assign_segments(ctx, q_segment, k_segment, pattern, input);
 }
 
 }  // namespace cpu

@@ -1,16 +1,16 @@
-// Which segment each row belongs to, on the GPU.
+// GPU forms of the patterns: which segment each row belongs to.
 #include <algorithm>
 
 #include "core/rng.h"
+#include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/patterns.h"
-#include "kernels/attention/rows.cuh"
 #include "kernels/attention/tile.cuh"
 
 namespace scfa::gpu {
 
 namespace {
 
-// A block draws the directions of a head; one warp a direction.
+// One block per head, one warp per direction.
 __global__ void __launch_bounds__(256)
     projections_kernel(float* projections, int columns, int D, uint64_t seed, uint32_t step, uint32_t layer) {
   const int lane = threadIdx.x % 32;
@@ -36,15 +36,16 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-constexpr int kHashRows = 128;  // a block's, one a thread
+constexpr int kHashRows = 128;  // rows per block, one per thread
 
-// bucket = index of the largest |x . direction|, plus half where the product is negative; keys, if given, become
-// x / |x|. Rows go through shared memory, so that they are read and written in order; a thread keeps its own in
-// registers. Directions come from shared memory, the same for all threads. grid: (H, T / kHashRows, B), as memory has
-// the rows: those of all heads of a position lie side by side.
+// bucket = index of the largest |x . direction|, plus half where the product is negative; with kKeys also
+// keys = x / |x|. Rows are staged in shared memory, so that global reads and writes are coalesced; each thread then
+// holds its row in registers. Directions are read from shared memory, all threads of a warp from the same address
+// (broadcast). grid: (H, T / kHashRows, B), heads fastest, since rows of all heads of a position are adjacent in
+// memory.
 template <int kD, bool kKeys>
 __global__ void __launch_bounds__(kHashRows)
-    hash_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, RowsOf keys, float* inverse_norm, RowsOf x,
+    hash_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, HeadRows keys, float* inverse_norm, HeadRows x,
                      const float* projections, int half, int T, int D) {
   using Rows = Tile<kHashRows, kD>;
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kHashRows)
   }
 }
 
-// The same bits as on the CPU. A thread owns a row; consecutive ones share a draw of four numbers.
+// Bit-identical to the CPU. One thread per row; four consecutive positions use the four words of one Philox draw.
 __global__ void __launch_bounds__(256)
     drop_kernel(uint16_t* segment, Purpose purpose, float rate, const int* samples, uint64_t seed, uint32_t step,
                 uint32_t layer, int64_t first, int T, int H, int64_t rows) {
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(256)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// keys: empty, or what the rows over their norms are written to.
+// keys, inverse_norm: outputs of the fused normalisation, or empty. k_segment: gets the same buckets, or null.
 void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Tensor& keys, const Tensor& inverse_norm,
                const ConstTensor& x, const ConstTensor& projections) {
   require_packs("assign_segments", "rows to hash", x);
@@ -146,8 +147,8 @@ void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Ten
                   static_cast<unsigned>(x.size(0)));
   const auto launch = [&](auto kernel, int padded) {
     const auto bytes = static_cast<size_t>(kHashRows * padded * 2 + half * padded * 4);
-    kernel<<<grid, kHashRows, bytes, ctx.stream()>>>(q_segment, k_segment, RowsOf(keys ? ConstTensor(keys) : x),
-                                                     keys ? inverse_norm.as<float>() : nullptr, RowsOf(x),
+    kernel<<<grid, kHashRows, bytes, ctx.stream()>>>(q_segment, k_segment, head_rows(keys ? ConstTensor(keys) : x),
+                                                     keys ? inverse_norm.as<float>() : nullptr, head_rows(x),
                                                      projections.as<float>(), half, T, D);
   };
   if (D <= 64)
@@ -174,22 +175,26 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
   check_launch("draw_projections", ctx.stream());
 }
 
-void assign_dense(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern&, const PatternInput&,
-                  const SharedKeys&) {
+void assign_dense(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern&, const PatternInput&) {
   ctx.zero(q_segment);
   ctx.zero(k_segment);
 }
 
 void assign_hash(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                 const PatternInput& input, const SharedKeys& shared) {
-  if (pattern.buckets == 1) return assign_dense(ctx, q_segment, k_segment, pattern, input, shared);
+                 const PatternInput& input) {
+  if (pattern.buckets == 1) return assign_dense(ctx, q_segment, k_segment, pattern, input);
   auto *q = q_segment.as<uint16_t>(), *k = k_segment.as<uint16_t>();
-  hash_rows(ctx, q, input.k ? nullptr : k, shared.keys, shared.inverse_norm, input.q, input.projections);
+  hash_rows(ctx, q, input.k ? nullptr : k, {}, {}, input.q, input.projections);
   if (input.k) hash_rows(ctx, k, nullptr, {}, {}, input.k, input.projections);
 }
 
+void assign_hash_and_normalise_keys(Context& ctx, Tensor q_segment, Tensor k_segment, Tensor keys, Tensor inverse_norm,
+                                    const AttentionPattern& /*pattern*/, const PatternInput& input) {
+  hash_rows(ctx, q_segment.as<uint16_t>(), k_segment.as<uint16_t>(), keys, inverse_norm, input.q, input.projections);
+}
+
 void assign_drop(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                 const PatternInput& input, const SharedKeys&) {
+                 const PatternInput& input) {
   drop_rows(ctx, q_segment, Purpose::kDropQuery, pattern.drop_rate, input);
   drop_rows(ctx, k_segment, Purpose::kDropKey, pattern.drop_rate, input);
 }

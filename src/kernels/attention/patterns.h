@@ -2,7 +2,8 @@
 //   dense  all in one segment
 //   hash   the bucket of a random-projection hash: argmax over [xR, -xR]        arXiv:2306.01160, section 3.3
 //   drop   kept rows in one segment, dropped rows in none                       arXiv:2306.01160, section 3.2
-// Adding one: a function beside these in patterns.cpp and a row in the table there.
+// Adding one: a function for the CPU in patterns.cpp, one for the GPU in patterns.cu and a row in the table in
+// patterns.cpp.
 #pragma once
 #include <optional>
 #include <string>
@@ -31,9 +32,10 @@ void validate(const AttentionPattern& pattern);  // throws Error naming the valu
 //   projections  out (H, buckets/2, D) f32
 void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer);
 
-// What a pattern may look at. Positions are first_position + t; drops are drawn for (seed, step, layer, head, sample).
+// What a pattern may look at. Row t is at position first_position + t. Drops are drawn for (seed, step, layer, head,
+// sample, position), so that they do not depend on the batch.
 struct PatternInput {
-  ConstTensor q, k;         // (B, T, H, D) before any rotation, D contiguous; k empty where keys are the queries
+  ConstTensor q, k;         // (B, T, H, D) before rotation by positions, D contiguous; k empty: keys are the queries
   ConstTensor projections;  // from draw_projections, where needs_projections
   ConstTensor samples;      // (B) i32: which sample of the step each row is
   uint64_t seed;
@@ -41,22 +43,30 @@ struct PatternInput {
   int64_t first_position = 0;
 };
 
-// Where keys are the normalised queries: outputs of normalise_keys.
-struct SharedKeys {
-  Tensor keys, inverse_norm;
-};
-
-// Writes q_segment and k_segment, (B, H, T) u16. Where input.k is empty the hash gives a key its query's bucket, and
-// shared keys, if asked for, are made of q in the same pass over the rows.
+// Chooses the segment of each query and each key. Where input.k is empty, the hash gives a key its query's bucket.
+//   q_segment, k_segment  out (B, H, T) u16
+// f32 rows on the CPU, bf16 on the GPU, where the hash needs D to be a multiple of 8 up to 128 and rows aligned to 16
+// bytes. Deterministic.
 void assign_segments(Context& ctx, Tensor q_segment, Tensor k_segment, const AttentionPattern& pattern,
-                     const PatternInput& input, const SharedKeys& shared = {});
+                     const PatternInput& input);
+
+// normalise_keys(ctx, keys, inverse_norm, input.q) and then assign_segments; input.k must be empty. Segments are equal
+// bit for bit. Keys and norms are too, except with the hash on the GPU: there one kernel reads q once for both and adds
+// up squares in another order than normalise_keys, so that norms may differ in the last bits of f32. Profilers show it
+// as assign_segments. Deterministic.
+//   keys  out (B, T, H, D) contiguous, dtype of q      inverse_norm  out (B, T, H) f32
+void assign_segments_and_normalise_keys(Context& ctx, Tensor q_segment, Tensor k_segment, Tensor keys,
+                                        Tensor inverse_norm, const AttentionPattern& pattern,
+                                        const PatternInput& input);
 
 namespace cpu {
 decltype(scfa::draw_projections) draw_projections;
 decltype(scfa::assign_segments) assign_segments;
+decltype(scfa::assign_segments_and_normalise_keys) assign_segments_and_normalise_keys;
 }  // namespace cpu
 namespace gpu {
 decltype(scfa::draw_projections) draw_projections;
-decltype(scfa::assign_segments) assign_dense, assign_hash, assign_drop;  // a pattern each
+decltype(scfa::assign_segments) assign_dense, assign_hash, assign_drop;             // one per pattern
+decltype(scfa::assign_segments_and_normalise_keys) assign_hash_and_normalise_keys;  // 2 buckets or more
 }  // namespace gpu
 }  // namespace scfa

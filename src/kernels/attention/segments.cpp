@@ -17,7 +17,6 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
   s.k_index = arena.take(kName, DType::kI32, {B, H, T});
   s.num_visible_keys = arena.take(kName, DType::kI32, {B, H, T});
   s.first_query = arena.take(kName, DType::kI32, {B, H, T});
-  if (arena.device() == Device::kCpu) return s;
   s.work = plan_work_lists(arena, B, H, T, D, count);
   return s;
 }

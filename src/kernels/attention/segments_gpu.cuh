@@ -11,6 +11,8 @@ struct SegmentLists {
   int heads, T, S;  // heads: B * H
 };
 
+inline constexpr int kSortThreads = 1024;
+
 // Everything but the work lists, by one stable counting sort per head.
 void sort_segments(Stream stream, const SegmentLists& lists, bool attend_self);
 // The work lists, from what sort_segments made. workspace: kWorkListBytes.

@@ -15,6 +15,7 @@ std::array<WorkLists::List, 6> WorkLists::layout(int64_t B, int64_t H, int64_t T
 WorkLists plan_work_lists(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t S) {
   WorkLists lists;
   lists.single_block_max_rows = single_block_max_rows_of(D);
+  if (arena.device() == Device::kCpu) return lists;
   for (const WorkLists::List& list : WorkLists::layout(B, H, T, S))
     lists.*list.tensor = arena.take("segments", DType::kI32, {list.capacity, list.words});
   return lists;

@@ -79,6 +79,7 @@ struct WorkLists {
   static std::array<List, 6> layout(int64_t B, int64_t H, int64_t T, int64_t S);
 };
 
+// On the CPU without tensors.
 WorkLists plan_work_lists(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t S);
 
 template <class Item>

@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "kernels/attention/patterns.h"
 #include "kernels/rotary.h"
 #include "support/attention_tensors.h"
 #include "support/compare.h"
@@ -31,32 +30,28 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   const auto& [pattern, shared_qk, with_rotary, shape] = GetParam();
   const auto [B, T, H, D] = shape;
   Context ctx;
-  AttentionTensors t(shape, shared_qk ? Layout::kShared : Layout::kSeparate, 21);
-  std::vector<double> q = values(t.q), k = values(t.k), v = values(t.v);
-  const std::vector<double> dout = values(t.dout);
+  const AttentionTensors t(ctx,
+                           {.shape = shape,
+                            .layout = shared_qk ? AttentionLayout::kSharedQk : AttentionLayout::kQkv,
+                            .pattern = pattern,
+                            .strided_out = shared_qk},
+                           21);
+  std::vector<double> q = t.read(t.q), k = t.read(t.k), v = t.read(t.v);
+  const std::vector<double> dout = t.read(t.dout);
 
-  Array inverse_norm({B, T, H}), projections({H, pattern.buckets / 2, D});
-  SegmentArrays segments(B, H, T, segment_count(pattern));
-  const std::vector<int32_t> samples = {4, 9};
-  if (needs_projections(pattern)) draw_projections(ctx, projections, 1, 2, 3);
-  assign_segments(ctx, segments.q_segment, segments.k_segment, pattern,
-                  {.q = t.q,
-                   .k = shared_qk ? Tensor() : t.k,
-                   .projections = projections,
-                   .samples = ConstTensor(samples.data(), DType::kI32, Device::kCpu, {B}),
-                   .seed = 1,
-                   .step = 2,
-                   .layer = 3},
-                  shared_qk ? SharedKeys{t.k, inverse_norm} : SharedKeys{});
-  segments.build(ctx, attends_self(pattern));
+  t.write(t.samples, B == 1 ? std::vector<double>{4} : std::vector<double>{4, 9});
+  const PatternDraw draw{.seed = 1, .step = 2, .layer = 3};
+  t.draw(ctx, draw);
+  t.assign(ctx, draw);
+  t.build(ctx);
   if (with_rotary)
     for (const Tensor& rows : {t.q, t.k}) rotary(ctx, rows, 0, kTheta, 1);
-  t.forward(segments.view());
-  t.backward(segments.view(), shared_qk ? Tensor(inverse_norm) : Tensor());
+  t.forward();
+  t.backward();
   if (with_rotary) rotary(ctx, t.dq, 0, kTheta, -1);
   if (with_rotary && !shared_qk) rotary(ctx, t.dk, 0, kTheta, -1);
 
-  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, attends_self(pattern));
+  const std::vector<uint8_t> visible = t.visible();
   const auto turned = [&](const std::vector<double>& x) { return with_rotary ? rotated(x, T, H, D, 0, kTheta, 1) : x; };
   const auto loss = [&] {
     const AttentionFormula formula(shape, turned(q), turned(shared_qk ? normalised(q, D) : k), v, visible,
@@ -97,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Paths, AttentionGradient, testing::ValuesIn(paths()));
 // The same loss through the formulas of the gradients, which the larger tests rely on.
 TEST(AttentionFormulas, GradientsAreTheDerivativeOfTheFormula) {
   const AttentionShape shape{1, 9, 2, 3};
-  SegmentArrays segments(1, 2, 9, 2);
+  SegmentIds segments(1, 2, 9);
   segment_choices()[4].choose(segments, 2, 3);
   const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, true);
   std::vector<double> q = normal({54}, 1).values(), k = normal({54}, 2).values(), v = normal({54}, 3).values();

@@ -15,7 +15,8 @@ constexpr double kTolerance = 1e-5;  // of f32 sums over up to a thousand keys; 
 struct Case {
   AttentionShape shape;
   int64_t segments;
-  Layout layout;
+  AttentionLayout layout;
+  bool strided_out = false;
 };
 
 const SegmentChoice& choice_named(const std::string& name) {
@@ -27,55 +28,51 @@ const SegmentChoice& choice_named(const std::string& name) {
 // Forward and backward against the formulas, twice with the same bits, and once more on one thread.
 void check(const Case& c, const SegmentChoice& choice, bool attend_self) {
   SCOPED_TRACE(concat(choice.name, ", T ", c.shape.T, ", D ", c.shape.D, ", ", c.segments, " segments, self ",
-                      attend_self, ", layout ", static_cast<int>(c.layout)));
+                      attend_self, ", layout ", static_cast<int>(c.layout), ", strided out ", c.strided_out));
   Context ctx;
-  SegmentArrays segments(c.shape.B, c.shape.H, c.shape.T, c.segments);
-  choice.choose(segments, c.segments, 11);
-  segments.build(ctx, attend_self);
-  AttentionTensors tensors(c.shape, c.layout, 100);
-  tensors.forward(segments.view());
-  tensors.backward(segments.view());
-  tensors.expect_formulas(segments.view(), attend_self, kTolerance);
+  const AttentionTensors tensors(ctx, problem_of(c.shape, c.layout, c.segments, attend_self, c.strided_out), 100);
+  tensors.set_segments(chosen(choice, c.segments, 11));
+  tensors.forward();
+  tensors.backward();
+  tensors.expect_formulas(kTolerance);
   EXPECT_TRUE(tensors.bystanders_intact());
   const std::vector<double> first = tensors.results();
   for (const int threads : {omp_get_max_threads(), 1}) {
     const Threads limit(threads);
-    tensors.forward(segments.view());
-    tensors.backward(segments.view());
+    tensors.forward();
+    tensors.backward();
     EXPECT_EQ(tensors.results(), first) << threads << " threads";
   }
 }
 
 TEST(Attention, SmallShapes) {
-  const Case cases[] = {{{1, 1, 1, 1}, 1, Layout::kPacked},     {{2, 5, 3, 1}, 2, Layout::kSeparate},
-                        {{1, 63, 2, 16}, 3, Layout::kShared},   {{3, 64, 1, 16}, 2, Layout::kSeparate},
-                        {{1, 65, 3, 64}, 8, Layout::kSeparate}, {{2, 129, 2, 16}, 4, Layout::kPacked},
-                        {{1, 127, 1, 128}, 2, Layout::kShared}, {{1, 128, 2, 7}, 64, Layout::kShared},
-                        {{2, 65, 3, 16}, 3, Layout::kByHead}};
+  using enum AttentionLayout;
+  const Case cases[] = {
+      {{1, 1, 1, 1}, 1, kSeparate},     {{2, 5, 3, 1}, 2, kQkv},         {{1, 63, 2, 16}, 3, kQv, true},
+      {{3, 64, 1, 16}, 2, kQkv},        {{1, 65, 3, 64}, 8, kQkv, true}, {{2, 129, 2, 16}, 4, kSeparate},
+      {{1, 127, 1, 128}, 2, kQv, true}, {{1, 128, 2, 7}, 64, kQv, true}, {{2, 65, 3, 16}, 3, kByHead}};
   for (const Case& c : cases)
     for (const SegmentChoice& choice : segment_choices())
       for (const bool attend_self : {false, true}) check(c, choice, attend_self);
 }
 
 TEST(Attention, ManyTiles) {
-  check({{1, 1000, 1, 64}, 1, Layout::kSeparate}, choice_named("one"), true);
-  check({{1, 1000, 2, 64}, 16, Layout::kShared}, choice_named("tied"), false);
-  check({{1, 1000, 1, 16}, 3, Layout::kSeparate}, choice_named("untied"), true);
-  check({{1, 1000, 1, 128}, 1, Layout::kSeparate}, choice_named("some dropped"), true);
-  check({{1, 1000, 2, 16}, 4096, Layout::kPacked}, choice_named("tied"), true);
-  check({{1, 1000, 2, 16}, 9, Layout::kPacked}, choice_named("sizes around a tile"), false);
+  using enum AttentionLayout;
+  check({{1, 1000, 1, 64}, 1, kQkv}, choice_named("one"), true);
+  check({{1, 1000, 2, 64}, 16, kQv, true}, choice_named("tied"), false);
+  check({{1, 1000, 1, 16}, 3, kQkv}, choice_named("untied"), true);
+  check({{1, 1000, 1, 128}, 1, kQkv}, choice_named("some dropped"), true);
+  check({{1, 1000, 2, 16}, 4096, kSeparate}, choice_named("tied"), true);
+  check({{1, 1000, 2, 16}, 9, kSeparate}, choice_named("sizes around a tile"), false);
 }
 
 TEST(Attention, RowsThatSeeNothingAreZero) {
   Context ctx;
-  const AttentionShape shape{2, 150, 2, 8};
-  SegmentArrays segments(2, 2, 150, 3);
-  choice_named("some dropped").choose(segments, 3, 5);
-  segments.build(ctx, false);
-  AttentionTensors t(shape, Layout::kSeparate, 1);
-  t.forward(segments.view());
-  t.backward(segments.view());
-  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, false);
+  const AttentionTensors t(ctx, problem_of({2, 150, 2, 8}, AttentionLayout::kQkv, 3, false), 1);
+  t.set_segments(chosen(choice_named("some dropped"), 3, 5));
+  t.forward();
+  t.backward();
+  const std::vector<uint8_t> visible = t.visible();
   int64_t blind = 0, unseen = 0;
   const auto zero_row = [&](const Tensor& x, int64_t b, int64_t i, int64_t h) {
     for (const double value : values(x.select(b).select(i).select(h)))
@@ -106,12 +103,10 @@ TEST(Attention, RowsThatSeeNothingAreZero) {
 // A query that sees one key copies its value, and the key's score does not matter: dq and dk are zero.
 TEST(Attention, OneVisibleKey) {
   Context ctx;
-  SegmentArrays segments(1, 1, 2, 1);
-  choice_named("one").choose(segments, 1, 0);
-  segments.build(ctx, false);
-  AttentionTensors t({1, 2, 1, 4}, Layout::kPacked, 1);
-  t.forward(segments.view());
-  t.backward(segments.view());
+  const AttentionTensors t(ctx, problem_of({1, 2, 1, 4}, AttentionLayout::kSeparate, 1, false), 1);
+  t.set_segments(chosen(choice_named("one"), 1, 0));
+  t.forward();
+  t.backward();
   EXPECT_EQ(values(t.out.select(0).slice(1, 1)), values(t.v.select(0).slice(0, 1)));
   EXPECT_TRUE(close(values(t.dv.select(0).slice(0, 1)), values(t.dout.select(0).slice(1, 1)), 1e-6));
   for (const double x : values(t.dk)) EXPECT_NEAR(x, 0.0, 1e-6);
@@ -120,37 +115,34 @@ TEST(Attention, OneVisibleKey) {
 // Scores in the hundreds: exponentials without their maximum taken off would overflow.
 TEST(Attention, LargeScores) {
   Context ctx;
-  const AttentionShape shape{1, 200, 1, 64};
-  SegmentArrays segments(1, 1, 200, 1);
-  choice_named("one").choose(segments, 1, 0);
-  segments.build(ctx, true);
-  AttentionTensors t(shape, Layout::kPacked, 7, 16.0);
-  t.forward(segments.view());
-  t.backward(segments.view());
+  const AttentionTensors t(ctx, problem_of({1, 200, 1, 64}, AttentionLayout::kSeparate, 1, true), 7, 16.0);
+  t.set_segments(chosen(choice_named("one"), 1, 0));
+  t.forward();
+  t.backward();
   // A score near 1000 is right to 1e-4, and so is the probability that comes of it.
-  t.expect_formulas(segments.view(), true, 1e-3);
+  t.expect_formulas(1e-3);
 }
 
 TEST(Attention, LseIsInLog2Units) {
   Context ctx;
-  SegmentArrays segments(1, 1, 8, 1);
-  choice_named("one").choose(segments, 1, 0);
-  segments.build(ctx, true);
-  AttentionTensors t({1, 8, 1, 4}, Layout::kPacked, 1, 0.0);  // all scores 0: query i sums i + 1 ones
-  t.forward(segments.view());
+  // All scores are 0: query i sums i + 1 ones.
+  const AttentionTensors t(ctx, problem_of({1, 8, 1, 4}, AttentionLayout::kSeparate, 1, true), 1, 0.0);
+  t.set_segments(chosen(choice_named("one"), 1, 0));
+  t.forward();
   for (int i = 0; i < 8; ++i) EXPECT_NEAR(t.lse.as<float>()[i], std::log2(i + 1.0), 1e-6);
 }
 
 TEST(Attention, WrongShapesAreNamed) {
   Context ctx;
-  SegmentArrays segments(1, 2, 8, 1), longer(1, 2, 9, 1);
-  choice_named("one").choose(segments, 1, 0);
-  segments.build(ctx, true);
+  const GuardedSegments guarded(ctx, 1, 2, 8, 1), of_longer(ctx, 1, 2, 9, 1);
+  guarded.set(chosen(choice_named("one"), 1, 0));
+  guarded.build(true);
+  const Segments &segments = guarded.segments, &longer = of_longer.segments;
   const Array x({1, 8, 2, 4}), wide({1, 8, 2, 5}), lse({1, 2, 8}), small({10}), integers(DType::kI32, {1, 8, 2, 4});
-  const Array scratch({attention_scratch(ctx, segments.view(), 4)});
-  const auto forward = [&](Tensor out, Tensor l, ConstTensor q, ConstTensor k, ConstTensor v, const SegmentArrays& s,
+  const Array scratch({attention_scratch(ctx, segments, 4)});
+  const auto forward = [&](Tensor out, Tensor l, ConstTensor q, ConstTensor k, ConstTensor v, const Segments& s,
                            Tensor space) {
-    return [=, &ctx, &s] { attention_forward(ctx, out, l, q, k, v, s.view(), 1.0f, space); };
+    return [=, &ctx, &s] { attention_forward(ctx, out, l, q, k, v, s, 1.0f, space); };
   };
   EXPECT_TRUE(fails_naming(forward(x, lse, {}, x, x, segments, scratch), {"attention_forward: q "}));
   EXPECT_TRUE(fails_naming(forward(x, lse, x, wide, x, segments, scratch), {"attention_forward: k ", "2, 5]"}));
@@ -168,15 +160,14 @@ TEST(Attention, WrongShapesAreNamed) {
     const auto pick = [&, at = bad](int i) { return i == at ? wide.view() : good; };
     EXPECT_TRUE(fails_naming(
         [&] {
-          attention_backward(ctx, pick(0), pick(1), pick(2), pick(3), good, good, good, pick(4), lse, segments.view(),
-                             1.0f, scratch);
+          attention_backward(ctx, pick(0), pick(1), pick(2), pick(3), good, good, good, pick(4), lse, segments, 1.0f,
+                             scratch);
         },
         {concat("attention_backward: ", name, " ").c_str()}));
   }
   const auto with_norm = [&](const Tensor& dk, const Tensor& inverse_norm) {
     return [&ctx, &segments, &lse, &scratch, good, dk, inverse_norm] {
-      attention_backward(ctx, good, dk, good, good, good, good, good, good, lse, segments.view(), 1.0f, scratch,
-                         inverse_norm);
+      attention_backward(ctx, good, dk, good, good, good, good, good, good, lse, segments, 1.0f, scratch, inverse_norm);
     };
   };
   EXPECT_TRUE(fails_naming(with_norm(good, good), {"attention_backward: inverse_norm "}));

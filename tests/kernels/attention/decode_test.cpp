@@ -29,11 +29,9 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
   const int64_t T = 130, H = 2, D = 16;
   for (const SegmentChoice& choice : segment_choices())
     for (const bool attend_self : {false, true}) {
-      SegmentArrays segments(1, H, T, 3);
-      choice.choose(segments, 3, 5);
-      segments.build(ctx, attend_self);
-      AttentionTensors t({1, T, H, D}, Layout::kSeparate, 1);
-      t.forward(segments.view());
+      const AttentionTensors t(ctx, problem_of({1, T, H, D}, AttentionLayout::kQkv, 3, attend_self), 1);
+      t.set_segments(chosen(choice, 3, 5));
+      t.forward();
       const Cache cache(H, T, D);
       const Array out({1, T, H, D});
       for (int64_t i = 0; i < T; ++i) {
@@ -45,8 +43,8 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
         };
         Array q_segment(DType::kU16, {1, H, 1}), k_segment(DType::kU16, {1, H, 1});
         for (int64_t h = 0; h < H; ++h) {
-          q_segment.as<uint16_t>()[h] = segments.q_segment.as<uint16_t>()[h * T + i];
-          k_segment.as<uint16_t>()[h] = segments.k_segment.as<uint16_t>()[h * T + i];
+          q_segment.as<uint16_t>()[h] = t.segments.q_segment.as<uint16_t>()[h * T + i];
+          k_segment.as<uint16_t>()[h] = t.segments.k_segment.as<uint16_t>()[h * T + i];
         }
         cache_append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
         attention_decode(ctx, row(out), row(t.q), cache.view(), q_segment, attend_self ? i + 1 : i, t.scale);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/attention/normalise.h"
 #include "support/compare.h"
 #include "support/gpu.h"
 #include "support/pattern_segments.h"
@@ -21,7 +22,7 @@ Array samples_of(const std::vector<int32_t>& samples) {
   return array;
 }
 
-TEST_F(PatternsGpu, MakesSharedKeysInTheSamePass) {
+TEST_F(PatternsGpu, NormalisesKeysInTheSamePass) {
   Context cpu, ctx(Device::kGpu);
   for (const char* name : {"hash", "dense", "drop"})
     for (const int64_t D : {8, 64, 72, 128})
@@ -45,19 +46,11 @@ TEST_F(PatternsGpu, MakesSharedKeysInTheSamePass) {
                                  .seed = 1,
                                  .step = 2,
                                  .layer = 3};
-        assign_segments(ctx, q_gpu, k_gpu, pattern, input, {keys_gpu, norm_gpu});
+        assign_segments_and_normalise_keys(ctx, q_gpu, k_gpu, keys_gpu, norm_gpu, pattern, input);
         assign_segments(ctx, alone_gpu, k_gpu, pattern, input);
         q_gpu.download(q), alone_gpu.download(alone), keys_gpu.download(keys), norm_gpu.download(norm);
         EXPECT_TRUE(q.same_bits(alone));
-        assign_segments(cpu, alone, k, pattern,
-                        {.q = part_of(f32, 0),
-                         .k = {},
-                         .projections = projections,
-                         .samples = samples,
-                         .seed = 1,
-                         .step = 2,
-                         .layer = 3},
-                        {want_keys, want_norm});
+        normalise_keys(cpu, want_keys, want_norm, part_of(f32, 0));
         EXPECT_TRUE(close(keys, want_keys.values(), 3e-3));
         EXPECT_TRUE(close(norm, want_norm.values(), 1e-5));
       }

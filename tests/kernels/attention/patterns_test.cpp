@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/attention/normalise.h"
 #include "support/compare.h"
 #include "support/pattern_segments.h"
 
@@ -61,6 +62,31 @@ TEST(Patterns, OneBucketAndNothingDroppedAreDense) {
   }
 }
 
+TEST(Patterns, NormalisingKeysInTheSamePassEqualsBothOps) {
+  Context ctx;
+  const Array qv = normal({2, 65, 2, 3, 8}, 1);
+  const ConstTensor q = part_of(qv, 0);
+  for (const AttentionPattern& pattern : {AttentionPattern(), hash_pattern(1), hash_pattern(8), drop_pattern(0.5)}) {
+    SCOPED_TRACE(describe(pattern));
+    const ChosenSegments want(pattern, {.q = q});
+    const Array want_keys({2, 65, 3, 8}), want_norm({2, 65, 3}), keys({2, 65, 3, 8}), norm({2, 65, 3});
+    normalise_keys(ctx, want_keys, want_norm, q);
+    const Array q_segment(DType::kU16, {2, 3, 65}), k_segment(DType::kU16, {2, 3, 65});
+    const std::vector<int32_t> samples = {0, 1};
+    const Draw draw;
+    assign_segments_and_normalise_keys(ctx, q_segment, k_segment, keys, norm, pattern,
+                                       {.q = q,
+                                        .k = {},
+                                        .projections = want.projections,
+                                        .samples = ConstTensor(samples.data(), DType::kI32, Device::kCpu, {2}),
+                                        .seed = draw.seed,
+                                        .step = draw.step,
+                                        .layer = draw.layer});
+    EXPECT_TRUE(q_segment.same_bits(want.q) && k_segment.same_bits(want.k));
+    EXPECT_TRUE(keys.same_bits(want_keys) && norm.same_bits(want_norm));
+  }
+}
+
 TEST(Patterns, WrongShapesAreNamed) {
   Context ctx;
   const Array q({1, 8, 2, 4}), k({1, 9, 2, 4}), projections({2, 8, 4}), fewer({2, 7, 4});
@@ -80,18 +106,18 @@ TEST(Patterns, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, fewer), {"assign_segments: projections "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, {}), {"assign_segments: projections ", "empty"}));
   const Array norm({1, 8, 2}), short_norm({1, 7, 2});
-  const auto share = [&](const ConstTensor& keys, const Tensor& shared_keys, const Tensor& inverse_norm) {
-    return [&ctx, &sample, &ids, &q, &projections, keys, shared_keys, inverse_norm] {
-      assign_segments(
-          ctx, ids, ids, hash_pattern(16),
-          {.q = q, .k = keys, .projections = projections, .samples = sample, .seed = 0, .step = 0, .layer = 0},
-          {shared_keys, inverse_norm});
+  const auto normalise = [&](const ConstTensor& k_of_input, const Tensor& keys, const Tensor& inverse_norm) {
+    return [&ctx, &sample, &ids, &q, &projections, k_of_input, keys, inverse_norm] {
+      assign_segments_and_normalise_keys(
+          ctx, ids, ids, keys, inverse_norm, hash_pattern(16),
+          {.q = q, .k = k_of_input, .projections = projections, .samples = sample, .seed = 0, .step = 0, .layer = 0});
     };
   };
-  EXPECT_TRUE(fails_naming(share({}, k, norm), {"assign_segments: shared_keys "}));
-  EXPECT_TRUE(fails_naming(share({}, q, short_norm), {"assign_segments: inverse_norm "}));
-  EXPECT_TRUE(fails_naming(share({}, q, {}), {"assign_segments: inverse_norm "}));
-  EXPECT_TRUE(fails_naming(share(q, q, norm), {"assign_segments: ", "shared_keys"}));
+  EXPECT_TRUE(fails_naming(normalise({}, k, norm), {"assign_segments_and_normalise_keys: keys ", "9, 2, 4]"}));
+  EXPECT_TRUE(fails_naming(normalise({}, {}, norm), {"assign_segments_and_normalise_keys: keys ", "empty"}));
+  EXPECT_TRUE(fails_naming(normalise({}, q, short_norm), {"assign_segments_and_normalise_keys: inverse_norm "}));
+  EXPECT_TRUE(fails_naming(normalise({}, q, {}), {"assign_segments_and_normalise_keys: inverse_norm "}));
+  EXPECT_TRUE(fails_naming(normalise(q, q, norm), {"assign_segments_and_normalise_keys: k must be empty"}));
   EXPECT_TRUE(fails_naming([&] { draw_projections(ctx, {}, 0, 0, 0); }, {"draw_projections: projections "}));
 }
 

@@ -187,22 +187,20 @@ void check_equal(const Segments& got, const Segments& want) {
   }
 }
 
-void check(Context& ctx, SegmentArrays& want, SegmentArrays& got, bool attend_self) {
-  Context cpu;
-  want.build(cpu, attend_self);
-  const GpuSegments device(ctx, got);
-  build_segments(ctx, device.view(), attend_self);
-  device.download(got);
-  check_equal(got.view(), want.view());
-  if (!testing::Test::HasFatalFailure()) check_work(got.view(), want.view());
+void check(const GuardedSegments& got, const GuardedSegments& want, bool attend_self) {
+  want.build(attend_self);
+  got.build(attend_self);
+  const Segments lists = got.on_host();
+  check_equal(lists, want.segments);
+  if (!testing::Test::HasFatalFailure()) check_work(lists, want.segments);
 }
 
 void check(Context& ctx, const SegmentChoice& choice, int64_t B, int64_t H, int64_t T, int64_t S, bool attend_self) {
-  SegmentArrays want(B, H, T, S), got(B, H, T, S);
-  want.single_block_max_rows = got.single_block_max_rows = single_block_max_rows_of(T % 2 == 0 ? 128 : 64);
-  choice.choose(want, S, static_cast<uint64_t>(T * S));
-  choice.choose(got, S, static_cast<uint64_t>(T * S));
-  check(ctx, want, got, attend_self);
+  Context cpu;
+  const int64_t D = T % 2 == 0 ? 128 : 64;
+  const GuardedSegments got(ctx, B, H, T, S, D), want(cpu, B, H, T, S, D);
+  for (const GuardedSegments* segments : {&got, &want}) segments->set(chosen(choice, S, static_cast<uint64_t>(T * S)));
+  check(got, want, attend_self);
   if (testing::Test::HasFatalFailure())
     FAIL() << choice.name << ", B " << B << ", H " << H << ", T " << T << ", " << S << " segments, self "
            << attend_self;
@@ -241,17 +239,15 @@ TEST_F(SegmentsGpu, ManyHeads) {
 TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
   Context ctx(Device::kGpu);
   const int64_t B = 2, H = 3, T = 4097, S = 64;
-  SegmentArrays first(B, H, T, S), again(B, H, T, S);
-  segment_choices()[4].choose(first, S, 1);
-  segment_choices()[4].choose(again, S, 1);
-  const GpuSegments device(ctx, first);
-  build_segments(ctx, device.view(), true);
-  device.download(first);
+  const GuardedSegments first(ctx, B, H, T, S), again(ctx, B, H, T, S);
+  for (const GuardedSegments* segments : {&first, &again}) segments->set(chosen(segment_choices()[4], S, 1));
+  first.build(true);
+  const Segments want = first.on_host();
   for (int i = 0; i < 5; ++i) {
-    build_segments(ctx, device.view(), true);  // over what the last run left
-    device.download(again);
-    check_equal(again.view(), first.view());
-    check_work(again.view(), first.view());
+    again.build(true);  // over what the last run left
+    const Segments got = again.on_host();
+    check_equal(got, want);
+    check_work(got, want);
   }
 }
 
@@ -259,28 +255,31 @@ TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
 TEST_F(SegmentsGpu, UnknownSegmentsMeanNone) {
   Context ctx(Device::kGpu);
   const int64_t T = 200, S = 4;
-  SegmentArrays want(1, 1, T, S), got(1, 1, T, S);
-  segment_choices()[4].choose(want, S, 1);
-  segment_choices()[4].choose(got, S, 1);
+  Context cpu;
+  const GuardedSegments got(ctx, 1, 1, T, S), want(cpu, 1, 1, T, S);
+  const ChooseSegments choose = chosen(segment_choices()[4], S, 1);
+  want.set(choose);
   const uint16_t unknown[] = {4, 5, 4096, 0xFFFE};
   int64_t changed = 0;
-  for (const auto& [from, to] : {std::pair(&want.q_segment, &got.q_segment), {&want.k_segment, &got.k_segment}})
-    for (int64_t t = 0; t < T; ++t)
-      if (from->as<uint16_t>()[t] == kNoSegment) to->as<uint16_t>()[t] = unknown[changed++ % 4];
+  got.set([&](SegmentIds& ids) {
+    choose(ids);
+    for (const Array* segment : {&ids.q_segment, &ids.k_segment})
+      for (uint16_t* id = segment->as<uint16_t>(); id < segment->as<uint16_t>() + T; ++id)
+        if (*id == kNoSegment) *id = unknown[changed++ % 4];
+  });
   ASSERT_GT(changed, 100);
-  check(ctx, want, got, true);
+  check(got, want, true);
 }
 
 TEST_F(SegmentsGpu, MissingWorkListsAreNamed) {
   Context ctx(Device::kGpu);
-  SegmentArrays arrays(1, 1, 10, 2);
-  const GpuSegments device(ctx, arrays);
+  const GuardedSegments guarded(ctx, 1, 1, 10, 2);
   for (const WorkLists::List& list : WorkLists::layout(1, 1, 10, 2)) {
-    Segments s = device.view();
+    Segments s = guarded.segments;
     s.work.*list.tensor = {};
     EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", list.name}));
   }
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, arrays.view(), true); }, {"build_segments", "gpu", "cpu"}));
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, guarded.on_host(), true); }, {"build_segments", "gpu", "cpu"}));
 }
 
 }  // namespace

@@ -68,36 +68,35 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
     for (const SegmentChoice& choice : segment_choices())
       for (const bool self : {false, true}) {
         const int64_t B = 2, H = 2;
-        SegmentArrays arrays(B, H, T, S);
-        choice.choose(arrays, S, static_cast<uint64_t>(T * S));
-        arrays.build(ctx, self);
-        for (int64_t head = 0; head < B * H; ++head) check_head(arrays.view(), head, self);
+        const GuardedSegments guarded(ctx, B, H, T, S);
+        guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
+        guarded.build(self);
+        for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, self);
         if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self;
       }
 }
 
 TEST(Segments, NeverMeetingMeansNothingIsSeen) {
   Context ctx;
-  SegmentArrays arrays(1, 1, 100, 2);
-  arrays.q_segment.fill(1);
-  arrays.k_segment.fill(0);
-  arrays.build(ctx, true);
+  const GuardedSegments guarded(ctx, 1, 1, 100, 2);
+  guarded.set([](SegmentIds& ids) { ids.q_segment.fill(1), ids.k_segment.fill(0); });
+  guarded.build(true);
   for (int i = 0; i < 100; ++i) {
-    EXPECT_EQ(arrays.view().num_visible_keys.as<int32_t>()[i], 0);
-    EXPECT_EQ(arrays.view().first_query.as<int32_t>()[i], 0);  // no query of the segment is before or after
+    EXPECT_EQ(guarded.segments.num_visible_keys.as<int32_t>()[i], 0);
+    EXPECT_EQ(guarded.segments.first_query.as<int32_t>()[i], 0);  // no query of the segment is before or after
   }
 }
 
 TEST(Segments, SameForAnyNumberOfThreads) {
   Context ctx;
-  SegmentArrays arrays(3, 5, 300, 8);
-  segment_choices()[3].choose(arrays, 8, 1);
-  const Segments s = arrays.view();
+  const GuardedSegments guarded(ctx, 3, 5, 300, 8);
+  guarded.set(chosen(segment_choices()[3], 8, 1));
+  const Segments& s = guarded.segments;
   std::vector<std::vector<double>> first;
   for (const int threads : {1, 2, 4}) {
     const Threads limit(threads);
-    arrays.poison();
-    arrays.build(ctx, false);
+    guarded.poison_lists();
+    guarded.build(false);
     std::vector<std::vector<double>> now;
     for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.num_visible_keys, s.first_query})
       now.push_back(values(t));
@@ -126,17 +125,17 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
   const int64_t B = 3, H = 2, T = 100, S = 5;
   for (const SegmentChoice& choice : segment_choices()) {
     SCOPED_TRACE(choice.name);
-    SegmentArrays arrays(B, H, T, S);
-    choice.choose(arrays, S, 3);
-    arrays.build(ctx, true);
+    const GuardedSegments guarded(ctx, B, H, T, S);
+    guarded.set(chosen(choice, S, 3));
+    guarded.build(true);
     std::vector<SegmentBalance> balance(H);
-    add_balance(ctx, balance, arrays.view(), 1);
-    add_balance(ctx, balance, arrays.view(), 2);  // the first once more, and the second; the third does not count
+    add_balance(ctx, balance, guarded.segments, 1);
+    add_balance(ctx, balance, guarded.segments, 2);  // the first once more, and the second; the third does not count
     for (int64_t h = 0; h < H; ++h) {
       double pairs = 0, largest = 0;
       for (const int64_t b : {0, 0, 1}) {
-        const uint16_t *q = arrays.q_segment.as<uint16_t>() + (b * H + h) * T,
-                       *k = arrays.k_segment.as<uint16_t>() + (b * H + h) * T;
+        const uint16_t *q = guarded.segments.q_segment.as<uint16_t>() + (b * H + h) * T,
+                       *k = guarded.segments.k_segment.as<uint16_t>() + (b * H + h) * T;
         int64_t most = 0;
         for (int64_t segment = 0; segment < S; ++segment) {
           const auto queries = std::count(q, q + T, segment), keys = std::count(k, k + T, segment);
@@ -155,26 +154,28 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
     }
   }
   std::vector<SegmentBalance> wrong(H + 1);
-  const SegmentArrays arrays(B, H, T, S);
-  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, arrays.view(), 1); }, {"add_balance", "3 heads"}));
+  const GuardedSegments guarded(ctx, B, H, T, S);
+  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, guarded.segments, 1); }, {"add_balance", "3 heads"}));
   wrong.resize(H);
-  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, arrays.view(), 4); }, {"add_balance", "4 sequences"}));
+  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, guarded.segments, 4); }, {"add_balance", "4 sequences"}));
 }
 
 TEST(Segments, WrongIdsAndShapesAreNamed) {
   Context ctx;
   for (const uint16_t id : {uint16_t{4}, uint16_t{5}, uint16_t{4096}, uint16_t{0xFFFE}})
     for (const bool query : {false, true}) {
-      SegmentArrays arrays(1, 2, 10, 4);
-      arrays.q_segment.fill(3);
-      arrays.k_segment.fill(kNoSegment);
-      (query ? arrays.q_segment : arrays.k_segment).as<uint16_t>()[19] = id;
-      EXPECT_TRUE(fails_naming([&] { arrays.build(ctx, true); },
+      const GuardedSegments guarded(ctx, 1, 2, 10, 4);
+      guarded.set([&](SegmentIds& ids) {
+        ids.q_segment.fill(3);
+        ids.k_segment.fill(kNoSegment);
+        (query ? ids.q_segment : ids.k_segment).as<uint16_t>()[19] = id;
+      });
+      EXPECT_TRUE(fails_naming([&] { guarded.build(true); },
                                {"build_segments", concat("segment ", id).c_str(), "there are 4"}));
     }
-  const SegmentArrays arrays(1, 2, 10, 4), longer(1, 2, 11, 4);
-  Segments s = arrays.view();
-  s.k_segment = longer.k_segment;
+  const GuardedSegments guarded(ctx, 1, 2, 10, 4), longer(ctx, 1, 2, 11, 4);
+  Segments s = guarded.segments;
+  s.k_segment = longer.segments.k_segment;
   EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
   EXPECT_TRUE(fails_naming([&] { build_segments(ctx, {}, true); }, {"build_segments: q_segment "}));
   const std::pair<const char*, Tensor Segments::*> filled[] = {{"q_begin", &Segments::q_begin},
@@ -184,8 +185,8 @@ TEST(Segments, WrongIdsAndShapesAreNamed) {
                                                                {"num_visible_keys", &Segments::num_visible_keys},
                                                                {"first_query", &Segments::first_query}};
   for (const auto& [name, member] : filled) {
-    s = arrays.view();
-    s.*member = arrays.q_segment;  // of another type
+    s = guarded.segments;
+    s.*member = guarded.segments.q_segment;  // of another type
     EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", name}));
   }
 }

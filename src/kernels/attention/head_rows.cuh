@@ -1,4 +1,4 @@
-// Rows of heads as the small kernels around attention see them: bf16, a pack (16 bytes) at a time.
+// Rows of heads in global memory, as kernels are given them: bf16, in packs of 16 bytes.
 #pragma once
 #include <cuda_bf16.h>
 
@@ -9,21 +9,30 @@
 
 namespace scfa::gpu {
 
-// A (B, T, H, D) tensor, D contiguous; strides in elements.
-struct RowsOf {
+// The rows of one head; the stride in elements.
+struct HeadView {
+  __nv_bfloat16* data;
+  int64_t row_stride;
+};
+
+// Those of all heads of a (B, T, H, D) tensor, D contiguous.
+struct HeadRows {
   __nv_bfloat16* data;
   int64_t batch_stride, row_stride, head_stride;
-  explicit RowsOf(const ConstTensor& t)
-      : data(static_cast<__nv_bfloat16*>(const_cast<void*>(t.data))),
-        batch_stride(t.stride[0]),
-        row_stride(t.stride[1]),
-        head_stride(t.stride[2]) {}
   __device__ __nv_bfloat16* row(int64_t b, int64_t t, int64_t h) const {
     return data + b * batch_stride + t * row_stride + h * head_stride;
   }
+  // head: b * H + h
+  __device__ HeadView head(int head, int H) const {
+    return {data + head / H * batch_stride + head % H * head_stride, row_stride};
+  }
 };
 
-// Throws Error unless the rows can be read 16 bytes at a time.
+inline HeadRows head_rows(const ConstTensor& t) {
+  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2]};
+}
+
+// Throws Error unless the tensor is bf16, D a multiple of kPack up to 128, and every row aligned to 16 bytes.
 inline void require_packs(const char* op, const char* name, const ConstTensor& t) {
   bool aligned = reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.size(-1) % kPack == 0;
   for (size_t i = 0; i + 1 < static_cast<size_t>(t.ndim); ++i)

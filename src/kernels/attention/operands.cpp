@@ -1,0 +1,110 @@
+#include "kernels/attention/operands.h"
+
+#include <cmath>
+
+#include "kernels/attention/attention.h"
+
+namespace scfa {
+
+namespace {
+
+// Takes the tensors that hold q, k, v (or their gradients) and adds them to `holders`.
+Heads take_heads(Arena& arena, const std::string& name, DType dtype, const AttentionProblem& problem,
+                 std::vector<Tensor>& holders) {
+  const auto [B, T, H, D] = problem.shape;
+  const auto take = [&](std::initializer_list<int64_t> sizes) {
+    holders.push_back(arena.take(name, dtype, sizes));
+    return holders.back();
+  };
+  Heads heads;
+  switch (problem.layout) {
+    case AttentionLayout::kQkv:
+      return {take({B, T, 3, H, D}), Tensor()};
+    case AttentionLayout::kQv:
+    case AttentionLayout::kSharedQk: {
+      const Tensor qv = take({B, T, 2, H, D});
+      return {qv, take({B, T, H, D})};
+    }
+    case AttentionLayout::kSeparate:
+      for (Tensor* part : {&heads.q, &heads.k, &heads.v}) *part = take({B, T, H, D});
+      return heads;
+    case AttentionLayout::kByHead:
+      for (Tensor* part : {&heads.q, &heads.k, &heads.v}) *part = take({B, H, T, D}).transpose(1, 2);
+      return heads;
+  }
+  fail("attention: no such layout");
+}
+
+// The same for out or dout.
+Tensor take_rows(Arena& arena, const char* name, DType dtype, const AttentionProblem& problem,
+                 std::vector<Tensor>& holders) {
+  const auto [B, T, H, D] = problem.shape;
+  const bool by_head = problem.layout == AttentionLayout::kByHead;
+  require(!by_head || !problem.strided_out, "attention: out by head cannot be strided too");
+  if (by_head)
+    holders.push_back(arena.take(name, dtype, {B, H, T, D}));
+  else if (problem.strided_out)
+    holders.push_back(arena.take(name, dtype, {B, T, 3, H, D}));
+  else
+    holders.push_back(arena.take(name, dtype, {B, T, H, D}));
+  const Tensor& holder = holders.back();
+  return by_head ? holder.transpose(1, 2) : problem.strided_out ? holder.select(1, 2) : holder;
+}
+
+}  // namespace
+
+AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const AttentionProblem& p)
+    : problem(p), scale(1.0f / std::sqrt(static_cast<float>(p.shape.D))) {
+  const auto [B, T, H, D] = p.shape;
+  const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
+  const Heads heads = take_heads(arena, "q, k, v", dtype, p, inputs);
+  q = heads.q, k = heads.k, v = heads.v;
+  const Heads dheads = take_heads(arena, "dq, dk, dv", dtype, p, gradients);
+  dq = dheads.q, dk = dheads.k, dv = dheads.v;
+  if (p.layout == AttentionLayout::kSharedQk) {
+    inputs.pop_back();
+    inverse_norm = arena.take("inverse_norm", f32, {B, T, H});
+  }
+  dout = take_rows(arena, "dout", dtype, p, inputs);
+  out = take_rows(arena, "out", dtype, p, outputs);
+  lse = arena.take("lse", f32, {B, H, T});
+  outputs.push_back(lse);
+  if (needs_projections(p.pattern)) projections = arena.take("projections", f32, {H, p.pattern.buckets / 2, D});
+  samples = arena.take("samples", DType::kI32, {B});
+  segments = plan_segments(arena, B, H, T, D, p.segments > 0 ? p.segments : segment_count(p.pattern));
+  scratch = arena.take("scratch", f32, {attention_scratch(ctx, segments, D)});
+}
+
+void AttentionOperands::draw(Context& ctx, const PatternDraw& at) const {
+  if (projections) draw_projections(ctx, projections, at.seed, at.step, at.layer);
+}
+
+void AttentionOperands::assign(Context& ctx, const PatternDraw& at) const {
+  const bool shared = problem.layout == AttentionLayout::kSharedQk;
+  const PatternInput input{.q = q,
+                           .k = shared ? ConstTensor() : ConstTensor(k),
+                           .projections = projections,
+                           .samples = samples,
+                           .seed = at.seed,
+                           .step = at.step,
+                           .layer = at.layer};
+  if (shared)
+    assign_segments_and_normalise_keys(ctx, segments.q_segment, segments.k_segment, k, inverse_norm, problem.pattern,
+                                       input);
+  else
+    assign_segments(ctx, segments.q_segment, segments.k_segment, problem.pattern, input);
+}
+
+void AttentionOperands::build(Context& ctx) const {
+  build_segments(ctx, segments, attends_self(problem.pattern));
+}
+
+void AttentionOperands::forward(Context& ctx) const {
+  attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
+}
+
+void AttentionOperands::backward(Context& ctx) const {
+  attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
+}
+
+}  // namespace scfa

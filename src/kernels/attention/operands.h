@@ -1,0 +1,80 @@
+// Everything that one layer of attention works on and the calls in their order: which tensors there are, where q, k and
+// v lie in them, the segments and the scratch. For programs and tests that run attention alone; a model plans its
+// tensors together with its other activations.
+#pragma once
+#include <vector>
+
+#include "core/arena.h"
+#include "core/context.h"
+#include "kernels/attention/patterns.h"
+#include "kernels/attention/segments.h"
+
+namespace scfa {
+
+struct AttentionShape {  // sequences, positions, heads, width of a head
+  int64_t B, T, H, D;
+};
+
+// Where q, k and v lie.
+enum class AttentionLayout {
+  kQkv,       // in one (B, T, 3, H, D), as the product that makes them leaves them
+  kQv,        // q and v in one (B, T, 2, H, D), keys beside it in a (B, T, H, D)
+  kSharedQk,  // as kQv; the keys are the normalised queries, and 1 / |q| is kept
+  kSeparate,  // each in a (B, T, H, D)
+  kByHead,    // each in a (B, H, T, D)
+};
+
+// (B, T, H, D) views of queries, keys and values, or of their gradients.
+struct Heads {
+  Tensor q, k, v;
+  Heads() = default;
+  // Of a (B, T, 3, H, D), or of a (B, T, 2, H, D) and the keys beside it.
+  Heads(const Tensor& qkv, const Tensor& keys)
+      : q(qkv.select(0, 2)), k(keys.ndim > 0 ? keys : qkv.select(1, 2)), v(qkv.select(qkv.size(2) - 1, 2)) {}
+};
+
+struct AttentionProblem {
+  AttentionShape shape;
+  AttentionLayout layout = AttentionLayout::kQkv;
+  AttentionPattern pattern = {};  // chooses the segments and says whether a token sees itself
+  int64_t segments = 0;           // how many there are; 0: as many as the pattern has. Else the caller chooses them
+  bool strided_out = false;       // out and dout are part 1 of a (B, T, 3, H, D) each; not with kByHead
+};
+
+// What to draw projections and drops for.
+struct PatternDraw {
+  uint64_t seed = 1;
+  uint32_t step = 0, layer = 0;
+};
+
+// Activations are bf16 on the GPU and f32 on the CPU. Contents are undefined until the caller fills inputs and samples
+// (and projections, where it does not call draw).
+struct AttentionOperands {
+  AttentionProblem problem;
+  float scale;  // of scores: 1 / sqrt(D)
+
+  Tensor q, k, v, out, dq, dk, dv, dout;  // (B, T, H, D) views
+  Tensor lse;                             // (B, H, T) f32
+  Tensor inverse_norm;                    // (B, T, H) f32 with kSharedQk, else empty
+  Tensor projections;                     // (H, buckets/2, D) f32 where the pattern needs them, else empty
+  Tensor samples;                         // (B) i32
+  Segments segments;
+  Tensor scratch;
+
+  // The tensors that hold those views, contiguous, to be filled, poisoned or compared whole.
+  std::vector<Tensor> inputs;     // of q, k, v in the order of the layout, then of dout; keys made of queries are none
+  std::vector<Tensor> outputs;    // of out, and lse
+  std::vector<Tensor> gradients;  // of dq, dk, dv in the order of the layout; with kSharedQk the second is dk
+
+  // arena: one that measures will do for planning. Its device is the context's.
+  AttentionOperands(Arena& arena, const Context& ctx, const AttentionProblem& problem);
+
+  // Each launches one op (draw and assign: where there is something to do) and returns nothing to the host.
+  void draw(Context& ctx, const PatternDraw& at = {}) const;    // projections
+  void assign(Context& ctx, const PatternDraw& at = {}) const;  // segments, and with kSharedQk the keys
+  void build(Context& ctx) const;
+  void forward(Context& ctx) const;
+  void backward(Context& ctx) const;
+};
+
+}  // namespace scfa
