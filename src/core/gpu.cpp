@@ -26,8 +26,7 @@ constexpr bool kBoundedSpins = false;
 std::string describe_spin() {
   if (!kBoundedSpins || spin_report()->site == 0) return {};
   const SpinReport& report = *spin_report();
-  constexpr const char* kSites[] = {"", "a barrier in shared memory", "dq_semaphore",
-                                    "dq_dk_merge_semaphore"};
+  constexpr const char* kSites[] = {"", "a barrier in shared memory", "dq_semaphore", "dq_dk_merge_semaphore"};
   return concat("; block ", report.block, ", thread ", report.thread, " waited too long for ", kSites[report.site % 4],
                 " (", report.detail, ")");
 }

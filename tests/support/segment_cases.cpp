@@ -10,12 +10,8 @@ namespace scfa::test {
 namespace {
 
 constexpr Tensor Segments::*kIds[] = {&Segments::q_segment, &Segments::k_segment};
-constexpr Tensor Segments::*kLists[] = {&Segments::q_begin,
-                                        &Segments::k_begin,
-                                        &Segments::q_index,
-                                        &Segments::k_index,
-                                        &Segments::num_visible_keys,
-                                        &Segments::first_query};
+constexpr Tensor Segments::*kLists[] = {&Segments::q_begin, &Segments::k_begin,          &Segments::q_index,
+                                        &Segments::k_index, &Segments::num_visible_keys, &Segments::first_query};
 const std::array<WorkLists::List, 6>& work_lists() {
   static const std::array<WorkLists::List, 6> lists = WorkLists::layout(1, 1, 1, 1);
   return lists;
