@@ -50,7 +50,7 @@
 
 namespace scfa::gpu::sm90 {
 
-constexpr unsigned kRound = 4096, kMergeStates = 4;  // a segment has fewer than kRound - 1 key tiles
+constexpr unsigned kRound = 1 << 16, kMergeStates = 4;  // a segment has fewer than kRound - 1 key tiles
 
 // A block of queries in dq_ring.
 struct RingBlock {
