@@ -40,9 +40,9 @@ struct GptConfig {
 template <class Config, class Visit>
 void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("n_layer", c.n_layer, "transformer blocks", between(1, 65535));
-  visit("n_head", c.n_head, "attention heads a block", between(1, 65535));
+  visit("n_head", c.n_head, "attention heads per block", between(1, 65535));
   visit("n_embd", c.n_embd, "width of the residual stream; a multiple of n_head", between(1, 65536));
-  visit("sequence_length", c.sequence_length, "tokens a sequence", between(1, 1 << 20));
+  visit("sequence_length", c.sequence_length, "tokens per sequence", between(1, 1 << 20));
   visit("vocab_size", c.vocab_size, "entries of the vocabulary; 0 takes the tokenizer's", between(0, 1 << 24));
   visit("vocab_padding", c.vocab_padding,
         "embedding rows are rounded up to a multiple of this; padding is never predicted", between(1, 65536));
@@ -58,8 +58,8 @@ void visit_fields_of_model(Config& c, Visit&& visit) {
 template <class Pattern, class Visit>
 void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("pattern", p.pattern, "which tokens see each other", one_of(pattern_names()));
-  visit("buckets", p.buckets, "hash: buckets a head; 1 or even", between(1, 64));
-  visit("drop_rate", p.drop_rate, "drop: share of queries and of keys left out, drawn a head", between(0, 1));
+  visit("buckets", p.buckets, "hash: buckets per head; 1 or even", between(1, 64));
+  visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
   visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
         FieldRule{});
 }

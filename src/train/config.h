@@ -86,24 +86,24 @@ struct Config {
 template <class ConfigT, class Visit>
 void visit_fields(ConfigT& c, Visit&& visit) {
   const FieldRule any;
-  visit("", "name", c.name, "name of the run; by default the config file's", any);
+  visit("", "name", c.name, "name of the run; by default the config file's name", any);
   visit("", "runs", c.runs, "folder that holds the runs", any);
   visit("", "device", c.device, "where to compute; auto takes the GPU if there is one", one_of({"auto", "cpu", "gpu"}));
-  visit("", "seed", c.seed, "of initial values, data order, projections and drops", at_least(0));
+  visit("", "seed", c.seed, "seed of initial values, data order, projections and drops", at_least(0));
   visit("data", "directory", c.data.directory, "folder made by prepare_data", any);
-  visit("data", "prepare", c.data.prepare, "the command that makes it, shown where it is missing", any);
-  visit("data", "order", c.data.order, "every window once an epoch in permuted order, or windows at random offsets",
+  visit("data", "prepare", c.data.prepare, "command that makes the data, shown if it is missing", any);
+  visit("data", "order", c.data.order, "every window once per epoch in permuted order, or windows at random offsets",
         one_of({"epoch", "random"}));
   visit("data", "verify", c.data.verify, "compare the checksums of all shards with the manifest before training", any);
   visit_fields_of_model(c.model, [&](const char* key, auto& value, const char* meaning, const FieldRule& rule) {
     visit("model", key, value, meaning, rule);
   });
   visit("train", "steps", c.train.steps, "optimizer steps", between(1, 4e9));
-  visit("train", "batch_size", c.train.batch_size, "sequences a step, over all micro-batches and ranks", at_least(1));
+  visit("train", "batch_size", c.train.batch_size, "sequences per step, over all micro-batches and ranks", at_least(1));
   visit("train", "micro_batch_size", c.train.micro_batch_size,
         "sequences that a rank computes at a time; times the number of ranks it must divide batch_size", at_least(1));
   visit("train", "zero", c.train.zero,
-        "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 keeps all on each",
+        "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 replicates them",
         between(0, 1));
   visit("train", "overlap", c.train.overlap,
         "when gradients are added up over ranks: beside the backward pass, after it, or whichever a trial in the first "
@@ -117,10 +117,10 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "steps between comparisons of the parameters of all ranks, by a hash; 0: never", at_least(0));
   visit("train", "watchdog_seconds", c.train.watchdog_seconds,
         "a step (on a CPU: a micro-batch) or an evaluation batch that takes longer ends the run with an error, and so "
-        "does a checkpoint that takes four times as long; 0 waits for ever",
+        "does a checkpoint that takes four times as long; 0 waits forever",
         at_least(0));
   visit("train", "stop_seconds", c.train.stop_seconds,
-        "how long after a signal the step under way may still take; then the run ends without saving; 0 waits for ever",
+        "how long after a signal the step under way may still take; then the run ends without saving; 0 waits forever",
         at_least(0));
   visit("optimizer", "beta1", c.optimizer.beta1, "AdamW: decay of the first moment", between(0, 0.999999));
   visit("optimizer", "beta2", c.optimizer.beta2, "AdamW: decay of the second moment", between(0, 0.999999));

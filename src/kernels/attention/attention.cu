@@ -108,13 +108,14 @@ void compute_statistics(Stream stream, const AttentionParams& p, int64_t rows) {
 // ---- scratch and parameters -----------------------------------------------------------------------------------------
 
 // The scratch, in f32 elements: tile counters, statistics, then what the sm_90 kernels sum dq up in.
-constexpr int64_t kCounterElements = 64;
+constexpr int64_t kCounterElements = 64;  // two are used, padded to 256 bytes
 
 constexpr int64_t statistics_elements(int64_t rows) {
   return (2 * rows + 3) / 4 * 4;  // what follows stays aligned to 16 bytes
 }
 
-// Everything but the outputs. Sets the tile counters to zero.
+// Everything but the outputs. Sets the tile counters to zero. Sums of dq are for sm_90 only; elsewhere there is no
+// scratch for them, and nothing uses them.
 AttentionParams make_params(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                             const Segments& s, float scale, const ConstTensor& lse, const Tensor& scratch) {
   fill(scratch.data, 0, kCounterElements * sizeof(float), ctx.stream());
@@ -146,7 +147,7 @@ unsigned blocks_of_256(int64_t rows) {
 
 // ---- dispatch -------------------------------------------------------------------------------------------------------
 
-// One form of attention. What it is given: see its header.
+// The kernels of one architecture; contract: sm80/attention.h and sm90/attention.h.
 struct Backend {
   void (*forward)(Context&, const AttentionParams&, const Segments&);
   void (*backward)(Context&, const AttentionParams&, const Segments&);
@@ -188,6 +189,9 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch, ConstTensor inverse_norm) {
+  // What dq_semaphore can count (sm90/dq_semaphore.cuh), with tiles of kTileRows or more.
+  constexpr int64_t kMaxTokens = kTileRows * 65535;
+  require(q.size(1) <= kMaxTokens, "attention_backward: on the GPU at most ", kMaxTokens, " tokens, not ", q.size(1));
   AttentionParams p = make_params(ctx, q, k, v, segments, scale, lse, scratch);
   p.inverse_norm = inverse_norm ? inverse_norm.as<float>() : nullptr;
   p.out = head_rows(out), p.dout = head_rows(dout);

@@ -12,7 +12,8 @@ namespace scfa::gpu {
 struct AttentionParams {
   HeadRows q, k, v, out, dout, dq, dk, dv;
   float* lse;          // (B, H, T), in token order
-  float2* statistics;  // (B, H, T), sorted queries: lse and delta (rowsum of out * dout), side by side; for backward
+  float2* statistics;  // (B, H, T), sorted queries, for backward: lse in log2 units (FlashAttention-3: LSE_log2)
+                       // and delta = rowsum(out * dout) (dPsum), side by side
   const int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;  // as in Segments
   const void* work_items;   // the list that a kernel works off: QueryTile, KeyTile or SingleBlockSegment
   const int* num_items;     // how many it has

@@ -37,7 +37,8 @@ struct AttentionProblem {
   AttentionShape shape;
   AttentionLayout layout = AttentionLayout::kQkv;
   AttentionPattern pattern = {};  // chooses the segments and says whether a token sees itself
-  int64_t segments = 0;           // how many there are; 0: as many as the pattern has. Else the caller chooses them
+  int64_t segments = 0;           // how many there are; 0: as many as the pattern has. Otherwise the caller
+                                  // fills q_segment and k_segment instead of calling assign
   bool strided_out = false;       // out and dout are part 1 of a (B, T, 3, H, D) each; not with kByHead
 };
 
@@ -62,7 +63,7 @@ struct AttentionOperands {
   Tensor scratch;
 
   // The tensors that hold those views, contiguous, to be filled, poisoned or compared whole.
-  std::vector<Tensor> inputs;     // of q, k, v in the order of the layout, then of dout; keys made of queries are none
+  std::vector<Tensor> inputs;     // of q, k, v in the order of the layout, then of dout; shared keys are not an input
   std::vector<Tensor> outputs;    // of out, and lse
   std::vector<Tensor> gradients;  // of dq, dk, dv in the order of the layout; with kSharedQk the second is dk
 

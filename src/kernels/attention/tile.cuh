@@ -12,8 +12,8 @@ __device__ inline uint32_t shared_address(const void* p) {
 }
 
 // ---- asynchronous copies --------------------------------------------------------------------------------------------
-// cp.async of kBytes (4 or 8 through L1, 16 past it) from global to shared memory. Where !valid, zeros are written and
-// `from` is not read.
+// cp.async (CUTLASS: cp_async_zfill, cp_async_fence, cp_async_wait) of kBytes (4 or 8 through L1, 16 past it) from
+// global to shared memory. Where !valid, zeros are written and `from` is not read.
 template <int kBytes>
 __device__ inline void copy_async(uint32_t to, const void* from, bool valid) {
   const int bytes = valid ? kBytes : 0;

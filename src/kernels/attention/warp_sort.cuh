@@ -8,7 +8,8 @@
 namespace scfa::gpu {
 
 // Of numbers below 2^bits, one per lane: which lanes have this lane's `mine`, and which have its `other`.
-__device__ inline void match(int number, int mine, int other, int bits, unsigned& of_mine, unsigned& of_other) {
+__device__ inline void lanes_equal_to(int number, int mine, int other, int bits, unsigned& of_mine,
+                                      unsigned& of_other) {
   of_mine = of_other = kFullMask;
   for (int b = 0; b < bits; ++b) {
     const unsigned set = __ballot_sync(kFullMask, number >> b & 1);
@@ -83,7 +84,7 @@ class WarpSort {
   __device__ void count(int* counts, const SegmentIds& ids) const {
     for_each_position(ids, ids, begin_, end_, [&](int, int id, int) {
       unsigned peers, unused;
-      match(id, id, id, bits_, peers, unused);
+      lanes_equal_to(id, id, id, bits_, peers, unused);
       if (id < S_ && (peers & before_) == 0) counts[id * warps_ + warp_] += __popc(peers);
       __syncwarp();
     });
@@ -94,8 +95,8 @@ class WarpSort {
     const int64_t list = head_ * lists_.T;
     for_each_position(q_ids_, k_ids_, begin_, end_, [&](int t, int q, int k) {
       unsigned q_peers, k_peers, keys_of_query, queries_of_key;
-      match(q, q, k, bits_, q_peers, queries_of_key);
-      match(k, k, q, bits_, k_peers, keys_of_query);
+      lanes_equal_to(q, q, k, bits_, q_peers, queries_of_key);
+      lanes_equal_to(k, k, q, bits_, k_peers, keys_of_query);
       const unsigned up_to = attend_self ? before_ | 1u << lane_ : before_;    // keys that a query here sees
       const unsigned earlier = attend_self ? before_ : before_ | 1u << lane_;  // queries that do not see a key here
       if (q < S_) {

@@ -25,8 +25,8 @@ struct alignas(16) QueryTile {
   friend auto operator<=>(const QueryTile&, const QueryTile&) = default;
 };
 
-// Some keys of one segment, and the queries of the segment that see any of them. The first key tile of a segment may
-// have no keys. Its begin_query is 0 in any case: it also takes the queries that see no key.
+// Some keys of one segment, and the queries of the segment that see any of them. The first key tile of a segment has
+// begin_query 0, because it also takes the queries that see no key; it may have no keys.
 struct alignas(16) KeyTile {
   int32_t head, segment;
   int32_t first_key, num_keys;
@@ -34,8 +34,7 @@ struct alignas(16) KeyTile {
   int32_t query_offset;  // of the segment's first query
   int32_t begin_query, end_query;
   int32_t next_begin_query;  // the first query that sees the segment's next key tile; INT32_MAX in the last tile
-  int32_t dq_block;  // where the segment's first query is, in blocks of kQueryBlock, if segments follow one another in
-                     // the order of the list, each in blocks of its own
+  int32_t dq_block;  // prefix sum, in the order of the list, of the segments' numbers of blocks of kQueryBlock queries
   int32_t unused[2];
   friend auto operator<=>(const KeyTile&, const KeyTile&) = default;
 };

@@ -1,8 +1,8 @@
 // The work lists, in order of cost. Two kernels go through all slots of all heads: the first counts items by list and
-// cost bin, the second gives each item its place. Slot i < S of a head is segment i, and its first tile. Slot S + j
-// stands for the rows of the sorted list from j tiles on: it is the tile that starts there or later in the same
-// segment, unless that is a segment's first. So no thread has more to do than another, however long a segment is. Key
-// tiles are placed segment by segment, so that they stand side by side.
+// cost bin, the second gives each item its place. Slot i < S of a head is segment i, and its first tile. Slot S + j is
+// the tile, other than a segment's first, that starts at row j * tile_rows of the sorted list or behind it in the
+// segment of that row. So no thread has more to do than another, however long a segment is. Key tiles are placed
+// segment by segment, so that they stand side by side.
 #include <climits>
 
 #include "kernels/attention/work_slots.cuh"

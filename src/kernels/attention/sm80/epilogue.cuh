@@ -6,9 +6,9 @@
 
 namespace scfa::gpu::sm80 {
 
-// Writes a warp's 16 rows of an accumulator, times factor[row], as bf16 to the tokens that `index` names. They go
-// through rows [first, first + 16) of a tile in shared memory that no other warp uses any more, so that each row leaves
-// in pieces of 16 bytes. rows: how many the tile has.
+// Writes a warp's 16 rows of an accumulator, times factor[half] (of rows lane / 4 and lane / 4 + 8), as bf16 to the
+// tokens that `index` names. They go through rows [first, first + 16) of a tile in shared memory that no other warp
+// uses any more, so that each row leaves in pieces of 16 bytes. rows: how many the tile has.
 template <int kD, int kRows>
 __device__ inline void scatter(const float (&acc)[1][kD / 8][4], const float (&factor)[2], uint32_t tile, int first,
                                int rows, const HeadView& head, const int* index, int D) {

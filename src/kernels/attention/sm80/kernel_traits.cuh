@@ -9,8 +9,8 @@
 namespace scfa::gpu::sm80 {
 
 // The outer tile is what a block works on: queries in forward and for dq (kBlockM rows), keys for dk and dv (kBlockN
-// rows). Inner rows pass by in steps. Registers decide (two accumulators of scores and one or two of results per warp)
-// and, for D = 128, the 99 KB of shared memory that consumer GPUs have. Config has
+// rows). Inner rows pass by in steps. Tile sizes are limited by registers (two accumulators of scores and one or two of
+// results per warp) and, for D = 128, the 99 KB of shared memory that consumer GPUs have. Config has
 //   kD               the head dim that rows are padded to
 //   kWarps           warps, with 16 rows of the outer tile each
 //   kInnerRows       inner rows per step

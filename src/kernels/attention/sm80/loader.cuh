@@ -10,13 +10,13 @@ namespace scfa::gpu::sm80 {
 template <int kRows, int kD, int kThreads>
 class RowGather {
  public:
-  static constexpr int kSteps = kRows * Tile<kRows, kD>::kChunks / kThreads;
-  static_assert(kSteps * kThreads == kRows * Tile<kRows, kD>::kChunks);
+  static constexpr int kCopies = kRows * Tile<kRows, kD>::kChunks / kThreads;
+  static_assert(kCopies * kThreads == kRows * Tile<kRows, kD>::kChunks);
 
   // Reads the tokens of entries [begin, begin + kRows) of a list of `count`; rows past the end become zeros.
   __device__ void look_up(const int* index, int begin, int count) {
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
+    for (int i = 0; i < kCopies; ++i) {
       const int row = begin + row_of(i);
       token_[i] = row < count ? index[row] : -1;
     }
@@ -25,7 +25,7 @@ class RowGather {
   __device__ void copy(uint32_t tile, const HeadView& head, int D) const {
     const int chunk = threadIdx.x % Tile<kRows, kD>::kChunks;
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
+    for (int i = 0; i < kCopies; ++i) {
       const bool valid = token_[i] >= 0 && chunk * 8 < D;
       copy_async<16>(Tile<kRows, kD>::at(tile, row_of(i), chunk),
                      head.data + (valid ? token_[i] * head.row_stride + chunk * 8 : 0), valid);
@@ -36,7 +36,7 @@ class RowGather {
   __device__ static int row_of(int step) {
     return (threadIdx.x + step * kThreads) / Tile<kRows, kD>::kChunks;
   }
-  int token_[kSteps];
+  int token_[kCopies];
 };
 
 // The inner rows of two tensors (k and v, or q and dout) that an index list names, step by step in two stages.
@@ -53,12 +53,13 @@ class InnerRows {
   __device__ uint32_t first(int step) const { return stages_ + step % 2 * 2 * Traits::InnerTile::kBytes; }
   __device__ uint32_t second(int step) const { return first(step) + Traits::InnerTile::kBytes; }
 
-  // Starts copying a step's rows of one head. also(step): starts further copies of this step.
+  // Starts copying a step's rows of one head. load_extra(step): starts further copies of this step.
   template <class Also>
-  __device__ void load(int step, const HeadView& first_head, const HeadView& second_head, int D, const Also& also) {
+  __device__ void load(int step, const HeadView& first_head, const HeadView& second_head, int D,
+                       const Also& load_extra) {
     rows_.copy(first(step), first_head, D);
     rows_.copy(second(step), second_head, D);
-    also(step);
+    load_extra(step);
     commit_copies();
     rows_.look_up(index_, row(step + 1), end_);
   }

@@ -9,12 +9,12 @@ namespace scfa::gpu::sm80 {
 struct RowBounds {
   int bound[2], least = INT_MAX, most = 0;
 
-  // first: the warp's first row of the tile; rows past `rows` have the bound `none`.
-  __device__ RowBounds(const int* bounds, int first, int rows, int none) {
+  // first: the warp's first row of the tile; rows past `rows` have the bound bound_past_end.
+  __device__ RowBounds(const int* bounds, int first, int rows, int bound_past_end) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = first + 8 * half + static_cast<int>(threadIdx.x) % 32 / 4;
-      bound[half] = row < rows ? bounds[row] : none;
+      bound[half] = row < rows ? bounds[row] : bound_past_end;
       least = min(least, bound[half]);
       most = max(most, bound[half]);
     }

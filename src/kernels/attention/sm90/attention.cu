@@ -12,7 +12,7 @@ namespace scfa::gpu::sm90 {
 
 namespace {
 
-// A product of ones by one warpgroup: what it says is whether this build's code for sm_90a runs on this GPU.
+// A product of ones by one warpgroup: its result shows whether this build's code for sm_90a runs on this GPU.
 __global__ void __launch_bounds__(kWarpgroupSize) probe_kernel(float* result) {
 #ifdef SCFA_SM90A
   __shared__ alignas(1024) __nv_bfloat16 ones[64 * 64];
@@ -51,8 +51,8 @@ const Probe& probe() {
 DqSums plan_dq_sums(const Segments& s, int64_t D) {
   const int64_t heads = s.q_segment.size(0) * s.q_segment.size(1), T = s.q_segment.size(2);
   const int64_t sms = properties().multiprocessors, blocks_per_head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
-  // From when a segment's last tile is begun until its first one is done, about twice as many rows go by as there are
-  // in the tiles of all thread blocks (3 x 64 each), and the segment itself.
+  // From when a segment's last key tile is begun until tile 0 is done, the segment goes by, and about twice as many
+  // rows as there are in the tiles of all thread blocks: 2 x 3 x 64 rows per SM.
   const int64_t ring = std::min(blocks_per_head + 6 * sms, heads * blocks_per_head);
   // A thread block takes a whole segment, so there should be enough of them to go round.
   const bool whole = heads * s.count() >= 2 * sms;

@@ -11,20 +11,18 @@ namespace {
 template <class Storage, class Dq>
 __device__ inline void consume_key_tiles(const AttentionParams& p, const Storage& storage) {
   using Traits = typename Storage::Traits;
-  const WarpTile rows;
+  const WarpTile warp_tile;
   uint32_t ds_phases = 0;
   PipelineState<Traits::kTileStages> tiles;
   PipelineState<Traits::kStages> stages;
   while (true) {
     mbarrier_wait(tiles.barrier(storage.tile_full()), tiles.parity());
     fence_proxy_async();
-    const uint32_t work_tile = storage.work_tile(tiles.stage);
-    if (warp_uniform(WorkTileInfoView<Traits>{work_tile}.head()) < 0) break;
-    KeyTileConsumer<Storage, Dq> tile(p, storage, rows, stages, ds_phases, work_tile, storage.outer(tiles.stage, 0),
-                                      storage.outer(tiles.stage, 1));
+    if (warp_uniform(WorkTileInfoView<Traits>{storage.work_tile(tiles.stage)}.head()) < 0) break;
+    KeyTileConsumer<Storage, Dq> tile(p, storage, warp_tile, stages, ds_phases, tiles.stage);
     tile.compute();
     // No warp of the group reads its rows of the values any more. Other groups may still read keys.
-    named_barrier_sync(2 + rows.group, kWarpgroupSize);
+    named_barrier_sync(kConsumerBarrier0 + warp_tile.group);
     tile.write(storage.inverse_norm(tiles.stage));
     mbarrier_arrive_warp(tiles.barrier(storage.tile_empty()));
     tiles.next();
@@ -53,12 +51,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 struct Config64 {
   static constexpr int kD = 64, kConsumerWarpgroups = 3, kOuterOperands = 2, kTileStages = 2;
   static constexpr int kInnerRows = 64, kStages = 3;
-  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kDsBuffers = 3;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160;
+  static constexpr bool kHasDs = true;
 };
 struct Config128 {
   static constexpr int kD = 128, kConsumerWarpgroups = 2, kOuterOperands = 2, kTileStages = 1;
   static constexpr int kInnerRows = 64, kStages = 3;
-  static constexpr int kProducerRegs = 40, kConsumerRegs = 232, kDsBuffers = 2;
+  static constexpr int kProducerRegs = 40, kConsumerRegs = 232;
+  static constexpr bool kHasDs = true;
 };
 using Traits64 = KernelTraits<Config64>;
 using Traits128 = KernelTraits<Config128>;

@@ -1,7 +1,7 @@
-// Waiting inside kernels. A slip of a protocol between blocks or warpgroups would wait for ever. In builds with
-// SCFA_BOUNDED_SPINS every such wait has a limit: the kernel writes where it waited to memory that the host can read
-// (core/gpu.h, SpinReport) and ends with a trap, and the host's next check throws an Error that says so. In other
-// builds this is nothing.
+// Waiting inside kernels. A bug in the protocol between blocks or warpgroups would wait forever. In builds with
+// SCFA_BOUNDED_SPINS every wait for an mbarrier or a semaphore has a limit: the kernel writes where it waited to memory
+// that the host can read (core/gpu.h, SpinReport) and ends with a trap, and the host's next check throws an Error that
+// says so. In other builds this is nothing.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -1,23 +1,23 @@
-// Where dq is summed up over key tiles. Two policies of one interface, used by each warp of the dq warpgroup (see
-// backward.cu) and by the epilogue of a key tile:
+// Where dq is summed up over key tiles. Two policies of one interface, used by the dq warpgroup (key_tile_consumer.cuh)
+// and by the epilogue of a key tile:
 //
 //   DqPrivate  the thread block takes the whole segment: a part of dq_accum is its own, and nobody waits
 //   DqShared   several blocks share the segment: a ring of blocks of queries, in an order kept by semaphores
 //
 //   backwards()            whether this tile goes through its blocks of queries from the last to the first
-//   poll(block)            reads the semaphore of a block of queries; wait() takes what it returned
-//   wait(block, polled)    returns when this tile may add to the block
-//   add(dq, block, half, comes_first)   adds 64 columns, half = 0 first; where that completes the sum of DqShared,
-//   writes
-//                          dq. comes_first lives from half 0 to half 1: which side of a merge this is
-//   signal(block)          says that this tile has added to the block, unless the producer says so (kDqSignalLag)
+//   poll(m_block)          reads the semaphore of a block of queries; wait() takes what it returned
+//   wait(m_block, polled)  returns when this tile may add to the block
+//   add(dq, m_block, column_half, is_first_side)
+//                          adds 64 columns, column_half = 0 first. Where that completes the sum, DqShared writes dq.
+//                          is_first_side: of a merge; the caller keeps it from the first half to the second
+//   signal(m_block, m_block_max)
+//                          says that this tile has added to the block, unless the producer says so (kDqSignalLag)
 //   merge(...)             epilogue, with normalised keys: adds the gradient through the keys to dq of the tile's rows
-//   finish(...)            epilogue, without: DqPrivate writes dq of a segment after its last tile
+//   write_dq(...)          epilogue, without: DqPrivate writes dq of a segment after its last tile
 //
-// A block of queries is kQueryBlock queries, one step. Sums are f32 in the layout of a warpgroup's 64 x 64 accumulator
-// in registers: float4 number c of thread t is at [c * 128 + t]; the sums of columns 64 to 127 follow. So a word is
-// only ever accessed by the same thread of a warpgroup, by 16-byte accesses that are side by side for side by side
-// threads.
+// A block of queries (m_block) is kQueryBlock queries, one step. Sums are f32 in the layout of a warpgroup's 64 x 64
+// accumulator in registers: float4 number c of thread t is at [c * 128 + t]; the sums of columns 64 to 127 follow. So a
+// word is only ever accessed by the same thread of a warpgroup, and neighbouring threads access neighbouring 16 bytes.
 #pragma once
 #include "kernels/attention/sm90/dq_semaphore.cuh"
 #include "kernels/attention/sm90/epilogue.cuh"
@@ -25,7 +25,7 @@
 
 namespace scfa::gpu::sm90 {
 
-// store: nothing is there yet. kEvictLast: other lines are to leave the L2 cache before these.
+// store: nothing is there yet. kEvictLast: with L2::evict_last.
 template <bool kEvictLast>
 __device__ inline void add_to_sums(float4* to, const float (&dq)[32], bool store) {
   uint64_t policy = 0;
@@ -72,7 +72,7 @@ __device__ inline void load_sums_if(float (&dq)[kN], bool any, const float4* fro
   }
 }
 
-// Where a consumer warp's rows of a key tile are, for epilogues.
+// Where a consumer warp's rows of a key tile are.
 struct WarpTile {
   int group, group_first, warp, warp_first, row;  // rows of the tile; row: the thread's first
   __device__ WarpTile() {
@@ -82,11 +82,11 @@ struct WarpTile {
   }
 };
 
-// What an epilogue needs of a key tile besides its registers: addresses of the tile's keys and values, and of 1 / |q|
-// of its rows; what has been computed lies where the values were.
+// What an epilogue needs of a key tile besides its registers: addresses of its keys, of its values, whose tile is the
+// staging buffer of the epilogue, and of 1 / |q| of its rows.
 struct KeyTileEpilogue {
   uint32_t keys, values, inverse_norm;
-  int head, num_rows, end_block;
+  int head, num_rows, m_block_max;
   __device__ float norm(int row) const { return __int_as_float(load_int(inverse_norm + 4 * row)); }
 };
 
@@ -99,49 +99,51 @@ struct DqPrivate {
   const AttentionParams& p;
   const Storage& storage;
   WorkTileInfoView<Traits> info;
-  WarpTile at;
+  WarpTile warp_tile;
 
-  __device__ float4* sums(int block, int half) const {
+  __device__ float4* sums(int m_block, int column_half) const {
     const int thread = opaque(threadIdx.x % kWarpgroupSize),
-              place = opaque(static_cast<int>(blockIdx.x)) * p.dq_accum_blocks + block;
-    return reinterpret_cast<float4*>(p.dq_accum + place * int64_t{64 * kD}) + half * 8 * kWarpgroupSize + thread;
+              accum_block = opaque(static_cast<int>(blockIdx.x)) * p.dq_accum_blocks + m_block;
+    return reinterpret_cast<float4*>(p.dq_accum + accum_block * int64_t{64 * kD}) + column_half * 8 * kWarpgroupSize +
+           thread;
   }
-  __device__ bool backwards() const { return warp_uniform(info.index()) % 2 != 0; }
+  __device__ bool backwards() const { return warp_uniform(info.n_block()) % 2 != 0; }
   __device__ unsigned poll(int) const { return 0; }
   __device__ void wait(int, unsigned) const {}
-  __device__ void add(const float (&dq)[32], int block, int half, bool&) const {
-    add_to_sums<true>(sums(block, half), dq, warp_uniform(info.index()) == 0);
+  __device__ void add(const float (&dq)[32], int m_block, int column_half, bool&) const {
+    add_to_sums<true>(sums(m_block, column_half), dq, warp_uniform(info.n_block()) == 0);
   }
   __device__ void signal(int, int) const {}
 
-  // dq of the tile's rows is complete: later keys are not seen by them. It is loaded ahead, where there are registers.
+  // dq of the tile's rows is complete: keys of later tiles come after these queries. It is loaded ahead, where there
+  // are registers for it.
   __device__ void merge(float (&dk)[kD / 2], const float (&dv)[kD / 2], const KeyTileEpilogue& e) const {
     using T = typename Traits::OuterTile;
     const float one[2] = {1.0f, 1.0f};
-    const int block = warp_uniform(info.index()) * Traits::kConsumerWarpgroups + at.group;
+    const int m_block = warp_uniform(info.n_block()) * Traits::kConsumerWarpgroups + warp_tile.group;
     const auto token = [&](int row) { return info.token(row); };
     float dq[kD / 2];
-    if (kD == 64) load_sums_if(dq, block < e.end_block, sums(block, 0));
-    scatter<T>(dv, one, e.values, at.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
-    if (kD > 64) load_sums_if(dq, block < e.end_block, sums(block, 0));
-    const float inverse_norm[2] = {e.norm(at.row), e.norm(at.row + 8)};
-    l2_normalise_backward<T>(dk, e.keys, at.row, inverse_norm, p.scale);
+    if (kD == 64) load_sums_if(dq, m_block < e.m_block_max, sums(m_block, 0));
+    scatter<T>(dv, one, e.values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
+    if (kD > 64) load_sums_if(dq, m_block < e.m_block_max, sums(m_block, 0));
+    const float inverse_norm[2] = {e.norm(warp_tile.row), e.norm(warp_tile.row + 8)};
+    l2_normalise_backward<T>(dk, e.keys, warp_tile.row, inverse_norm, p.scale);
 #pragma unroll
     for (int i = 0; i < kD / 2; ++i) dk[i] += dq[i] * p.scale;
-    scatter<T>(dk, one, e.values, at.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
+    scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
   }
 
-  __device__ void finish(const KeyTileEpilogue& e) const {
+  __device__ void write_dq(const KeyTileEpilogue& e) const {
     if (warp_uniform(info.is_last()) == 0) return;
     const float scale[2] = {p.scale, p.scale};
     const int* index = p.q_index + warp_uniform(info.query_offset());
     const int first_seen = warp_uniform(info.first_seen()), end = warp_uniform(info.end());
-    for (int query = at.group * kQueryBlock; query < end; query += Traits::kConsumerWarpgroups * kQueryBlock) {
+    for (int query = warp_tile.group * kQueryBlock; query < end; query += Traits::kConsumerWarpgroups * kQueryBlock) {
       float dq[kD / 2];
       load_sums_if(dq, query >= first_seen, sums(query / kQueryBlock, 0));
-      scatter<typename Traits::OuterTile>(dq, scale, e.values, at.warp_first, at.group_first + end - query,
-                                          p.dq.head(e.head, p.H), p.D,
-                                          [&](int row) { return index[query + row - at.group_first]; });
+      scatter<typename Traits::OuterTile>(dq, scale, e.values, warp_tile.warp_first,
+                                          warp_tile.group_first + end - query, p.dq.head(e.head, p.H), p.D,
+                                          [&](int row) { return index[query + row - warp_tile.group_first]; });
     }
   }
 };
@@ -151,46 +153,50 @@ struct DqPrivate {
 template <class Storage>
 struct DqShared {
   using Traits = typename Storage::Traits;
-  static constexpr int kD = Traits::kD, kHalves = kD / 64;
+  static constexpr int kD = Traits::kD;
   const AttentionParams& p;
   const Storage& storage;
   WorkTileInfoView<Traits> info;
-  WarpTile at;
+  WarpTile warp_tile;
 
-  struct Place {
+  // When this key tile adds to a block of queries.
+  struct DqTurn {
     RingBlock block;
-    int tile;
-    bool is_last_tile;  // the last key tile that the block of queries sees: the first to add
+    int n_block;
+    bool adds_first;  // it is the last key tile that the queries see
   };
-  __device__ Place place_of(int block) const {
+  __device__ DqTurn turn_of(int m_block) const {
     const int4 order = info.dq_order();
-    return {RingBlock(p, order.y, order.z, block), order.w, block * kQueryBlock < order.x};
+    return {RingBlock(p, order.y, order.z, m_block), order.w, m_block * kQueryBlock < order.x};
   }
   __device__ bool backwards() const { return false; }
-  __device__ unsigned poll(int block) const { return load_relaxed(place_of(block).block.dq_semaphore(p, at.warp)); }
-  __device__ void wait(int block, unsigned polled) const {
-    const Place place = place_of(block);
-    for (const Spin spin(SpinSite::kDqSemaphore, static_cast<uint32_t>(block));
-         polled != place.block.awaited_value(place.tile, place.is_last_tile); spin.again())
-      polled = load_relaxed(place.block.dq_semaphore(p, at.warp));
+  __device__ unsigned poll(int m_block) const {
+    return load_relaxed(turn_of(m_block).block.dq_semaphore(p, warp_tile.warp));
+  }
+  // By relaxed loads: see dq_semaphore.cuh.
+  __device__ void wait(int m_block, unsigned polled) const {
+    const DqTurn turn = turn_of(m_block);
+    for (const Spin spin(SpinSite::kDqSemaphore, static_cast<uint32_t>(turn.block.position));
+         polled != turn.block.awaited_value(turn.n_block, turn.adds_first); spin.again())
+      polled = load_relaxed(turn.block.dq_semaphore(p, warp_tile.warp));
     __syncwarp();
   }
-  __device__ void signal(int block, int end_block) const {
-    if (block < end_block - Traits::kDqSignalLag) return;  // the producer signals
-    const Place place = place_of(block);
+  __device__ void signal(int m_block, int m_block_max) const {
+    if (m_block < m_block_max - Traits::kDqSignalLag) return;  // the producer signals
+    const DqTurn turn = turn_of(m_block);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) place.block.signal(p, place.tile, at.warp, storage.fuses_norm());
+    if (threadIdx.x % 32 == 0) turn.block.signal(p, turn.n_block, warp_tile.warp, storage.fuses_norm());
   }
-  __device__ void add(float (&dq)[32], int block, int half, bool& comes_first) const {
-    const Place place = place_of(block);
-    float4* sums = place.block.sums(p, kD) + half * 8 * kWarpgroupSize;
-    if (place.tile > 0) {
-      add_to_sums<false>(sums, dq, place.is_last_tile);
+  __device__ void add(float (&dq)[32], int m_block, int column_half, bool& is_first_side) const {
+    const DqTurn turn = turn_of(m_block);
+    float4* sums = turn.block.sums(p, kD) + column_half * 8 * kWarpgroupSize;
+    if (turn.n_block > 0) {
+      add_to_sums<false>(sums, dq, turn.adds_first);
       return;
     }
-    const bool asks = half == 0 && storage.fuses_norm();
-    const unsigned before = asks ? place.block.try_acquire_merge(p, at.warp) : 0;
-    if (!place.is_last_tile) {
+    const bool begins_merge = column_half == 0 && storage.fuses_norm();
+    const unsigned observed = begins_merge ? turn.block.try_acquire_merge(p, warp_tile.warp) : 0;
+    if (!turn.adds_first) {
 #pragma unroll
       for (int batch = 0; batch < 2; ++batch) {
         float others[16];
@@ -199,25 +205,25 @@ struct DqShared {
         for (int i = 0; i < 16; ++i) dq[16 * batch + i] += others[i];
       }
     }
-    if (half == 0) comes_first = !asks || place.block.is_first(p, at.warp, before);
-    write(dq, block, half, comes_first);
-    if (half + 1 == kHalves && storage.fuses_norm()) place.block.release_merge(p, at.warp, comes_first);
+    if (column_half == 0) is_first_side = !begins_merge || turn.block.wait_for_merge_turn(p, warp_tile.warp, observed);
+    write(dq, m_block, column_half, is_first_side);
+    if (column_half + 1 == kD / 64 && storage.fuses_norm()) turn.block.release_merge(p, warp_tile.warp, is_first_side);
   }
-  // Writes complete sums as dq, or adds them to what the side of the keys has written.
-  __device__ void write(const float (&dq)[32], int block, int half, bool comes_first) const {
+  // Writes complete sums as dq, or adds them to what the key side of a merge has written.
+  __device__ void write(const float (&dq)[32], int m_block, int column_half, bool is_first_side) const {
     uint4 piece[2][2];
     accumulator_to_chunks(piece, dq, p.scale);
-    const int lane = opaque(threadIdx.x % 32), first = 16 * at.warp + lane / 4;
-    const int last = info.end() - 1 - block * kQueryBlock;
-    const int* index = p.q_index + info.query_offset() + block * kQueryBlock;
+    const int lane = opaque(threadIdx.x % 32), first = 16 * warp_tile.warp + lane / 4;
+    const int last = info.end() - 1 - m_block * kQueryBlock;
+    const int* index = p.q_index + info.query_offset() + m_block * kQueryBlock;
     const int head = info.head();
-    __nv_bfloat16* data = p.dq.head(head, p.H).data + 64 * half + lane % 4 * 8;
+    __nv_bfloat16* data = p.dq.head(head, p.H).data + 64 * column_half + lane % 4 * 8;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (first + 8 * i > last) continue;
       __nv_bfloat16* row = data + index[first + 8 * i] * p.dq.row_stride;
-      const bool inside[2] = {64 * half + lane % 4 * 8 < p.D, 64 * half + 32 + lane % 4 * 8 < p.D};
-      if (!comes_first) {
+      const bool inside[2] = {64 * column_half + lane % 4 * 8 < p.D, 64 * column_half + 32 + lane % 4 * 8 < p.D};
+      if (!is_first_side) {
         const uint4 none = make_uint4(0, 0, 0, 0);
         const uint4 there[2] = {inside[0] ? load_coherent(row) : none, inside[1] ? load_coherent(row + 32) : none};
         piece[i][0] = add_bf16(piece[i][0], there[0]), piece[i][1] = add_bf16(piece[i][1], there[1]);
@@ -227,26 +233,27 @@ struct DqShared {
     }
   }
 
+  // The key side of a merge.
   __device__ void merge(float (&dk)[kD / 2], const float (&dv)[kD / 2], const KeyTileEpilogue& e) const {
     using T = typename Traits::OuterTile;
     const float one[2] = {1.0f, 1.0f};
-    const int query_block = warp_uniform(info.index()) * Traits::kConsumerWarpgroups + at.group;
+    const int m_block = warp_uniform(info.n_block()) * Traits::kConsumerWarpgroups + warp_tile.group;
     const auto token = [&](int row) { return info.token(row); };
-    const RingBlock block = place_of(query_block).block;
-    unsigned before = 0;
-    if (query_block < e.end_block) before = block.try_acquire_merge(p, at.warp);
-    scatter<T>(dv, one, e.values, at.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
-    const float inverse_norm[2] = {e.norm(at.row), e.norm(at.row + 8)};
-    l2_normalise_backward<T>(dk, e.keys, at.row, inverse_norm, p.scale);
-    if (query_block >= e.end_block) return;
-    const bool first = block.is_first(p, at.warp, before);
-    if (first)
-      scatter<T>(dk, one, e.values, at.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
+    const RingBlock block = turn_of(m_block).block;
+    unsigned observed = 0;
+    if (m_block < e.m_block_max) observed = block.try_acquire_merge(p, warp_tile.warp);
+    scatter<T>(dv, one, e.values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
+    const float inverse_norm[2] = {e.norm(warp_tile.row), e.norm(warp_tile.row + 8)};
+    l2_normalise_backward<T>(dk, e.keys, warp_tile.row, inverse_norm, p.scale);
+    if (m_block >= e.m_block_max) return;
+    const bool is_first_side = block.wait_for_merge_turn(p, warp_tile.warp, observed);
+    if (is_first_side)
+      scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
     else
-      scatter<T, true>(dk, one, e.values, at.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
-    block.release_merge(p, at.warp, first);
+      scatter<T, true>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
+    block.release_merge(p, warp_tile.warp, is_first_side);
   }
-  __device__ void finish(const KeyTileEpilogue&) const {}
+  __device__ void write_dq(const KeyTileEpilogue&) const {}
 };
 
 }  // namespace scfa::gpu::sm90

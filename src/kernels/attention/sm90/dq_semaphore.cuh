@@ -1,48 +1,54 @@
 // How thread blocks share sums of dq: the order in which they add, and who has added.
 //
-// Where several blocks take the key tiles of a segment, dq of a block of kQueryBlock queries is summed up in dq_ring,
-// in f32. Key tiles add in a fixed order, from the last tile that the queries see to the first, so that sums are the
-// same bits in every run. The last tile stores instead of adding, so nothing need be zero before. The first tile (index
-// 0) takes the sum and makes dq of it. Each of the four warps of a warpgroup has 16 of the queries and goes by itself.
+// Where several blocks take the key tiles of a segment, dq of a block of kQueryBlock queries (m_block) is summed up in
+// dq_ring, in f32. Key tiles (n_block) add in a fixed order, from the last tile that the queries see to tile 0, so that
+// sums are the same bits in every run. The last tile stores instead of adding, so nothing need be zero before. Tile 0
+// adds its own part in registers, scales, rounds and writes dq. Each of the four warps of the dq warpgroup has 16 of
+// the queries and a semaphore word of its own.
 //
-// Places in the ring are given out in the order of the work list: item.dq_block, taken modulo ring_blocks, is the
-// position, and the quotient is the round.
+// Positions in the ring are given out in the order of the work list: item.dq_block modulo ring_blocks is the position,
+// and the quotient is the round. Every position is used in every round.
 //
-// dq_semaphore (one word per position and warp) counts up. In round r:
+// dq_semaphore, one word per position and warp, in round r:
 //
-//   value                     state                                         who goes on
-//   r * kRound                free: tile 0 of round r - 1 is done           the last key tile that the queries see
-//   r * kRound + tile + 1     key tile `tile` has added                     tile - 1, which waits for this value
-//   (r + 1) * kRound          tile 0 has added and dq is written            round r + 1
+//   value                     state                                         who waits for exactly this value
+//   r * kRound                free: round r - 1 is done                     the last key tile that the queries see
+//   r * kRound + n_block + 1  key tile n_block > 0 has added                n_block - 1
+//   (r + 1) * kRound          tile 0 has added, dq is written, merged       round r + 1
 //
-// dq_dk_merge_semaphore (one word per position and warp, used where the gradient through normalised keys is added to
-// dq): two sides write to the same rows of dq, tile 0 with the sum, and the key tile that has these rows as keys with
-// the gradient through the keys. Both round to bf16 and the second adds to what the first has written, so that the
+// dq_dk_merge_semaphore, one word per position and warp, used where the gradient through normalised keys is added to
+// dq. Two sides write to the same rows of dq: the dq side, tile 0's dq warpgroup, and the key side, the epilogue of the
+// key tile that has these rows as keys. Both round to bf16 and the second adds to what the first has written, so the
 // result does not depend on who comes first. In round r:
 //
-//   value                     state
-//   r * kMergeStates          neither side has come
-//   r * kMergeStates + 1      the first side writes
-//   r * kMergeStates + 2      the first side has written; the second adds
-//   (r + 1) * kMergeStates    both are done
+//   value                     state                                         who waits for it
+//   r * kMergeStates          neither side has come                         nobody: whoever swaps it to + 1 is first
+//   r * kMergeStates + 1      the first side writes                         nobody
+//   r * kMergeStates + 2      the first side has written                    the second side
+//   (r + 1) * kMergeStates    both have written                             the first side of round r + 1
 //
-// Then tile 0 does not signal: whoever comes second sets both semaphores to the next round.
+// With merging, tile 0 does not signal: the second side sets both semaphores to the next round.
 //
-// Why nobody waits for ever. Blocks take tiles in the order of the list, which has the last key tile of a segment
-// first, and a block works off its tiles in the order in which it took them. A wait for dq_semaphore is for a tile that
-// stands before in the list: the next key tile of the same segment, or tile 0 of an earlier segment that used the same
-// position. Whoever took that tile is running, and so the block with the smallest unfinished number can always go on. A
-// wait for dq_dk_merge_semaphore may be for a tile with a larger number, but only for one that has acquired it and is
-// writing. The side of the keys then waits for nothing. The side of dq waits for nothing either, except with D = 128:
-// there it has its second 64 columns to multiply in between, with the other warps of its warpgroup, which wait for
-// their own words of dq_semaphore, as above, or for a side of the keys. A semaphore that is still in the last round is
-// waited for as above.
+// Why nobody waits forever. Blocks take tiles in the order of the list, which has the last key tile of a segment first,
+// and work them off in the order in which they took them. The producer never waits for a semaphore. A segment has at
+// most ring_blocks blocks of queries (plan_dq_sums), so it never waits for itself.
+//   - dq_semaphore: the wait is for a tile that stands before in the list: the next key tile of the same segment, or,
+//     for a position that is not free, tiles of an earlier segment. Whoever took these is running.
+//   - dq_dk_merge_semaphore, state + 1: the wait may be for a tile with a larger number, but only for one that has
+//   acquired
+//     it. The key side then only writes. So does the dq side with D = 64. With D = 128 it still has its second 64
+//     columns to multiply, which is done by the four warps of its warpgroup together, and the other three may still
+//     wait for their words of dq_semaphore. But these words follow without further waits: the holder's own word says
+//     that every later key tile of the segment has added to this block with that warp, so the warpgroup of each, which
+//     multiplies as one, has passed its waits for this block or is about to in the same way, and key tiles signal all
+//     four words before their epilogue, where key sides wait.
+// So the tile with the smallest unfinished number can always go on.
 //
 // Why the loads that wait are relaxed where the PTX memory model asks for an acquire. On this hardware three things
-// suffice: what comes after depends on the value by a branch, and loads and reductions are not begun before a branch is
-// decided; they are volatile, so that the compiler keeps their order; and all of them, and the other tile's before its
-// release, are performed in the L2 cache, so that L1 has no copy that an acquire would have to drop. Acquiring costs 3
-// % of dense backward at 16,384 tokens.
+// suffice: what comes after depends on the value by a branch, and loads, stores and reductions are not performed before
+// a branch is decided; they are volatile, so that the compiler keeps their order; and all of them, and the other tile's
+// before its release, are performed in the L2 cache, so that L1 has no copy that an acquire would have to drop.
+// Acquiring costs 3 % of dense backward at 16,384 tokens.
 #pragma once
 #include "kernels/attention/attention_params.cuh"
 #include "kernels/attention/sm90/bounded_spin.cuh"
@@ -50,18 +56,19 @@
 
 namespace scfa::gpu::sm90 {
 
-constexpr unsigned kRound = 1 << 16, kMergeStates = 4;  // a segment has fewer than kRound - 1 key tiles
+constexpr unsigned kRound = 1 << 16,
+                   kMergeStates = 4;  // a segment has less than kRound key tiles: see attention_backward
 
 // A block of queries in dq_ring.
 struct RingBlock {
   int position, round;
-  // first_position, first_round: of the segment's first block of queries; block: which one of the segment.
-  __device__ RingBlock(const AttentionParams& p, int first_position, int first_round, int block)
-      : position(first_position + block), round(first_round) {
+  // first_position, first_round: of the segment's first block of queries; m_block: which one of the segment.
+  __device__ RingBlock(const AttentionParams& p, int first_position, int first_round, int m_block)
+      : position(first_position + m_block), round(first_round) {
     if (position >= p.ring_blocks) position -= p.ring_blocks, ++round;
   }
 
-  // The sums of 64 columns, laid out as DqRegisters has it. columns: the padded head dim.
+  // The sums; layout: top of dq_accumulation.cuh. columns: the padded head dim.
   __device__ float4* sums(const AttentionParams& p, int columns) const {
     return reinterpret_cast<float4*>(p.dq_ring + int64_t{position} * kQueryBlock * columns) +
            threadIdx.x % kWarpgroupSize;
@@ -73,46 +80,46 @@ struct RingBlock {
     return p.dq_semaphores + 4 * (p.ring_blocks + position) + warp;
   }
 
-  // The value from which on a key tile may add.
-  __device__ unsigned awaited_value(int tile, bool is_last_tile) const {
-    return round * kRound + (is_last_tile ? 0 : tile + 2);
+  // The exact value that a key tile waits for. adds_first: it is the last tile that the queries see.
+  __device__ unsigned awaited_value(int n_block, bool adds_first) const {
+    return round * kRound + (adds_first ? 0 : n_block + 2);
   }
   // The value that says that a key tile has added.
-  __device__ unsigned signal_value(int tile) const {
-    return tile > 0 ? round * kRound + tile + 1 : (round + 1) * kRound;
+  __device__ unsigned signal_value(int n_block) const {
+    return n_block > 0 ? round * kRound + n_block + 1 : (round + 1) * kRound;
   }
   // Signals that a key tile has added; for one warp, by one thread of it. merges: tile 0 leaves it to release_merge.
-  __device__ void signal(const AttentionParams& p, int tile, int warp, bool merges) const {
-    if (tile > 0 || !merges) store_release(dq_semaphore(p, warp), signal_value(tile));
+  __device__ void signal(const AttentionParams& p, int n_block, int warp, bool merges) const {
+    if (n_block > 0 || !merges) store_release(dq_semaphore(p, warp), signal_value(n_block));
   }
   // The same for all four warps, by one thread.
-  __device__ void signal(const AttentionParams& p, int tile, bool merges) const {
-    if (tile > 0 || !merges) store_release_x4(dq_semaphore(p, 0), signal_value(tile));
+  __device__ void signal(const AttentionParams& p, int n_block, bool merges) const {
+    if (n_block > 0 || !merges) store_release_x4(dq_semaphore(p, 0), signal_value(n_block));
   }
 
-  // A merge, by all lanes of a warp on either side. try_acquire_merge() tries to be the first side. is_first() takes
-  // what that returned and says whether it succeeded; on the second side it returns when the first has written.
-  // release_merge() is called when the caller has written.
+  // A merge, by all lanes of a warp on either side. try_acquire_merge() tries to be the first side.
+  // wait_for_merge_turn() takes what that returned and says whether this is the first side; on the second side it
+  // returns when the first has written. release_merge() is called when the caller has written.
   __device__ unsigned try_acquire_merge(const AttentionParams& p, int warp) const {
     const unsigned nobody = round * kMergeStates;
-    unsigned before = nobody;
-    // Relaxed: the second side reads what the first has written by load_coherent, in the L2 cache.
-    if (threadIdx.x % 32 == 0) before = compare_and_swap_relaxed(dq_dk_merge_semaphore(p, warp), nobody, nobody + 1);
-    return before;
+    unsigned observed = nobody;
+    // Relaxed, for the reasons above: the second side reads what the first has written by load_coherent.
+    if (threadIdx.x % 32 == 0) observed = compare_and_swap_relaxed(dq_dk_merge_semaphore(p, warp), nobody, nobody + 1);
+    return observed;
   }
-  __device__ bool is_first(const AttentionParams& p, int warp, unsigned before) const {
+  __device__ bool wait_for_merge_turn(const AttentionParams& p, int warp, unsigned observed) const {
     const unsigned nobody = round * kMergeStates;
     // The second side of the ring's last round may not have released the semaphore yet.
     for (const Spin spin(SpinSite::kMergeSemaphore, static_cast<uint32_t>(position));
-         before != nobody && before != nobody + 2; spin.again())
-      before = try_acquire_merge(p, warp);
+         observed != nobody && observed != nobody + 2; spin.again())
+      observed = try_acquire_merge(p, warp);
     __syncwarp();
-    return warp_uniform(static_cast<int>(before - nobody)) == 0;
+    return warp_uniform(static_cast<int>(observed - nobody)) == 0;
   }
-  __device__ void release_merge(const AttentionParams& p, int warp, bool first) const {
+  __device__ void release_merge(const AttentionParams& p, int warp, bool is_first_side) const {
     __syncwarp();
     if (threadIdx.x % 32 != 0) return;
-    if (first) {
+    if (is_first_side) {
       store_release(dq_dk_merge_semaphore(p, warp), round * kMergeStates + 2);
     } else {  // Nobody reads what it wrote, and the sums have been read.
       store_relaxed(dq_dk_merge_semaphore(p, warp), (round + 1) * kMergeStates);

@@ -65,7 +65,7 @@ __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2],
     }
 }
 
-// The backward pass of k = q / |q|: replaces dk, times scale, by what it adds to dq, (dk - k (k . dk)) / |q|. keys: the
+// The backward pass of k = q / |q|. dk: in dk / scale, out its contribution to dq, (dk - k (k . dk)) / |q|. keys: the
 // tile of the keys (T); row: the thread's first; inverse_norm: 1 / |q| of its two rows.
 template <class T, int kN>
 __device__ inline void l2_normalise_backward(float (&dk)[kN], uint32_t keys, int row, const float (&inverse_norm)[2],

@@ -29,7 +29,7 @@ class ForwardConsumer {
     while (true) {
       mbarrier_wait(tiles.barrier(storage.tile_full()), tiles.parity());
       fence_proxy_async();
-      info.at = storage.work_tile(tiles.stage);
+      info.base = storage.work_tile(tiles.stage);
       if (warp_uniform(info.head()) < 0) break;
       compute_tile();
       mbarrier_arrive_warp(tiles.barrier(storage.tile_empty()));
@@ -64,7 +64,7 @@ class ForwardConsumer {
     warpgroup_fence_operand(probabilities);
     if (steps > 0) mbarrier_arrive_warp(last_empty);
     drain_stages(steps, (warp_uniform(info.end()) + kBlockN - 1) / kBlockN);
-    named_barrier_sync(2 + group, kWarpgroupSize);  // no warp of the group reads its queries any more
+    named_barrier_sync(kConsumerBarrier0 + group);  // no warp of the group reads its queries any more
     write(out);
   }
 
@@ -193,12 +193,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 struct Config64 {
   static constexpr int kD = 64, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 2;
   static constexpr int kInnerRows = 128, kStages = 4;
-  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kDsBuffers = 0;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160;
+  static constexpr bool kHasDs = false;
 };
 struct Config128 {
   static constexpr int kD = 128, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 1;
   static constexpr int kInnerRows = 96, kStages = 3;
-  static constexpr int kProducerRegs = 32, kConsumerRegs = 160, kDsBuffers = 0;
+  static constexpr int kProducerRegs = 32, kConsumerRegs = 160;
+  static constexpr bool kHasDs = false;
 };
 
 template <class Traits>

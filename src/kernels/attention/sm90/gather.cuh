@@ -24,8 +24,8 @@ struct WarpRows {
   static_assert(kCount % 8 == 0);
   __device__ static int first() { return opaque(threadIdx.x / 32) * kCount; }
 
-  // Copies rows of kOperands tensors to as many tiles. token(i): the token of this lane's row among those from row i of
-  // the warp's on; negative for zeros. inside: whether the lane's 16 bytes are within the head dim.
+  // Copies the warp's rows of kOperands tensors to as many tiles. token(i): the token of tile row first() + i + lane /
+  // kChunks; negative for zeros. inside: whether the lane's 16 bytes are within the head dim.
   template <int kOperands, class Token>
   __device__ static void copy(const uint32_t (&tiles)[kOperands], const LaneSource* const (&from)[kOperands],
                               bool inside, const Token& token) {

@@ -19,7 +19,8 @@ namespace scfa::gpu::sm90 {
 //   kInnerRows           inner rows per step; a stage has these rows of two tensors: k and v, or q and dout
 //   kStages              stages for steps
 //   kProducerRegs, kConsumerRegs  registers per thread of the producer warpgroup and of consumer warpgroups
-//   kDsBuffers           in backward, buffers of ds (kOuterRows x kInnerRows bf16 each): one per consumer warpgroup
+//   kHasDs               in backward: there are buffers of ds (kOuterRows x kInnerRows bf16), one per consumer
+//   warpgroup
 template <class Config>
 struct KernelTraits : Config {
   using Config::kD, Config::kConsumerWarpgroups, Config::kTileStages, Config::kInnerRows, Config::kStages;
@@ -28,9 +29,13 @@ struct KernelTraits : Config {
   using OuterTile = Tile<kOuterRows, kD>;
   using InnerTile = Tile<kInnerRows, kD>;
   using DsTile = Tile<kOuterRows, kInnerRows>;
-  // dq of a step is added two steps later, before the stage of that later step is released. When the producer gets that
-  // stage back, kStages steps on, dq of the step kDqSignalLag before has been added.
-  static constexpr int kDqSignalLag = kStages + 2;
+  static constexpr int kDsBuffers = Config::kHasDs ? kConsumerWarpgroups : 0;
+  // In backward dq of a step is computed and added kDqDelay steps later.
+  static constexpr int kDqDelay = 2;
+  // At step i the producer gets back the stage of step i - kStages. Consumers released it when they had added dq of
+  // step i - kStages - kDqDelay.
+  static constexpr int kDqSignalLag = kStages + kDqDelay;
+  static_assert(kStages >= 2 && (!Config::kHasDs || kConsumerWarpgroups >= 2), "see key_tile_consumer.cuh");
   static_assert((Config::kProducerRegs + kConsumerWarpgroups * Config::kConsumerRegs) * kWarpgroupSize <= 65536);
   static_assert(kTileStages <= 2);
 };

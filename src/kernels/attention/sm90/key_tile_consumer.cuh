@@ -1,43 +1,52 @@
 // How a consumer warpgroup of the backward kernel computes its part of a key tile.
 //
-// A block owns a key tile and sums up dk and dv in registers; queries and dout pass by in steps of kBlockM = 64 (a
-// "block of queries"). Scores are transposed, keys by queries, so that probabilities become an A fragment without
-// leaving their registers. dq sums over keys, so gradients of scores (ds) go through shared memory: all consumer
-// warpgroups store their 64 keys' rows of ds of a step to one buffer, and one of them, the dq warpgroup of the step
-// (block of queries modulo the number n of consumer warpgroups), multiplies it with the keys two steps later. There are
-// n buffers, one per warpgroup. The dq warpgroup of the same queries is the same in every key tile.
+// A block owns a key tile (n_block) and sums up dk and dv in registers; queries and dout pass by in steps of kBlockM =
+// 64, the blocks of queries (m_block). Scores are transposed, keys by queries, so that probabilities become an A
+// fragment without leaving their registers. dq sums over keys, so gradients of scores (ds) go through shared memory:
+// all consumer warpgroups store their 64 keys' rows of ds of a step to one buffer, and one of them, the dq warpgroup of
+// the step (m_block modulo the number n of consumer warpgroups), multiplies it with the keys kDqDelay = 2 steps later.
+// There are n buffers, one per warpgroup. The dq warpgroup of the same queries is the same in every key tile.
 //
-// One step of a consumer warpgroup, block of queries b. wgmma products are marked with *; they run until the next line
-// that says "wait". Barriers are those of SharedStorage, semaphores those of dq_semaphore.cuh.
+// One step of a consumer warpgroup, m_block = b. wgmma products are marked with *; they run until the next "wait *".
+// Barriers are those of SharedStorage, semaphores those of dq_semaphore.cuh.
 //
 //   registers hold the scores of b, issued in the step before
-//   if it is the dq warpgroup of b - 2:
-//     wait ds_full[own]               all have stored ds of b - 2
-//     poll dq_semaphore
-//     * dq = ds^T keys                64 columns; with D = 128 the other 64 likewise, behind these
-//     probabilities from scores       beside the product (with D = 128, half of them beside each)
-//     wait dq_semaphore               the tile before in the order has added
-//     wait *; arrive ds_empty[own]    the buffer may be written again
-//     add dq to the sums
-//   else: probabilities from scores
-//   * dout v; wait *                  with D = 128 issued before the probabilities, if nothing else runs beside them
+//   if it is the dq warpgroup of b - 2, D = 64:            D = 128:
+//     wait ds_full[own]: all have stored ds of b - 2         wait ds_full[own]
+//     poll dq_semaphore                                      poll dq_semaphore
+//     * dq = ds^T keys                                       * dq, columns 0 to 63
+//     probabilities from scores                              half of the probabilities
+//     wait dq_semaphore: the tile before in the order        wait dq_semaphore
+//       has added
+//     wait *                                                 wait *; add to the sums
+//     arrive ds_empty[own]: the buffer may be written        * dq, columns 64 to 127
+//     add to the sums                                        the other half of the probabilities
+//                                                            wait *; arrive ds_empty[own]; add to the sums
+//   else: probabilities from scores                        else: the next line first
+//   * dout v; wait *
 //   ds = p (dout v - delta)
-//   wait ds_empty[b % n], store ds, arrive ds_full[b % n]     with D = 128 after the next line
+//   store ds to buffer b % n: wait ds_empty[b % n],        (behind the next line, while its product runs)
+//     store, fence, arrive ds_full[b % n]
 //   * dv += p dout; wait *
 //   * dk += ds q
+//   if it is the dq warpgroup of b - 3: signal it, in the tile's last kDqSignalLag steps (else the producer does). This
+//   is
+//     one step after the sums were added, when the fence that it takes has little to wait for
 //   wait full: the next stage
 //   * scores of b + 1; wait *
 //   arrive empty: this stage
 //
-// Where none of the warpgroup's keys is seen by b's queries, it only computes dq of b - 2, if that is its turn, stores
-// zeros as ds, and issues the next scores.
+// After the last step: dq of the last two blocks, of which a warpgroup owns at most one, and the signals of the last
+// three. Where none of the warpgroup's keys is seen by b's queries, it only computes dq of b - 2, if that is its turn,
+// stores zeros as ds, and issues the next scores.
 //
-// No wait within a block can be for ever. The producer waits for its own copies and for consumers, which release stages
+// No wait within a block can be forever. The producer waits for its own copies and for consumers, which release stages
 // and tiles at the end of each step or tile. Consumers hold the next stage before they release this one, so two stages
 // are the least. In step i the dq warpgroup of step i - 2 waits until all have stored ds of that step. Then all store
 // ds of step i to the buffer last used in step i - n, which is read in step i - n + 2 <= i; with n = 2 that is this
-// step, and the warpgroup that reads it does so before it stores. So a wait depends on earlier steps only or, with n =
-// 2, on the product for dq of the same step, which depends on earlier steps and on other blocks (dq_semaphore.cuh).
+// step, and the warpgroup that reads it does so before it stores. Across tiles the same holds, because each warpgroup
+// computes the dq that it still owes before it leaves a tile. So a wait depends on earlier steps only, on the product
+// for dq of the same step (n = 2), and through that product on other blocks, which dq_semaphore.cuh is about.
 #pragma once
 #include <climits>
 
@@ -56,37 +65,38 @@ class KeyTileConsumer {
   using Traits = typename Storage::Traits;
   static constexpr int kD = Traits::kD, kBlockM = Traits::kInnerRows, kBlockN = Traits::kOuterRows;
   static constexpr int kWarpgroups = Traits::kConsumerWarpgroups;
-  static_assert(kBlockM == kQueryBlock);
+  static constexpr int kDqDelay = Traits::kDqDelay;
+  static_assert(kBlockM == kQueryBlock && kDqDelay == 2);
   using Fragments = uint32_t[kBlockM / 16][4];
 
  public:
+  // ds_phases: bit i is the number of stores to ds buffer i so far, modulo 2. stage: of the tile.
   __device__ KeyTileConsumer(const AttentionParams& params, const Storage& shared, const WarpTile& rows,
-                             PipelineState<Traits::kStages>& stages_, uint32_t& phases, uint32_t work_tile,
-                             uint32_t keys_, uint32_t values_)
+                             PipelineState<Traits::kStages>& inner_stages, uint32_t& phases, int stage)
       : p(params),
         storage(shared),
-        at(rows),
-        stages(stages_),
+        warp_tile(rows),
+        stages(inner_stages),
         ds_phases(phases),
-        info{work_tile},
-        keys(keys_),
-        values(values_),
+        info{shared.work_tile(stage)},
+        keys(shared.outer(stage, 0)),
+        values(shared.outer(stage, 1)),
         dq_sums{params, shared, info, rows} {
-    first_block = warp_uniform(info.begin()) / kBlockM;
-    end_block = (warp_uniform(info.end()) + kBlockM - 1) / kBlockM;
-    blocks = max(end_block - first_block, 0);
+    m_block_min = warp_uniform(info.begin()) / kBlockM;
+    m_block_max = (warp_uniform(info.end()) + kBlockM - 1) / kBlockM;
+    num_m_blocks = max(m_block_max - m_block_min, 0);
     backwards = dq_sums.backwards();
-    by = backwards ? -1 : 1;
-    const int rows_of_group = warp_uniform(info.num_rows()) - at.group_first;
-    seen_from = rows_of_group > 0 ? warp_uniform(info.bound(at.group_first)) / kBlockM : INT_MAX;
+    m_block_step = backwards ? -1 : 1;
+    const int rows_of_group = warp_uniform(info.num_rows()) - warp_tile.group_first;
+    seen_from = rows_of_group > 0 ? warp_uniform(info.bound(warp_tile.group_first)) / kBlockM : INT_MAX;
     unmasked_from =
-        rows_of_group >= 64 ? (warp_uniform(info.bound(at.group_first + 63)) + kBlockM - 1) / kBlockM : INT_MAX;
+        rows_of_group >= 64 ? (warp_uniform(info.bound(warp_tile.group_first + 63)) + kBlockM - 1) / kBlockM : INT_MAX;
   }
 
   // Goes through all blocks of queries.
   __device__ __forceinline__ void compute() {
     float s[kBlockM / 2];  // scores, then probabilities, of a step
-    if (blocks > 0) {
+    if (num_m_blocks > 0) {
       mbarrier_wait(stages.barrier(storage.full()), stages.parity());
       fence_proxy_async();
       issue_scores(s);
@@ -94,21 +104,23 @@ class KeyTileConsumer {
       warpgroup_fence_operand(s);
     }
 #pragma unroll 1
-    for (int step = 0, block = backwards ? end_block - 1 : first_block; step < blocks; ++step, block += by)
-      compute_step(s, step, block);
-    if (blocks > 0) {  // the last two blocks' dq
-      stages.next();
-      const int last = backwards ? first_block : end_block - 1, pending = is_mine(last) ? last : last - by;
-      if (is_mine(pending) && (pending == last || blocks > 1)) compute_dq(pending, [](int) {});
+    for (int step = 0, m_block = backwards ? m_block_max - 1 : m_block_min; step < num_m_blocks;
+         ++step, m_block += m_block_step)
+      compute_step(s, step, m_block);
+    if (num_m_blocks > 0) {
+      stages.next();  // the last step did not advance
+      // dq of the last two blocks, of which the warpgroup owns at most one
+      const int last = backwards ? m_block_min : m_block_max - 1, pending = owns_dq(last) ? last : last - m_block_step;
+      if (owns_dq(pending) && (pending == last || num_m_blocks > 1)) compute_dq(pending, [](int) {});
     }
-    for (int block = max(end_block - 3, first_block); block < end_block; ++block)
-      if (is_mine(block)) dq_sums.signal(block, end_block);
+    for (int m_block = max(m_block_max - kDqDelay - 1, m_block_min); m_block < m_block_max; ++m_block)
+      if (owns_dq(m_block)) dq_sums.signal(m_block, m_block_max);
   }
 
   // Writes dk and dv, and what the tile completes of dq.
   __device__ __forceinline__ void write(uint32_t inverse_norm) {
-    const KeyTileEpilogue e{keys,     values, inverse_norm, warp_uniform(info.head()), warp_uniform(info.num_rows()),
-                            end_block};
+    const KeyTileEpilogue e{keys,       values, inverse_norm, warp_uniform(info.head()), warp_uniform(info.num_rows()),
+                            m_block_max};
     if (storage.fuses_norm())
       dq_sums.merge(dk, dv, e);
     else
@@ -120,31 +132,31 @@ class KeyTileConsumer {
     const auto token = [&](int row) { return info.token(row); };
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
     using T = typename Traits::OuterTile;
-    scatter<T>(dv, one, values, at.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
-    scatter<T>(dk, scale, values, at.warp_first, e.num_rows, p.dk.head(e.head, p.H), p.D, token);
-    dq_sums.finish(e);
+    scatter<T>(dv, one, values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
+    scatter<T>(dk, scale, values, warp_tile.warp_first, e.num_rows, p.dk.head(e.head, p.H), p.D, token);
+    dq_sums.write_dq(e);
   }
 
-  __device__ bool is_mine(int block) const {
-    return block % kWarpgroups == at.group;
+  __device__ bool owns_dq(int m_block) const {
+    return m_block % kWarpgroups == warp_tile.group;
   }
 
   __device__ __forceinline__ void issue_scores(float (&s)[kBlockM / 2]) {
     warpgroup_fence_operand(s);
     warpgroup_arrive();
-    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(s, keys, at.group_first, storage.inner(stages.stage, 0));
+    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(s, keys, warp_tile.group_first, storage.inner(stages.stage, 0));
     warpgroup_commit();
   }
 
-  __device__ __forceinline__ void compute_step(float (&s)[kBlockM / 2], int step, int block) {
-    const auto has_been = [&](int back) { return step >= back && is_mine(block - back * by); };
-    const int buffer = block % kWarpgroups;  // of ds, and the dq warpgroup of this step
-    const bool has_pending_dq = has_been(2);
+  __device__ __forceinline__ void compute_step(float (&s)[kBlockM / 2], int step, int m_block) {
+    const auto owns_dq_of_step_back = [&](int n) { return step >= n && owns_dq(m_block - n * m_block_step); };
+    const int buffer = m_block % kWarpgroups;  // of ds, and the dq warpgroup of this step
+    const bool has_pending_dq = owns_dq_of_step_back(kDqDelay);
     const uint32_t empty = stages.barrier(storage.empty());
-    const auto finish = [&] {
-      if (!has_pending_dq && has_been(3)) dq_sums.signal(block - 3, end_block);
+    const auto issue_next_scores = [&] {
+      if (owns_dq_of_step_back(kDqDelay + 1)) dq_sums.signal(m_block - (kDqDelay + 1) * m_block_step, m_block_max);
       // The next scores come out with this step's last product. After the last step nobody reads them.
-      if (step + 1 < blocks) {
+      if (step + 1 < num_m_blocks) {
         stages.next();
         mbarrier_wait(stages.barrier(storage.full()), stages.parity());
         fence_proxy_async();
@@ -153,63 +165,63 @@ class KeyTileConsumer {
       warpgroup_wait<0>();
       warpgroup_fence_operand(s);
     };
-    if (block >= seen_from) {
+    if (m_block >= seen_from) {
       Fragments gradients;
       const uint32_t queries = storage.inner(stages.stage, 0);
-      compute_gradients(gradients, s, block, buffer, has_pending_dq);
+      compute_gradients(gradients, s, m_block, buffer, has_pending_dq);
       warpgroup_fence_operand(dk);
       warpgroup_fence_operand(gradients);
       warpgroup_arrive();
       gemm_rs<kBlockM, kBlockM, kD>(dk, gradients, queries, true);
       warpgroup_commit();
-      finish();
+      issue_next_scores();
       warpgroup_fence_operand(dk);
       warpgroup_fence_operand(gradients);
     } else {
-      if (has_pending_dq) compute_dq(block - 2 * by, [](int) {});
+      if (has_pending_dq) compute_dq(m_block - kDqDelay * m_block_step, [](int) {});
       const Fragments zeros = {};
       store_ds(zeros, buffer);
-      finish();
+      issue_next_scores();
     }
     mbarrier_arrive_warp(empty);
   }
 
   // From the scores of a block of queries to gradients of scores; dv += probabilities dout on the way.
-  __device__ __forceinline__ void compute_gradients(Fragments& gradients, float (&s)[kBlockM / 2], int block,
+  __device__ __forceinline__ void compute_gradients(Fragments& gradients, float (&s)[kBlockM / 2], int m_block,
                                                     int buffer, bool has_pending_dq) {
     float ds[kBlockM / 2];
     const uint32_t lse = storage.lse(stages.stage), delta = storage.delta(stages.stage);
     const uint32_t dout = storage.inner(stages.stage, 1);
     if (has_pending_dq) {
-      compute_dq(block - 2 * by, [&](int half) {
+      compute_dq(m_block - kDqDelay * m_block_step, [&](int column_half) {
         if constexpr (kD == 64)
-          compute_probabilities<0, kBlockM>(s, lse, block);
-        else if (half == 0)
-          compute_probabilities<0, kBlockM / 2>(s, lse, block);
+          compute_probabilities<0, kBlockM>(s, lse, m_block);
+        else if (column_half == 0)
+          compute_probabilities<0, kBlockM / 2>(s, lse, m_block);
         else
-          compute_probabilities<kBlockM / 2, kBlockM>(s, lse, block);
+          compute_probabilities<kBlockM / 2, kBlockM>(s, lse, m_block);
       });
       issue_dout_v(ds, dout);
-      finish_gradients(gradients, s, ds, dout, delta, buffer);
+      compute_ds_and_dv(gradients, s, ds, dout, delta, buffer);
     } else if constexpr (kD == 64) {
-      compute_probabilities<0, kBlockM>(s, lse, block);
+      compute_probabilities<0, kBlockM>(s, lse, m_block);
       issue_dout_v(ds, dout);
-      finish_gradients(gradients, s, ds, dout, delta, buffer);
+      compute_ds_and_dv(gradients, s, ds, dout, delta, buffer);
     } else {
       issue_dout_v(ds, dout);
-      compute_probabilities<0, kBlockM>(s, lse, block);
-      finish_gradients(gradients, s, ds, dout, delta, buffer);
+      compute_probabilities<0, kBlockM>(s, lse, m_block);
+      compute_ds_and_dv(gradients, s, ds, dout, delta, buffer);
     }
   }
 
   // In columns from kFirst to kEnd. Queries past the end are zeros and have statistics of zero: they add nothing.
   template <int kFirst, int kEnd>
-  __device__ __forceinline__ void compute_probabilities(float (&s)[kBlockM / 2], uint32_t lse, int block) {
-    if (block < unmasked_from) {
-      const int row = opaque(at.row), rows = info.num_rows();
+  __device__ __forceinline__ void compute_probabilities(float (&s)[kBlockM / 2], uint32_t lse, int m_block) {
+    if (m_block < unmasked_from) {
+      const int row = opaque(warp_tile.row), rows = info.num_rows();
       const int first_query[2] = {row < rows ? info.bound(row) : INT_MAX,
                                   row + 8 < rows ? info.bound(row + 8) : INT_MAX};
-      apply_mask_transposed<kFirst, kEnd>(s, first_query, block * kBlockM);
+      apply_mask_transposed<kFirst, kEnd>(s, first_query, m_block * kBlockM);
     }
     probabilities_from_lse<kFirst, kEnd>(s, lse, p.scale_log2);
   }
@@ -217,15 +229,15 @@ class KeyTileConsumer {
   __device__ __forceinline__ void issue_dout_v(float (&ds)[kBlockM / 2], uint32_t dout) {
     warpgroup_fence_operand(ds);
     warpgroup_arrive();
-    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(ds, values, at.group_first, dout);
+    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(ds, values, warp_tile.group_first, dout);
     warpgroup_commit();
   }
 
   // From probabilities s and the product for dout v, which runs. ds is stored before the product for dv is issued with
   // D = 64, and while it runs with D = 128: what is fastest.
-  __device__ __forceinline__ void finish_gradients(Fragments& gradients, const float (&s)[kBlockM / 2],
-                                                   float (&ds)[kBlockM / 2], uint32_t dout, uint32_t delta,
-                                                   int buffer) {
+  __device__ __forceinline__ void compute_ds_and_dv(Fragments& gradients, const float (&s)[kBlockM / 2],
+                                                    float (&ds)[kBlockM / 2], uint32_t dout, uint32_t delta,
+                                                    int buffer) {
     Fragments probabilities;
     warpgroup_wait<0>();
     warpgroup_fence_operand(ds);
@@ -248,7 +260,7 @@ class KeyTileConsumer {
     using DsTile = typename Traits::DsTile;
     mbarrier_wait(storage.ds_empty(buffer), (ds_phases >> buffer & 1) ^ 1);
     const int lane = opaque(threadIdx.x % 32);
-    const uint32_t corner = DsTile::at(storage.ds(buffer), at.warp_first + lane % 16, lane / 16);
+    const uint32_t corner = DsTile::at(storage.ds(buffer), warp_tile.warp_first + lane % 16, lane / 16);
 #pragma unroll
     for (int k = 0; k < kBlockM / 16; ++k) stmatrix(DsTile::step(corner, 0, 2 * k), gradients[k]);
     fence_proxy_async();
@@ -256,42 +268,43 @@ class KeyTileConsumer {
     ds_phases ^= 1u << buffer;
   }
 
-  // dq of a block of queries whose ds has been stored. meanwhile(half): done while the product for each 64 columns
-  // runs.
+  // dq of a block of queries whose ds has been stored. meanwhile(column_half) is called after each product
+  // for 64 columns is issued.
   template <class Meanwhile>
-  __device__ __forceinline__ void compute_dq(int block, const Meanwhile& meanwhile) {
-    mbarrier_wait(storage.ds_full(at.group), (ds_phases >> at.group & 1) ^ 1);
-    const unsigned polled = dq_sums.poll(block);
-    bool comes_first = false;
+  __device__ __forceinline__ void compute_dq(int m_block, const Meanwhile& meanwhile) {
+    mbarrier_wait(storage.ds_full(warp_tile.group), (ds_phases >> warp_tile.group & 1) ^ 1);
+    const unsigned polled = dq_sums.poll(m_block);
+    bool is_first_side = false;
 #pragma unroll
-    for (int half = 0; half < kD / 64; ++half) {
+    for (int column_half = 0; column_half < kD / 64; ++column_half) {
       float dq[32];
       warpgroup_fence_operand(dq);
       warpgroup_arrive();
-      gemm_ss_tn<kBlockN, 64>(dq, storage.ds(at.group), keys + half * kBlockN * 128);
+      gemm_ss_tn<kBlockN, 64>(dq, storage.ds(warp_tile.group), keys + column_half * kBlockN * 128);
       warpgroup_commit();
-      meanwhile(half);
-      if (half == 0) dq_sums.wait(block, polled);
+      meanwhile(column_half);
+      if (column_half == 0) dq_sums.wait(m_block, polled);
       warpgroup_wait<0>();
       warpgroup_fence_operand(dq);
-      if (half + 1 == kD / 64) mbarrier_arrive_warp(storage.ds_empty(at.group));
-      dq_sums.add(dq, block, half, comes_first);
+      if (column_half + 1 == kD / 64) mbarrier_arrive_warp(storage.ds_empty(warp_tile.group));
+      dq_sums.add(dq, m_block, column_half, is_first_side);
     }
   }
 
   float dk[kD / 2] = {}, dv[kD / 2] = {};
   const AttentionParams& p;
   const Storage& storage;
-  const WarpTile at;
+  const WarpTile warp_tile;
   PipelineState<Traits::kStages>& stages;
-  uint32_t& ds_phases;  // of the buffers of ds, one bit each
+  uint32_t& ds_phases;
   const WorkTileInfoView<Traits> info;
   const uint32_t keys, values;  // addresses
   Dq dq_sums;
-  int first_block, end_block, blocks, by;  // blocks of queries, a step each; by: 1, or -1 if backwards
+  int m_block_min, m_block_max, num_m_blocks;  // the blocks of queries that the tile meets, one step each
   bool backwards;
-  int seen_from;      // the first block whose queries see any of the group's keys
-  int unmasked_from;  // the first block whose queries all see all of them
+  int m_block_step;   // 1, or -1 if backwards
+  int seen_from;      // the first m_block whose queries see any of the group's keys
+  int unmasked_from;  // the first m_block whose queries all see all of them
 };
 
 }  // namespace scfa::gpu::sm90

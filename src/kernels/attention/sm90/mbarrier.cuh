@@ -21,7 +21,8 @@ __device__ inline void mbarrier_arrive(uint32_t barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) mbarrier_arrive(barrier);
 }
-// Arrives once all cp.async that this thread has started are complete.
+// Arrives once all cp.async that this thread has started so far are complete, of whatever use (CUTLASS:
+// cpasync_barrier_arrive_noinc).
 __device__ inline void mbarrier_arrive_on_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
@@ -50,8 +51,9 @@ __device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-// A position in a circular buffer of kStages stages, whose barriers lie side by side. A consumer waits for the full
-// barrier with parity(), a producer for the empty barrier with parity() ^ 1, which passes at once in the first round.
+// A position in a circular buffer of kStages stages, whose barriers lie side by side. Producers and consumers both
+// start in phase 0 (in CUTLASS producers start in phase 1): a consumer waits for the full barrier with parity(), a
+// producer for the empty barrier with parity() ^ 1, which passes at once in the first round.
 template <int kStages>
 struct PipelineState {
   int stage = 0;

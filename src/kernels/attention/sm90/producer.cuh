@@ -8,7 +8,10 @@
 
 namespace scfa::gpu::sm90 {
 
-// The global memory that a producer copies from: q; k, v in forward, k, v; q, dout in backward.
+// The global memory that a producer copies from:
+//            outer0, outer1        inner0, inner1
+//   forward  q, unused             k, v
+//   backward k, v                  q, dout
 struct ProducerSources {
   const HeadRows &outer0, &outer1, &inner0, &inner1;
 };
@@ -22,8 +25,8 @@ class Producer {
   using OuterRows = WarpRows<Traits::kOuterRows, Traits::kD>;
   static constexpr bool kOuterAreQueries = Tile::kOuterAreQueries, kWholeSegment = Tile::kWholeSegment;
   // Thread 0 takes a number from the tile counter two items ahead and has the item copied one ahead, so that nobody
-  // waits for either. Where blocks share sums of dq, tiles should be begun in the order of their numbers: there the
-  // number is taken as late as the pipeline of stages allows.
+  // waits for either. Where blocks share sums of dq, tiles must be begun nearly in the order of their numbers, or
+  // blocks wait for one another (docs/tuning.md): there the number is taken as late as the pipeline of stages allows.
   static constexpr bool kSharesDq = std::is_same_v<Item, KeyTile>;
 
  public:
@@ -35,7 +38,7 @@ class Producer {
     fetch_item(0);
     if (!kSharesDq) take_number();
     for (;; items.next()) {
-      named_barrier_sync(1, kWarpgroupSize);  // all have read the item before the last one
+      named_barrier_sync(kProducerBarrier);  // all are done with the item before, whose place is written next
       mbarrier_wait(items.barrier(storage.item_full()), items.parity());
       if (!kSharesDq) fetch_item(items.stage ^ 1), take_number();
       const Item item = load_item<Item>(storage.item(items.stage));
@@ -68,10 +71,11 @@ class Producer {
 #pragma unroll
       for (int i = 0; i < static_cast<int>(sizeof(Item)) / 16; ++i)
         copy_async<16>(address + 16 * i, reinterpret_cast<const uint4*>(work_items<Item>(p) + next_item) + i, true);
+      mbarrier_arrive_on_copies(storage.item_full() + 8 * to);
     } else {
       store_int(address, -1);
+      mbarrier_arrive(storage.item_full() + 8 * to);
     }
-    mbarrier_arrive_on_copies(storage.item_full() + 8 * to);
   }
 
   // Prefetches the beginnings of the lists that the next item needs into the L2 cache.
@@ -110,14 +114,14 @@ class Producer {
     const LaneSource from0(from.inner0, tile.head, p.H, chunk), from1(from.inner1, tile.head, p.H, chunk);
 #pragma unroll 1
     for (int i = 0; i < steps.count; ++i) load_step(tile, steps, i, is_last && i + 1 == steps.count, from0, from1);
-    if (kSharesDq && steps.count == 0) take_number(), fetch_item(items.stage ^ 1);
+    if (kSharesDq && steps.count == 0) take_number(), fetch_item(items.stage ^ 1);  // else the last step did
     index = (index + steps.count) % kIndexStages;
   }
 
-  // The index list of step i, as a group of copies of its own. It comes while the lists of the three steps before are
-  // in use: when step i's turn has come, it is in the group before the last two.
+  // The index list of step i. It comes while the lists of the three steps before are in use, and ends a group of copies
+  // (with the rows of step i - 3, which were started before): at step i that is the group before the last two.
   __device__ void fetch_index(const Tile& tile, const Steps& steps, int i) const {
-    const int mine = InnerRows::first() + lane, row = steps.at(i) + mine;  // only this warp uses it
+    const int mine = InnerRows::first() + lane, row = steps.row(i) + mine;  // only this warp uses it
     if (i < steps.count && lane < InnerRows::kCount && row < tile.end)
       copy_async<4>(storage.index((index + i) % kIndexStages) + 4 * mine,
                     (kOuterAreQueries ? p.k_index : p.q_index) + tile.inner_offset + row, true);
@@ -159,13 +163,13 @@ class Producer {
     if (threadIdx.x != 0) return;
     store_int4(info, tile.head, tile.num_rows, tile.begin, tile.end);
     if (!kOuterAreQueries)
-      store_int4(info + offsetof(Info, index), tile.index, is_last ? 1 : 0, tile.inner_offset, first_seen);
+      store_int4(info + offsetof(Info, n_block), tile.n_block, is_last ? 1 : 0, tile.inner_offset, first_seen);
     if constexpr (kSharesDq) {
       const uint32_t item = storage.item(items.stage);
       const int next_begin = load_int(item + offsetof(Item, next_begin_query)),
                 dq_block = load_int(item + offsetof(Item, dq_block));
       store_int4(info + offsetof(Info, next_begin), next_begin / Traits::kInnerRows * Traits::kInnerRows,
-                 dq_block % p.ring_blocks, dq_block / p.ring_blocks, tile.index);
+                 dq_block % p.ring_blocks, dq_block / p.ring_blocks, tile.n_block);
     }
     mbarrier_arrive(tile_full);
   }
@@ -193,7 +197,7 @@ class Producer {
     }
     wait_copies<kIndexStages - 2>();
     __syncwarp();
-    const int at = steps.at(i), row = InnerRows::first() + lane / InnerRows::kChunks, left = tile.end - at - row;
+    const int at = steps.row(i), row = InnerRows::first() + lane / InnerRows::kChunks, left = tile.end - at - row;
     const uint32_t list = storage.index((index + i) % kIndexStages) + 4 * row;
     mbarrier_wait(stages.barrier(storage.empty()), stages.parity() ^ 1);
     InnerRows::template copy<2>({storage.inner(stages.stage, 0), storage.inner(stages.stage, 1)}, {&from0, &from1},
@@ -212,10 +216,9 @@ class Producer {
         const int dq_block = load_int(storage.item(items.stage) + offsetof(Item, dq_block));
         RingBlock(p, dq_block % p.ring_blocks, dq_block / p.ring_blocks,
                   tile.begin / Traits::kInnerRows + i - Traits::kDqSignalLag)
-            .signal(p, tile.index, storage.fuses_norm());
+            .signal(p, tile.n_block, storage.fuses_norm());
       }
     }
-    __syncwarp();  // the part of the index list that was used last may be overwritten
     fetch_index(tile, steps, i + kIndexStages - 1);
     stages.next();
   }

@@ -15,16 +15,15 @@ struct Steps {
       : first(begin), count((max(end - begin, 0) + size - 1) / size), step(size) {
     if (backwards) first = begin + (count - 1) * size, step = -size;
   }
-  __device__ int at(int i) const { return first + i * step; }
+  __device__ int row(int i) const { return first + i * step; }
 };
 
-// A tile as the producer sees it, for all kinds of work items.
 template <class Traits, class Item>
 struct ProducerTile {
   static constexpr bool kOuterAreQueries = std::is_same_v<Item, QueryTile>;
   static constexpr bool kWholeSegment = std::is_same_v<Item, SingleBlockSegment>;
 
-  int head, index, outer_offset, num_rows, inner_offset, begin, end;
+  int head, n_block, outer_offset, num_rows, inner_offset, begin, end;
 
   // How many tiles an item has.
   __device__ static int count(const Item& item) {
@@ -51,12 +50,12 @@ struct ProducerTile {
   __device__ ProducerTile(const Item& item, int i)
       : head(item.head), inner_offset(inner_offset_of(item)), end(end_of(item)) {
     if constexpr (kOuterAreQueries) {
-      index = 0, outer_offset = item.query_offset, num_rows = item.num_queries;
+      n_block = 0, outer_offset = item.query_offset, num_rows = item.num_queries;
     } else if constexpr (kWholeSegment) {
-      index = i, outer_offset = item.key_offset + i * Traits::kOuterRows;
+      n_block = i, outer_offset = item.key_offset + i * Traits::kOuterRows;
       num_rows = min(Traits::kOuterRows, item.num_keys - i * Traits::kOuterRows);
     } else {
-      index = item.first_key / Traits::kOuterRows, outer_offset = item.key_offset, num_rows = item.num_keys;
+      n_block = item.first_key / Traits::kOuterRows, outer_offset = item.key_offset, num_rows = item.num_keys;
     }
   }
   __device__ void set_begin(const AttentionParams& p, const Item& item) {
@@ -68,10 +67,11 @@ struct ProducerTile {
     else
       begin = item.begin_query / kStep * kStep;
   }
-  __device__ Steps steps() const { return Steps(begin, end, Traits::kInnerRows, kWholeSegment && index % 2 != 0); }
+  __device__ Steps steps() const { return Steps(begin, end, Traits::kInnerRows, kWholeSegment && n_block % 2 != 0); }
 };
 
-// All but the last 16 bytes of a work item in shared memory; those of a KeyTile are read where they are needed.
+// The first 32 bytes of a work item in shared memory: all but next_begin_query and dq_block of a KeyTile, which are
+// read where they are needed.
 template <class Item>
 __device__ inline Item load_item(uint32_t address) {
   Item item;

@@ -87,7 +87,8 @@ __device__ inline void fence_proxy_async() {
 [[maybe_unused]] __device__ inline void store_release(unsigned* at, unsigned x) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
 }
-// Four words side by side become x; what this thread knows to be written is visible to whoever reads them.
+// A release of four words side by side, at gpu scope and cumulative: what other threads wrote before they synchronised
+// with this one is released too.
 [[maybe_unused]] __device__ inline void store_release_x4(unsigned* at, unsigned x) {
   asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.v4.u32 [%0], {%1, %1, %1, %1};" ::"l"(at), "r"(x) : "memory");
 }
@@ -101,12 +102,16 @@ __device__ inline void fence_proxy_async() {
 }
 
 // ---- warpgroups -----------------------------------------------------------------------------------------------------
-// Waits at named barrier 1..15 until `threads` threads have arrived.
-__device__ inline void named_barrier_sync(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+// Named barriers. Barrier 0 is __syncthreads.
+enum NamedBarrier : int { kProducerBarrier = 1, kConsumerBarrier0 = 2 };  // consumer warpgroup i: kConsumerBarrier0 + i
+
+// Waits at a named barrier until all threads of a warpgroup have arrived.
+__device__ inline void named_barrier_sync(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(kWarpgroupSize) : "memory");
 }
 
-// How many registers a thread of this warpgroup may use from here on, a multiple of 8: fewer than before, or more.
+// setmaxnreg (CUTLASS: warpgroup_reg_dealloc, warpgroup_reg_alloc). How many registers a thread of this warpgroup may
+// use from here on, a multiple of 8: fewer than before, or more.
 template <int kRegisters>
 __device__ inline void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

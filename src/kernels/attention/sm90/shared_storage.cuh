@@ -3,26 +3,35 @@
 // the other warpgroups are consumers, and each computes 64 rows of a tile. Copies for the next steps, and for the next
 // tile, run beside the products, and consumers need not keep step with each other.
 //
-// mbarriers, n = kConsumerWarpgroups. Parity: what the first wait waits for (1 passes at once: nothing is in use yet).
+// mbarriers, n = kConsumerWarpgroups. "Copies" means mbarrier_arrive_on_copies: when all cp.async that the thread has
+// started are complete. Parity: that of the first wait (1 passes at once: nothing is in use yet).
 //
-//   barrier       arrivals  who arrives                                       who waits               first parity
-//   item_full[2]         1  producer thread 0, on its copies of the item      producer                0
-//   tile_full[2]       129  each producer thread, on its copies; thread 0     consumers               0
-//                           once more when WorkTileInfo is written
-//   tile_empty[2]       4n  each consumer warp, at the end of the tile        producer                1
-//   full[kStages]      128  each producer thread, on its copies               consumers               0
-//   empty[kStages]      4n  each consumer warp, when it has read the stage    producer                1
-//   ds_full[n]          4n  each consumer warp, when it has stored its rows   consumer warpgroup i    0
-//                           of ds to buffer i
-//   ds_empty[n]          4  each warp of consumer warpgroup i, when its       consumers, before they  1
-//                           product has read buffer i                         store ds to buffer i
+//   barrier                 arrivals  who arrives                           who waits, for what               parity
+//   item_full[2]                   1  producer thread 0: copies of the      producer: the work item           0
+//                                     item, or that there is none
+//   tile_full[kTileStages]       129  each producer thread: copies; thread  consumers: outer rows, norms,     0
+//                                     0 once more: WorkTileInfo is written  WorkTileInfo
+//                                     (plain arrivals at the end)
+//   tile_empty[kTileStages]       4n  each consumer warp, at the end of     producer: all of that may be      1
+//                                     the tile                              overwritten
+//   full[kStages]                128  each producer thread: copies          consumers: inner rows, lse and    0
+//                                                                           delta of a step
+//   empty[kStages]                4n  each consumer warp, at the end of     producer: these may be            1
+//                                     a step                                overwritten
+//   ds_full[n]                    4n  each consumer warp, when it has       consumer warpgroup i: all of ds   0
+//                                     stored its rows to buffer i           of a step
+//   ds_empty[n]                    4  each warp of consumer warpgroup i,    consumers, before they store ds   1
+//                                     when its products have read buffer i
 //
-// Named barriers (bar.sync): 0 is __syncthreads, once, after the mbarriers are initialised. 1: the producer (128
-// threads), before it reads the next item: all have read the item before the last one, whose place is written next.
-// 2 + i: consumer warpgroup i (128), after a tile's last step: none of its warps reads its rows of the outer tile as an
-// operand any more, so that the epilogue may overwrite them.
+// ds_* are used in backward only. Named barriers (bar.sync, 128 threads each): kProducerBarrier, before the producer
+// reads item k: all its threads are done with item k - 1, whose place item k + 1 goes to. kConsumerBarrier0 + i, after
+// a tile's last step: no warp of consumer warpgroup i reads its rows of the queries (forward) or values (backward) any
+// more, and the epilogue may overwrite them. __syncthreads is used once, after the mbarriers are initialised.
 //
 // Where thread blocks share sums of dq there are semaphores in global memory too: see dq_semaphore.cuh.
+//
+// wgmma reads shared memory through the async proxy. Copies by cp.async are waited for by consumers, which then fence
+// (fence_proxy_async), once per stage; ordinary stores of ds are fenced by the warp that stores.
 #pragma once
 #include "kernels/attention/sm90/kernel_traits.cuh"
 #include "kernels/attention/sm90/mbarrier.cuh"
@@ -33,38 +42,39 @@ namespace scfa::gpu::sm90 {
 // (WorkTileInfoView), because registers are few.
 template <class Traits>
 struct WorkTileInfo {
+  // In all kernels:
   int head, num_rows;  // head < 0: no tile is left
   int begin, end;      // the inner rows that the tile meets, begin rounded down to a step
-  // Of a key tile, in backward:
-  int index;         // its number within the segment
-  int is_last;       // of a segment that the block takes whole: whether this is its last tile
+  // In backward:
+  int n_block;       // the key tile's number within the segment
+  int is_last;       // DqPrivate: whether it is the segment's last
   int query_offset;  // where the segment's queries start in the sorted lists
-  int first_seen;    // of a segment that the block takes whole: begin of its first tile
-  // Of a key tile whose segment several blocks share (DqOrder in dq_semaphore.cuh): the begin of the next key tile;
-  // where the segment's first block of queries is in dq_ring; in which round of the ring; the tile's index.
-  int next_begin, ring_position, ring_round, ring_index;
+  int first_seen;    // DqPrivate: begin of the segment's first tile
+  // DqShared, read together (RingBlock in dq_semaphore.cuh): begin of the next key tile; where the segment's first
+  // block of queries is in dq_ring; in which round of the ring; n_block once more.
+  int next_begin, ring_position, ring_round, n_block_again;
   alignas(16) int tokens[Traits::kOuterRows];
   alignas(16) int bounds[Traits::kOuterRows];  // num_visible_keys or first_query of the rows; zero past them
 };
 template <class Traits>
 struct WorkTileInfoView {
   using Info = WorkTileInfo<Traits>;
-  uint32_t at;
-  __device__ int head() const { return load_int(at + offsetof(Info, head)); }
-  __device__ int num_rows() const { return load_int(at + offsetof(Info, num_rows)); }
-  __device__ int begin() const { return load_int(at + offsetof(Info, begin)); }
-  __device__ int end() const { return load_int(at + offsetof(Info, end)); }
-  __device__ int index() const { return load_int(at + offsetof(Info, index)); }
-  __device__ int is_last() const { return load_int(at + offsetof(Info, is_last)); }
-  __device__ int query_offset() const { return load_int(at + offsetof(Info, query_offset)); }
-  __device__ int first_seen() const { return load_int(at + offsetof(Info, first_seen)); }
-  __device__ int4 dq_order() const { return load_int4(at + offsetof(Info, next_begin)); }
-  __device__ int token(int row) const { return load_int(at + offsetof(Info, tokens) + 4 * row); }
-  __device__ uint32_t bound_address(int row) const { return at + offsetof(Info, bounds) + 4 * row; }
+  uint32_t base;  // address
+  __device__ int head() const { return load_int(base + offsetof(Info, head)); }
+  __device__ int num_rows() const { return load_int(base + offsetof(Info, num_rows)); }
+  __device__ int begin() const { return load_int(base + offsetof(Info, begin)); }
+  __device__ int end() const { return load_int(base + offsetof(Info, end)); }
+  __device__ int n_block() const { return load_int(base + offsetof(Info, n_block)); }
+  __device__ int is_last() const { return load_int(base + offsetof(Info, is_last)); }
+  __device__ int query_offset() const { return load_int(base + offsetof(Info, query_offset)); }
+  __device__ int first_seen() const { return load_int(base + offsetof(Info, first_seen)); }
+  __device__ int4 dq_order() const { return load_int4(base + offsetof(Info, next_begin)); }
+  __device__ int token(int row) const { return load_int(base + offsetof(Info, tokens) + 4 * row); }
+  __device__ uint32_t bound_address(int row) const { return base + offsetof(Info, bounds) + 4 * row; }
   __device__ int bound(int row) const { return load_int(bound_address(row)); }
 };
 
-// Parts of the index list of inner rows that are under way or in use, one per step.
+// Parts of the index list of inner rows, one per step, that are under way or in use.
 constexpr int kIndexStages = 4;
 
 // Item: what the kernel's work list has. The members give addresses.
@@ -80,8 +90,8 @@ class SharedStorage {
     unsigned char inner[Traits::kStages][2][Traits::InnerTile::kBytes];
     unsigned char ds[Traits::kDsBuffers * Traits::DsTile::kBytes + 16];  // 16: C++ has no empty arrays
     WorkTileInfo<Traits> work_tile[Traits::kTileStages];
-    int inverse_norm[Traits::kTileStages][Traits::kOuterRows];  // f32, of keys that are normalised queries
-    float statistics[Traits::kStages][2][Traits::kInnerRows];   // lse, then delta, of the queries of a step
+    float inverse_norm[Traits::kTileStages][Traits::kOuterRows];  // of keys that are normalised queries
+    float statistics[Traits::kStages][2][Traits::kInnerRows];     // lse, then delta, of the queries of a step
     int index[kIndexStages][Traits::kInnerRows];
     Item item[2];
     uint64_t item_full[2], tile_full[2], tile_empty[2], full[Traits::kStages], empty[Traits::kStages];
@@ -128,8 +138,9 @@ class SharedStorage {
   __device__ uint32_t ds_full(int i) const { return base_ + offsetof(Layout, ds_full) + 8 * i; }
   __device__ uint32_t ds_empty(int i) const { return base_ + offsetof(Layout, ds_empty) + 8 * i; }
 
-  // In backward: whether the gradient through normalised keys is added to dq. This needs the rows of a key tile to be
-  // queries of its segment too: every row is in the same segment as query and as key.
+  // In backward: whether the gradient through normalised keys is added to dq (merged). This needs the rows of a key
+  // tile to be queries of its segment too, so no head may be untied: every row is in the same segment as query and as
+  // key.
   __device__ bool fuses_norm() const { return load_int(base_ + offsetof(Layout, fuses_norm)) != 0; }
 
   // Initialises the barriers; by all threads of the block.

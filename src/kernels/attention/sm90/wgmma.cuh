@@ -113,7 +113,7 @@ struct Wgmma<128> {
 #undef SCFA_ACC24
 #undef SCFA_ACC8
 
-// Before the first product of a batch and after any ordinary write to its registers.
+// wgmma.fence. Before the first product of a batch and after any ordinary write to its registers.
 __device__ inline void warpgroup_arrive() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
