@@ -243,6 +243,7 @@ struct DqShared {
     unsigned observed = 0;
     if (m_block < e.m_block_max) observed = block.try_acquire_merge(p, warp_tile.warp);
     scatter<T>(dv, one, e.values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
+    if (kD > 64) __syncwarp();  // keeps the compiler from loading keys earlier, when there are no registers for them
     const float inverse_norm[2] = {e.norm(warp_tile.row), e.norm(warp_tile.row + 8)};
     l2_normalise_backward<T>(dk, e.keys, warp_tile.row, inverse_norm, p.scale);
     if (m_block >= e.m_block_max) return;

@@ -75,7 +75,6 @@ __device__ inline void l2_normalise_backward(float (&dk)[kN], uint32_t keys, int
     return static_cast<uint32_t>(load_int(T::at(keys, row + 8 * half, j) + lane % 4 * 4));
   };
   float dot[2] = {};
-  __syncwarp();  // keeps the compiler from loading keys earlier, when there are no registers for them
 #pragma unroll
   for (int j = 0; j < kN / 4; ++j)
 #pragma unroll
