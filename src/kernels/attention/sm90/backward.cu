@@ -1,5 +1,6 @@
 // Attention backward on sm_90a: dq, dk and dv by key tiles, after FlashAttention-3 (Shah et al. 2024,
-// arXiv:2407.08608).
+// arXiv:2407.08608). Where to read what: shared_storage.cuh (barriers), key_tile_consumer.cuh (a step),
+// dq_accumulation.cuh, then dq_semaphore.cuh (between blocks), producer.cuh.
 #include "kernels/attention/sm90/attention.h"
 #include "kernels/attention/sm90/key_tile_consumer.cuh"
 #include "kernels/attention/sm90/producer.cuh"

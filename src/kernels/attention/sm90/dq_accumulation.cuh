@@ -12,8 +12,8 @@
 //                          is_first_side: of a merge; the caller keeps it from the first half to the second
 //   signal(m_block, m_block_max)
 //                          says that this tile has added to the block, unless the producer says so (kDqSignalLag)
-//   merge(...)             epilogue, with normalised keys: adds the gradient through the keys to dq of the tile's rows
-//   write_dq(...)          epilogue, without: DqPrivate writes dq of a segment after its last tile
+//   merge(...)             epilogue, where fuses_norm(): adds the gradient through the keys to dq of the tile's rows
+//   write_dq(...)          epilogue, elsewhere: DqPrivate writes dq of a segment after its last tile
 //
 // A block of queries (m_block) is kQueryBlock queries, one step. Sums are f32 in the layout of a warpgroup's 64 x 64
 // accumulator in registers: float4 number c of thread t is at [c * 128 + t]; the sums of columns 64 to 127 follow. So a

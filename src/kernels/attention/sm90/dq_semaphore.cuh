@@ -34,19 +34,20 @@
 // most ring_blocks blocks of queries (plan_dq_sums), so it never waits for itself.
 //   - dq_semaphore: the wait is for a tile that stands before in the list: the next key tile of the same segment, or,
 //     for a position that is not free, tiles of an earlier segment. Whoever took these is running.
-//   - dq_dk_merge_semaphore, state + 1: the wait may be for a tile with a larger number, but only for one that has
-//   acquired
-//     it. The key side then only writes. So does the dq side with D = 64. With D = 128 it still has its second 64
-//     columns to multiply, which is done by the four warps of its warpgroup together, and the other three may still
-//     wait for their words of dq_semaphore. But these words follow without further waits: the holder's own word says
-//     that every later key tile of the segment has added to this block with that warp, so the warpgroup of each, which
-//     multiplies as one, has passed its waits for this block or is about to in the same way, and key tiles signal all
-//     four words before their epilogue, where key sides wait.
+//   - dq_dk_merge_semaphore, state + 1: the holder may be a tile with a larger number, but it needs nothing that is not
+//     finished. The key side, and the dq side with D = 64, only write. With D = 128 the dq side (tile 0) still
+//     multiplies columns 64 to 127, for which it needs the other three warps of its warpgroup. These may wait for
+//     their own merges, whose holders are key sides, which only write; or for tile 1 to signal their words. Tile 1 has
+//     signalled the holder's word: by the producer, then all four at once; or by a warp. Between that warp's last wait
+//     for a semaphore and its signal it has completed such a product of columns 64 to 127, so the other three are past
+//     that wait too, and only mbarriers that it has passed are between them and their signals. (Where tile 0 is also
+//     the last tile that the queries see, the key side is the same warp, later: nobody waits for the holder.)
 // So the tile with the smallest unfinished number can always go on.
 //
 // Why the loads that wait are relaxed where the PTX memory model asks for an acquire. On this hardware three things
-// suffice: what comes after depends on the value by a branch, and loads, stores and reductions are not performed before
-// a branch is decided; they are volatile, so that the compiler keeps their order; and all of them, and the other tile's
+// suffice: what comes after depends on the value by a branch (of a merge, lane 0 alone swaps, and the other lanes
+// branch on its value through a shuffle), and loads, stores and reductions are not performed before a branch is
+// decided; they are volatile and not moved above the loop that they depend on; and all of them, and the other tile's
 // before its release, are performed in the L2 cache, so that L1 has no copy that an acquire would have to drop.
 // Acquiring costs 3 % of dense backward at 16,384 tokens.
 #pragma once
@@ -56,10 +57,8 @@
 
 namespace scfa::gpu::sm90 {
 
-constexpr unsigned kRound = 1 << 16,
-                   kMergeStates = 4;  // a segment has less than kRound key tiles: see attention_backward
-
-// A block of queries in dq_ring.
+// A segment has less than kRound key tiles: see attention_backward.
+constexpr unsigned kRound = 1 << 16, kMergeStates = 4;
 struct RingBlock {
   int position, round;
   // first_position, first_round: of the segment's first block of queries; m_block: which one of the segment.
@@ -109,7 +108,7 @@ struct RingBlock {
   }
   __device__ bool wait_for_merge_turn(const AttentionParams& p, int warp, unsigned observed) const {
     const unsigned nobody = round * kMergeStates;
-    // The second side of the ring's last round may not have released the semaphore yet.
+    // The second side of round r - 1 may not have released the semaphore yet.
     for (const Spin spin(SpinSite::kMergeSemaphore, static_cast<uint32_t>(position));
          observed != nobody && observed != nobody + 2; spin.again())
       observed = try_acquire_merge(p, warp);
@@ -121,7 +120,7 @@ struct RingBlock {
     if (threadIdx.x % 32 != 0) return;
     if (is_first_side) {
       store_release(dq_dk_merge_semaphore(p, warp), round * kMergeStates + 2);
-    } else {  // Nobody reads what it wrote, and the sums have been read.
+    } else {  // Nobody reads what it wrote, and every lane has used the sums before __syncwarp.
       store_relaxed(dq_dk_merge_semaphore(p, warp), (round + 1) * kMergeStates);
       store_relaxed(dq_semaphore(p, warp), (round + 1) * kRound);
     }

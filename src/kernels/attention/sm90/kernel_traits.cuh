@@ -19,8 +19,7 @@ namespace scfa::gpu::sm90 {
 //   kInnerRows           inner rows per step; a stage has these rows of two tensors: k and v, or q and dout
 //   kStages              stages for steps
 //   kProducerRegs, kConsumerRegs  registers per thread of the producer warpgroup and of consumer warpgroups
-//   kHasDs               in backward: there are buffers of ds (kOuterRows x kInnerRows bf16), one per consumer
-//   warpgroup
+//   kHasDs               in backward: buffers of ds (kOuterRows x kInnerRows bf16), one per consumer warpgroup
 template <class Config>
 struct KernelTraits : Config {
   using Config::kD, Config::kConsumerWarpgroups, Config::kTileStages, Config::kInnerRows, Config::kStages;

@@ -8,37 +8,43 @@
 // There are n buffers, one per warpgroup. The dq warpgroup of the same queries is the same in every key tile.
 //
 // One step of a consumer warpgroup, m_block = b. wgmma products are marked with *; they run until the next "wait *".
-// Barriers are those of SharedStorage, semaphores those of dq_semaphore.cuh.
+// Barriers are those of SharedStorage, semaphores those of dq_semaphore.cuh. b - 2 and b + 1 count in the order of the
+// steps: in a tile that goes backwards they are b + 2 and b - 1.
 //
 //   registers hold the scores of b, issued in the step before
-//   if it is the dq warpgroup of b - 2, D = 64:            D = 128:
-//     wait ds_full[own]: all have stored ds of b - 2         wait ds_full[own]
-//     poll dq_semaphore                                      poll dq_semaphore
-//     * dq = ds^T keys                                       * dq, columns 0 to 63
-//     probabilities from scores                              half of the probabilities
-//     wait dq_semaphore: the tile before in the order        wait dq_semaphore
-//       has added
-//     wait *                                                 wait *; add to the sums
-//     arrive ds_empty[own]: the buffer may be written        * dq, columns 64 to 127
-//     add to the sums                                        the other half of the probabilities
-//                                                            wait *; arrive ds_empty[own]; add to the sums
-//   else: probabilities from scores                        else: the next line first
-//   * dout v; wait *
+//   if it is the dq warpgroup of b - 2:
+//     with D = 64:                                  with D = 128:
+//     wait ds_full[own]                             wait ds_full[own]
+//     poll dq_semaphore                             poll dq_semaphore
+//     * dq = ds^T keys                              * dq, columns 0 to 63
+//     probabilities from scores                     half of the probabilities
+//     wait dq_semaphore                             wait dq_semaphore
+//     wait *                                        wait *
+//     arrive ds_empty[own]                          add to the sums
+//     add to the sums                               * dq, columns 64 to 127
+//                                                   the other half of the probabilities
+//                                                   wait *
+//                                                   arrive ds_empty[own]
+//                                                   add to the sums
+//   otherwise: probabilities from scores; with D = 128 beside the next product
+//   * dout v
+//   wait *
 //   ds = p (dout v - delta)
-//   store ds to buffer b % n: wait ds_empty[b % n],        (behind the next line, while its product runs)
-//     store, fence, arrive ds_full[b % n]
-//   * dv += p dout; wait *
+//   store ds (with D = 128 beside the next product): wait ds_empty[b % n], store, fence, arrive ds_full[b % n]
+//   * dv += p dout
+//   wait *
 //   * dk += ds q
-//   if it is the dq warpgroup of b - 3: signal it, in the tile's last kDqSignalLag steps (else the producer does). This
-//   is
-//     one step after the sums were added, when the fence that it takes has little to wait for
-//   wait full: the next stage
-//   * scores of b + 1; wait *
+//   if it is the dq warpgroup of b - 3, and that is one of the tile's last kDqSignalLag blocks: signal it (the producer
+//     signals the others). This is one step after the sums were added, when the fence has little to wait for
+//   wait full: the next stage. Not in the last step, whose next scores are not used
+//   * scores of b + 1
+//   wait *
 //   arrive empty: this stage
 //
-// After the last step: dq of the last two blocks, of which a warpgroup owns at most one, and the signals of the last
-// three. Where none of the warpgroup's keys is seen by b's queries, it only computes dq of b - 2, if that is its turn,
-// stores zeros as ds, and issues the next scores.
+// "Add to the sums": key tile 0 loads the sums instead, takes its turn of a merge before it first writes
+// (dq_dk_merge_semaphore), and writes dq. After the last step: dq of the last two blocks, of which a warpgroup owns at
+// most one, and the signals of the last three. Where none of the warpgroup's keys is seen by b's queries, it only
+// computes dq of b - 2, if that is its turn, stores zeros as ds, and issues the next scores.
 //
 // No wait within a block can be forever. The producer waits for its own copies and for consumers, which release stages
 // and tiles at the end of each step or tile. Consumers hold the next stage before they release this one, so two stages
@@ -46,7 +52,8 @@
 // ds of step i to the buffer last used in step i - n, which is read in step i - n + 2 <= i; with n = 2 that is this
 // step, and the warpgroup that reads it does so before it stores. Across tiles the same holds, because each warpgroup
 // computes the dq that it still owes before it leaves a tile. So a wait depends on earlier steps only, on the product
-// for dq of the same step (n = 2), and through that product on other blocks, which dq_semaphore.cuh is about.
+// for dq of the same step (n = 2), and, through that product and through the merge in the epilogue, on other blocks,
+// which dq_semaphore.cuh is about.
 #pragma once
 #include <climits>
 

@@ -119,7 +119,8 @@ class Producer {
   }
 
   // The index list of step i. It comes while the lists of the three steps before are in use, and ends a group of copies
-  // (with the rows of step i - 3, which were started before): at step i that is the group before the last two.
+  // (with the rows of step i - 3, which were started before): at step i that is the group before the last two. Its
+  // place is that of step i - 4, counted through all tiles, which the warp has read before its last __syncwarp.
   __device__ void fetch_index(const Tile& tile, const Steps& steps, int i) const {
     const int mine = InnerRows::first() + lane, row = steps.row(i) + mine;  // only this warp uses it
     if (i < steps.count && lane < InnerRows::kCount && row < tile.end)

@@ -1,23 +1,25 @@
 // What a block of the sm_90 kernels has in shared memory. A block works as in FlashAttention-3 (Shah et al. 2024,
 // arXiv:2407.08608): warpgroup 0 is the producer, which gathers rows from token order into a circular buffer of stages;
 // the other warpgroups are consumers, and each computes 64 rows of a tile. Copies for the next steps, and for the next
-// tile, run beside the products, and consumers need not keep step with each other.
+// tile, run beside the products. Consumers need not keep step with each other; in backward they exchange ds, which lets
+// them drift apart by a step or so.
 //
 // mbarriers, n = kConsumerWarpgroups. "Copies" means mbarrier_arrive_on_copies: when all cp.async that the thread has
 // started are complete. Parity: that of the first wait (1 passes at once: nothing is in use yet).
 //
 //   barrier                 arrivals  who arrives                           who waits, for what               parity
 //   item_full[2]                   1  producer thread 0: copies of the      producer: the work item           0
-//                                     item, or that there is none
-//   tile_full[kTileStages]       129  each producer thread: copies; thread  consumers: outer rows, norms,     0
-//                                     0 once more: WorkTileInfo is written  WorkTileInfo
+//                                     item; plainly, if none is left
+//   tile_full[2], of which       129  each producer thread: copies; thread  consumers: outer rows, norms,     0
+//     kTileStages are used            0 once more: WorkTileInfo is written  WorkTileInfo
 //                                     (plain arrivals at the end)
-//   tile_empty[kTileStages]       4n  each consumer warp, at the end of     producer: all of that may be      1
+//   tile_empty[2], likewise       4n  each consumer warp, at the end of     producer: all of that may be      1
 //                                     the tile                              overwritten
 //   full[kStages]                128  each producer thread: copies          consumers: inner rows, lse and    0
 //                                                                           delta of a step
-//   empty[kStages]                4n  each consumer warp, at the end of     producer: these may be            1
-//                                     a step                                overwritten
+//   empty[kStages]                4n  each consumer warp, when its          producer: these may be            1
+//                                     products have read the stage, or at   overwritten
+//                                     once, if it skips the step
 //   ds_full[n]                    4n  each consumer warp, when it has       consumer warpgroup i: all of ds   0
 //                                     stored its rows to buffer i           of a step
 //   ds_empty[n]                    4  each warp of consumer warpgroup i,    consumers, before they store ds   1
