@@ -59,6 +59,8 @@ namespace scfa::gpu::sm90 {
 
 // A segment has less than kRound key tiles: see attention_backward.
 constexpr unsigned kRound = 1 << 16, kMergeStates = 4;
+
+// A block of queries in dq_ring.
 struct RingBlock {
   int position, round;
   // first_position, first_round: of the segment's first block of queries; m_block: which one of the segment.
