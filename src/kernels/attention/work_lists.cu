@@ -15,15 +15,15 @@ constexpr int kThreads = 256;
 static_assert(kBins <= kThreads);
 
 // grid: (heads, slots of a head / kThreads)
-__global__ void __launch_bounds__(kThreads) count_work_kernel(SegmentLists lists, Work work, int slots) {
-  extern __shared__ int starts_of_head[];
+__global__ void __launch_bounds__(kThreads) count_work_kernel(SegmentLists lists, WorkListParams work, int slots) {
+  extern __shared__ int shared_starts[];
   __shared__ Count counts[kBins];
   for (int i = threadIdx.x; i < kBins; i += blockDim.x) counts[i] = {0};
-  const Starts of(starts_of_head, lists, blockIdx.x);
+  const Starts head_starts(shared_starts, lists, blockIdx.x);
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (slot < slots)
-    for_slot(lists, of, work, static_cast<int>(blockIdx.x), slot,
-             [&](int, int bin, const Found&, Count count) { add(counts, bin, count); });
+    for_slot(lists, head_starts, work, static_cast<int>(blockIdx.x), slot,
+             [&](int, int bin, const SlotItem&, Count count) { add(counts, bin, count); });
   __syncthreads();
   for (int b = threadIdx.x; b < kBins; b += blockDim.x)
     if (counts[b].value > 0) atomicAdd(&work.total[b].value, counts[b].value);
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) count_work_kernel(SegmentLists lists
 // ---- placing --------------------------------------------------------------------------------------------------------
 
 // Writes every `step`th key tile of a segment from tile `from` on; the segment's last tile stands first in the list.
-__device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Found& segment, int dq_block,
+__device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const SlotItem& segment, int dq_block,
                                 int tile_rows, int from, int step) {
   constexpr int kAtOnce = 4;  // whose loads are under way together
   const int tiles = tiles_of(segment.rows, tile_rows);
@@ -65,19 +65,19 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Fo
   }
 }
 
-// The key tiles of all segments that the lanes of a warp have found (is_placed). A lane writes few tiles alone, and the
+// The key tiles of all segments that the lanes of a warp have (is_placed). A lane writes few tiles alone, and the
 // whole warp writes many.
-__device__ void place_segments(const SegmentLists& lists, KeyTile* tiles, bool is_placed, const Found& found, Count at,
-                               int tile_rows) {
+__device__ void place_segments(const SegmentLists& lists, KeyTile* tiles, bool is_placed, const SlotItem& item,
+                               Count at, int tile_rows) {
   constexpr int kFew = 8;
-  const int count = is_placed ? tiles_of(found.rows, tile_rows) : 0;
+  const int count = is_placed ? tiles_of(item.rows, tile_rows) : 0;
   KeyTile* to = tiles + static_cast<unsigned>(at.value);
-  if (count > 0 && count <= kFew) place_key_tiles(lists, to, found, at.query_blocks(), tile_rows, 0, 1);
+  if (count > 0 && count <= kFew) place_key_tiles(lists, to, item, at.query_blocks(), tile_rows, 0, 1);
   for (unsigned many = __ballot_sync(kFullMask, count > kFew); many != 0; many &= many - 1) {
     const int lane = __ffs(static_cast<int>(many)) - 1;
     const auto from = [&](int x) { return __shfl_sync(kFullMask, x, lane); };
-    const Found theirs{from(found.head),         from(found.segment),   0, from(found.rows), from(found.outer_offset),
-                       from(found.inner_offset), from(found.inner_rows)};
+    const SlotItem theirs{from(item.head),         from(item.segment),   0, from(item.rows), from(item.outer_offset),
+                          from(item.inner_offset), from(item.inner_rows)};
     place_key_tiles(lists, tiles + from(at.items()), theirs, from(at.query_blocks()), tile_rows,
                     static_cast<int>(threadIdx.x) % 32, 32);
   }
@@ -85,7 +85,7 @@ __device__ void place_segments(const SegmentLists& lists, KeyTile* tiles, bool i
 
 // Totals in starts become the places where bins start in their lists; the first block writes WorkCounts. By kLists
 // threads.
-__device__ void start_lists(const Work& work, Count* starts) {
+__device__ void start_lists(const WorkListParams& work, Count* starts) {
   const int list = threadIdx.x;
   unsigned long long sum = 0, multi_block = 0;
   for (int b = 0; b < kBinsPerList; ++b) {
@@ -105,23 +105,23 @@ static_assert(offsetof(WorkCounts, single_block_segments) == 4 * kSingleBlockSeg
                   offsetof(WorkCounts, multi_block_query_tiles) + 4 * kWideKeyTiles);
 
 // A block asks for room in each bin once, for all that it places: one atomic per item would queue at a few addresses.
-__global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists, Work work, int slots) {
-  extern __shared__ int starts_of_head[];
+__global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists, WorkListParams work, int slots) {
+  extern __shared__ int shared_starts[];
   __shared__ Count starts[kBins], counts[kBins];
   const int own = threadIdx.x;  // the bin that this thread looks after, if there is one
   if (own < kBins) starts[own] = work.total[own], counts[own] = {0};
-  const Starts of(starts_of_head, lists, blockIdx.x);
+  const Starts head_starts(shared_starts, lists, blockIdx.x);
   if (threadIdx.x < kLists) start_lists(work, starts);
   const int slot = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
-  Found found[kLists];
+  SlotItem found[kLists];
   int bin_of[kLists];
   Count rank[kLists];
 #pragma unroll
   for (int list = 0; list < kLists; ++list) bin_of[list] = -1;
   if (slot < slots)
-    for_slot(lists, of, work, static_cast<int>(blockIdx.x), slot,
-             [&](int list, int bin, const Found& what, Count count) {
-               found[list] = what;
+    for_slot(lists, head_starts, work, static_cast<int>(blockIdx.x), slot,
+             [&](int list, int bin, const SlotItem& item, Count count) {
+               found[list] = item;
                bin_of[list] = bin;
                rank[list] = add(counts, bin, count);
              });
@@ -132,16 +132,16 @@ __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists
   for (int list = 0; list < kLists; ++list) {
     const bool is_placed = bin_of[list] >= 0;
     const Count at{is_placed ? starts[bin_of[list]].value + rank[list].value : 0};
-    const Found& f = found[list];
+    const SlotItem& item = found[list];
     if (is_of_keys(list))
-      place_segments(lists, list == kKeyTiles ? work.key_tiles : work.wide_key_tiles, is_placed, f, at,
+      place_segments(lists, list == kKeyTiles ? work.key_tiles : work.wide_key_tiles, is_placed, item, at,
                      rows_of_tile(list));
     else if (is_placed && list == kSingleBlockSegments)
-      work.single_block_segments[at.items()] = {f.head,         f.segment,      f.rows, f.inner_rows,
-                                                f.outer_offset, f.inner_offset, {}};
+      work.single_block_segments[at.items()] = {item.head,         item.segment,      item.rows, item.inner_rows,
+                                                item.outer_offset, item.inner_offset, {}};
     else if (is_placed)
       (list == kQueryTiles ? work.query_tiles : work.wide_query_tiles)[at.items()] = {
-          f.head, f.segment, f.first, f.rows, f.outer_offset, f.inner_offset, 0, f.inner_rows};
+          item.head, item.segment, item.first, item.rows, item.outer_offset, item.inner_offset, 0, item.inner_rows};
   }
 }
 
@@ -150,17 +150,17 @@ __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists
 void build_work_lists(Stream stream, const SegmentLists& lists, const WorkLists& w, void* workspace) {
   constexpr const char* kOp = "build_segments";
   auto* counters = static_cast<Count*>(workspace);
-  const Work work{static_cast<QueryTile*>(w.query_tiles.data),
-                  static_cast<QueryTile*>(w.wide_query_tiles.data),
-                  static_cast<KeyTile*>(w.key_tiles.data),
-                  static_cast<KeyTile*>(w.wide_key_tiles.data),
-                  static_cast<SingleBlockSegment*>(w.single_block_segments.data),
-                  static_cast<WorkCounts*>(w.counts.data),
-                  static_cast<int>(w.single_block_max_rows),
-                  int64_t{lists.heads} * lists.T >= kL2GroupMinRows ? static_cast<int>(kL2GroupMaxRows) : -1,
-                  counters,
-                  counters + kBins,
-                  reinterpret_cast<int*>(counters + 2 * kBins)};
+  const WorkListParams work{static_cast<QueryTile*>(w.query_tiles.data),
+                            static_cast<QueryTile*>(w.wide_query_tiles.data),
+                            static_cast<KeyTile*>(w.key_tiles.data),
+                            static_cast<KeyTile*>(w.wide_key_tiles.data),
+                            static_cast<SingleBlockSegment*>(w.single_block_segments.data),
+                            static_cast<WorkCounts*>(w.counts.data),
+                            static_cast<int>(w.single_block_max_rows),
+                            int64_t{lists.heads} * lists.T >= kL2GroupMinRows ? static_cast<int>(kL2GroupMaxRows) : -1,
+                            counters,
+                            counters + kBins,
+                            reinterpret_cast<int*>(counters + 2 * kBins)};
   fill(workspace, 0, kCounterBytes, stream);
   const int slots = slots_of(lists);
   const dim3 blocks(static_cast<unsigned>(lists.heads), static_cast<unsigned>((slots + kThreads - 1) / kThreads));

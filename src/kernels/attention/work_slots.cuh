@@ -56,8 +56,8 @@ __device__ inline Count add(Count* counters, int bin, Count count) {
   return {__shfl_sync(peers, start, leader) + before};
 }
 
-// What the kernels are given.
-struct Work {
+// Where the kernels write, and their counters.
+struct WorkListParams {
   QueryTile *query_tiles, *wide_query_tiles;
   KeyTile *key_tiles, *wide_key_tiles;
   SingleBlockSegment* single_block_segments;
@@ -72,7 +72,7 @@ static_assert(kCounterBytes <= kWorkListBytes);
 
 // What a slot stands for in one list: a query tile, a single-block segment, or all key tiles of a segment. Outer rows
 // are queries, or keys in lists of key tiles; inner rows are the others.
-struct Found {
+struct SlotItem {
   int head, segment, first, rows, outer_offset, inner_offset;
   int inner_rows;  // of a query tile: how many keys it sees
 };
@@ -89,15 +89,16 @@ struct Starts {
   }
 };
 
-// Calls found(list, bin, what, count) for what a slot of a head stands for, at most once for each list.
+// Calls found(list, bin, item, count) for what a slot of a head stands for, at most once for each list.
 template <class Call>
-__device__ inline void for_slot(const SegmentLists& lists, const Starts& of, const Work& work, int head, int slot,
-                                const Call& found) {
+__device__ inline void for_slot(const SegmentLists& lists, const Starts& head_starts, const WorkListParams& work,
+                                int head, int slot, const Call& found) {
   const int S = lists.S, list_begin = head * lists.T;
 #pragma unroll
   for (int list = 0; list < kLists; ++list) {
     const bool of_keys = is_of_keys(list);
-    const int *starts = of_keys ? of.k : of.q, *inner_starts = of_keys ? of.q : of.k;
+    const int *starts = of_keys ? head_starts.k : head_starts.q,
+              *inner_starts = of_keys ? head_starts.q : head_starts.k;
     const int tile_rows = rows_of_tile(list);
     int segment, first;
     if (slot < S) {
@@ -114,21 +115,21 @@ __device__ inline void for_slot(const SegmentLists& lists, const Starts& of, con
               inner_rows = inner_starts[segment + 1] - inner_starts[segment];
     const bool is_single_block = max(rows, inner_rows) <= work.single_block_max_rows;
     const int bins = list * kBinsPerList + (is_single_block ? kCostBins : 0);
-    Found what{
+    SlotItem item{
         head,      segment, first, rows, list_begin + starts[segment] + first, list_begin + inner_starts[segment],
         inner_rows};
     if (of_keys) {
       if (rows + inner_rows > 0)
-        found(list, bins + cost_bin(inner_rows), what,
+        found(list, bins + cost_bin(inner_rows), item,
               Count::of(tiles_of(rows, tile_rows), (inner_rows + kQueryBlock - 1) / kQueryBlock));
     } else if (list == kSingleBlockSegments) {
       if (is_single_block && rows + inner_rows > 0)
-        found(list, list * kBinsPerList + cost_bin(rows + inner_rows), what, Count::of(1, 0));
+        found(list, list * kBinsPerList + cost_bin(rows + inner_rows), item, Count::of(1, 0));
     } else if (first < rows) {
-      what.rows = min(tile_rows, rows - first);
-      const int visible = lists.num_visible_keys[what.outer_offset + what.rows - 1];
-      what.inner_rows = visible;
-      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible), what,
+      item.rows = min(tile_rows, rows - first);
+      const int visible = lists.num_visible_keys[item.outer_offset + item.rows - 1];
+      item.inner_rows = visible;
+      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible), item,
             Count::of(1, 0));
     }
   }
