@@ -189,8 +189,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch, ConstTensor inverse_norm) {
-  // What dq_semaphore can count (sm90/dq_semaphore.cuh), with tiles of kTileRows or more.
-  constexpr int64_t kMaxTokens = kTileRows * 65535;
+  constexpr int64_t kMaxTokens = kTileRows * sm90::kMaxKeyTiles;
   require(q.size(1) <= kMaxTokens, "attention_backward: on the GPU at most ", kMaxTokens, " tokens, not ", q.size(1));
   AttentionParams p = make_params(ctx, q, k, v, segments, scale, lse, scratch);
   p.inverse_norm = inverse_norm ? inverse_norm.as<float>() : nullptr;
@@ -201,9 +200,10 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
       p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);
   check_launch("attention_backward", ctx.stream());
   p.D <= 64 ? compute_statistics<8>(ctx.stream(), p, rows) : compute_statistics<16>(ctx.stream(), p, rows);
-  backend().backward(ctx, p, segments);
+  const Backend& chosen = backend();
+  chosen.backward(ctx, p, segments);
   if (inverse_norm)
-    normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, backend().fuses_norm ? p.untied_heads : nullptr);
+    normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, chosen.fuses_norm ? p.untied_heads : nullptr);
 }
 
 }  // namespace scfa::gpu

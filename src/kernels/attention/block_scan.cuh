@@ -1,15 +1,14 @@
-// Prefix sums over the threads of a block of kThreads threads.
+// Prefix sums over the threads of a block of kScanThreads threads: a warp has one lane per warp of the block.
 #pragma once
 
 namespace scfa::gpu {
 
+inline constexpr int kScanThreads = 1024;
 constexpr unsigned kFullMask = 0xFFFFFFFFu;
 
 // The sum of the values of the threads before this one, and the total of all.
-template <int kThreads>
 __device__ inline int exclusive_sum(int value, int& total) {
-  __shared__ int warp_totals[kThreads / 32];
-  static_assert(kThreads == 1024);  // a warp has one lane per warp of the block
+  __shared__ int warp_totals[kScanThreads / 32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int inclusive = value;
 #pragma unroll
@@ -32,13 +31,12 @@ __device__ inline int exclusive_sum(int value, int& total) {
 }
 
 // Replaces each of counts[0..size) by the sum of those before it, and returns the total.
-template <int kThreads>
 __device__ inline int exclusive_scan(int* counts, int size) {
-  const int per_thread = (size + kThreads - 1) / kThreads;
+  const int per_thread = (size + kScanThreads - 1) / kScanThreads;
   const int begin = min(size, static_cast<int>(threadIdx.x) * per_thread), end = min(size, begin + per_thread);
   int sum = 0, total = 0;
   for (int i = begin; i < end; ++i) sum += counts[i];
-  int before = exclusive_sum<kThreads>(sum, total);
+  int before = exclusive_sum(sum, total);
   for (int i = begin; i < end; ++i) {
     const int count = counts[i];
     counts[i] = before;

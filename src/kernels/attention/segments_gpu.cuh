@@ -1,6 +1,7 @@
 // What the kernels of build_segments share.
 #pragma once
 #include "core/gpu.h"
+#include "kernels/attention/block_scan.cuh"
 #include "kernels/attention/segments.h"
 
 namespace scfa::gpu {
@@ -11,7 +12,7 @@ struct SegmentLists {
   int heads, T, S;  // heads: B * H
 };
 
-inline constexpr int kSortThreads = 1024;
+inline constexpr int kSortThreads = kScanThreads;
 
 // Everything but the work lists, by one stable counting sort per head.
 void sort_segments(Stream stream, const SegmentLists& lists, bool attend_self);

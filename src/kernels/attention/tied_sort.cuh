@@ -85,7 +85,7 @@ class TiedSort {
       const uint4 x = counters8[i];
       for (const uint32_t two : {x.x, x.y, x.z, x.w}) sum += static_cast<int>((two & 0xFFFF) + (two >> 16));
     }
-    int before = exclusive_sum<kSortThreads>(sum, total);
+    int before = exclusive_sum(sum, total);
     for (int i = first; i < last; ++i) {
       if (i * 8 % layout_.threads == 0) starts_[i * 8 / layout_.threads] = before;
       uint4 x = counters8[i];

@@ -69,8 +69,8 @@ class WarpSort {
     count(q_count_, q_ids_);
     count(k_count_, k_ids_);
     __syncthreads();
-    const int queries = exclusive_scan<kSortThreads>(q_count_, S_ * warps_);
-    const int keys = exclusive_scan<kSortThreads>(k_count_, S_ * warps_);
+    const int queries = exclusive_scan(q_count_, S_ * warps_);
+    const int keys = exclusive_scan(k_count_, S_ * warps_);
     int *q_begin = lists_.q_begin + head_ * (S_ + 1), *k_begin = lists_.k_begin + head_ * (S_ + 1);
     for (int s = threadIdx.x; s <= S_; s += kSortThreads) {
       q_begin[s] = s < S_ ? q_count_[s * warps_] : queries;

@@ -52,13 +52,13 @@
 // Acquiring costs 3 % of dense backward at 16,384 tokens.
 #pragma once
 #include "kernels/attention/attention_params.cuh"
+#include "kernels/attention/sm90/attention.h"
 #include "kernels/attention/sm90/bounded_spin.cuh"
 #include "kernels/attention/sm90/ptx.cuh"
 
 namespace scfa::gpu::sm90 {
 
-// A segment has less than kRound key tiles: see attention_backward.
-constexpr unsigned kRound = 1 << 16, kMergeStates = 4;
+constexpr unsigned kRound = kMaxKeyTiles + 1, kMergeStates = 4;
 
 // A block of queries in dq_ring.
 struct RingBlock {
