@@ -296,7 +296,7 @@ OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {
   return {.sizes = concat(H, " x ", S, " x ", D),
           .reads = {cache.keys, cache.values, cache.segments, q},
           .writes = {out},
-          .run = [=, &ctx] { attention_decode(ctx, out, q, cache, segment, S, 0.125f); },
+          .run = [=, &ctx] { attention_decode(ctx, out, q, cache, segment, 0, S, 0.125f); },
           .flops = 4.0 * static_cast<double>(H * S * D)};
 }
 

@@ -28,7 +28,8 @@ void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& cho
 }
 
 void GuardedSegments::poison_lists() const {
-  for (const auto list : kLists) poison(segments.*list);
+  for (const auto list : kLists)
+    if (segments.*list) poison(segments.*list);
   for (const WorkLists::List& list : work_lists())
     if (segments.work.*list.tensor) poison(segments.work.*list.tensor);
 }
@@ -36,7 +37,8 @@ void GuardedSegments::poison_lists() const {
 Segments GuardedSegments::on_host() const {
   Segments host = segments;
   for (const auto ids : kIds) host.*ids = GuardedMemory::on_host(segments.*ids);
-  for (const auto list : kLists) host.*list = GuardedMemory::on_host(segments.*list);
+  for (const auto list : kLists)
+    if (segments.*list) host.*list = GuardedMemory::on_host(segments.*list);
   for (const WorkLists::List& list : work_lists())
     if (segments.work.*list.tensor) host.work.*list.tensor = GuardedMemory::on_host(segments.work.*list.tensor);
   return host;

@@ -14,6 +14,7 @@ struct AttentionParams {
   float* lse;          // (B, H, T), in token order
   float2* statistics;  // (B, H, T), sorted queries: lse and delta (rowsum of out * dout), side by side; for backward
   const int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;  // as in Segments
+  const int *first_visible_key, *end_query;                                           // likewise; null without a window
   const void* work_items;   // the list that a kernel works off: QueryTile, KeyTile or SingleBlockSegment
   const int* num_items;     // how many it has
   int* tile_counter;        // the next item to take

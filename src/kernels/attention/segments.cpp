@@ -5,7 +5,7 @@
 
 namespace scfa {
 
-Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count) {
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count, bool windowed) {
   require(count >= 1 && count <= kMaxSegments, "segments: their number must be 1 to ", kMaxSegments, ", not ", count);
   constexpr const char* kName = "segments";
   Segments s;
@@ -17,11 +17,13 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
   s.k_index = arena.take(kName, DType::kI32, {B, H, T});
   s.num_visible_keys = arena.take(kName, DType::kI32, {B, H, T});
   s.first_query = arena.take(kName, DType::kI32, {B, H, T});
+  if (windowed)
+    for (Tensor* range : {&s.first_visible_key, &s.end_query}) *range = arena.take(kName, DType::kI32, {B, H, T});
   s.work = plan_work_lists(arena, B, H, T, D, count);
   return s;
 }
 
-void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
+void build_segments(Context& ctx, const Segments& segments, const Visibility& visibility) {
   constexpr const char* kOp = "build_segments";
   require(segments.q_segment.ndim == 3 && segments.q_begin.ndim == 3, kOp,
           ": q_segment must be (B, H, T) and q_begin (B, H, S + 1)");
@@ -37,6 +39,13 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   require_tensor(segments.k_index, kOp, "k_index", DType::kI32, {B, H, T});
   require_tensor(segments.num_visible_keys, kOp, "num_visible_keys", DType::kI32, {B, H, T});
   require_tensor(segments.first_query, kOp, "first_query", DType::kI32, {B, H, T});
+  require(visibility.window >= 0, kOp, ": the window must be 0 or more, not ", visibility.window);
+  require((visibility.window > 0) == (segments.first_visible_key.data != nullptr), kOp, ": a window of ",
+          visibility.window, " where segments were planned ", segments.first_visible_key ? "with" : "without", " one");
+  if (visibility.window > 0) {
+    require_tensor(segments.first_visible_key, kOp, "first_visible_key", DType::kI32, {B, H, T});
+    require_tensor(segments.end_query, kOp, "end_query", DType::kI32, {B, H, T});
+  }
   if (ctx.on_gpu()) {
     require(B * H * T <= INT32_MAX, kOp, ": on the GPU at most 2^31 - 1 rows, not ", B * H * T);
     for (const WorkLists::List& list : WorkLists::layout(B, H, T, S)) {
@@ -45,11 +54,12 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
     }
   }
   ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
-                         segments.k_index, segments.num_visible_keys, segments.first_query});
+                         segments.k_index, segments.num_visible_keys, segments.first_query, segments.first_visible_key,
+                         segments.end_query});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);
-  cpu::build_segments(ctx, segments, attend_self);
+    if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, visibility);
+  cpu::build_segments(ctx, segments, visibility);
 }
 
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& s, int64_t sequences) {
@@ -90,9 +100,31 @@ void count_rows(const uint16_t* segment, int64_t T, int64_t count, int32_t* begi
   for (int64_t s = 0; s < count; ++s) begin[s + 1] += begin[s];
 }
 
+// Both lists of a segment ascend by position, so both ends only move forward.
+void set_ranges(const Segments& segments, int64_t head, int64_t window) {
+  const int64_t T = segments.q_segment.size(2), S = segments.count();
+  const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
+  const int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
+  for (int64_t s = 0; s < S; ++s) {
+    const int32_t queries = q_begin[s + 1] - q_begin[s], keys = k_begin[s + 1] - k_begin[s];
+    const int32_t* q = segments.q_index.as<int32_t>() + head * T + q_begin[s];
+    const int32_t* k = segments.k_index.as<int32_t>() + head * T + k_begin[s];
+    int32_t* first_visible_key = segments.first_visible_key.as<int32_t>() + head * T + q_begin[s];
+    int32_t* end_query = segments.end_query.as<int32_t>() + head * T + k_begin[s];
+    for (int32_t i = 0, first = 0; i < queries; ++i) {
+      while (first < keys && k[first] <= q[i] - window) ++first;
+      first_visible_key[i] = first;
+    }
+    for (int32_t j = 0, end = 0; j < keys; ++j) {
+      while (end < queries && q[end] < k[j] + window) ++end;
+      end_query[j] = end;
+    }
+  }
+}
+
 }  // namespace
 
-void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self) {
+void build_segments(Context& /*ctx*/, const Segments& segments, const Visibility& visibility) {
   const int64_t heads = segments.q_segment.size(0) * segments.q_segment.size(1), T = segments.q_segment.size(2);
   const int64_t S = segments.count();
   const auto *q_all = segments.q_segment.as<uint16_t>(), *k_all = segments.k_segment.as<uint16_t>();
@@ -123,7 +155,7 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
         q_index[entry] = static_cast<int32_t>(t);
         num_visible_keys[entry] = k_seen[q[t]];
       };
-      if (attend_self) {
+      if (visibility.attend_self) {
         add_key();
         add_query();
       } else {
@@ -131,6 +163,7 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
         add_key();
       }
     }
+    if (visibility.window > 0) set_ranges(segments, head, visibility.window);
   }
 }
 

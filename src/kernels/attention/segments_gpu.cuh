@@ -8,13 +8,14 @@ namespace scfa::gpu {
 struct SegmentLists {
   const uint16_t *q_segment, *k_segment;
   int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;
-  int heads, T, S;  // heads: B * H
+  int heads, T, S;                     // heads: B * H
+  int *first_visible_key, *end_query;  // with a window only, otherwise null
 };
 
 inline constexpr int kSortThreads = 1024;
 
 // Everything but the work lists, by one stable counting sort per head.
-void sort_segments(Stream stream, const SegmentLists& lists, bool attend_self);
+void sort_segments(Stream stream, const SegmentLists& lists, const Visibility& visibility);
 // The work lists, from what sort_segments made. workspace: kWorkListBytes.
 inline constexpr size_t kWorkListBytes = 8192;
 void build_work_lists(Stream stream, const SegmentLists& lists, const WorkLists& work, void* workspace);

@@ -21,7 +21,7 @@ struct alignas(16) QueryTile {
   int32_t first_query, num_queries;
   int32_t query_offset;        // of the tile's first query
   int32_t key_offset;          // of the segment's first key
-  int32_t begin_key, end_key;  // begin_key is 0
+  int32_t begin_key, end_key;  // begin_key is 0 unless there is a window
   friend auto operator<=>(const QueryTile&, const QueryTile&) = default;
 };
 

@@ -38,13 +38,15 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Fo
   constexpr int kAtOnce = 4;  // whose loads are under way together
   const int tiles = tiles_of(segment.rows, tile_rows);
   for (int tile0 = from; tile0 < tiles; tile0 += kAtOnce * step) {
-    int begin[kAtOnce], next_begin[kAtOnce];
+    int begin[kAtOnce], next_begin[kAtOnce], end[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int tile = tile0 + i * step, offset = segment.outer_offset + tile * tile_rows;
       // The first tile also takes the queries that see no key.
       begin[i] = tile == 0 || tile >= tiles ? 0 : lists.first_query[offset];
       next_begin[i] = tile + 1 < tiles ? lists.first_query[offset + tile_rows] : INT_MAX;
+      const int keys = min(tile_rows, segment.rows - tile * tile_rows);
+      end[i] = lists.end_query != nullptr && keys > 0 ? lists.end_query[offset + keys - 1] : segment.inner_rows;
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -57,7 +59,7 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Fo
                               segment.outer_offset + first,
                               segment.inner_offset,
                               begin[i],
-                              segment.inner_rows,
+                              end[i],
                               next_begin[i],
                               dq_block,
                               {}};
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists
                                                 f.outer_offset, f.inner_offset, {}};
     else if (is_placed)
       (list == kQueryTiles ? work.query_tiles : work.wide_query_tiles)[at.items()] = {
-          f.head, f.segment, f.first, f.rows, f.outer_offset, f.inner_offset, 0, f.inner_rows};
+          f.head, f.segment, f.first, f.rows, f.outer_offset, f.inner_offset, f.inner_begin, f.inner_rows};
   }
 }
 

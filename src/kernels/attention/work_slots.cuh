@@ -74,7 +74,8 @@ static_assert(kCounterBytes <= kWorkListBytes);
 // are queries, or keys in lists of key tiles; inner rows are the others.
 struct Found {
   int head, segment, first, rows, outer_offset, inner_offset;
-  int inner_rows;  // of a query tile: how many keys it sees
+  int inner_rows;       // of a query tile: the end of the keys that it sees
+  int inner_begin = 0;  // of a query tile: their begin
 };
 
 // Where a head's segments start in the sorted lists, in shared memory. By all threads of a block.
@@ -127,8 +128,9 @@ __device__ inline void for_slot(const SegmentLists& lists, const Starts& of, con
     } else if (first < rows) {
       what.rows = min(tile_rows, rows - first);
       const int visible = lists.num_visible_keys[what.outer_offset + what.rows - 1];
-      what.inner_rows = visible;
-      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible), what,
+      const int begin = lists.first_visible_key != nullptr ? lists.first_visible_key[what.outer_offset] : 0;
+      what.inner_begin = begin, what.inner_rows = visible;
+      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible - begin), what,
             Count::of(1, 0));
     }
   }

@@ -188,8 +188,8 @@ void check_equal(const Segments& got, const Segments& want) {
 }
 
 void check(const GuardedSegments& got, const GuardedSegments& want, bool attend_self) {
-  want.build(attend_self);
-  got.build(attend_self);
+  want.build({attend_self});
+  got.build({attend_self});
   const Segments lists = got.on_host();
   check_equal(lists, want.segments);
   if (!testing::Test::HasFatalFailure()) check_work(lists, want.segments);
@@ -241,10 +241,10 @@ TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
   const int64_t B = 2, H = 3, T = 4097, S = 64;
   const GuardedSegments first(ctx, B, H, T, S), again(ctx, B, H, T, S);
   for (const GuardedSegments* segments : {&first, &again}) segments->set(chosen(segment_choices()[4], S, 1));
-  first.build(true);
+  first.build({});
   const Segments want = first.on_host();
   for (int i = 0; i < 5; ++i) {
-    again.build(true);  // over what the last run left
+    again.build({});  // over what the last run left
     const Segments got = again.on_host();
     check_equal(got, want);
     check_work(got, want);
@@ -277,9 +277,9 @@ TEST_F(SegmentsGpu, MissingWorkListsAreNamed) {
   for (const WorkLists::List& list : WorkLists::layout(1, 1, 10, 2)) {
     Segments s = guarded.segments;
     s.work.*list.tensor = {};
-    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", list.name}));
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, {}); }, {"build_segments: ", list.name}));
   }
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, guarded.on_host(), true); }, {"build_segments", "gpu", "cpu"}));
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, guarded.on_host(), {}); }, {"build_segments", "gpu", "cpu"}));
 }
 
 }  // namespace

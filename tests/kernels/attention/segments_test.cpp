@@ -70,7 +70,7 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
         const int64_t B = 2, H = 2;
         const GuardedSegments guarded(ctx, B, H, T, S);
         guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
-        guarded.build(self);
+        guarded.build({self});
         for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, self);
         if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self;
       }
@@ -80,7 +80,7 @@ TEST(Segments, NeverMeetingMeansNothingIsSeen) {
   Context ctx;
   const GuardedSegments guarded(ctx, 1, 1, 100, 2);
   guarded.set([](SegmentIds& ids) { ids.q_segment.fill(1), ids.k_segment.fill(0); });
-  guarded.build(true);
+  guarded.build({});
   for (int i = 0; i < 100; ++i) {
     EXPECT_EQ(guarded.segments.num_visible_keys.as<int32_t>()[i], 0);
     EXPECT_EQ(guarded.segments.first_query.as<int32_t>()[i], 0);  // no query of the segment is before or after
@@ -96,7 +96,7 @@ TEST(Segments, SameForAnyNumberOfThreads) {
   for (const int threads : {1, 2, 4}) {
     const Threads limit(threads);
     guarded.poison_lists();
-    guarded.build(false);
+    guarded.build({.attend_self = false});
     std::vector<std::vector<double>> now;
     for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.num_visible_keys, s.first_query})
       now.push_back(values(t));
@@ -127,7 +127,7 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
     SCOPED_TRACE(choice.name);
     const GuardedSegments guarded(ctx, B, H, T, S);
     guarded.set(chosen(choice, S, 3));
-    guarded.build(true);
+    guarded.build({});
     std::vector<SegmentBalance> balance(H);
     add_balance(ctx, balance, guarded.segments, 1);
     add_balance(ctx, balance, guarded.segments, 2);  // the first once more, and the second; the third does not count
@@ -170,14 +170,14 @@ TEST(Segments, WrongIdsAndShapesAreNamed) {
         ids.k_segment.fill(kNoSegment);
         (query ? ids.q_segment : ids.k_segment).as<uint16_t>()[19] = id;
       });
-      EXPECT_TRUE(fails_naming([&] { guarded.build(true); },
-                               {"build_segments", concat("segment ", id).c_str(), "there are 4"}));
+      EXPECT_TRUE(
+          fails_naming([&] { guarded.build({}); }, {"build_segments", concat("segment ", id).c_str(), "there are 4"}));
     }
   const GuardedSegments guarded(ctx, 1, 2, 10, 4), longer(ctx, 1, 2, 11, 4);
   Segments s = guarded.segments;
   s.k_segment = longer.segments.k_segment;
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, {}, true); }, {"build_segments: q_segment "}));
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, {}); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, {}, {}); }, {"build_segments: q_segment "}));
   const std::pair<const char*, Tensor Segments::*> filled[] = {{"q_begin", &Segments::q_begin},
                                                                {"k_begin", &Segments::k_begin},
                                                                {"q_index", &Segments::q_index},
@@ -187,7 +187,7 @@ TEST(Segments, WrongIdsAndShapesAreNamed) {
   for (const auto& [name, member] : filled) {
     s = guarded.segments;
     s.*member = guarded.segments.q_segment;  // of another type
-    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", name}));
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, {}); }, {"build_segments: ", name}));
   }
 }
 
