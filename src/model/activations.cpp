@@ -36,7 +36,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
   }
   const AttentionPattern& pattern = c.pattern(layer);
   if (needs_projections(pattern)) a.projections = arena.take("segments", f32, {H, pattern.buckets / 2, D});
-  a.segments = plan_segments(arena, B, H, T, D, segment_count(pattern));
+  a.segments = plan_segments(arena, B, H, T, D, segment_count(pattern), pattern.window > 0);
   a.attention = arena.take("attention output", f, {B, T, C});
   a.lse = arena.take("attention output", f32, {B, H, T});
   a.residual_mid = arena.take("residual stream", f, {B, T, C});

@@ -69,7 +69,7 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
   if (a.projections) draw_projections(ctx, a.projections, draw.seed, draw.step, static_cast<uint32_t>(layer));
   block_before_attention(ctx, c, layer, p, a, x, skip, draw);
-  build_segments(ctx, a.segments, attends_self(c.pattern(layer)));
+  build_segments(ctx, a.segments, visibility(c.pattern(layer)));
   const Heads heads(a.qkv, a.shared_keys);
   attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments,
                     c.softmax_scale(), shared.attention_scratch);

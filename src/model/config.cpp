@@ -33,7 +33,7 @@ double model_flops_per_token(const GptConfig& c) {
   const double weights = L * block + C * static_cast<double>(c.padded_vocab());
   double keys = 0;  // a token sees on average, over all layers
   for (int64_t l = 0; l < c.n_layer; ++l)
-    keys += share_of_pairs(c.pattern(l)) * static_cast<double>(c.sequence_length + 1) / 2;
+    keys += share_of_pairs(c.pattern(l), c.sequence_length) * static_cast<double>(c.sequence_length + 1) / 2;
   return 6 * weights + 12 * C * keys;
 }
 

@@ -62,6 +62,10 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
   visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
         FieldRule{});
+  visit("window", p.window,
+        "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
+        "included; 0: all",
+        at_least(0));
 }
 
 // Checks what single fields cannot: throws Error naming the keys. vocab_size must be set.

@@ -63,9 +63,10 @@ void Decoder::attend(int64_t layer, const BlockActivations& a) {
   const Heads heads(a.qkv, a.shared_keys);
   const KeyValueCache& cache = cache_[static_cast<size_t>(layer)];
   cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.k_segment);
-  const int64_t seen = attends_self(c.pattern(layer)) ? length_ + 1 : length_;
-  attention_decode(ctx_, as_heads(a.attention, c.n_head), heads.q, cache, a.segments.q_segment, seen,
-                   c.softmax_scale());
+  const Visibility visible = visibility(c.pattern(layer));
+  const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
+  attention_decode(ctx_, as_heads(a.attention, c.n_head), heads.q, cache, a.segments.q_segment, begin,
+                   visible.attend_self ? length_ + 1 : length_, c.softmax_scale());
 }
 
 ConstTensor Decoder::feed(int32_t token) {

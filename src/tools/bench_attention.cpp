@@ -20,7 +20,7 @@ double count_pairs(Context& ctx, const Segments& s) {
   const int64_t heads = s.q_index.size(0) * s.q_index.size(1), T = s.q_index.size(2), S = s.count();
   std::vector<int32_t> begins(static_cast<size_t>(heads * (S + 1))), limits(static_cast<size_t>(heads * T));
   ctx.copy(Tensor(begins.data(), DType::kI32, Device::kCpu, {heads * (S + 1)}), s.q_begin);
-  ctx.copy(Tensor(limits.data(), DType::kI32, Device::kCpu, {heads * T}), s.num_visible_keys);
+  ctx.copy(Tensor(limits.data(), DType::kI32, Device::kCpu, {heads * T}), s.end_key);
   double pairs = 0;
   for (int64_t head = 0; head < heads; ++head)
     for (int32_t i = 0; i < begins[static_cast<size_t>(head * (S + 1) + S)]; ++i)

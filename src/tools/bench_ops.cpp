@@ -265,7 +265,7 @@ OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
   const Segments& g = h.segments;
   return {.sizes = h.sizes_and_pattern(),
           .reads = {g.q_segment, g.k_segment},
-          .writes = {g.q_index, g.k_index, g.num_visible_keys, g.first_query},
+          .writes = {g.q_index, g.k_index, g.end_key, g.begin_query},
           .run = [=, &ctx] { h.build(ctx); }};
 }
 
@@ -296,7 +296,7 @@ OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {
   return {.sizes = concat(H, " x ", S, " x ", D),
           .reads = {cache.keys, cache.values, cache.segments, q},
           .writes = {out},
-          .run = [=, &ctx] { attention_decode(ctx, out, q, cache, segment, S, 0.125f); },
+          .run = [=, &ctx] { attention_decode(ctx, out, q, cache, segment, 0, S, 0.125f); },
           .flops = 4.0 * static_cast<double>(H * S * D)};
 }
 

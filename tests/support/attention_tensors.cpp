@@ -63,7 +63,7 @@ void AttentionTensors::poison_results() const {
 }
 
 std::vector<uint8_t> AttentionTensors::visible() const {
-  return visibility(on_host(segments.q_segment), on_host(segments.k_segment), attend_self());
+  return visibility(on_host(segments.q_segment), on_host(segments.k_segment), scfa::visibility(problem.pattern));
 }
 
 void AttentionTensors::expect_formulas(double tolerance) const {

@@ -30,7 +30,7 @@ std::vector<double> normalised(std::vector<double> x, int64_t D) {
   return x;
 }
 
-std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, bool attend_self) {
+std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, const Visibility& which) {
   const int64_t heads = q_segment.size(0) * q_segment.size(1), T = q_segment.size(2);
   const auto *q = q_segment.as<uint16_t>(), *k = k_segment.as<uint16_t>();
   std::vector<uint8_t> visible;
@@ -39,7 +39,8 @@ std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor&
     for (int64_t i = 0; i < T; ++i)
       for (int64_t j = 0; j < T; ++j) {
         const uint16_t segment = q[head * T + i];
-        visible.push_back(segment != 0xFFFF && segment == k[head * T + j] && (j < i || (attend_self && j == i)));
+        visible.push_back(segment != 0xFFFF && segment == k[head * T + j] && (j < i || (which.attend_self && j == i)) &&
+                          (which.window == 0 || i - j < which.window));
       }
   return visible;
 }

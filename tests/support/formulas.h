@@ -18,7 +18,7 @@ std::vector<double> normalised(std::vector<double> x, int64_t D);
 
 // visible[b, h, i, j]: query and key are of one segment, and the key is not later than the query (attend_self), or
 // earlier (not).
-std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, bool attend_self);
+std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, const Visibility& which);
 
 // softmax(scale * q . k) v over the visible keys, by definition and in O(T^2). q, k, v: (B, T, H, D).
 struct AttentionFormula {

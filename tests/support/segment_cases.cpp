@@ -10,8 +10,8 @@ namespace scfa::test {
 namespace {
 
 constexpr Tensor Segments::*kIds[] = {&Segments::q_segment, &Segments::k_segment};
-constexpr Tensor Segments::*kLists[] = {&Segments::q_begin, &Segments::k_begin,          &Segments::q_index,
-                                        &Segments::k_index, &Segments::num_visible_keys, &Segments::first_query};
+constexpr Tensor Segments::*kLists[] = {&Segments::q_begin, &Segments::k_begin, &Segments::q_index,
+                                        &Segments::k_index, &Segments::end_key, &Segments::begin_query};
 const std::array<WorkLists::List, 6>& work_lists() {
   static const std::array<WorkLists::List, 6> lists = WorkLists::layout(1, 1, 1, 1);
   return lists;
@@ -28,7 +28,8 @@ void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& cho
 }
 
 void GuardedSegments::poison_lists() const {
-  for (const auto list : kLists) poison(segments.*list);
+  for (const auto list : kLists)
+    if (segments.*list) poison(segments.*list);
   for (const WorkLists::List& list : work_lists())
     if (segments.work.*list.tensor) poison(segments.work.*list.tensor);
 }
@@ -36,7 +37,8 @@ void GuardedSegments::poison_lists() const {
 Segments GuardedSegments::on_host() const {
   Segments host = segments;
   for (const auto ids : kIds) host.*ids = GuardedMemory::on_host(segments.*ids);
-  for (const auto list : kLists) host.*list = GuardedMemory::on_host(segments.*list);
+  for (const auto list : kLists)
+    if (segments.*list) host.*list = GuardedMemory::on_host(segments.*list);
   for (const WorkLists::List& list : work_lists())
     if (segments.work.*list.tensor) host.work.*list.tensor = GuardedMemory::on_host(segments.work.*list.tensor);
   return host;

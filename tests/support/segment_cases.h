@@ -24,11 +24,11 @@ void write_ids(Context& ctx, const Segments& segments, const ChooseSegments& cho
 // Segments planned and built on either device. Lists start poisoned.
 class GuardedSegments : public GuardedMemory {
  public:
-  GuardedSegments(Context& ctx, int64_t B, int64_t H, int64_t T, int64_t count, int64_t D = 64)
-      : GuardedMemory(ctx), segments(plan_segments(arena(), B, H, T, D, count)) {}
+  GuardedSegments(Context& ctx, int64_t B, int64_t H, int64_t T, int64_t count, int64_t D = 64, bool ranges = false)
+      : GuardedMemory(ctx), segments(plan_segments(arena(), B, H, T, D, count, ranges)) {}
 
   void set(const ChooseSegments& choose) const { write_ids(context(), segments, choose); }
-  void build(bool attend_self) const { build_segments(context(), segments, attend_self); }
+  void build(const Visibility& visibility) const { build_segments(context(), segments, visibility); }
   void poison_lists() const;  // what build_segments fills
   Segments on_host() const;   // with all lists that the device has
 

@@ -132,7 +132,8 @@ AttentionParams make_params(Context& ctx, const ConstTensor& q, const ConstTenso
   p.dq_accum = p.dq_ring + sums.ring_elements;
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
-  p.num_visible_keys = s.num_visible_keys.as<int32_t>(), p.first_query = s.first_query.as<int32_t>();
+  p.end_key = s.end_key.as<int32_t>(), p.begin_query = s.begin_query.as<int32_t>();
+  if (s.has_ranges()) p.begin_key = s.begin_key.as<int32_t>(), p.end_query = s.end_query.as<int32_t>();
   p.untied_heads = &s.work.device_counts()->untied_heads;
   p.H = static_cast<int>(q.size(2)), p.T = static_cast<int>(q.size(1));
   p.S = static_cast<int>(s.count()), p.D = static_cast<int>(q.size(3));
@@ -158,8 +159,9 @@ constexpr Backend kSm80 = {sm80::forward, sm80::backward, false}, kSm90 = {sm90:
 bool use_sm90() {
   return !uses_portable_attention() && sm90::probe().usable;
 }
-const Backend& backend() {
-  return use_sm90() ? kSm90 : kSm80;
+// The sm_90 kernels have no ranges.
+const Backend& backend(const Segments& segments) {
+  return use_sm90() && !segments.has_ranges() ? kSm90 : kSm80;
 }
 
 }  // namespace
@@ -183,7 +185,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   clear_dropped_out_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(p, segments.q_segment.as<uint16_t>(), rows);
   check_launch("attention_forward", ctx.stream());
-  backend().forward(ctx, p, segments);
+  backend(segments).forward(ctx, p, segments);
 }
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
@@ -200,7 +202,7 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
       p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);
   check_launch("attention_backward", ctx.stream());
   p.D <= 64 ? compute_statistics<8>(ctx.stream(), p, rows) : compute_statistics<16>(ctx.stream(), p, rows);
-  const Backend& chosen = backend();
+  const Backend& chosen = backend(segments);
   chosen.backward(ctx, p, segments);
   if (inverse_norm)
     normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, chosen.fuses_norm ? p.untied_heads : nullptr);

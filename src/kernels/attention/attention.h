@@ -8,7 +8,8 @@
 
 namespace scfa {
 
-// Query i sees the first num_visible_keys[i] keys of its segment: p = softmax(scale * q . k) over them, out = p v.
+// Query i sees the first end_key[i] keys of its segment, with a window from begin_key[i] on:
+// p = softmax(scale * q . k) over them, out = p v.
 //   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
 //   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
 //   q, k, v  in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: they can be read where the

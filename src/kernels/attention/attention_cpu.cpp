@@ -88,7 +88,8 @@ void zero_rows(const HeadRows& rows, int64_t T, int64_t D) {
 // One segment of one head.
 struct HeadSegment {
   int64_t b, h, queries, keys;
-  const int32_t *q_index, *k_index, *num_visible_keys;
+  const int32_t *q_index, *k_index, *end_key, *begin_key;  // the last may be null: 0
+  int64_t first_key(int64_t query) const { return begin_key == nullptr ? 0 : begin_key[query]; }
 };
 
 // Calls work(segment, scratch) for every segment that has queries, in parallel. Segments touch disjoint rows.
@@ -108,27 +109,29 @@ void for_each_segment(const Segments& segments, int64_t D, Tensor scratch, const
                                  k_begin[entry + 1] - k0,
                                  segments.q_index.as<int32_t>() + head * T + q0,
                                  segments.k_index.as<int32_t>() + head * T + k0,
-                                 segments.num_visible_keys.as<int32_t>() + head * T + q0};
+                                 segments.end_key.as<int32_t>() + head * T + q0,
+                                 segments.begin_key ? segments.begin_key.as<int32_t>() + head * T + q0 : nullptr};
     if (segment.queries > 0) work(segment, scratch.as<float>() + omp_get_thread_num() * per_thread);
   }
 }
 
-// Rows of s become exp2(s * factor - lse), their sum one over the row's first `limit` columns, and zero behind them.
+// Scores in columns [begin, end) of a row become exp2(s * factor - lse), which add up to one, and all others zero.
 // Returns lse.
-float softmax_row(float* s, int64_t limit, int64_t columns, float factor) {
-  std::fill(s + limit, s + columns, 0.0f);
-  if (limit == 0) return INFINITY;
-  float top = s[0], sum = 0.0f;
+float softmax_row(float* s, int64_t begin, int64_t end, int64_t columns, float factor) {
+  std::fill(s, s + begin, 0.0f);
+  std::fill(s + end, s + columns, 0.0f);
+  if (begin == end) return INFINITY;
+  float top = s[begin], sum = 0.0f;
 #pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < limit; ++j) top = s[j] > top ? s[j] : top;
+  for (int64_t j = begin; j < end; ++j) top = s[j] > top ? s[j] : top;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < limit; ++j) {
+  for (int64_t j = begin; j < end; ++j) {
     s[j] = vexp2((s[j] - top) * factor);
     sum += s[j];
   }
   const float inverse = 1.0f / sum;
 #pragma omp simd
-  for (int64_t j = 0; j < limit; ++j) s[j] *= inverse;
+  for (int64_t j = begin; j < end; ++j) s[j] *= inverse;
   return top * factor + std::log2(sum);
 }
 
@@ -153,14 +156,17 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
     gather(keys, HeadRows(k, segment.b, segment.h), segment.k_index, segment.keys, D);
     gather(values, HeadRows(v, segment.b, segment.h), segment.k_index, segment.keys, D);
     for (int64_t i = 0; i < segment.queries; i += kTile) {
-      const int64_t rows = std::min(kTile, segment.queries - i), seen = segment.num_visible_keys[i + rows - 1];
-      if (seen == 0) continue;  // limits never fall, so nobody in the tile sees a key
-      product_bt(rows, seen, D, queries + i * D, keys, scores);
+      // Both ends of what a query sees never fall, so the tile sees keys [first, first + seen) and no others.
+      const int64_t rows = std::min(kTile, segment.queries - i), first = segment.first_key(i);
+      const int64_t seen = segment.end_key[i + rows - 1] - first;
+      if (seen == 0) continue;
+      product_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
       for (int64_t r = 0; r < rows; ++r) {
-        const float value = softmax_row(scores + r * seen, segment.num_visible_keys[i + r], seen, scale * kLog2E);
+        const float value = softmax_row(scores + r * seen, segment.first_key(i + r) - first,
+                                        segment.end_key[i + r] - first, seen, scale * kLog2E);
         lse_out[(segment.b * H + segment.h) * T + segment.q_index[i + r]] = value;
       }
-      product(rows, D, seen, scores, values, tile_out);
+      product(rows, D, seen, scores, values + first * D, tile_out);
       scatter(out_rows, tile_out, segment.q_index + i, rows, D);
     }
   });
@@ -186,12 +192,14 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
     std::fill_n(dkeys, segment.keys * D, 0.0f);
     std::fill_n(dvalues, segment.keys * D, 0.0f);
     for (int64_t i = 0; i < segment.queries; i += kTile) {
-      const int64_t rows = std::min(kTile, segment.queries - i), seen = segment.num_visible_keys[i + rows - 1];
+      const int64_t rows = std::min(kTile, segment.queries - i), first = segment.first_key(i);
+      const int64_t seen = segment.end_key[i + rows - 1] - first;
       if (seen == 0) continue;
-      product_bt(rows, seen, D, queries + i * D, keys, scores);
-      product_bt(rows, seen, D, douts + i * D, values, dscores);
+      product_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
+      product_bt(rows, seen, D, douts + i * D, values + first * D, dscores);
       for (int64_t r = 0; r < rows; ++r) {
-        const int32_t position = segment.q_index[i + r], limit = segment.num_visible_keys[i + r];
+        const int32_t position = segment.q_index[i + r];
+        const int64_t begin = segment.first_key(i + r) - first, end = segment.end_key[i + r] - first;
         const float *o = out_rows.row(position), *g = douts + (i + r) * D;
         const float row_lse = lse_in[(segment.b * H + segment.h) * T + position];
         float delta = 0.0f;
@@ -199,17 +207,19 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
         for (int64_t d = 0; d < D; ++d) delta += o[d] * g[d];
         float *p = scores + r * seen, *ds = dscores + r * seen;
 #pragma omp simd
-        for (int64_t j = 0; j < limit; ++j) {
+        for (int64_t j = begin; j < end; ++j) {
           p[j] = vexp2(p[j] * (scale * kLog2E) - row_lse);
           ds[j] = p[j] * (ds[j] - delta) * scale;
         }
-        std::fill(p + limit, p + seen, 0.0f);
-        std::fill(ds + limit, ds + seen, 0.0f);
+        for (float* row : {p, ds}) {
+          std::fill(row, row + begin, 0.0f);
+          std::fill(row + end, row + seen, 0.0f);
+        }
       }
-      product(rows, D, seen, dscores, keys, tile_dq);
+      product(rows, D, seen, dscores, keys + first * D, tile_dq);
       scatter(dq_rows, tile_dq, segment.q_index + i, rows, D);
-      product_at_add(seen, D, rows, scores, douts + i * D, dvalues);
-      product_at_add(seen, D, rows, dscores, queries + i * D, dkeys);
+      product_at_add(seen, D, rows, scores, douts + i * D, dvalues + first * D);
+      product_at_add(seen, D, rows, dscores, queries + i * D, dkeys + first * D);
     }
     scatter(HeadRows(dk, segment.b, segment.h), dkeys, segment.k_index, segment.keys, D);
     scatter(HeadRows(dv, segment.b, segment.h), dvalues, segment.k_index, segment.keys, D);

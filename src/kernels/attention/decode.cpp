@@ -45,17 +45,18 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
 }
 
 void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t n, float scale) {
+                      int64_t begin, int64_t end, float scale) {
   constexpr const char* kOp = "attention_decode";
   check(kOp, cache, q, "q");
   check(kOp, cache, out, "out");
   require_tensor(q_segment, kOp, "q_segment", DType::kU16, {1, cache.keys.size(0), 1});
-  require(n >= 0 && n <= cache.keys.size(1), kOp, ": ", n, " keys of a cache of ", cache.keys.size(1));
+  require(begin >= 0 && begin <= end && end <= cache.keys.size(1), kOp, ": keys ", begin, " to ", end,
+          " of a cache of ", cache.keys.size(1));
   ctx.require_here(kOp, {out, q, cache.keys, cache.values, cache.segments, q_segment});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::attention_decode(ctx, out, q, cache, q_segment, n, scale);
-  cpu::attention_decode(ctx, out, q, cache, q_segment, n, scale);
+    if (ctx.on_gpu()) return gpu::attention_decode(ctx, out, q, cache, q_segment, begin, end, scale);
+  cpu::attention_decode(ctx, out, q, cache, q_segment, begin, end, scale);
 }
 
 namespace cpu {
@@ -71,7 +72,7 @@ void cache_append(Context& /*ctx*/, const KeyValueCache& cache, int64_t position
 }
 
 void attention_decode(Context& /*ctx*/, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t n, float scale) {
+                      int64_t begin, int64_t end, float scale) {
   const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);
 #pragma omp parallel for
   for (int64_t h = 0; h < H; ++h) {
@@ -81,7 +82,7 @@ void attention_decode(Context& /*ctx*/, Tensor out, ConstTensor q, const KeyValu
     const uint16_t wanted = q_segment.as<uint16_t>()[h];
     float *to = out.as<float>() + h * out.stride[2], top = -INFINITY, sum = 0.0f;
     std::fill_n(to, D, 0.0f);
-    for (int64_t j = 0; j < n; ++j) {  // online softmax: sums are rescaled when the maximum grows
+    for (int64_t j = begin; j < end; ++j) {  // online softmax: sums are rescaled when the maximum grows
       if (wanted == kNoSegment || segments[j] != wanted) continue;
       float score = 0.0f;
 #pragma omp simd reduction(+ : score)

@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(128)
 
 __global__ void __launch_bounds__(kThreads)
     decode_kernel(HeadRows out, HeadRows q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
-                  const uint16_t* segments, const uint16_t* q_segment, int64_t n, int64_t S, int D, float scale) {
+                  const uint16_t* segments, const uint16_t* q_segment, int64_t begin, int64_t end, int64_t S, int D,
+                  float scale) {
   __shared__ alignas(16) float parts[kGroups][kMaxD];
   __shared__ float tops[kGroups], sums[kGroups];
   const int lane = threadIdx.x % 32, group = threadIdx.x / kLanes, shift = lane / kLanes * kLanes;
@@ -40,8 +41,9 @@ __global__ void __launch_bounds__(kThreads)
     if (d0 + p * kLanes * kPack < D) load(query[p], q.row(0, 0, h) + d0 + p * kLanes * kPack);
 
   // A warp compares the segments of 32 keys in one ballot; each group processes the matches among its own 8.
-  for (int64_t j0 = threadIdx.x / 32 * 32; j0 < n && wanted != kNoSegment; j0 += kThreads) {
-    const bool match = j0 + lane < n && segments[h * S + j0 + lane] == wanted;
+  for (int64_t j0 = begin / kThreads * kThreads + threadIdx.x / 32 * 32; j0 < end && wanted != kNoSegment;
+       j0 += kThreads) {
+    const bool match = j0 + lane >= begin && j0 + lane < end && segments[h * S + j0 + lane] == wanted;
     unsigned found = __ballot_sync(0xFFFFFFFFu, match) & members;
     while (found != 0) {
       const int64_t at = (h * S + j0 + __ffs(static_cast<int>(found)) - 1) * D + d0;
@@ -99,15 +101,15 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
 }
 
 void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t n, float scale) {
+                      int64_t begin, int64_t end, float scale) {
   require_packs("attention_decode", "q", q);
   require_packs("attention_decode", "out", out);
   require_packs("attention_decode", "keys of the cache", cache.keys);
   require_packs("attention_decode", "values of the cache", cache.values);
   decode_kernel<<<static_cast<unsigned>(q.size(2)), kThreads, 0, ctx.stream()>>>(
       head_rows(out), head_rows(q), static_cast<const __nv_bfloat16*>(cache.keys.data),
-      static_cast<const __nv_bfloat16*>(cache.values.data), cache.segments.as<uint16_t>(), q_segment.as<uint16_t>(), n,
-      cache.keys.size(1), static_cast<int>(q.size(3)), scale);
+      static_cast<const __nv_bfloat16*>(cache.values.data), cache.segments.as<uint16_t>(), q_segment.as<uint16_t>(),
+      begin, end, cache.keys.size(1), static_cast<int>(q.size(3)), scale);
   check_launch("attention_decode", ctx.stream());
 }
 

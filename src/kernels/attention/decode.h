@@ -18,12 +18,12 @@ KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   ConstTensor k_segment);
 
-// out = softmax(scale * q . k) v over the keys in the query's segment among the first n of the cache; zero where there
+// out = softmax(scale * q . k) v over the keys in the query's segment among [begin, end) of the cache; zero where there
 // is none.
 //   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free      q_segment  in (1, H, 1) u16
 // f32 on the CPU; bf16 on the GPU, D a multiple of 8 up to 128, rows aligned to 16 bytes. Deterministic.
 void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t n, float scale);
+                      int64_t begin, int64_t end, float scale);
 
 namespace cpu {
 decltype(scfa::cache_append) cache_append;

@@ -71,7 +71,8 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
   outputs.push_back(lse);
   if (needs_projections(p.pattern)) projections = arena.take("projections", f32, {H, p.pattern.buckets / 2, D});
   samples = arena.take("samples", DType::kI32, {B});
-  segments = plan_segments(arena, B, H, T, D, p.segments > 0 ? p.segments : segment_count(p.pattern));
+  segments =
+      plan_segments(arena, B, H, T, D, p.segments > 0 ? p.segments : segment_count(p.pattern), p.pattern.window > 0);
   scratch = arena.take("scratch", f32, {attention_scratch(ctx, segments, D)});
 }
 
@@ -96,7 +97,7 @@ void AttentionOperands::assign(Context& ctx, const PatternDraw& at) const {
 }
 
 void AttentionOperands::build(Context& ctx) const {
-  build_segments(ctx, segments, attends_self(problem.pattern));
+  build_segments(ctx, segments, visibility(problem.pattern));
 }
 
 void AttentionOperands::forward(Context& ctx) const {

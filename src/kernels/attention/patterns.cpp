@@ -131,18 +131,27 @@ bool attends_self(const AttentionPattern& pattern) {
   return pattern.attend_self.value_or(find(pattern).attend_self);
 }
 
+Visibility visibility(const AttentionPattern& pattern) {
+  return {attends_self(pattern), pattern.window};
+}
+
 int64_t segment_count(const AttentionPattern& pattern) {
   return find(pattern).hashes ? pattern.buckets : 1;
 }
 
 std::string describe(const AttentionPattern& p) {
   std::string text = find(p).describe(p);
+  if (p.window > 0) text += concat(", window ", p.window);
   if (p.attend_self) text += *p.attend_self ? ", seeing itself" : ", not seeing itself";
   return text;
 }
 
-double share_of_pairs(const AttentionPattern& pattern) {
-  return find(pattern).share(pattern);
+double share_of_pairs(const AttentionPattern& pattern, int64_t T) {
+  const auto length = static_cast<double>(T), window = static_cast<double>(pattern.window);
+  // Of T (T + 1) / 2 pairs, those of tokens that have less than a window before them, and a window for each other.
+  const double in_window =
+      pattern.window == 0 || pattern.window >= T ? 1.0 : window * (2 * length - window + 1) / (length * (length + 1));
+  return find(pattern).share(pattern) * in_window;
 }
 
 bool needs_projections(const AttentionPattern& pattern) {
@@ -154,6 +163,7 @@ void validate(const AttentionPattern& pattern) {
   require(!entry.hashes || pattern.buckets == 1 ||
               (pattern.buckets >= 2 && pattern.buckets <= 64 && pattern.buckets % 2 == 0),
           "attention.buckets: must be 1 or an even number up to 64, not ", pattern.buckets);
+  require(pattern.window >= 0, "attention.window: must be 0 or more, not ", pattern.window);
   require(pattern.drop_rate >= 0 && pattern.drop_rate <= 1, "attention.drop_rate: must be 0 to 1, not ",
           pattern.drop_rate);
 }

@@ -18,13 +18,16 @@ struct AttentionPattern {
   int64_t buckets = 16;             // hash: 1 or an even number up to 64
   double drop_rate = 0.5;           // drop: share of queries and of keys left out, drawn independently
   std::optional<bool> attend_self;  // whether a token sees itself; by default not in hash, as in the paper's code
+  int64_t window = 0;  // of the tokens of its segment it sees those less than so many positions back; 0: all
 };
 
 std::vector<std::string> pattern_names();
+Visibility visibility(const AttentionPattern& pattern);
 bool attends_self(const AttentionPattern& pattern);
 int64_t segment_count(const AttentionPattern& pattern);
-std::string describe(const AttentionPattern& pattern);   // "dense", "hash with 16 buckets", "drop at rate 0.5"
-double share_of_pairs(const AttentionPattern& pattern);  // expected, of the causal pairs; buckets taken as balanced
+std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
+// Expected, of the causal pairs of T tokens; buckets taken as balanced.
+double share_of_pairs(const AttentionPattern& pattern, int64_t T);
 bool needs_projections(const AttentionPattern& pattern);
 void validate(const AttentionPattern& pattern);  // throws Error naming the value and what would be right
 

@@ -5,7 +5,7 @@
 
 namespace scfa {
 
-Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count) {
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count, bool ranges) {
   require(count >= 1 && count <= kMaxSegments, "segments: their number must be 1 to ", kMaxSegments, ", not ", count);
   constexpr const char* kName = "segments";
   Segments s;
@@ -15,13 +15,16 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
   s.k_begin = arena.take(kName, DType::kI32, {B, H, count + 1});
   s.q_index = arena.take(kName, DType::kI32, {B, H, T});
   s.k_index = arena.take(kName, DType::kI32, {B, H, T});
-  s.num_visible_keys = arena.take(kName, DType::kI32, {B, H, T});
-  s.first_query = arena.take(kName, DType::kI32, {B, H, T});
+  s.end_key = arena.take(kName, DType::kI32, {B, H, T});
+  s.begin_query = arena.take(kName, DType::kI32, {B, H, T});
+  if (ranges)
+    for (Tensor* range : {&s.begin_key, &s.end_query}) *range = arena.take(kName, DType::kI32, {B, H, T});
   s.work = plan_work_lists(arena, B, H, T, D, count);
   return s;
 }
 
-void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
+void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,
+                    ConstTensor document_start) {
   constexpr const char* kOp = "build_segments";
   require(segments.q_segment.ndim == 3 && segments.q_begin.ndim == 3, kOp,
           ": q_segment must be (B, H, T) and q_begin (B, H, S + 1)");
@@ -35,8 +38,20 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
   require_tensor(segments.k_begin, kOp, "k_begin", DType::kI32, {B, H, S + 1});
   require_tensor(segments.q_index, kOp, "q_index", DType::kI32, {B, H, T});
   require_tensor(segments.k_index, kOp, "k_index", DType::kI32, {B, H, T});
-  require_tensor(segments.num_visible_keys, kOp, "num_visible_keys", DType::kI32, {B, H, T});
-  require_tensor(segments.first_query, kOp, "first_query", DType::kI32, {B, H, T});
+  require_tensor(segments.end_key, kOp, "end_key", DType::kI32, {B, H, T});
+  require_tensor(segments.begin_query, kOp, "begin_query", DType::kI32, {B, H, T});
+  for_each_visibility(by_head, H, [&](int64_t, int64_t, const Visibility& visibility) {
+    require(visibility.window >= 0, kOp, ": a window must be 0 or more, not ", visibility.window);
+    require(visibility.window == 0 || segments.has_ranges(), kOp, ": a window where no ranges were planned");
+  });
+  if (document_start) {
+    require(segments.has_ranges(), kOp, ": documents where no ranges were planned");
+    require_tensor(document_start, kOp, "document_start", DType::kI32, {B, T});
+  }
+  if (segments.has_ranges()) {
+    require_tensor(segments.begin_key, kOp, "begin_key", DType::kI32, {B, H, T});
+    require_tensor(segments.end_query, kOp, "end_query", DType::kI32, {B, H, T});
+  }
   if (ctx.on_gpu()) {
     require(B * H * T <= INT32_MAX, kOp, ": on the GPU at most 2^31 - 1 rows, not ", B * H * T);
     for (const WorkLists::List& list : WorkLists::layout(B, H, T, S)) {
@@ -45,11 +60,12 @@ void build_segments(Context& ctx, const Segments& segments, bool attend_self) {
     }
   }
   ctx.require_here(kOp, {segments.q_segment, segments.k_segment, segments.q_begin, segments.k_begin, segments.q_index,
-                         segments.k_index, segments.num_visible_keys, segments.first_query});
+                         segments.k_index, segments.end_key, segments.begin_query, segments.begin_key,
+                         segments.end_query, document_start});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, attend_self);
-  cpu::build_segments(ctx, segments, attend_self);
+    if (ctx.on_gpu()) return gpu::build_segments(ctx, segments, by_head, document_start);
+  cpu::build_segments(ctx, segments, by_head, document_start);
 }
 
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& s, int64_t sequences) {
@@ -90,10 +106,47 @@ void count_rows(const uint16_t* segment, int64_t T, int64_t count, int32_t* begi
   for (int64_t s = 0; s < count; ++s) begin[s + 1] += begin[s];
 }
 
+// Which positions the tokens of one head see: those from first(t) on. It never falls.
+struct FirstVisible {
+  int64_t window;
+  const int32_t* document_start;  // of the sequence, or null
+  int64_t operator()(int64_t t) const {
+    const int64_t by_window = window > 0 ? std::max<int64_t>(0, t - window + 1) : 0;
+    return document_start != nullptr ? std::max<int64_t>(by_window, document_start[t]) : by_window;
+  }
+};
+
+// Both lists of a segment ascend by position, so both ends only move forward.
+void set_ranges(const Segments& segments, int64_t head, const FirstVisible& first_visible) {
+  const int64_t T = segments.q_segment.size(2), S = segments.count();
+  const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
+  const int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
+  for (int64_t s = 0; s < S; ++s) {
+    const int32_t queries = q_begin[s + 1] - q_begin[s], keys = k_begin[s + 1] - k_begin[s];
+    const int32_t* q = segments.q_index.as<int32_t>() + head * T + q_begin[s];
+    const int32_t* k = segments.k_index.as<int32_t>() + head * T + k_begin[s];
+    int32_t* begin_key = segments.begin_key.as<int32_t>() + head * T + q_begin[s];
+    int32_t* end_query = segments.end_query.as<int32_t>() + head * T + k_begin[s];
+    for (int32_t i = 0, first = 0; i < queries; ++i) {
+      while (first < keys && k[first] < first_visible(q[i])) ++first;
+      begin_key[i] = first;
+    }
+    for (int32_t j = 0, end = 0; j < keys; ++j) {
+      while (end < queries && first_visible(q[end]) <= k[j]) ++end;
+      end_query[j] = end;
+    }
+  }
+}
+
 }  // namespace
 
-void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self) {
-  const int64_t heads = segments.q_segment.size(0) * segments.q_segment.size(1), T = segments.q_segment.size(2);
+void build_segments(Context& /*ctx*/, const Segments& segments, std::span<const Visibility> by_head,
+                    ConstTensor document_start) {
+  const int64_t H = segments.q_segment.size(1), heads = segments.q_segment.size(0) * H, T = segments.q_segment.size(2);
+  std::vector<Visibility> of_head;
+  for_each_visibility(by_head, H, [&](int64_t first, int64_t end, const Visibility& visibility) {
+    of_head.insert(of_head.end(), static_cast<size_t>(end - first), visibility);
+  });
   const int64_t S = segments.count();
   const auto *q_all = segments.q_segment.as<uint16_t>(), *k_all = segments.k_segment.as<uint16_t>();
   for (int64_t i = 0; i < heads * T; ++i)
@@ -101,12 +154,13 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
       require(id < S || id == kNoSegment, "build_segments: segment ", id, " where there are ", S);
 #pragma omp parallel for schedule(dynamic)
   for (int64_t head = 0; head < heads; ++head) {
+    const Visibility& visibility = of_head[static_cast<size_t>(head % H)];
     const uint16_t *q = q_all + head * T, *k = k_all + head * T;
     int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
     int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
     int32_t *q_index = segments.q_index.as<int32_t>() + head * T, *k_index = segments.k_index.as<int32_t>() + head * T;
-    int32_t *num_visible_keys = segments.num_visible_keys.as<int32_t>() + head * T,
-            *first_query = segments.first_query.as<int32_t>() + head * T;
+    int32_t *end_key = segments.end_key.as<int32_t>() + head * T,
+            *begin_query = segments.begin_query.as<int32_t>() + head * T;
     count_rows(q, T, S, q_begin);
     count_rows(k, T, S, k_begin);
     Counts q_seen{}, k_seen{};  // rows of each segment met so far; 32 KB of stack
@@ -115,15 +169,15 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
         if (k[t] == kNoSegment) return;
         const int32_t entry = k_begin[k[t]] + k_seen[k[t]]++;
         k_index[entry] = static_cast<int32_t>(t);
-        first_query[entry] = q_seen[k[t]];  // the next query of this segment is the first to see it
+        begin_query[entry] = q_seen[k[t]];  // the next query of this segment is the first to see it
       };
       const auto add_query = [&] {
         if (q[t] == kNoSegment) return;
         const int32_t entry = q_begin[q[t]] + q_seen[q[t]]++;
         q_index[entry] = static_cast<int32_t>(t);
-        num_visible_keys[entry] = k_seen[q[t]];
+        end_key[entry] = k_seen[q[t]];
       };
-      if (attend_self) {
+      if (visibility.attend_self) {
         add_key();
         add_query();
       } else {
@@ -131,6 +185,9 @@ void build_segments(Context& /*ctx*/, const Segments& segments, bool attend_self
         add_key();
       }
     }
+    if (segments.has_ranges())
+      set_ranges(segments, head,
+                 {visibility.window, document_start ? document_start.as<int32_t>() + head / H * T : nullptr});
   }
 }
 

@@ -1,8 +1,10 @@
 // Who may see whom. Every query and every key of a head belongs to one segment or to none; a query sees the keys of its
 // own segment that are not later than itself. Within a segment, queries and keys are listed in position order, so the
-// keys that a query sees are always a prefix of the segment's key list. Patterns only choose segments; everything
-// behind this header is shared by all of them.
+// keys that a query sees are always a range of the segment's key list, whose ends never fall from query to query: a
+// prefix, or with a window or documents a range that begins later. Patterns only choose segments; everything behind
+// this header is shared by all of them.
 #pragma once
+#include <span>
 #include <vector>
 
 #include "core/arena.h"
@@ -20,24 +22,57 @@ struct Segments {
   Tensor q_segment, k_segment;  // (B, H, T) u16, the segment of each row or kNoSegment; chosen by a pattern
   Tensor q_begin, k_begin;      // (B, H, S + 1) i32
   Tensor q_index, k_index;      // (B, H, T) i32, sorted: the position of the row
-  Tensor num_visible_keys;      // (B, H, T) i32, sorted queries: how many keys of its segment the query sees
-  Tensor first_query;           // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
-  WorkLists work;               // GPU only
+  Tensor end_key;               // (B, H, T) i32, sorted queries: behind the last key of its segment that it sees
+  Tensor begin_query;           // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
+  // With ranges only, otherwise empty, as if they were 0 and the number of the segment's queries:
+  Tensor begin_key;  // (B, H, T) i32, sorted queries: the first key of its segment that it sees
+  Tensor end_query;  // (B, H, T) i32, sorted keys: behind the last query of its segment that sees the key
+  WorkLists work;    // GPU only
+  bool has_ranges() const { return begin_key.data != nullptr; }
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
-// D: the width of a head, for which single_block_max_rows is chosen.
-Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count);
+// D: the width of a head, for which single_block_max_rows is chosen. ranges: a query may not see the first keys of its
+// segment, by a window or by documents.
+Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count, bool ranges = false);
+
+// Which keys of its segment a query sees, by position, in some consecutive heads.
+struct Visibility {
+  bool attend_self = true;  // a key at its own position
+  int64_t window = 0;       // keys less than so many positions back, its own position included; 0: all earlier ones
+  int64_t heads = 0;        // of so many heads; 0: of all that follow
+};
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the work
-// lists. A query tile costs num_visible_keys of its last row, or with L2 grouping (kL2GroupMaxRows) the number of keys
+// lists. A query tile costs end_key of its last row, or with L2 grouping (kL2GroupMaxRows) the number of keys
 // of its segment; a key tile costs the number of queries of its segment; a single-block segment costs the sum of both.
 // Costs are compared by powers of two; items of about the same cost may be in any order.
-// attend_self: whether a query sees a key at its own position. Deterministic. A segment id that is neither below
-// count() nor kNoSegment is an error on the CPU and means kNoSegment on the GPU, which cannot throw.
-void build_segments(Context& ctx, const Segments& segments, bool attend_self);
+//   by_head         for all heads in order
+//   document_start  in (B, T) i32, or empty: the position of the first token of each token's document; nobody sees
+//                   earlier ones. It never falls from token to token
+// Throws Error if there is a window or a document_start where no ranges were planned. Deterministic. A segment id that
+// is neither below count() nor kNoSegment is an error on the CPU and means kNoSegment on the GPU, which cannot throw.
+void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,
+                    ConstTensor document_start = {});
+inline void build_segments(Context& ctx, const Segments& segments, const Visibility& visibility,
+                           ConstTensor document_start = {}) {
+  build_segments(ctx, segments, std::span(&visibility, 1), document_start);
+}
 
-// How the rows of a head spread over its segments, summed over sequences.
+// Calls work(first_head, end_head, visibility) for each entry of by_head. Throws Error unless they are H heads.
+template <class Work>
+void for_each_visibility(std::span<const Visibility> by_head, int64_t H, const Work& work) {
+  int64_t first = 0;
+  for (const Visibility& visibility : by_head) {
+    const int64_t end = visibility.heads > 0 ? first + visibility.heads : H;
+    require(end <= H, "build_segments: visibility is given for more than ", H, " heads");
+    work(first, end, visibility);
+    first = end;
+  }
+  require(first == H, "build_segments: visibility is given for ", first, " of ", H, " heads");
+}
+
+// How the rows of a head spread over its segments, summed over sequences. A window is not taken into account.
 struct SegmentBalance {
   double pairs = 0;    // queries times keys of each segment, as a share of T^2: what is left of dense attention's work
   double largest = 0;  // share of the queries that are in the largest segment
@@ -51,9 +86,11 @@ struct SegmentBalance {
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& segments, int64_t sequences);
 
 namespace cpu {
-decltype(scfa::build_segments) build_segments;
+void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,
+                    ConstTensor document_start);
 }
 namespace gpu {
-decltype(scfa::build_segments) build_segments;
+void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,
+                    ConstTensor document_start);
 }
 }  // namespace scfa

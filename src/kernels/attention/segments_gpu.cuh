@@ -8,14 +8,16 @@ namespace scfa::gpu {
 
 struct SegmentLists {
   const uint16_t *q_segment, *k_segment;
-  int *q_begin, *k_begin, *q_index, *k_index, *num_visible_keys, *first_query;
-  int heads, T, S;  // heads: B * H
+  int *q_begin, *k_begin, *q_index, *k_index, *end_key, *begin_query;
+  int H, heads, T, S;          // heads: B * H
+  int *begin_key, *end_query;  // with ranges only, otherwise null
 };
 
 inline constexpr int kSortThreads = kScanThreads;
 
 // Everything but the work lists, by one stable counting sort per head.
-void sort_segments(Stream stream, const SegmentLists& lists, bool attend_self);
+void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Visibility> by_head,
+                   const int* document_start);
 // The work lists, from what sort_segments made. workspace: kWorkListBytes.
 inline constexpr size_t kWorkListBytes = 8192;
 void build_work_lists(Stream stream, const SegmentLists& lists, const WorkLists& work, void* workspace);

@@ -17,20 +17,80 @@ int warps_that_sort(int S) {
   return warps;
 }
 
+// Some consecutive heads of each sequence, of which block i takes one.
+struct HeadsOfEach {
+  int H, first, count;
+  __device__ int64_t head(unsigned block) const {
+    return static_cast<int64_t>(block) / count * H + first + static_cast<int>(block) % count;
+  }
+};
+
 // tied_fits: there is room for TiedSort, where the head is tied.
 __global__ void __launch_bounds__(kSortThreads, 2)
-    sort_segments_kernel(SegmentLists lists, int bits, int warps, bool tied_fits, bool attend_self) {
+    sort_segments_kernel(SegmentLists lists, HeadsOfEach heads, int bits, int warps, bool tied_fits, bool attend_self) {
   extern __shared__ uint4 shared[];
-  const int64_t head = blockIdx.x;
+  const int64_t head = heads.head(blockIdx.x);
   if (tied_fits && !is_untied(lists, head))
     TiedSort(lists, reinterpret_cast<unsigned char*>(shared), head).run(attend_self);
   else
     WarpSort(lists, reinterpret_cast<int*>(shared), head, bits, warps).run(attend_self);
 }
 
+// The first of `count` ascending positions that is at least `least`.
+__device__ int lower_bound(const int* positions, int count, int least) {
+  int low = 0, high = count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (positions[middle] < least)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// The first of `count` ascending positions whose token sees nothing up to `key`.
+template <class FirstVisible>
+__device__ int first_blind(const int* positions, int count, int key, const FirstVisible& first_visible) {
+  int low = 0, high = count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (first_visible(positions[middle]) <= key)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// begin_key and end_query. One thread takes the query and the key of one entry of a head's sorted lists. window: 0 for
+// none. document_start: (B, T), or null. grid: (heads, T / 256)
+__global__ void __launch_bounds__(256)
+    ranges_kernel(SegmentLists lists, HeadsOfEach heads, int window, const int* document_start) {
+  const int64_t head = heads.head(blockIdx.x), list = head * lists.T;
+  const int entry = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  const int *q_begin = lists.q_begin + head * (lists.S + 1), *k_begin = lists.k_begin + head * (lists.S + 1);
+  const int* starts = document_start != nullptr ? document_start + head / heads.H * lists.T : nullptr;
+  const auto first_visible = [&](int t) {
+    const int by_window = window > 0 ? max(0, t - window + 1) : 0;
+    return starts != nullptr ? max(by_window, starts[t]) : by_window;
+  };
+  if (entry < q_begin[lists.S]) {
+    const int s = segment_at(q_begin, lists.S, entry);
+    lists.begin_key[list + entry] = lower_bound(lists.k_index + list + k_begin[s], k_begin[s + 1] - k_begin[s],
+                                                first_visible(lists.q_index[list + entry]));
+  }
+  if (entry < k_begin[lists.S]) {
+    const int s = segment_at(k_begin, lists.S, entry);
+    lists.end_query[list + entry] = first_blind(lists.q_index + list + q_begin[s], q_begin[s + 1] - q_begin[s],
+                                                lists.k_index[list + entry], first_visible);
+  }
+}
+
 }  // namespace
 
-void sort_segments(Stream stream, const SegmentLists& lists, bool attend_self) {
+void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Visibility> by_head,
+                   const int* document_start) {
   constexpr const char* kOp = "build_segments";
   const int warps = warps_that_sort(lists.S), bits = std::bit_width(static_cast<unsigned>(lists.S));
   int shared_bytes = lists.S * warps * 8;
@@ -40,24 +100,36 @@ void sort_segments(Stream stream, const SegmentLists& lists, bool attend_self) {
   if (cudaFuncSetAttribute(sort_segments_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) !=
       cudaSuccess)
     fail(kOp, ": ", lists.S, " segments need ", shared_bytes, " bytes of shared memory");
-  sort_segments_kernel<<<static_cast<unsigned>(lists.heads), kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
-      lists, bits, warps, tied_fits, attend_self);
-  check_launch(kOp, stream);
+  for_each_visibility(by_head, lists.H, [&](int64_t first, int64_t end, const Visibility& visibility) {
+    const HeadsOfEach heads{lists.H, static_cast<int>(first), static_cast<int>(end - first)};
+    const auto blocks = static_cast<unsigned>(lists.heads / lists.H * (end - first));
+    sort_segments_kernel<<<blocks, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
+        lists, heads, bits, warps, tied_fits, visibility.attend_self);
+    check_launch(kOp, stream);
+    if (lists.begin_key == nullptr) return;
+    const auto window = static_cast<int>(std::min<int64_t>(visibility.window, lists.T));
+    ranges_kernel<<<dim3(blocks, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(lists, heads, window,
+                                                                                                  document_start);
+    check_launch(kOp, stream);
+  });
 }
 
-void build_segments(Context& ctx, const Segments& s, bool attend_self) {
+void build_segments(Context& ctx, const Segments& s, std::span<const Visibility> by_head, ConstTensor document_start) {
   const SegmentLists lists{s.q_segment.as<uint16_t>(),
                            s.k_segment.as<uint16_t>(),
                            s.q_begin.as<int32_t>(),
                            s.k_begin.as<int32_t>(),
                            s.q_index.as<int32_t>(),
                            s.k_index.as<int32_t>(),
-                           s.num_visible_keys.as<int32_t>(),
-                           s.first_query.as<int32_t>(),
+                           s.end_key.as<int32_t>(),
+                           s.begin_query.as<int32_t>(),
+                           static_cast<int>(s.q_segment.size(1)),
                            static_cast<int>(s.q_segment.size(0) * s.q_segment.size(1)),
                            static_cast<int>(s.q_segment.size(2)),
-                           static_cast<int>(s.count())};
-  sort_segments(ctx.stream(), lists, attend_self);
+                           static_cast<int>(s.count()),
+                           s.has_ranges() ? s.begin_key.as<int32_t>() : nullptr,
+                           s.has_ranges() ? s.end_query.as<int32_t>() : nullptr};
+  sort_segments(ctx.stream(), lists, by_head, document_start ? document_start.as<int32_t>() : nullptr);
   build_work_lists(ctx.stream(), lists, s.work, ctx.workspace());
 }
 

@@ -119,12 +119,12 @@ class TiedSort {
           *reinterpret_cast<int4*>(to + list + i) = make_int4(x[0] + plus, x[1] + plus, x[2] + plus, x[3] + plus);
         };
         store(lists_.q_index, index, 0), store(lists_.k_index, index, 0);
-        store(lists_.num_visible_keys, rank, visible_offset), store(lists_.first_query, rank, first_query_offset);
+        store(lists_.end_key, rank, visible_offset), store(lists_.begin_query, rank, first_query_offset);
       } else {
         for (int j = 0; j < 4 && i + j < rows; ++j) {
           lists_.q_index[list + i + j] = lists_.k_index[list + i + j] = index[j];
-          lists_.num_visible_keys[list + i + j] = rank[j] + visible_offset;
-          lists_.first_query[list + i + j] = rank[j] + first_query_offset;
+          lists_.end_key[list + i + j] = rank[j] + visible_offset;
+          lists_.begin_query[list + i + j] = rank[j] + first_query_offset;
         }
       }
     }

@@ -1,6 +1,6 @@
 // The counting sort of a head with any segments. Warps go through the positions, 32 at a time. Ranks within the 32 come
 // from warp votes, so the order within a segment is that of the positions, and what has been counted on the way is
-// num_visible_keys of a query and first_query of a key.
+// end_key of a query and begin_query of a key.
 #pragma once
 #include "kernels/attention/block_scan.cuh"
 #include "kernels/attention/segments_gpu.cuh"
@@ -102,12 +102,12 @@ class WarpSort {
       if (q < S_) {
         const int64_t at = list + q_count_[q * warps_ + warp_] + __popc(q_peers & before_);
         lists_.q_index[at] = t;
-        lists_.num_visible_keys[at] = k_count_[q * warps_ + warp_] - k_begin[q] + __popc(keys_of_query & up_to);
+        lists_.end_key[at] = k_count_[q * warps_ + warp_] - k_begin[q] + __popc(keys_of_query & up_to);
       }
       if (k < S_) {
         const int64_t at = list + k_count_[k * warps_ + warp_] + __popc(k_peers & before_);
         lists_.k_index[at] = t;
-        lists_.first_query[at] = q_count_[k * warps_ + warp_] - q_begin[k] + __popc(queries_of_key & earlier);
+        lists_.begin_query[at] = q_count_[k * warps_ + warp_] - q_begin[k] + __popc(queries_of_key & earlier);
       }
       __syncwarp();
       if (q < S_ && (q_peers & before_) == 0) q_count_[q * warps_ + warp_] += __popc(q_peers);

@@ -12,7 +12,7 @@ namespace scfa {
 inline constexpr int64_t kTileRows = 128, kWideTileRows = 192;  // rows of a tile, at most
 inline constexpr int kQueryBlock = 64;                          // queries whose dq is summed up together
 
-// Offsets count rows of the sorted lists of all heads: of q_index and num_visible_keys, or of k_index and first_query.
+// Offsets count rows of the sorted lists of all heads: of q_index and end_key, or of k_index and begin_query.
 // All other numbers count rows within the segment.
 
 // Some queries of one segment of one head, and the keys of the segment that any of them sees.
@@ -21,21 +21,23 @@ struct alignas(16) QueryTile {
   int32_t first_query, num_queries;
   int32_t query_offset;        // of the tile's first query
   int32_t key_offset;          // of the segment's first key
-  int32_t begin_key, end_key;  // begin_key is 0
+  int32_t begin_key, end_key;  // begin_key is 0 without ranges
   friend auto operator<=>(const QueryTile&, const QueryTile&) = default;
 };
 
-// Some keys of one segment, and the queries of the segment that see any of them. The first key tile of a segment has
-// begin_query 0, because it also takes the queries that see no key; it may have no keys.
+// Some keys of one segment, and the queries of the segment that see any of them. Every query is of at least one tile,
+// because a tile also takes those that see no key: the first one has begin_query 0, the last one ends with the last
+// query, and a tile begins where the one before ends, or earlier. The first tile may have no keys.
 struct alignas(16) KeyTile {
   int32_t head, segment;
   int32_t first_key, num_keys;
   int32_t key_offset;    // of the tile's first key
   int32_t query_offset;  // of the segment's first query
   int32_t begin_query, end_query;
-  int32_t next_begin_query;  // the first query that sees the segment's next key tile; INT32_MAX in the last tile
+  int32_t next_begin_query;  // begin_query of the segment's next key tile; INT32_MAX in the last one
   int32_t dq_block;  // prefix sum, in the order of the list, of the segments' numbers of blocks of kQueryBlock queries
-  int32_t unused[2];
+  int32_t previous_end_query;  // end_query of the segment's previous key tile; 0 in the first one
+  int32_t unused;
   friend auto operator<=>(const KeyTile&, const KeyTile&) = default;
 };
 

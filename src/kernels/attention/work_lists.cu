@@ -38,13 +38,18 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Sl
   constexpr int kAtOnce = 4;  // whose loads are under way together
   const int tiles = tiles_of(segment.rows, tile_rows);
   for (int tile0 = from; tile0 < tiles; tile0 += kAtOnce * step) {
-    int begin[kAtOnce], next_begin[kAtOnce];
+    int begin[kAtOnce], next_begin[kAtOnce], end[kAtOnce], previous_end[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int tile = tile0 + i * step, offset = segment.outer_offset + tile * tile_rows;
-      // The first tile also takes the queries that see no key.
-      begin[i] = tile == 0 || tile >= tiles ? 0 : lists.first_query[offset];
-      next_begin[i] = tile + 1 < tiles ? lists.first_query[offset + tile_rows] : INT_MAX;
+      const bool is_first = tile == 0 || tile >= tiles, is_last = tile + 1 >= tiles,
+                 has_ranges = lists.end_query != nullptr;
+      const auto end_before = [&](int key) { return has_ranges ? lists.end_query[key - 1] : segment.inner_rows; };
+      // Queries that see no key may be neither before a tile's end nor behind the next one's begin: hence the minima.
+      previous_end[i] = is_first ? 0 : end_before(offset);
+      begin[i] = is_first ? 0 : min(lists.begin_query[offset], previous_end[i]);
+      end[i] = is_last ? segment.inner_rows : end_before(offset + tile_rows);
+      next_begin[i] = is_last ? INT_MAX : min(lists.begin_query[offset + tile_rows], end[i]);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -57,10 +62,11 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Sl
                               segment.outer_offset + first,
                               segment.inner_offset,
                               begin[i],
-                              segment.inner_rows,
+                              end[i],
                               next_begin[i],
                               dq_block,
-                              {}};
+                              previous_end[i],
+                              0};
     }
   }
 }
@@ -141,7 +147,8 @@ __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists
                                                 item.outer_offset, item.inner_offset, {}};
     else if (is_placed)
       (list == kQueryTiles ? work.query_tiles : work.wide_query_tiles)[at.items()] = {
-          item.head, item.segment, item.first, item.rows, item.outer_offset, item.inner_offset, 0, item.inner_rows};
+          item.head,         item.segment,      item.first,       item.rows,
+          item.outer_offset, item.inner_offset, item.inner_begin, item.inner_rows};
   }
 }
 

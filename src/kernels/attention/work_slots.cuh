@@ -74,7 +74,8 @@ static_assert(kCounterBytes <= kWorkListBytes);
 // are queries, or keys in lists of key tiles; inner rows are the others.
 struct SlotItem {
   int head, segment, first, rows, outer_offset, inner_offset;
-  int inner_rows;  // of a query tile: how many keys it sees
+  int inner_rows;       // of a query tile: the end of the keys that it sees
+  int inner_begin = 0;  // of a query tile: their begin
 };
 
 // Where a head's segments start in the sorted lists, in shared memory. By all threads of a block.
@@ -127,9 +128,10 @@ __device__ inline void for_slot(const SegmentLists& lists, const Starts& head_st
         found(list, list * kBinsPerList + cost_bin(rows + inner_rows), item, Count::of(1, 0));
     } else if (first < rows) {
       item.rows = min(tile_rows, rows - first);
-      const int visible = lists.num_visible_keys[item.outer_offset + item.rows - 1];
-      item.inner_rows = visible;
-      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible), item,
+      const int visible = lists.end_key[item.outer_offset + item.rows - 1];
+      const int begin = lists.begin_key != nullptr ? lists.begin_key[item.outer_offset] : 0;
+      item.inner_begin = begin, item.inner_rows = visible;
+      found(list, bins + cost_bin(max(rows, inner_rows) <= work.l2_group_max_rows ? inner_rows : visible - begin), item,
             Count::of(1, 0));
     }
   }

@@ -94,7 +94,7 @@ TEST(AttentionFormulas, GradientsAreTheDerivativeOfTheFormula) {
   const AttentionShape shape{1, 9, 2, 3};
   SegmentIds segments(1, 2, 9);
   segment_choices()[4].choose(segments, 2, 3);
-  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, true);
+  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, {});
   std::vector<double> q = normal({54}, 1).values(), k = normal({54}, 2).values(), v = normal({54}, 3).values();
   const std::vector<double> dout = normal({54}, 4).values();
   const AttentionGradients got(shape, q, k, v, visible, 0.7, dout);

@@ -136,7 +136,7 @@ TEST(Attention, WrongShapesAreNamed) {
   Context ctx;
   const GuardedSegments guarded(ctx, 1, 2, 8, 1), of_longer(ctx, 1, 2, 9, 1);
   guarded.set(chosen(choice_named("one"), 1, 0));
-  guarded.build(true);
+  guarded.build({});
   const Segments &segments = guarded.segments, &longer = of_longer.segments;
   const Array x({1, 8, 2, 4}), wide({1, 8, 2, 5}), lse({1, 2, 8}), small({10}), integers(DType::kI32, {1, 8, 2, 4});
   const Array scratch({attention_scratch(ctx, segments, 4)});

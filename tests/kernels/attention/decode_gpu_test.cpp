@@ -45,7 +45,7 @@ void check(Context& ctx, const Case& c) {
   Context cpu;
   Array q_f32({1, 1, 3, c.H, c.D}), keys_f32({c.H, c.S, c.D}), rows_f32({c.H, c.S, c.D}), want({1, 1, c.H, c.D});
   q_f32.assign(q.values()), keys_f32.assign(keys.values()), rows_f32.assign(rows.values());
-  attention_decode(cpu, want, part_of(q_f32, 1), {keys_f32, rows_f32, segments}, q_segment, c.n, scale);
+  attention_decode(cpu, want, part_of(q_f32, 1), {keys_f32, rows_f32, segments}, q_segment, 0, c.n, scale);
 
   for (int64_t h = 0; h < c.H; ++h) {  // what lies behind the n keys must not be read
     const int64_t from = (h * c.S + c.n) * c.D, count = (c.S - c.n) * c.D;
@@ -55,8 +55,8 @@ void check(Context& ctx, const Case& c) {
   const GpuCopy q_gpu(ctx, q), keys_gpu(ctx, keys), rows_gpu(ctx, rows), segments_gpu(ctx, segments),
       q_segment_gpu(ctx, q_segment), out_gpu(ctx, out), again_gpu(ctx, again);
   const KeyValueCache cache{keys_gpu, rows_gpu, segments_gpu};
-  attention_decode(ctx, out_gpu, part_of(q_gpu, 1), cache, q_segment_gpu, c.n, scale);
-  attention_decode(ctx, again_gpu, part_of(q_gpu, 1), cache, q_segment_gpu, c.n, scale);
+  attention_decode(ctx, out_gpu, part_of(q_gpu, 1), cache, q_segment_gpu, 0, c.n, scale);
+  attention_decode(ctx, again_gpu, part_of(q_gpu, 1), cache, q_segment_gpu, 0, c.n, scale);
   out_gpu.download(out), again_gpu.download(again);
   EXPECT_TRUE(close(out, want.values(), kRounding));
   EXPECT_TRUE(out.same_bits(again));
@@ -107,7 +107,7 @@ TEST_F(DecodeGpu, RowsItCannotTakeAreNamed) {
         q_segment(DType::kU16, {1, 2, 1});
     const GpuCopy q_gpu(ctx, q), keys_gpu(ctx, keys), segments_gpu(ctx, segments), q_segment_gpu(ctx, q_segment);
     const KeyValueCache cache{keys_gpu, keys_gpu, segments_gpu};
-    EXPECT_TRUE(fails_naming([&] { attention_decode(ctx, q_gpu, q_gpu, cache, q_segment_gpu, 1, 1.0f); },
+    EXPECT_TRUE(fails_naming([&] { attention_decode(ctx, q_gpu, q_gpu, cache, q_segment_gpu, 0, 1, 1.0f); },
                              {"attention_decode", "q ", "bf16", "multiple of 8", concat(", ", D, "]").c_str()}));
     if (dtype == DType::kF32) {
       EXPECT_TRUE(fails_naming([&] { cache_append(ctx, cache, 0, q_gpu, q_gpu, q_segment_gpu); },

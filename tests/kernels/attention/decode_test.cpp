@@ -47,7 +47,7 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
           k_segment.as<uint16_t>()[h] = t.segments.k_segment.as<uint16_t>()[h * T + i];
         }
         cache_append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
-        attention_decode(ctx, row(out), row(t.q), cache.view(), q_segment, attend_self ? i + 1 : i, t.scale);
+        attention_decode(ctx, row(out), row(t.q), cache.view(), q_segment, 0, attend_self ? i + 1 : i, t.scale);
       }
       EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
     }
@@ -76,13 +76,13 @@ TEST(AttentionDecode, NothingToSeeIsZero) {
   const Array q = normal({1, 1, 1, 8}, 1), k = normal({1, 1, 1, 8}, 2);
   const Cache cache(1, 4, 8);
   Array out({1, 1, 1, 8});
-  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 1.0f);  // an empty cache
+  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 0, 1.0f);  // an empty cache
   EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
   cache_append(ctx, cache.view(), 0, k, k, ids({1}));
   cache_append(ctx, cache.view(), 1, k, k, ids({65535}));
   for (const double segment : {0.0, 65535.0}) {  // another segment; a dropped query beside a dropped key
     out.poison();
-    attention_decode(ctx, out, q, cache.view(), ids({segment}), 2, 1.0f);
+    attention_decode(ctx, out, q, cache.view(), ids({segment}), 0, 2, 1.0f);
     EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
   }
 }
@@ -98,7 +98,7 @@ TEST(AttentionDecode, LargeScoresDoNotOverflow) {
     cache_append(ctx, cache.view(), i, row, value, ids({0}));
   }
   q.fill(1);
-  attention_decode(ctx, out, q, cache.view(), ids({0}), 4, 1.0f);
+  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 4, 1.0f);
   EXPECT_NEAR(out.as<float>()[0], (1 + 2 * std::exp(-1.0)) / (1 + std::exp(-1.0)), 1e-6);
 }
 
@@ -108,7 +108,7 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   const Cache cache(2, 3, 8), fewer(2, 2, 8);
   const Array segment = ids({0, 0}), one = ids({0});
   const auto decode = [&](ConstTensor query, const KeyValueCache& with, ConstTensor of, int64_t n) {
-    return [=, &ctx, &q] { attention_decode(ctx, q, query, with, of, n, 1.0f); };
+    return [=, &ctx, &q] { attention_decode(ctx, q, query, with, of, 0, n, 1.0f); };
   };
   const KeyValueCache good = cache.view();
   EXPECT_TRUE(fails_naming(decode(narrow, good, segment, 1), {"attention_decode: q ", "2, 7]"}));

@@ -24,9 +24,9 @@ TEST(Patterns, TheTable) {
   EXPECT_EQ(segment_count(dense), 1);
   EXPECT_EQ(segment_count(hash), 16);
   EXPECT_EQ(segment_count(drop), 1);
-  EXPECT_EQ(share_of_pairs(dense), 1.0);
-  EXPECT_EQ(share_of_pairs(hash), 1.0 / 16);
-  EXPECT_EQ(share_of_pairs(drop), 0.75 * 0.75);
+  EXPECT_EQ(share_of_pairs(dense, 8192), 1.0);
+  EXPECT_EQ(share_of_pairs(hash, 8192), 1.0 / 16);
+  EXPECT_EQ(share_of_pairs(drop, 8192), 0.75 * 0.75);
   EXPECT_TRUE(needs_projections(hash));
   EXPECT_FALSE(needs_projections(hash_pattern(1)));
   EXPECT_FALSE(needs_projections(dense));

@@ -41,8 +41,10 @@ Expected<QueryTile> expected_query_tiles(const Segments& lists, int64_t tile_row
   for (const Segment& s : all_segments(lists))
     for (int32_t first = 0; first < s.queries; first += rows) {
       const int32_t queries = std::min(rows, s.queries - first), offset = s.query_offset + first;
-      const int32_t visible = lists.num_visible_keys.as<int32_t>()[offset + queries - 1];
-      tiles.push_back({{s.head, s.segment, first, queries, offset, s.key_offset, 0, visible}, s.is_single_block});
+      const int32_t visible = lists.end_key.as<int32_t>()[offset + queries - 1];
+      tiles.push_back({{s.head, s.segment, first, queries, offset, s.key_offset,
+                        lists.has_ranges() ? lists.begin_key.as<int32_t>()[offset] : 0, visible},
+                       s.is_single_block});
     }
   return tiles;
 }
@@ -90,7 +92,16 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_coun
     ASSERT_LE(magnitude, before) << "the longest first";
     before = magnitude;
     const int32_t tiles = std::max((s.keys + rows - 1) / rows, 1);
-    const int32_t* first_query = lists.first_query.as<int32_t>() + s.key_offset;
+    const int32_t* begin_query = lists.begin_query.as<int32_t>() + s.key_offset;
+    // Of the queries before tile `tile`, and of those from it on.
+    const auto end_before = [&](int32_t tile) {
+      if (tile == 0) return 0;
+      return lists.has_ranges() && tile < tiles ? lists.end_query.as<int32_t>()[s.key_offset + tile * rows - 1]
+                                                : s.queries;
+    };
+    const auto begin_of = [&](int32_t tile) {
+      return tile == 0 ? 0 : std::min(begin_query[tile * rows], end_before(tile));
+    };
     for (int32_t tile = tiles - 1; tile >= 0; --tile, ++at) {
       const int32_t first = tile * rows;
       const KeyTile expected = {s.head,
@@ -99,11 +110,12 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_coun
                                 std::min(rows, s.keys - first),
                                 s.key_offset + first,
                                 s.query_offset,
-                                tile == 0 ? 0 : first_query[first],
-                                s.queries,
-                                tile + 1 < tiles ? first_query[first + rows] : INT32_MAX,
+                                begin_of(tile),
+                                end_before(tile + 1),
+                                tile + 1 < tiles ? begin_of(tile + 1) : INT32_MAX,
                                 dq_block,
-                                {}};
+                                end_before(tile),
+                                0};
       ASSERT_LT(at, count);
       ASSERT_TRUE(items[static_cast<size_t>(at)] == expected) << "item " << at;
     }
@@ -173,12 +185,9 @@ void check_work(const Segments& got, const Segments& want) {
 
 // Entries that nobody owns stay poisoned on either device, so the arrays are compared whole.
 void check_equal(const Segments& got, const Segments& want) {
-  const std::pair<const char*, Tensor Segments::*> arrays[] = {{"q_begin", &Segments::q_begin},
-                                                               {"k_begin", &Segments::k_begin},
-                                                               {"q_index", &Segments::q_index},
-                                                               {"k_index", &Segments::k_index},
-                                                               {"num_visible_keys", &Segments::num_visible_keys},
-                                                               {"first_query", &Segments::first_query}};
+  const std::pair<const char*, Tensor Segments::*> arrays[] = {
+      {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
+      {"k_index", &Segments::k_index}, {"end_key", &Segments::end_key}, {"begin_query", &Segments::begin_query}};
   for (const auto& [name, member] : arrays) {
     const Tensor &a = got.*member, &b = want.*member;
     const auto *x = a.as<int32_t>(), *y = b.as<int32_t>();
@@ -188,8 +197,8 @@ void check_equal(const Segments& got, const Segments& want) {
 }
 
 void check(const GuardedSegments& got, const GuardedSegments& want, bool attend_self) {
-  want.build(attend_self);
-  got.build(attend_self);
+  want.build({attend_self});
+  got.build({attend_self});
   const Segments lists = got.on_host();
   check_equal(lists, want.segments);
   if (!testing::Test::HasFatalFailure()) check_work(lists, want.segments);
@@ -241,10 +250,10 @@ TEST_F(SegmentsGpu, TwoRunsAreTheSame) {
   const int64_t B = 2, H = 3, T = 4097, S = 64;
   const GuardedSegments first(ctx, B, H, T, S), again(ctx, B, H, T, S);
   for (const GuardedSegments* segments : {&first, &again}) segments->set(chosen(segment_choices()[4], S, 1));
-  first.build(true);
+  first.build({});
   const Segments want = first.on_host();
   for (int i = 0; i < 5; ++i) {
-    again.build(true);  // over what the last run left
+    again.build({});  // over what the last run left
     const Segments got = again.on_host();
     check_equal(got, want);
     check_work(got, want);
@@ -277,9 +286,10 @@ TEST_F(SegmentsGpu, MissingWorkListsAreNamed) {
   for (const WorkLists::List& list : WorkLists::layout(1, 1, 10, 2)) {
     Segments s = guarded.segments;
     s.work.*list.tensor = {};
-    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", list.name}));
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, Visibility()); }, {"build_segments: ", list.name}));
   }
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, guarded.on_host(), true); }, {"build_segments", "gpu", "cpu"}));
+  EXPECT_TRUE(
+      fails_naming([&] { build_segments(ctx, guarded.on_host(), Visibility()); }, {"build_segments", "gpu", "cpu"}));
 }
 
 }  // namespace

@@ -26,8 +26,7 @@ void check_head(const Segments& s, int64_t head, bool self) {
   const Positions keys = positions_of(s.k_segment.as<uint16_t>() + head * T, T, S);
   const auto *q_begin = s.q_begin.as<int32_t>() + head * (S + 1), *k_begin = s.k_begin.as<int32_t>() + head * (S + 1);
   const auto *q_index = s.q_index.as<int32_t>() + head * T, *k_index = s.k_index.as<int32_t>() + head * T;
-  const auto *num_visible_keys = s.num_visible_keys.as<int32_t>() + head * T,
-             *first_query = s.first_query.as<int32_t>() + head * T;
+  const auto *end_key = s.end_key.as<int32_t>() + head * T, *begin_query = s.begin_query.as<int32_t>() + head * T;
   const auto sees = [&](int64_t query, int64_t key) { return self ? key <= query : key < query; };
   int64_t q_rows = 0, k_rows = 0;
   for (size_t segment = 0; segment < queries.size(); ++segment) {
@@ -37,18 +36,18 @@ void check_head(const Segments& s, int64_t head, bool self) {
     for (size_t i = 0; i < q.size(); ++i) {
       ASSERT_EQ(q_index[q_rows + static_cast<int64_t>(i)], q[i]);
       const auto seen = std::count_if(k.begin(), k.end(), [&](int64_t key) { return sees(q[i], key); });
-      ASSERT_EQ(num_visible_keys[q_rows + static_cast<int64_t>(i)], seen) << "query at " << q[i];
+      ASSERT_EQ(end_key[q_rows + static_cast<int64_t>(i)], seen) << "query at " << q[i];
     }
     for (size_t j = 0; j < k.size(); ++j) {
       ASSERT_EQ(k_index[k_rows + static_cast<int64_t>(j)], k[j]);
       const auto blind = std::count_if(q.begin(), q.end(), [&](int64_t query) { return !sees(query, k[j]); });
-      ASSERT_EQ(first_query[k_rows + static_cast<int64_t>(j)], blind) << "key at " << k[j];
+      ASSERT_EQ(begin_query[k_rows + static_cast<int64_t>(j)], blind) << "key at " << k[j];
     }
     // The property that everything rests on: both numbers describe the same set of pairs.
     for (size_t i = 0; i < q.size() && T < 200; ++i)
       for (size_t j = 0; j < k.size(); ++j) {
-        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(j) < num_visible_keys[q_rows + static_cast<int64_t>(i)]);
-        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(i) >= first_query[k_rows + static_cast<int64_t>(j)]);
+        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(j) < end_key[q_rows + static_cast<int64_t>(i)]);
+        ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(i) >= begin_query[k_rows + static_cast<int64_t>(j)]);
       }
     q_rows += static_cast<int64_t>(q.size());
     k_rows += static_cast<int64_t>(k.size());
@@ -70,7 +69,7 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
         const int64_t B = 2, H = 2;
         const GuardedSegments guarded(ctx, B, H, T, S);
         guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
-        guarded.build(self);
+        guarded.build({self});
         for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, self);
         if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self;
       }
@@ -80,10 +79,10 @@ TEST(Segments, NeverMeetingMeansNothingIsSeen) {
   Context ctx;
   const GuardedSegments guarded(ctx, 1, 1, 100, 2);
   guarded.set([](SegmentIds& ids) { ids.q_segment.fill(1), ids.k_segment.fill(0); });
-  guarded.build(true);
+  guarded.build({});
   for (int i = 0; i < 100; ++i) {
-    EXPECT_EQ(guarded.segments.num_visible_keys.as<int32_t>()[i], 0);
-    EXPECT_EQ(guarded.segments.first_query.as<int32_t>()[i], 0);  // no query of the segment is before or after
+    EXPECT_EQ(guarded.segments.end_key.as<int32_t>()[i], 0);
+    EXPECT_EQ(guarded.segments.begin_query.as<int32_t>()[i], 0);  // no query of the segment is before or after
   }
 }
 
@@ -96,9 +95,9 @@ TEST(Segments, SameForAnyNumberOfThreads) {
   for (const int threads : {1, 2, 4}) {
     const Threads limit(threads);
     guarded.poison_lists();
-    guarded.build(false);
+    guarded.build({.attend_self = false});
     std::vector<std::vector<double>> now;
-    for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.num_visible_keys, s.first_query})
+    for (const Tensor& t : {s.q_begin, s.k_begin, s.q_index, s.k_index, s.end_key, s.begin_query})
       now.push_back(values(t));
     if (first.empty()) first = now;
     EXPECT_EQ(now, first) << threads;
@@ -112,7 +111,7 @@ TEST(Segments, PlanHasTheShapes) {
   Arena arena(Device::kCpu, measured.used());
   const Segments s = plan_segments(arena, 2, 3, 65, 4, 8);
   EXPECT_EQ(s.count(), 8);
-  for (const Tensor& t : {s.q_segment, s.k_segment, s.q_index, s.k_index, s.num_visible_keys, s.first_query})
+  for (const Tensor& t : {s.q_segment, s.k_segment, s.q_index, s.k_index, s.end_key, s.begin_query})
     EXPECT_TRUE(t && t.has_shape({2, 3, 65}));
   for (const Tensor& t : {s.q_begin, s.k_begin}) EXPECT_TRUE(t && t.has_shape({2, 3, 9}));
   for (const int64_t count : {int64_t{0}, kMaxSegments + 1})
@@ -127,7 +126,7 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
     SCOPED_TRACE(choice.name);
     const GuardedSegments guarded(ctx, B, H, T, S);
     guarded.set(chosen(choice, S, 3));
-    guarded.build(true);
+    guarded.build({});
     std::vector<SegmentBalance> balance(H);
     add_balance(ctx, balance, guarded.segments, 1);
     add_balance(ctx, balance, guarded.segments, 2);  // the first once more, and the second; the third does not count
@@ -170,24 +169,22 @@ TEST(Segments, WrongIdsAndShapesAreNamed) {
         ids.k_segment.fill(kNoSegment);
         (query ? ids.q_segment : ids.k_segment).as<uint16_t>()[19] = id;
       });
-      EXPECT_TRUE(fails_naming([&] { guarded.build(true); },
-                               {"build_segments", concat("segment ", id).c_str(), "there are 4"}));
+      EXPECT_TRUE(
+          fails_naming([&] { guarded.build({}); }, {"build_segments", concat("segment ", id).c_str(), "there are 4"}));
     }
   const GuardedSegments guarded(ctx, 1, 2, 10, 4), longer(ctx, 1, 2, 11, 4);
   Segments s = guarded.segments;
   s.k_segment = longer.segments.k_segment;
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
-  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, {}, true); }, {"build_segments: q_segment "}));
-  const std::pair<const char*, Tensor Segments::*> filled[] = {{"q_begin", &Segments::q_begin},
-                                                               {"k_begin", &Segments::k_begin},
-                                                               {"q_index", &Segments::q_index},
-                                                               {"k_index", &Segments::k_index},
-                                                               {"num_visible_keys", &Segments::num_visible_keys},
-                                                               {"first_query", &Segments::first_query}};
+  EXPECT_TRUE(
+      fails_naming([&] { build_segments(ctx, s, Visibility()); }, {"build_segments: k_segment ", "u16[1, 2, 10]"}));
+  EXPECT_TRUE(fails_naming([&] { build_segments(ctx, Segments(), Visibility()); }, {"build_segments: q_segment "}));
+  const std::pair<const char*, Tensor Segments::*> filled[] = {
+      {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
+      {"k_index", &Segments::k_index}, {"end_key", &Segments::end_key}, {"begin_query", &Segments::begin_query}};
   for (const auto& [name, member] : filled) {
     s = guarded.segments;
     s.*member = guarded.segments.q_segment;  // of another type
-    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, true); }, {"build_segments: ", name}));
+    EXPECT_TRUE(fails_naming([&] { build_segments(ctx, s, Visibility()); }, {"build_segments: ", name}));
   }
 }
 

@@ -16,7 +16,7 @@ namespace {
 // A block owns a key tile of kBlockN rows, a warp 16 of them. Queries and dout come in steps of kBlockM rows, from the
 // first query on that sees the tile's first key. Scores are transposed (keys by queries), so that probabilities become
 // an A fragment without leaving their registers.
-template <class Traits>
+template <class Traits, bool kRanges>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     attention_backward_dk_dv_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockM = Traits::kInnerRows, kBlockN = Traits::kOuterRows;
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
   for (TileScheduler<KeyTile, kBlockN> scheduler; scheduler.next(p);) {
     const KeyTile tile = scheduler.tile();
     if (tile.num_keys <= 0) continue;
-    const int* first_queries = p.first_query + tile.key_offset;
+    const int* first_queries = p.begin_query + tile.key_offset;
     InnerRows<Traits> inner(keys + Traits::kStageStart, p.q_index + tile.query_offset,
                             first_queries[0] / kBlockM * kBlockM, tile.end_query);
     {
@@ -49,14 +49,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     };
     load(0);
     const RowBounds from(first_queries, first, tile.num_keys, INT_MAX);
+    const RowBounds until = kRanges ? RowBounds(p.end_query + tile.key_offset, first, tile.num_keys, 0) : RowBounds();
     float dk[1][kD / 8][4] = {}, dv[1][kD / 8][4] = {};
     for_each_step(inner.steps(), load, [&](int step) {
       const int begin = inner.row(step);
-      if (begin + kBlockM <= from.least) return;  // no query of the step sees a key of the warp
+      if (begin + kBlockM <= from.least || (kRanges && begin >= until.most)) return;  // no query sees a key of the warp
       float s[1][kBlockM / 8][4] = {}, ds[1][kBlockM / 8][4] = {};
       warp_gemm<1, kBlockM, kD, kBlockN>(s, keys, first, inner.first(step));
       warp_gemm<1, kBlockM, kD, kBlockN>(ds, values, first, inner.second(step));
-      const bool masked = begin < from.most || begin + kBlockM > tile.end_query;
+      const bool masked = begin < from.most || begin + kBlockM > (kRanges ? until.least : tile.end_query);
 #pragma unroll
       for (int j = 0; j < kBlockM / 8; ++j)
 #pragma unroll
@@ -64,7 +65,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
           const int column = 8 * j + 2 * (lane % 4) + i % 2, query = begin + column;
           const float2 of_query = statistics[step % 2][column];
           float probability = exp2_fast(s[0][j][i] * p.scale_log2 - of_query.x);
-          if (masked && (query < from.bound[i / 2] || query >= tile.end_query)) probability = 0.0f;
+          const int end = kRanges ? until.bound[i / 2] : tile.end_query;
+          if (masked && (query < from.bound[i / 2] || query >= end)) probability = 0.0f;
           s[0][j][i] = probability;
           ds[0][j][i] = probability * (ds[0][j][i] - of_query.y);
         }
@@ -88,8 +90,9 @@ struct Config128 {
 
 template <class Traits>
 void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
-  launch_persistent<Traits>(ctx, "attention_backward", attention_backward_dk_dv_sm80_kernel<Traits>, s.work.key_tiles,
-                            &s.work.device_counts()->key_tiles, p);
+  const auto kernel = s.has_ranges() ? attention_backward_dk_dv_sm80_kernel<Traits, true>
+                                     : attention_backward_dk_dv_sm80_kernel<Traits, false>;
+  launch_persistent<Traits>(ctx, "attention_backward", kernel, s.work.key_tiles, &s.work.device_counts()->key_tiles, p);
 }
 
 }  // namespace

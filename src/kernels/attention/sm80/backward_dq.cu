@@ -13,8 +13,8 @@ namespace scfa::gpu::sm80 {
 namespace {
 
 // A block owns a query tile of kBlockM rows, a warp 16 of them. Keys and values come in steps of kBlockN rows.
-template <class Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
+template <class Traits, bool kRanges>
+__global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlocksPerSm)
     attention_backward_dq_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows;
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -23,9 +23,10 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
   for (TileScheduler<QueryTile, kBlockM> scheduler; scheduler.next(p);) {
     const QueryTile tile = scheduler.tile();
     if (tile.num_queries <= 0) continue;
-    const int* limits = p.num_visible_keys + tile.query_offset;
-    InnerRows<Traits> inner(queries + Traits::kStageStart, p.k_index + tile.key_offset, 0,
-                            limits[tile.num_queries - 1]);
+    const int* limits = p.end_key + tile.query_offset;
+    const int* firsts = kRanges ? p.begin_key + tile.query_offset : nullptr;
+    InnerRows<Traits> inner(queries + Traits::kStageStart, p.k_index + tile.key_offset,
+                            kRanges ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);
     {
       RowGather<kBlockM, kD, Traits::kThreads> query_rows;
       query_rows.look_up(p.q_index + tile.query_offset, 0, tile.num_queries);
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     const auto load = [&](int step) { inner.load(step, k, v, p.D, [](int) {}); };
     load(0);
     const RowBounds visible(limits, first, tile.num_queries, 0);
+    const RowBounds hidden = kRanges ? RowBounds(firsts, first, tile.num_queries, 0) : RowBounds();
     float lse[2], delta[2], dq[1][kD / 8][4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -47,17 +49,18 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     }
     for_each_step(inner.steps(), load, [&](int step) {
       const int begin = inner.row(step);
-      if (begin >= visible.most) return;
+      if (begin >= visible.most || (kRanges && begin + kBlockN <= hidden.least)) return;
       float s[1][kBlockN / 8][4] = {}, ds[1][kBlockN / 8][4] = {};
       warp_gemm<1, kBlockN, kD, kBlockM>(s, queries, first, inner.first(step));
       warp_gemm<1, kBlockN, kD, kBlockM>(ds, douts, first, inner.second(step));
-      const bool masked = begin + kBlockN > visible.least;
+      const bool masked = begin + kBlockN > visible.least || (kRanges && begin < hidden.most);
 #pragma unroll
       for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float probability = exp2_fast(s[0][j][i] * p.scale_log2 - lse[i / 2]);
-          if (masked && begin + 8 * j + 2 * (lane % 4) + i % 2 >= visible.bound[i / 2]) probability = 0.0f;
+          const int key = begin + 8 * j + 2 * (lane % 4) + i % 2;
+          if (masked && (key >= visible.bound[i / 2] || (kRanges && key < hidden.bound[i / 2]))) probability = 0.0f;
           ds[0][j][i] = probability * (ds[0][j][i] - delta[i / 2]);
         }
       warp_gemm_rs<1, kBlockN, kD>(dq, ds, inner.first(step));
@@ -78,8 +81,10 @@ struct Config128 {
 
 template <class Traits>
 void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
-  launch_persistent<Traits>(ctx, "attention_backward", attention_backward_dq_sm80_kernel<Traits>, s.work.query_tiles,
-                            &s.work.device_counts()->query_tiles, p);
+  const auto kernel = s.has_ranges() ? attention_backward_dq_sm80_kernel<Traits, true>
+                                     : attention_backward_dq_sm80_kernel<Traits, false>;
+  launch_persistent<Traits>(ctx, "attention_backward", kernel, s.work.query_tiles, &s.work.device_counts()->query_tiles,
+                            p);
 }
 
 }  // namespace

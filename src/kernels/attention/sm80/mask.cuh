@@ -4,11 +4,13 @@
 
 namespace scfa::gpu::sm80 {
 
-// A lane's two rows (lane / 4 and lane / 4 + 8 of the warp's) and the bound of each: num_visible_keys of a query, or
-// first_query of a key. least and most are over the rows of the warp.
+// With ranges, which rows an outer row sees has another end too: begin_key of a query, or end_query of a key.
+// A lane's two rows (lane / 4 and lane / 4 + 8 of the warp's) and the bound of each: end_key of a query, or
+// begin_query of a key. least and most are over the rows of the warp.
 struct RowBounds {
   int bound[2], least = INT_MAX, most = 0;
 
+  RowBounds() = default;
   // first: the warp's first row of the tile; rows past `rows` have the bound bound_past_end.
   __device__ RowBounds(const int* bounds, int first, int rows, int bound_past_end) {
 #pragma unroll

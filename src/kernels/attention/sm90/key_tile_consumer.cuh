@@ -226,9 +226,9 @@ class KeyTileConsumer {
   __device__ __forceinline__ void compute_probabilities(float (&s)[kBlockM / 2], uint32_t lse, int m_block) {
     if (m_block < unmasked_from) {
       const int row = opaque(warp_tile.row), rows = info.num_rows();
-      const int first_query[2] = {row < rows ? info.bound(row) : INT_MAX,
+      const int begin_query[2] = {row < rows ? info.bound(row) : INT_MAX,
                                   row + 8 < rows ? info.bound(row + 8) : INT_MAX};
-      apply_mask_transposed<kFirst, kEnd>(s, first_query, m_block * kBlockM);
+      apply_mask_transposed<kFirst, kEnd>(s, begin_query, m_block * kBlockM);
     }
     probabilities_from_lse<kFirst, kEnd>(s, lse, p.scale_log2);
   }

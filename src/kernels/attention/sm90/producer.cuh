@@ -88,7 +88,7 @@ class Producer {
     if constexpr (kWholeSegment) {
       const int num_keys = load_int(item + offsetof(Item, num_keys)),
                 num_queries = load_int(item + offsetof(Item, num_queries));
-      if (row < num_keys) prefetch(p.k_index + keys + row), prefetch(p.first_query + keys + row);
+      if (row < num_keys) prefetch(p.k_index + keys + row), prefetch(p.begin_query + keys + row);
       if (row < num_queries) {
         prefetch(p.q_index + queries + row);
         prefetch(p.statistics + queries + row);
@@ -97,7 +97,7 @@ class Producer {
     } else if constexpr (kOuterAreQueries) {
       const int num_queries = load_int(item + offsetof(Item, num_queries)),
                 end_key = load_int(item + offsetof(Item, end_key));
-      if (row < num_queries) prefetch(p.q_index + queries + row), prefetch(p.num_visible_keys + queries + row);
+      if (row < num_queries) prefetch(p.q_index + queries + row), prefetch(p.end_key + queries + row);
       if (row < end_key) prefetch(p.k_index + keys + row);
     }
   }
@@ -149,7 +149,7 @@ class Producer {
   __device__ void publish(const Tile& tile, bool is_last, int first_seen) const {
     using Info = WorkTileInfo<Traits>;
     const int* tokens = (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset;
-    const int* bounds = (kOuterAreQueries ? p.num_visible_keys : p.first_query) + tile.outer_offset;
+    const int* bounds = (kOuterAreQueries ? p.end_key : p.begin_query) + tile.outer_offset;
     const uint32_t info = storage.work_tile(tiles.stage);
 #pragma unroll
     for (int i = 0; i < (Traits::kOuterRows + kWarpgroupSize - 1) / kWarpgroupSize; ++i) {

@@ -63,7 +63,7 @@ struct ProducerTile {
     if constexpr (kOuterAreQueries)
       begin = item.begin_key / kStep * kStep;
     else if constexpr (kWholeSegment)  // a segment without keys has no steps, and none of its queries sees any
-      begin = (num_rows > 0 ? p.first_query[outer_offset] : end + kStep - 1) / kStep * kStep;
+      begin = (num_rows > 0 ? p.begin_query[outer_offset] : end + kStep - 1) / kStep * kStep;
     else
       begin = item.begin_query / kStep * kStep;
   }

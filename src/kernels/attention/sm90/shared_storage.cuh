@@ -56,7 +56,7 @@ struct WorkTileInfo {
   // block of queries is in dq_ring; in which round of the ring; n_block once more.
   int next_begin, ring_position, ring_round, n_block_again;
   alignas(16) int tokens[Traits::kOuterRows];
-  alignas(16) int bounds[Traits::kOuterRows];  // num_visible_keys or first_query of the rows; zero past them
+  alignas(16) int bounds[Traits::kOuterRows];  // end_key or begin_query of the rows; zero past them
 };
 template <class Traits>
 struct WorkTileInfoView {

@@ -22,12 +22,12 @@ struct OnlineSoftmax {
   float base[2], sum[2];
 };
 
-// Sets the scores of keys that a row does not see to -inf. num_visible_keys: the address of the thread's first row's;
+// Sets the scores of keys that a row does not see to -inf. end_key: the address of the thread's first row's;
 // begin: the step's first key.
 template <int kBlockN>
-__device__ inline void apply_mask(float (&s)[kBlockN / 2], uint32_t num_visible_keys, int begin) {
+__device__ inline void apply_mask(float (&s)[kBlockN / 2], uint32_t end_key, int begin) {
   const int column = begin + 2 * opaque(threadIdx.x % 4);
-  const int left[2] = {load_int(num_visible_keys) - column, load_int(num_visible_keys + 8 * 4) - column};
+  const int left[2] = {load_int(end_key) - column, load_int(end_key + 8 * 4) - column};
 #pragma unroll
   for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
@@ -101,12 +101,12 @@ __device__ inline void renormalise(float (&shrink)[2], float (&s)[kBlockN / 2], 
 
 // ---- backward: scores are transposed, keys by queries ---------------------------------------------------------------
 
-// Sets the scores of queries that do not see the row's key to -inf, in columns from kFirst to kEnd. first_query: of the
+// Sets the scores of queries that do not see the row's key to -inf, in columns from kFirst to kEnd. begin_query: of the
 // thread's two rows, INT_MAX past the tile's keys. begin: the step's first query.
 template <int kFirst, int kEnd, int kN>
-__device__ inline void apply_mask_transposed(float (&s)[kN], const int (&first_query)[2], int begin) {
+__device__ inline void apply_mask_transposed(float (&s)[kN], const int (&begin_query)[2], int begin) {
   const int column = begin + 2 * opaque(threadIdx.x % 32 % 4);
-  const int hidden[2] = {first_query[0] - column, first_query[1] - column};
+  const int hidden[2] = {begin_query[0] - column, begin_query[1] - column};
 #pragma unroll
   for (int i = kFirst / 2; i < kEnd / 2; ++i)
     if (8 * (i / 4) + i % 2 < hidden[i / 2 % 2]) s[i] = -INFINITY;
