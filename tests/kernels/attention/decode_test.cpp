@@ -116,7 +116,7 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   EXPECT_TRUE(
       fails_naming(decode(q, {cache.keys, fewer.values, cache.segments}, segment, 1), {"attention_decode: keys"}));
   EXPECT_TRUE(fails_naming(decode(q, good, one, 1), {"attention_decode: q_segment "}));
-  EXPECT_TRUE(fails_naming(decode(q, good, segment, 4), {"attention_decode: 4 keys", "3"}));
+  EXPECT_TRUE(fails_naming(decode(q, good, segment, 4), {"attention_decode: keys 0 to 4", "3"}));
   EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
   EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
 }
