@@ -18,13 +18,15 @@ namespace scfa {
 
 double count_pairs(Context& ctx, const Segments& s) {
   const int64_t heads = s.q_index.size(0) * s.q_index.size(1), T = s.q_index.size(2), S = s.count();
-  std::vector<int32_t> begins(static_cast<size_t>(heads * (S + 1))), limits(static_cast<size_t>(heads * T));
+  std::vector<int32_t> begins(static_cast<size_t>(heads * (S + 1))), ends(static_cast<size_t>(heads * T)),
+      firsts(ends.size());
   ctx.copy(Tensor(begins.data(), DType::kI32, Device::kCpu, {heads * (S + 1)}), s.q_begin);
-  ctx.copy(Tensor(limits.data(), DType::kI32, Device::kCpu, {heads * T}), s.end_key);
+  ctx.copy(Tensor(ends.data(), DType::kI32, Device::kCpu, {heads * T}), s.end_key);
+  if (s.has_ranges()) ctx.copy(Tensor(firsts.data(), DType::kI32, Device::kCpu, {heads * T}), s.begin_key);
   double pairs = 0;
   for (int64_t head = 0; head < heads; ++head)
     for (int32_t i = 0; i < begins[static_cast<size_t>(head * (S + 1) + S)]; ++i)
-      pairs += limits[static_cast<size_t>(head * T + i)];
+      pairs += ends[static_cast<size_t>(head * T + i)] - firsts[static_cast<size_t>(head * T + i)];
   return pairs;
 }
 
@@ -102,6 +104,7 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
   rows.push_back({"hash_skewed", {.pattern = "hash", .buckets = 16, .attend_self = {}}, 0.3});
   for (const double rate : {0.5, 0.7})
     rows.push_back({"drop", {.pattern = "drop", .drop_rate = rate, .attend_self = {}}});
+  rows.push_back({"window", {.pattern = "dense", .attend_self = {}, .window = 256}});
   std::optional<BenchFile> file;
   if (!csv.empty()) {
     file.emplace(csv);

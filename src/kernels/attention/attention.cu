@@ -159,9 +159,8 @@ constexpr Backend kSm80 = {sm80::forward, sm80::backward, false}, kSm90 = {sm90:
 bool use_sm90() {
   return !uses_portable_attention() && sm90::probe().usable;
 }
-// The sm_90 kernels have no ranges.
-const Backend& backend(const Segments& segments) {
-  return use_sm90() && !segments.has_ranges() ? kSm90 : kSm80;
+const Backend& backend() {
+  return use_sm90() ? kSm90 : kSm80;
 }
 
 }  // namespace
@@ -185,7 +184,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
   clear_dropped_out_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(p, segments.q_segment.as<uint16_t>(), rows);
   check_launch("attention_forward", ctx.stream());
-  backend(segments).forward(ctx, p, segments);
+  backend().forward(ctx, p, segments);
 }
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
@@ -202,7 +201,7 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
       p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);
   check_launch("attention_backward", ctx.stream());
   p.D <= 64 ? compute_statistics<8>(ctx.stream(), p, rows) : compute_statistics<16>(ctx.stream(), p, rows);
-  const Backend& chosen = backend(segments);
+  const Backend& chosen = backend();
   chosen.backward(ctx, p, segments);
   if (inverse_norm)
     normalise_keys_backward_if(ctx, dq, dk, k, inverse_norm, chosen.fuses_norm ? p.untied_heads : nullptr);

@@ -67,8 +67,8 @@ void check(const AttentionProblem& problem, const std::string& name, const Choos
            const Inputs& with = {}) {
   const AttentionShape& shape = problem.shape;
   SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", D ", shape.D, ", ", problem.segments,
-                      " segments, self ", attends_self(problem.pattern), ", layout ", static_cast<int>(problem.layout),
-                      ", strided out ", problem.strided_out));
+                      " segments, self ", attends_self(problem.pattern), ", window ", problem.pattern.window,
+                      ", layout ", static_cast<int>(problem.layout), ", strided out ", problem.strided_out));
   Context ctx(Device::kGpu), cpu;
   const AttentionTensors got(ctx, problem, kSeed, with.scale);
   fill(got, with);
@@ -214,6 +214,34 @@ TEST_P(AttentionGpu, SizesOfBuckets) {
   check(problem_of({1, 4097, 1, 128}, kQkv, 12, true), "sizes", of_sizes(sizes));
 }
 
+AttentionProblem with_window(AttentionProblem problem, int64_t window) {
+  problem.pattern.window = window;
+  return problem;
+}
+
+TEST_P(AttentionGpu, Windows) {
+  for (const int64_t window : {1, 64, 200})
+    for (const SegmentChoice& choice : segment_choices())
+      for (const bool self : {false, true}) {
+        for (const int64_t D : {64, 128})
+          for (const int64_t T : {65, 300})
+            check(with_window(problem_of({1, T, 2, D}, self ? kQkv : kSharedQk, 3, self), window), choice);
+        check(with_window(problem_of({2, 200, 3, 40}, self ? kSharedQk : kQkv, 2, self), window), choice);
+      }
+}
+
+// Where blocks share sums of dq, where a block takes a segment whole, and windows longer and shorter than a tile.
+TEST_P(AttentionGpu, WindowsOfLongSequences) {
+  for (const int64_t D : {64, 128})
+    for (const AttentionLayout layout : {kQkv, kSharedQk}) {
+      for (const int64_t window : {17, 256, 1000})
+        check(with_window(problem_of({1, 3001, 2, D}, layout, 1, true), window), segment_choices()[0]);
+      for (const SegmentChoice& choice : segment_choices())
+        check(with_window(problem_of({2, 1000, 2, D}, layout, 4, layout == kQkv), 256), choice);
+      check(with_window(problem_of({1, 1000, 70, D}, layout, 4, layout == kQkv), 300), segment_choices()[2]);
+    }
+}
+
 TEST_P(AttentionGpu, LongestSequence) {
   check(problem_of({1, 131072, 1, 64}, kQv, 64, false), segment_choices()[2]);
 }
@@ -276,8 +304,10 @@ TEST_P(AttentionGpu, RandomCases) {
           }
         }
     };
-    check(problem_of({B, T, H, D}, layout, count, below(2) > 0),
-          concat("case ", i, " of seed ", seed, ", dropped ", dropped, ", skew ", skew, ", tied ", tied), choose);
+    AttentionProblem problem = problem_of({B, T, H, D}, layout, count, below(2) > 0);
+    if (below(2) > 0) problem.pattern.window = 1 + below(below(2) > 0 ? 100 : T);
+    check(problem, concat("case ", i, " of seed ", seed, ", dropped ", dropped, ", skew ", skew, ", tied ", tied),
+          choose);
   }
 }
 

@@ -115,7 +115,7 @@ void check_key_tiles(const Tensor& list, int32_t count, int32_t multi_block_coun
                                 tile + 1 < tiles ? begin_of(tile + 1) : INT32_MAX,
                                 dq_block,
                                 end_before(tile),
-                                0};
+                                s.queries};
       ASSERT_LT(at, count);
       ASSERT_TRUE(items[static_cast<size_t>(at)] == expected) << "item " << at;
     }

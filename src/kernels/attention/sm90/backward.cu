@@ -61,8 +61,6 @@ struct Config128 {
   static constexpr int kProducerRegs = 40, kConsumerRegs = 232;
   static constexpr bool kHasDs = true;
 };
-using Traits64 = KernelTraits<Config64>;
-using Traits128 = KernelTraits<Config128>;
 
 template <class Traits, class Item>
 void launch(Stream stream, const Tensor& items, const int32_t* num_items, const AttentionParams& p) {
@@ -70,25 +68,35 @@ void launch(Stream stream, const Tensor& items, const int32_t* num_items, const 
       stream, "attention_backward", attention_backward_sm90_kernel<Traits, Item>, items, num_items, p);
 }
 
+// items: of tiles as high as D wants them.
+template <class Item>
+void launch_for(Stream stream, const AttentionParams& p, const Segments& s, const Tensor& items,
+                const int32_t* num_items) {
+  static_assert(64 * Config64::kConsumerWarpgroups == kWideTileRows &&
+                64 * Config128::kConsumerWarpgroups == kTileRows);
+  if (p.D <= 64)
+    s.has_ranges() ? launch<KernelTraits<Config64, true>, Item>(stream, items, num_items, p)
+                   : launch<KernelTraits<Config64, false>, Item>(stream, items, num_items, p);
+  else
+    s.has_ranges() ? launch<KernelTraits<Config128, true>, Item>(stream, items, num_items, p)
+                   : launch<KernelTraits<Config128, false>, Item>(stream, items, num_items, p);
+}
+
 }  // namespace
 
 void backward_key_tiles(Stream stream, const AttentionParams& p, const Segments& s, bool only_multi_block) {
   const WorkCounts* counts = s.work.device_counts();
-  static_assert(Traits64::kOuterRows == kWideTileRows && Traits128::kOuterRows == kTileRows);
   if (p.D <= 64)
-    launch<Traits64, KeyTile>(stream, s.work.wide_key_tiles,
-                              only_multi_block ? &counts->multi_block_wide_key_tiles : &counts->wide_key_tiles, p);
+    launch_for<KeyTile>(stream, p, s, s.work.wide_key_tiles,
+                        only_multi_block ? &counts->multi_block_wide_key_tiles : &counts->wide_key_tiles);
   else
-    launch<Traits128, KeyTile>(stream, s.work.key_tiles,
-                               only_multi_block ? &counts->multi_block_key_tiles : &counts->key_tiles, p);
+    launch_for<KeyTile>(stream, p, s, s.work.key_tiles,
+                        only_multi_block ? &counts->multi_block_key_tiles : &counts->key_tiles);
 }
 
 void backward_single_block_segments(Stream stream, const AttentionParams& p, const Segments& s) {
-  const int32_t* count = &s.work.device_counts()->single_block_segments;
-  if (p.D <= 64)
-    launch<Traits64, SingleBlockSegment>(stream, s.work.single_block_segments, count, p);
-  else
-    launch<Traits128, SingleBlockSegment>(stream, s.work.single_block_segments, count, p);
+  launch_for<SingleBlockSegment>(stream, p, s, s.work.single_block_segments,
+                                 &s.work.device_counts()->single_block_segments);
 }
 
 }  // namespace scfa::gpu::sm90

@@ -111,7 +111,9 @@ struct DqPrivate {
   __device__ unsigned poll(int) const { return 0; }
   __device__ void wait(int, unsigned) const {}
   __device__ void add(const float (&dq)[32], int m_block, int column_half, bool&) const {
-    add_to_sums<true>(sums(m_block, column_half), dq, warp_uniform(info.n_block()) == 0);
+    const bool store = Traits::kRanges ? m_block * kQueryBlock >= warp_uniform(info.previous_end())
+                                       : warp_uniform(info.n_block()) == 0;
+    add_to_sums<true>(sums(m_block, column_half), dq, store);
   }
   __device__ void signal(int, int) const {}
 
@@ -164,10 +166,12 @@ struct DqShared {
     RingBlock block;
     int n_block;
     bool adds_first;  // it is the last key tile that the queries see
+    bool completes;   // it is the first
   };
   __device__ DqTurn turn_of(int m_block) const {
     const int4 order = info.dq_order();
-    return {RingBlock(p, order.y, order.z, m_block), order.w, m_block * kQueryBlock < order.x};
+    return {RingBlock(p, order.y, order.z, m_block), order.w, m_block * kQueryBlock < order.x,
+            Traits::kRanges ? m_block * kQueryBlock >= info.previous_end() : order.w == 0};
   }
   __device__ bool backwards() const { return false; }
   __device__ unsigned poll(int m_block) const {
@@ -185,12 +189,12 @@ struct DqShared {
     if (m_block < m_block_max - Traits::kDqSignalLag) return;  // the producer signals
     const DqTurn turn = turn_of(m_block);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) turn.block.signal(p, turn.n_block, warp_tile.warp, storage.fuses_norm());
+    if (threadIdx.x % 32 == 0) turn.block.signal(p, turn.n_block, turn.completes, warp_tile.warp, storage.fuses_norm());
   }
   __device__ void add(float (&dq)[32], int m_block, int column_half, bool& is_first_side) const {
     const DqTurn turn = turn_of(m_block);
     float4* sums = turn.block.sums(p, kD) + column_half * 8 * kWarpgroupSize;
-    if (turn.n_block > 0) {
+    if (!turn.completes) {
       add_to_sums<false>(sums, dq, turn.adds_first);
       return;
     }
@@ -214,7 +218,7 @@ struct DqShared {
     uint4 piece[2][2];
     accumulator_to_chunks(piece, dq, p.scale);
     const int lane = opaque(threadIdx.x % 32), first = 16 * warp_tile.warp + lane / 4;
-    const int last = info.end() - 1 - m_block * kQueryBlock;
+    const int last = (Traits::kRanges ? info.num_queries() : info.end()) - 1 - m_block * kQueryBlock;
     const int* index = p.q_index + info.query_offset() + m_block * kQueryBlock;
     const int head = info.head();
     __nv_bfloat16* data = p.dq.head(head, p.H).data + 64 * column_half + lane % 4 * 8;

@@ -1,10 +1,11 @@
 // How thread blocks share sums of dq: the order in which they add, and who has added.
 //
 // Where several blocks take the key tiles of a segment, dq of a block of kQueryBlock queries (m_block) is summed up in
-// dq_ring, in f32. Key tiles (n_block) add in a fixed order, from the last tile that the queries see to tile 0, so that
-// sums are the same bits in every run. The last tile stores instead of adding, so nothing need be zero before. Tile 0
-// adds its own part in registers, scales, rounds and writes dq. Each of the four warps of the dq warpgroup has 16 of
-// the queries and a semaphore word of its own.
+// dq_ring, in f32. Key tiles (n_block) add in a fixed order, from the last tile that the queries see to the first, so
+// that sums are the same bits in every run. The last tile stores instead of adding, so nothing need be zero before. The
+// first tile completes the sum: it adds its own part in registers, scales, rounds and writes dq. Without ranges it is
+// tile 0. Which tiles a block of queries is of is in KeyTile: it is one at least. Each of the four warps of the dq
+// warpgroup has 16 of the queries and a semaphore word of its own.
 //
 // Positions in the ring are given out in the order of the work list: item.dq_block modulo ring_blocks is the position,
 // and the quotient is the round. Every position is used in every round.
@@ -13,13 +14,13 @@
 //
 //   value                     state                                         who waits for exactly this value
 //   r * kRound                free: round r - 1 is done                     the last key tile that the queries see
-//   r * kRound + n_block + 1  key tile n_block > 0 has added                n_block - 1
-//   (r + 1) * kRound          tile 0 has added, dq is written, merged       round r + 1
+//   r * kRound + n_block + 1  key tile n_block has added                    n_block - 1
+//   (r + 1) * kRound          the first has added, dq is written, merged    round r + 1
 //
 // dq_dk_merge_semaphore, one word per position and warp, used where the gradient through normalised keys is added to
-// dq. Two sides write to the same rows of dq: the dq side, tile 0's dq warpgroup, and the key side, the epilogue of the
-// key tile that has these rows as keys. Both round to bf16 and the second adds to what the first has written, so the
-// result does not depend on who comes first. In round r:
+// dq. Two sides write to the same rows of dq: the dq side, the dq warpgroup of the tile that completes the sum, and the
+// key side, the epilogue of the key tile that has these rows as keys. Both round to bf16 and the second adds to what
+// the first has written, so the result does not depend on who comes first. In round r:
 //
 //   value                     state                                         who waits for it
 //   r * kMergeStates          neither side has come                         nobody: whoever swaps it to + 1 is first
@@ -27,7 +28,8 @@
 //   r * kMergeStates + 2      the first side has written                    the second side
 //   (r + 1) * kMergeStates    both have written                             the first side of round r + 1
 //
-// With merging, tile 0 does not signal: the second side sets both semaphores to the next round.
+// With merging, the tile that completes the sum does not signal: the second side sets both semaphores to the next
+// round.
 //
 // Why nobody waits forever. Blocks take tiles in the order of the list, which has the last key tile of a segment first,
 // and work them off in the order in which they took them. The producer never waits for a semaphore. A segment has at
@@ -35,13 +37,14 @@
 //   - dq_semaphore: the wait is for a tile that stands before in the list: the next key tile of the same segment, or,
 //     for a position that is not free, tiles of an earlier segment. Whoever took these is running.
 //   - dq_dk_merge_semaphore, state + 1: the holder may be a tile with a larger number, but it needs nothing that is not
-//     finished. The key side, and the dq side with D = 64, only write. With D = 128 the dq side (tile 0) still
-//     multiplies columns 64 to 127, for which it needs the other three warps of its warpgroup. These may wait for
-//     their own merges, whose holders are key sides, which only write; or for tile 1 to signal their words. Tile 1 has
-//     signalled the holder's word: by the producer, then all four at once; or by a warp. Between that warp's last wait
-//     for a semaphore and its signal it has completed such a product of columns 64 to 127, so the other three are past
-//     that wait too, and only mbarriers that it has passed are between them and their signals. (Where tile 0 is also
-//     the last tile that the queries see, the key side is the same warp, later: nobody waits for the holder.)
+//     finished. The key side, and the dq side with D = 64, only write. With D = 128 the dq side (tile c, which
+//     completes the sum) still multiplies columns 64 to 127, for which it needs the other three warps of its warpgroup.
+//     These may wait for their own merges, whose holders are key sides, which only write; or for tile c + 1 to signal
+//     their words. Tile c + 1 has signalled the holder's word: by the producer, then all four at once; or by a warp.
+//     Between that warp's last wait for a semaphore and its signal it has completed such a product of columns 64 to
+//     127, so the other three are past that wait too, and only mbarriers that it has passed are between them and their
+//     signals. (Where tile c is also the last tile that the queries see, the key side is the same warp, later: nobody
+//     waits for the holder.)
 // So the tile with the smallest unfinished number can always go on.
 //
 // Why the loads that wait are relaxed where the PTX memory model asks for an acquire. On this hardware three things
@@ -85,17 +88,18 @@ struct RingBlock {
   __device__ unsigned awaited_value(int n_block, bool adds_first) const {
     return round * kRound + (adds_first ? 0 : n_block + 2);
   }
-  // The value that says that a key tile has added.
-  __device__ unsigned signal_value(int n_block) const {
-    return n_block > 0 ? round * kRound + n_block + 1 : (round + 1) * kRound;
+  // The value that says that a key tile has added. completes: it is the first tile that the queries see.
+  __device__ unsigned signal_value(int n_block, bool completes) const {
+    return completes ? (round + 1) * kRound : round * kRound + n_block + 1;
   }
-  // Signals that a key tile has added; for one warp, by one thread of it. merges: tile 0 leaves it to release_merge.
-  __device__ void signal(const AttentionParams& p, int n_block, int warp, bool merges) const {
-    if (n_block > 0 || !merges) store_release(dq_semaphore(p, warp), signal_value(n_block));
+  // Signals that a key tile has added; for one warp, by one thread of it. merges: the tile that completes the sum
+  // leaves it to release_merge.
+  __device__ void signal(const AttentionParams& p, int n_block, bool completes, int warp, bool merges) const {
+    if (!completes || !merges) store_release(dq_semaphore(p, warp), signal_value(n_block, completes));
   }
   // The same for all four warps, by one thread.
-  __device__ void signal(const AttentionParams& p, int n_block, bool merges) const {
-    if (n_block > 0 || !merges) store_release_x4(dq_semaphore(p, 0), signal_value(n_block));
+  __device__ void signal(const AttentionParams& p, int n_block, bool completes, bool merges) const {
+    if (!completes || !merges) store_release_x4(dq_semaphore(p, 0), signal_value(n_block, completes));
   }
 
   // A merge, by all lanes of a warp on either side. try_acquire_merge() tries to be the first side.

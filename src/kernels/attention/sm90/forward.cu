@@ -40,18 +40,23 @@ class ForwardConsumer {
  private:
   __device__ void compute_tile() {
     const int num_rows = warp_uniform(info.num_rows());
-    const int visible = warp_uniform(group_first < num_rows ? info.bound(min(group_first + 63, num_rows - 1)) : 0);
+    const int visible =
+        group_first < num_rows ? warp_uniform(info.bound(min(group_first + 63, num_rows - 1))) - tile_begin() : 0;
     const int steps = (visible + kBlockN - 1) / kBlockN;
+    int first_step = 0;  // of which the group sees keys
+    if constexpr (Traits::kRanges)
+      if (steps > 0) first_step = min((warp_uniform(info.far_bound(group_first)) - tile_begin()) / kBlockN, steps);
     // Of the last step's keys the group may see no more than half.
     constexpr int kHalf = kBlockN / 2;
-    const bool ends_in_half = steps > 0 && visible - (steps - 1) * kBlockN <= kHalf;
+    const bool ends_in_half = steps > first_step && visible - (steps - 1) * kBlockN <= kHalf;
     queries = storage.outer(tiles.stage, 0);
     softmax = {{-INFINITY, -INFINITY}, {}};
     float out[kD / 2] = {};
     uint32_t probabilities[kBlockN / 16][4];
     last_empty = 0;
+    if constexpr (Traits::kRanges) drain_stages(0, first_step);
 #pragma unroll 1
-    for (int step = 0; step < steps - ends_in_half; ++step) compute_step<kBlockN>(out, probabilities, step);
+    for (int step = first_step; step < steps - ends_in_half; ++step) compute_step<kBlockN>(out, probabilities, step);
     if (ends_in_half) {
       uint32_t operand[kHalf / 16][4];
       compute_step<kHalf>(out, operand, steps - 1);
@@ -62,8 +67,8 @@ class ForwardConsumer {
     warpgroup_wait<0>();
     warpgroup_fence_operand(out);
     warpgroup_fence_operand(probabilities);
-    if (steps > 0) mbarrier_arrive_warp(last_empty);
-    drain_stages(steps, (warp_uniform(info.end()) + kBlockN - 1) / kBlockN);
+    if (Traits::kRanges ? last_empty != 0 : steps > 0) mbarrier_arrive_warp(last_empty);
+    drain_stages(steps, (warp_uniform(info.end()) - tile_begin() + kBlockN - 1) / kBlockN);
     named_barrier_sync(kConsumerBarrier0 + group);  // no warp of the group reads its queries any more
     write(out);
   }
@@ -84,7 +89,8 @@ class ForwardConsumer {
     warpgroup_fence_operand(s);
     warpgroup_fence_operand(out);
     warpgroup_fence_operand(operand);
-    if (step > 0) mbarrier_arrive_warp(last_empty);  // the product of the step before is complete too
+    if (Traits::kRanges ? last_empty != 0 : step > 0)
+      mbarrier_arrive_warp(last_empty);  // the product of the step before is complete too
     last_empty = stages.barrier(storage.empty());
     update_softmax<kKeys>(s, out, keys, step);
 #pragma unroll
@@ -105,9 +111,12 @@ class ForwardConsumer {
   // Scores s become exponentials; sums and, where the base changes, `out` follow.
   template <int kKeys>
   __device__ void update_softmax(float (&s)[kKeys / 2], float (&out)[kD / 2], uint32_t keys, int step) {
-    const bool masked = (step + 1) * kBlockN > warp_uniform(info.bound(group_first));
-    if (masked) apply_mask<kKeys>(s, info.bound_address(opaque(row)), step * kBlockN);
-    bool search = step == 0;
+    const int begin = tile_begin() + step * kBlockN;
+    bool masked = begin + kBlockN > warp_uniform(info.bound(group_first));
+    if constexpr (Traits::kRanges)
+      masked |= begin < warp_uniform(info.far_bound(min(group_first + 63, info.num_rows() - 1)));
+    if (masked) mask<kKeys>(s, begin);
+    bool search = Traits::kRanges ? softmax.base[0] == -INFINITY : step == 0;
     float total[2], shrink[2];
     const auto rescale_output = [&] {
 #pragma unroll
@@ -123,7 +132,7 @@ class ForwardConsumer {
           warp_gemm<1, kKeys, kD, kBlockM, kBlockN>(again, queries, opaque(warp_first), keys);
 #pragma unroll
           for (int i = 0; i < kKeys / 2; ++i) s[i] = again[0][i / 4][i % 4];
-          if (masked) apply_mask<kKeys>(s, info.bound_address(opaque(row)), step * kBlockN);
+          if (masked) mask<kKeys>(s, begin);
         } else {
           renormalise<kKeys>(shrink, s, total, softmax);
           rescale_output();
@@ -131,11 +140,24 @@ class ForwardConsumer {
       }
     }
     if (search) {
-      rescale<kKeys>(shrink, softmax, s, p.scale_log2);
+      rescale<kKeys, Traits::kRanges>(shrink, softmax, s, p.scale_log2);
       rescale_output();
       exponentiate<kKeys>(s, total, softmax, p.scale_log2);
     }
     softmax.sum[0] += total[0], softmax.sum[1] += total[1];
+  }
+
+  template <int kKeys>
+  __device__ void mask(float (&s)[kKeys / 2], int begin) const {
+    if constexpr (Traits::kRanges) {
+      const int at = opaque(row);
+      apply_range_mask<kKeys>(s, info.far_bound_address(at), info.bound_address(at), begin);
+    } else {
+      apply_mask<kKeys>(s, info.bound_address(opaque(row)), begin);
+    }
+  }
+  __device__ int tile_begin() const {
+    return Traits::kRanges ? warp_uniform(info.begin()) : 0;
   }
 
   // Waits for and releases the stages of steps [begin, end), which only other warpgroups read.
@@ -196,6 +218,10 @@ struct Config64 {
   static constexpr int kProducerRegs = 32, kConsumerRegs = 160;
   static constexpr bool kHasDs = false;
 };
+// With ranges there are no registers for 128; and where few keys are seen, less of a step is in vain.
+struct Config64Ranges : Config64 {
+  static constexpr int kInnerRows = 96, kStages = 5;
+};
 struct Config128 {
   static constexpr int kD = 128, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 1;
   static constexpr int kInnerRows = 96, kStages = 3;
@@ -213,7 +239,10 @@ void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
 }  // namespace
 
 void forward(Context& ctx, const AttentionParams& p, const Segments& s) {
-  return p.D <= 64 ? launch<KernelTraits<Config64>>(ctx, p, s) : launch<KernelTraits<Config128>>(ctx, p, s);
+  if (s.has_ranges())
+    return p.D <= 64 ? launch<KernelTraits<Config64Ranges, true>>(ctx, p, s)
+                     : launch<KernelTraits<Config128, true>>(ctx, p, s);
+  p.D <= 64 ? launch<KernelTraits<Config64, false>>(ctx, p, s) : launch<KernelTraits<Config128, false>>(ctx, p, s);
 }
 
 }  // namespace scfa::gpu::sm90

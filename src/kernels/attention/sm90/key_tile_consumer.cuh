@@ -41,10 +41,11 @@
 //   wait *
 //   arrive empty: this stage
 //
-// "Add to the sums": key tile 0 loads the sums instead, takes its turn of a merge before it first writes
-// (dq_dk_merge_semaphore), and writes dq. After the last step: dq of the last two blocks, of which a warpgroup owns at
-// most one, and the signals of the last three. Where none of the warpgroup's keys is seen by b's queries, it only
-// computes dq of b - 2, if that is its turn, stores zeros as ds, and issues the next scores.
+// "Add to the sums": the tile that completes a sum (dq_semaphore.cuh) loads it instead, takes its turn of a merge
+// before it first writes (dq_dk_merge_semaphore), and writes dq. After the last step: the signal of the last block but
+// two, dq of the last two blocks, of which a warpgroup owns at most one, and its signal. Where none of the warpgroup's
+// keys is seen by b's queries, it only computes dq of b - 2, if that is its turn, stores zeros as ds, and issues the
+// next scores.
 //
 // No wait within a block can be forever. The producer waits for its own copies and for consumers, which release stages
 // and tiles at the end of each step or tile. Consumers hold the next stage before they release this one, so two stages
@@ -98,6 +99,10 @@ class KeyTileConsumer {
     seen_from = rows_of_group > 0 ? warp_uniform(info.bound(warp_tile.group_first)) / kBlockM : INT_MAX;
     unmasked_from =
         rows_of_group >= 64 ? (warp_uniform(info.bound(warp_tile.group_first + 63)) + kBlockM - 1) / kBlockM : INT_MAX;
+    if constexpr (Traits::kRanges) {
+      const int last = warp_tile.group_first + min(63, rows_of_group - 1);
+      seen_until = rows_of_group > 0 ? (warp_uniform(info.far_bound(last)) + kBlockM - 1) / kBlockM : 0;
+    }
   }
 
   // Goes through all blocks of queries.
@@ -116,12 +121,16 @@ class KeyTileConsumer {
       compute_step(s, step, m_block);
     if (num_m_blocks > 0) {
       stages.next();  // the last step did not advance
-      // dq of the last two blocks, of which the warpgroup owns at most one
+      // dq of the last two blocks, of which the warpgroup owns at most one. What has been added is signalled before
+      // this waits for another tile: with ranges tiles would wait for one another in a row.
       const int last = backwards ? m_block_min : m_block_max - 1, pending = owns_dq(last) ? last : last - m_block_step;
-      if (owns_dq(pending) && (pending == last || num_m_blocks > 1)) compute_dq(pending, [](int) {});
+      const int added = last - kDqDelay * m_block_step;
+      if (num_m_blocks > kDqDelay && owns_dq(added)) dq_sums.signal(added, m_block_max);
+      if (owns_dq(pending) && (pending == last || num_m_blocks > 1)) {
+        compute_dq(pending, [](int) {});
+        dq_sums.signal(pending, m_block_max);
+      }
     }
-    for (int m_block = max(m_block_max - kDqDelay - 1, m_block_min); m_block < m_block_max; ++m_block)
-      if (owns_dq(m_block)) dq_sums.signal(m_block, m_block_max);
   }
 
   // Writes dk and dv, and what the tile completes of dq.
@@ -172,7 +181,7 @@ class KeyTileConsumer {
       warpgroup_wait<0>();
       warpgroup_fence_operand(s);
     };
-    if (m_block >= seen_from) {
+    if (m_block >= seen_from && (!Traits::kRanges || m_block < seen_until)) {
       Fragments gradients;
       const uint32_t queries = storage.inner(stages.stage, 0);
       compute_gradients(gradients, s, m_block, buffer, has_pending_dq);
@@ -224,11 +233,20 @@ class KeyTileConsumer {
   // In columns from kFirst to kEnd. Queries past the end are zeros and have statistics of zero: they add nothing.
   template <int kFirst, int kEnd>
   __device__ __forceinline__ void compute_probabilities(float (&s)[kBlockM / 2], uint32_t lse, int m_block) {
-    if (m_block < unmasked_from) {
-      const int row = opaque(warp_tile.row), rows = info.num_rows();
-      const int begin_query[2] = {row < rows ? info.bound(row) : INT_MAX,
-                                  row + 8 < rows ? info.bound(row + 8) : INT_MAX};
-      apply_mask_transposed<kFirst, kEnd>(s, begin_query, m_block * kBlockM);
+    bool masked = m_block < unmasked_from;
+    if constexpr (Traits::kRanges)
+      masked |= (m_block + 1) * kBlockM > warp_uniform(info.far_bound(warp_tile.group_first));
+    if (masked) {
+      const int row = opaque(warp_tile.row);
+      if constexpr (Traits::kRanges) {
+        apply_range_mask_transposed<kFirst, kEnd>(s, info.bound_address(row), info.far_bound_address(row),
+                                                  m_block * kBlockM);
+      } else {
+        const int rows = info.num_rows();
+        const int begin_query[2] = {row < rows ? info.bound(row) : INT_MAX,
+                                    row + 8 < rows ? info.bound(row + 8) : INT_MAX};
+        apply_mask_transposed<kFirst, kEnd>(s, begin_query, m_block * kBlockM);
+      }
     }
     probabilities_from_lse<kFirst, kEnd>(s, lse, p.scale_log2);
   }
@@ -312,6 +330,7 @@ class KeyTileConsumer {
   int m_block_step;   // 1, or -1 if backwards
   int seen_from;      // the first m_block whose queries see any of the group's keys
   int unmasked_from;  // the first m_block whose queries all see all of them
+  int seen_until;     // with ranges: the first m_block behind seen_from whose queries see none of them
 };
 
 }  // namespace scfa::gpu::sm90

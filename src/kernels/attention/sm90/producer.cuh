@@ -92,13 +92,15 @@ class Producer {
       if (row < num_queries) {
         prefetch(p.q_index + queries + row);
         prefetch(p.statistics + queries + row);
-        prefetch(p.statistics + queries + min(row + 16, num_queries - 1));
+        // With ranges it would spill registers.
+        if (!Traits::kRanges) prefetch(p.statistics + queries + min(row + 16, num_queries - 1));
       }
     } else if constexpr (kOuterAreQueries) {
       const int num_queries = load_int(item + offsetof(Item, num_queries)),
+                begin_key = Traits::kRanges ? load_int(item + offsetof(Item, begin_key)) : 0,
                 end_key = load_int(item + offsetof(Item, end_key));
       if (row < num_queries) prefetch(p.q_index + queries + row), prefetch(p.end_key + queries + row);
-      if (row < end_key) prefetch(p.k_index + keys + row);
+      if (begin_key + row < end_key) prefetch(p.k_index + keys + begin_key + row);
     }
   }
 
@@ -148,6 +150,7 @@ class Producer {
   // WorkTileInfo, by copies and by thread 0; then the tile is full.
   __device__ void publish(const Tile& tile, bool is_last, int first_seen) const {
     using Info = WorkTileInfo<Traits>;
+    using Ranged = RangedWorkTileInfo<Traits>;
     const int* tokens = (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset;
     const int* bounds = (kOuterAreQueries ? p.end_key : p.begin_query) + tile.outer_offset;
     const uint32_t info = storage.work_tile(tiles.stage);
@@ -158,6 +161,10 @@ class Producer {
       const bool valid = row < tile.num_rows;
       copy_async<4>(info + offsetof(Info, tokens) + 4 * row, tokens + (valid ? row : 0), valid);
       copy_async<4>(info + offsetof(Info, bounds) + 4 * row, bounds + (valid ? row : 0), valid);
+      if constexpr (Traits::kRanges) {
+        const int* far_bounds = (kOuterAreQueries ? p.begin_key : p.end_query) + tile.outer_offset;
+        copy_async<4>(info + offsetof(Ranged, far_bounds) + 4 * row, far_bounds + (valid ? row : 0), valid);
+      }
     }
     const uint32_t tile_full = tiles.barrier(storage.tile_full());
     mbarrier_arrive_on_copies(tile_full);
@@ -172,7 +179,19 @@ class Producer {
       store_int4(info + offsetof(Info, next_begin), next_begin / Traits::kInnerRows * Traits::kInnerRows,
                  dq_block % p.ring_blocks, dq_block / p.ring_blocks, tile.n_block);
     }
+    if constexpr (Traits::kRanges && !kOuterAreQueries)
+      store_int4(info + offsetof(Ranged, previous_end), previous_end(tile), num_queries(), 0, 0);
     mbarrier_arrive(tile_full);
+  }
+
+  __device__ int num_queries() const {
+    return load_int(storage.item(items.stage) + offsetof(Item, num_queries));
+  }
+  __device__ int previous_end(const Tile& tile) const {
+    if constexpr (kSharesDq)
+      return load_int(storage.item(items.stage) + offsetof(Item, previous_end_query));
+    else
+      return tile.n_block > 0 ? p.end_query[tile.outer_offset - 1] : 0;
   }
 
   // Tells consumers that no tile is left.
@@ -215,9 +234,10 @@ class Producer {
       // The stage of this step was empty, so dq of the step kDqSignalLag before has been added.
       if (i >= Traits::kDqSignalLag && static_cast<int>(threadIdx.x) % kWarpgroupSize == i % 4 * 32) {
         const int dq_block = load_int(storage.item(items.stage) + offsetof(Item, dq_block));
-        RingBlock(p, dq_block % p.ring_blocks, dq_block / p.ring_blocks,
-                  tile.begin / Traits::kInnerRows + i - Traits::kDqSignalLag)
-            .signal(p, tile.n_block, storage.fuses_norm());
+        const int m_block = tile.begin / Traits::kInnerRows + i - Traits::kDqSignalLag;
+        const bool completes = Traits::kRanges ? m_block * kQueryBlock >= previous_end(tile) : tile.n_block == 0;
+        RingBlock(p, dq_block % p.ring_blocks, dq_block / p.ring_blocks, m_block)
+            .signal(p, tile.n_block, completes, storage.fuses_norm());
       }
     }
     fetch_index(tile, steps, i + kIndexStages - 1);

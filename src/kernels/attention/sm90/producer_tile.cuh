@@ -61,17 +61,27 @@ struct ProducerTile {
   __device__ void set_begin(const AttentionParams& p, const Item& item) {
     constexpr int kStep = Traits::kInnerRows;
     if constexpr (kOuterAreQueries)
-      begin = item.begin_key / kStep * kStep;
+      begin = item.begin_key;
+    else if constexpr (kWholeSegment && Traits::kRanges)
+      set_range(p, item);
     else if constexpr (kWholeSegment)  // a segment without keys has no steps, and none of its queries sees any
       begin = (num_rows > 0 ? p.begin_query[outer_offset] : end + kStep - 1) / kStep * kStep;
     else
       begin = item.begin_query / kStep * kStep;
   }
+  // As work_lists.cu does it for a KeyTile: a tile begins where the one before ends, or earlier.
+  __device__ void set_range(const AttentionParams& p, const Item& item) {
+    constexpr int kStep = Traits::kInnerRows;
+    const bool is_last = (n_block + 1) * Traits::kOuterRows >= item.num_keys;
+    const int first = num_rows > 0 ? p.begin_query[outer_offset] : end + kStep - 1;
+    begin = (n_block > 0 ? min(first, p.end_query[outer_offset - 1]) : first) / kStep * kStep;
+    if (!is_last) end = p.end_query[outer_offset + Traits::kOuterRows - 1];
+  }
   __device__ Steps steps() const { return Steps(begin, end, Traits::kInnerRows, kWholeSegment && n_block % 2 != 0); }
 };
 
-// The first 32 bytes of a work item in shared memory: all but next_begin_query and dq_block of a KeyTile, which are
-// read where they are needed.
+// The first 32 bytes of a work item in shared memory: all but the last fields of a KeyTile, which are read where they
+// are needed.
 template <class Item>
 __device__ inline Item load_item(uint32_t address) {
   Item item;

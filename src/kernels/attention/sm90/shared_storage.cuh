@@ -58,9 +58,21 @@ struct WorkTileInfo {
   alignas(16) int tokens[Traits::kOuterRows];
   alignas(16) int bounds[Traits::kOuterRows];  // end_key or begin_query of the rows; zero past them
 };
+// With ranges.
+template <class Traits>
+struct RangedWorkTileInfo {
+  WorkTileInfo<Traits> common;
+  // In backward: behind the last query of the previous key tile, 0 in the first; how many queries the segment has.
+  int previous_end, num_queries, unused[2];
+  alignas(16) int far_bounds[Traits::kOuterRows];  // begin_key or end_query of the rows; zero past them
+};
+template <class Traits>
+using StoredWorkTileInfo = std::conditional_t<Traits::kRanges, RangedWorkTileInfo<Traits>, WorkTileInfo<Traits>>;
+
 template <class Traits>
 struct WorkTileInfoView {
   using Info = WorkTileInfo<Traits>;
+  using Ranged = RangedWorkTileInfo<Traits>;
   uint32_t base;  // address
   __device__ int head() const { return load_int(base + offsetof(Info, head)); }
   __device__ int num_rows() const { return load_int(base + offsetof(Info, num_rows)); }
@@ -74,6 +86,10 @@ struct WorkTileInfoView {
   __device__ int token(int row) const { return load_int(base + offsetof(Info, tokens) + 4 * row); }
   __device__ uint32_t bound_address(int row) const { return base + offsetof(Info, bounds) + 4 * row; }
   __device__ int bound(int row) const { return load_int(bound_address(row)); }
+  __device__ int previous_end() const { return load_int(base + offsetof(Ranged, previous_end)); }
+  __device__ int num_queries() const { return load_int(base + offsetof(Ranged, num_queries)); }
+  __device__ uint32_t far_bound_address(int row) const { return base + offsetof(Ranged, far_bounds) + 4 * row; }
+  __device__ int far_bound(int row) const { return load_int(far_bound_address(row)); }
 };
 
 // Parts of the index list of inner rows, one per step, that are under way or in use.
@@ -91,7 +107,7 @@ class SharedStorage {
     unsigned char outer[Traits::kTileStages][Traits::kOuterOperands][Traits::OuterTile::kBytes];
     unsigned char inner[Traits::kStages][2][Traits::InnerTile::kBytes];
     unsigned char ds[Traits::kDsBuffers * Traits::DsTile::kBytes + 16];  // 16: C++ has no empty arrays
-    WorkTileInfo<Traits> work_tile[Traits::kTileStages];
+    StoredWorkTileInfo<Traits> work_tile[Traits::kTileStages];
     float inverse_norm[Traits::kTileStages][Traits::kOuterRows];  // of keys that are normalised queries
     float statistics[Traits::kStages][2][Traits::kInnerRows];     // lse, then delta, of the queries of a step
     int index[kIndexStages][Traits::kInnerRows];
@@ -118,7 +134,7 @@ class SharedStorage {
   }
   __device__ uint32_t ds(int buffer) const { return base_ + offsetof(Layout, ds) + buffer * Traits::DsTile::kBytes; }
   __device__ uint32_t work_tile(int stage) const {
-    return base_ + offsetof(Layout, work_tile) + stage * static_cast<int>(sizeof(WorkTileInfo<Traits>));
+    return base_ + offsetof(Layout, work_tile) + stage * static_cast<int>(sizeof(StoredWorkTileInfo<Traits>));
   }
   __device__ uint32_t inverse_norm(int stage) const {
     return base_ + offsetof(Layout, inverse_norm) + stage * Traits::kOuterRows * 4;

@@ -17,6 +17,9 @@ namespace scfa::gpu::sm90 {
 // A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
 [[maybe_unused]] constexpr float kSumLimit = 0x1p64f;
 
+// With ranges: minus the base of a row that has seen nothing yet. Masked scores, -inf, have exponentials of zero.
+[[maybe_unused]] constexpr float kUnseen = 1e30f;
+
 // A thread's two rows: `base` is what exponents are relative to, `sum` the thread's share of the sum of exponentials.
 struct OnlineSoftmax {
   float base[2], sum[2];
@@ -35,9 +38,25 @@ __device__ inline void apply_mask(float (&s)[kBlockN / 2], uint32_t end_key, int
       if (8 * j + i % 2 >= left[i / 2]) s[4 * j + i] = -INFINITY;
 }
 
+// The same with ranges, where a row sees keys from begin_key on, whose address is given too.
+template <int kBlockN>
+__device__ inline void apply_range_mask(float (&s)[kBlockN / 2], uint32_t begin_key, uint32_t end_key, int begin) {
+  const int column = begin + 2 * opaque(threadIdx.x % 4);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int first = load_int(begin_key + 8 * 4 * half), first_column = column - first;
+    const auto seen = static_cast<unsigned>(load_int(end_key + 8 * 4 * half) - first);
+#pragma unroll
+    for (int j = 0; j < kBlockN / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (static_cast<unsigned>(first_column + 8 * j + i) >= seen) s[4 * j + 2 * half + i] = -INFINITY;
+  }
+}
+
 // Raises the base of each row to its highest score, if that is above it, and rescales the sum. shrink: by what the
 // output is to be multiplied.
-template <int kBlockN>
+template <int kBlockN, bool kRanges>
 __device__ inline void rescale(float (&shrink)[2], OnlineSoftmax& state, const float (&s)[kBlockN / 2],
                                float scale_log2) {
 #pragma unroll
@@ -53,7 +72,9 @@ __device__ inline void rescale(float (&shrink)[2], OnlineSoftmax& state, const f
     const float most = quad_max(fmaxf(fmaxf(highest[0], highest[1]), fmaxf(highest[2], highest[3])));
     const float base = fmaxf(state.base[half], most * scale_log2);
     shrink[half] = base == -INFINITY ? 0.0f : exp2_fast(state.base[half] - base);
-    state.base[half] = base == -INFINITY ? 0.0f : base;  // a row that sees nothing
+    // A row that has seen nothing yet. With ranges it may see something later: then its exponentials overflow, and a
+    // base is looked for.
+    state.base[half] = base == -INFINITY ? (kRanges ? -kUnseen : 0.0f) : base;
     state.sum[half] *= shrink[half];
   }
 }
@@ -110,6 +131,21 @@ __device__ inline void apply_mask_transposed(float (&s)[kN], const int (&begin_q
 #pragma unroll
   for (int i = kFirst / 2; i < kEnd / 2; ++i)
     if (8 * (i / 4) + i % 2 < hidden[i / 2 % 2]) s[i] = -INFINITY;
+}
+
+// The same with ranges, where a row's key is seen up to end_query. A row past the tile's keys has two zeros.
+template <int kFirst, int kEnd, int kN>
+__device__ inline void apply_range_mask_transposed(float (&s)[kN], uint32_t begin_query, uint32_t end_query,
+                                                   int begin) {
+  const int column = begin + 2 * opaque(threadIdx.x % 32 % 4);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int first = load_int(begin_query + 8 * 4 * half), first_column = column - first;
+    const auto seen = static_cast<unsigned>(load_int(end_query + 8 * 4 * half) - first);
+#pragma unroll
+    for (int i = kFirst / 2; i < kEnd / 2; ++i)
+      if (i / 2 % 2 == half && static_cast<unsigned>(first_column + 8 * (i / 4) + i % 2) >= seen) s[i] = -INFINITY;
+  }
 }
 
 // Scores become probabilities, in columns from kFirst to kEnd. lse: the address of that of the step's queries.
