@@ -29,7 +29,8 @@ Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c) {
             arena.take("logits", type, {1, c.padded_vocab()}),
             {}};
   for (int64_t layer = 0; layer < c.n_layer; ++layer)
-    plan.cache.push_back(plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim()));
+    plan.cache.push_back(
+        plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim(), relation_count(c.patterns(layer))));
   return plan;
 }
 
@@ -51,22 +52,23 @@ Decoder::Decoder(Gpt& model)
   cache_ = std::move(plan.cache);
   ctx_.zero(samples_);
   host_logits_.resize(static_cast<size_t>(logits_.numel()));
-  for (int64_t layer = 0; layer < model.config().n_layer; ++layer) {
-    const BlockActivations& a = acts_.blocks[static_cast<size_t>(layer)];
-    if (a.projections)
-      draw_projections(ctx_, a.projections, model.seed(), kEvaluationStep, static_cast<uint32_t>(layer));
-  }
+  for (size_t layer = 0; layer < acts_.blocks.size(); ++layer)
+    acts_.blocks[layer].segments.draw(ctx_, model.seed(), kEvaluationStep, static_cast<uint32_t>(layer));
 }
 
 void Decoder::attend(int64_t layer, const BlockActivations& a) {
   const GptConfig& c = model_.config();
   const Heads heads(a.qkv, a.shared_keys);
   const KeyValueCache& cache = cache_[static_cast<size_t>(layer)];
-  cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.k_segment);
-  const Visibility visible = visibility(c.pattern(layer));
-  const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
-  attention_decode(ctx_, as_heads(a.attention, c.n_head), heads.q, cache, a.segments.q_segment, begin,
-                   visible.attend_self ? length_ + 1 : length_, c.softmax_scale());
+  cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.relations);
+  std::vector<KeyRange> by_head;
+  for (const Visibility& visible : visibility(a.segments.patterns)) {
+    const int64_t end = visible.attend_self ? length_ + 1 : length_;
+    const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
+    by_head.push_back({std::min(begin, end), end, visible.heads});
+  }
+  attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, by_head,
+                   c.softmax_scale(), acts_.attention_scratch);
 }
 
 ConstTensor Decoder::feed(int32_t token) {

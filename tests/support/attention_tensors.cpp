@@ -11,7 +11,7 @@ namespace scfa::test {
 AttentionProblem problem_of(const AttentionShape& shape, AttentionLayout layout, int64_t segments, bool attend_self,
                             bool strided_out) {
   AttentionProblem problem{.shape = shape, .layout = layout, .segments = segments, .strided_out = strided_out};
-  problem.pattern.attend_self = attend_self;
+  problem.patterns[0].attend_self = attend_self;
   return problem;
 }
 
@@ -22,7 +22,7 @@ AttentionTensors::AttentionTensors(Context& ctx, const AttentionProblem& p, uint
 }
 
 void AttentionTensors::set_segments(const ChooseSegments& choose) const {
-  write_ids(context(), segments, choose);
+  for (const Segments& relation : layer.relations) write_ids(context(), relation, choose);
   build(context());
 }
 
@@ -63,7 +63,14 @@ void AttentionTensors::poison_results() const {
 }
 
 std::vector<uint8_t> AttentionTensors::visible() const {
-  return visibility(on_host(segments.q_segment), on_host(segments.k_segment), scfa::visibility(problem.pattern));
+  std::vector<Segments> on_this_side;
+  for (const Segments& relation : layer.relations) {
+    on_this_side.emplace_back();
+    on_this_side.back().q_segment = on_host(relation.q_segment);
+    on_this_side.back().k_segment = on_host(relation.k_segment);
+  }
+  return visibility(on_this_side, scfa::visibility(layer.patterns),
+                    document_start ? ConstTensor(on_host(document_start)) : ConstTensor());
 }
 
 void AttentionTensors::expect_formulas(double tolerance) const {

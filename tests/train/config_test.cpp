@@ -28,15 +28,15 @@ TEST(Config, ReadsSectionsAndNamesTheRunAfterTheFile) {
   EXPECT_EQ(c.train.steps, 7);
   EXPECT_EQ(c.schedule.lr, 2.0);
   EXPECT_EQ(c.model.attention.size(), 1u);
-  EXPECT_EQ(c.model.attention[0].buckets, 8);
-  EXPECT_EQ(c.model.attention[0].attend_self, true);
+  EXPECT_EQ(c.model.attention[0][0].buckets, 8);
+  EXPECT_EQ(c.model.attention[0][0].attend_self, true);
 }
 
 TEST(Config, AttentionMayBeAListWithOneALayer) {
   const Config c = parse(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "dense"}, {"pattern": "drop"}]})");
   ASSERT_EQ(c.model.attention.size(), 2u);
-  EXPECT_EQ(c.model.pattern(1).pattern, "drop");
-  EXPECT_FALSE(c.model.pattern(1).attend_self.has_value());
+  EXPECT_EQ(c.model.patterns(1)[0].pattern, "drop");
+  EXPECT_FALSE(c.model.patterns(1)[0].attend_self.has_value());
 }
 
 TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
@@ -70,8 +70,8 @@ TEST(Config, CrossChecksNameTheKeys) {
   c = parse("{}");
   expect_error([&] { validate(c); }, {"data.directory", "prepare_data"});
   c.model.vocab_size = 10;
-  c.model.attention[0].pattern = "hash";
-  c.model.attention[0].buckets = 7;
+  c.model.attention[0][0].pattern = "hash";
+  c.model.attention[0][0].buckets = 7;
   expect_error([&] { validate(c.model); }, {"attention.buckets", "even", "7"});
   c.model.n_head = 5;
   expect_error([&] { validate(c.model); }, {"model.n_embd", "model.n_head", "5"});
@@ -88,8 +88,8 @@ TEST(Config, CommandLineOverridesAnyKey) {
   EXPECT_EQ(c.schedule.lr, 1e-4);
   EXPECT_FALSE(c.model.bias);
   EXPECT_EQ(c.name, "7");
-  EXPECT_TRUE(*c.model.attention[0].attend_self && *c.model.attention[1].attend_self);
-  EXPECT_EQ(c.model.attention[1].pattern, "drop");
+  EXPECT_TRUE(*c.model.attention[0][0].attend_self && *c.model.attention[1][0].attend_self);
+  EXPECT_EQ(c.model.attention[1][0].pattern, "drop");
   override_config(c, "attention", R"({"pattern": "dense"})");
   EXPECT_EQ(c.model.attention.size(), 1u);
   expect_error([&] { override_config(c, "train.steps", "ten"); }, {"--train.steps", "ten"});
@@ -205,10 +205,10 @@ TEST(Config, PaperConfigsHaveThePapersNumbers) {
     const bool longer = c.model.sequence_length == 16384;
     const std::string text = name;
     EXPECT_EQ(longer, text.ends_with("16k"));
-    EXPECT_EQ(c.model.attention[0].pattern, text.substr(0, text.find('_')));
-    EXPECT_EQ(c.model.attention[0].buckets, 16);
-    EXPECT_EQ(c.model.attention[0].drop_rate, 0.5);
-    EXPECT_EQ(attends_self(c.model.attention[0]), !text.starts_with("hash"));
+    EXPECT_EQ(c.model.attention[0][0].pattern, text.substr(0, text.find('_')));
+    EXPECT_EQ(c.model.attention[0][0].buckets, 16);
+    EXPECT_EQ(c.model.attention[0][0].drop_rate, 0.5);
+    EXPECT_EQ(attends_self(c.model.attention[0][0]), !text.starts_with("hash"));
     EXPECT_EQ(c.train.batch_size * c.model.sequence_length, longer ? 491520 : 524288);
     EXPECT_EQ(c.train.steps, 15000);
     EXPECT_TRUE(c.model.n_layer == 12 && c.model.n_head == 12 && c.model.n_embd == 768);

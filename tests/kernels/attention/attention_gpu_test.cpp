@@ -67,8 +67,8 @@ void check(const AttentionProblem& problem, const std::string& name, const Choos
            const Inputs& with = {}) {
   const AttentionShape& shape = problem.shape;
   SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", D ", shape.D, ", ", problem.segments,
-                      " segments, self ", attends_self(problem.pattern), ", layout ", static_cast<int>(problem.layout),
-                      ", strided out ", problem.strided_out));
+                      " segments, self ", attends_self(problem.patterns[0]), ", layout ",
+                      static_cast<int>(problem.layout), ", strided out ", problem.strided_out));
   Context ctx(Device::kGpu), cpu;
   const AttentionTensors got(ctx, problem, kSeed, with.scale);
   fill(got, with);

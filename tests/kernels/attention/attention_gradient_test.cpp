@@ -7,6 +7,7 @@
 #include "kernels/rotary.h"
 #include "support/attention_tensors.h"
 #include "support/compare.h"
+#include "support/pattern_segments.h"
 
 namespace scfa::test {
 namespace {
@@ -33,7 +34,7 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   const AttentionTensors t(ctx,
                            {.shape = shape,
                             .layout = shared_qk ? AttentionLayout::kSharedQk : AttentionLayout::kQkv,
-                            .pattern = pattern,
+                            .patterns = {pattern},
                             .strided_out = shared_qk},
                            21);
   std::vector<double> q = t.read(t.q), k = t.read(t.k), v = t.read(t.v);
@@ -94,7 +95,7 @@ TEST(AttentionFormulas, GradientsAreTheDerivativeOfTheFormula) {
   const AttentionShape shape{1, 9, 2, 3};
   SegmentIds segments(1, 2, 9);
   segment_choices()[4].choose(segments, 2, 3);
-  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, {});
+  const std::vector<uint8_t> visible = visibility(ids_alone(segments.q_segment, segments.k_segment), {});
   std::vector<double> q = normal({54}, 1).values(), k = normal({54}, 2).values(), v = normal({54}, 3).values();
   const std::vector<double> dout = normal({54}, 4).values();
   const AttentionGradients got(shape, q, k, v, visible, 0.7, dout);

@@ -6,6 +6,7 @@
 
 #include "support/attention_tensors.h"
 #include "support/compare.h"
+#include "support/decoding.h"
 
 namespace scfa::test {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 // A cache in guarded memory of its own.
 struct Cache {
   Array keys, values, segments;
-  Cache(int64_t H, int64_t S, int64_t D) : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {H, S}) {}
+  Cache(int64_t H, int64_t S, int64_t D) : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {1, H, S}) {}
   KeyValueCache view() const { return {keys, values, segments}; }
 };
 
@@ -43,11 +44,11 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
         };
         Array q_segment(DType::kU16, {1, H, 1}), k_segment(DType::kU16, {1, H, 1});
         for (int64_t h = 0; h < H; ++h) {
-          q_segment.as<uint16_t>()[h] = t.segments.q_segment.as<uint16_t>()[h * T + i];
-          k_segment.as<uint16_t>()[h] = t.segments.k_segment.as<uint16_t>()[h * T + i];
+          q_segment.as<uint16_t>()[h] = t.layer.relations[0].q_segment.as<uint16_t>()[h * T + i];
+          k_segment.as<uint16_t>()[h] = t.layer.relations[0].k_segment.as<uint16_t>()[h * T + i];
         }
-        cache_append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
-        attention_decode(ctx, row(out), row(t.q), cache.view(), q_segment, 0, attend_self ? i + 1 : i, t.scale);
+        append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
+        decode(ctx, row(out), row(t.q), cache.view(), q_segment, 0, attend_self ? i + 1 : i, t.scale);
       }
       EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
     }
@@ -57,7 +58,7 @@ TEST(AttentionDecode, AppendWritesOnePosition) {
   Context ctx;
   const Array kv = normal({1, 1, 3, 2, 4}, 1);
   const Cache cache(2, 5, 4);
-  cache_append(ctx, cache.view(), 2, part_of(kv, 1), part_of(kv, 2), ids({7, 65535}));
+  append(ctx, cache.view(), 2, part_of(kv, 1), part_of(kv, 2), ids({7, 65535}));
   for (int64_t h = 0; h < 2; ++h)
     for (int64_t s = 0; s < 5; ++s) {
       const auto row = [&](const Array& of) { return values(of.view().select(h).select(s)); };
@@ -76,13 +77,13 @@ TEST(AttentionDecode, NothingToSeeIsZero) {
   const Array q = normal({1, 1, 1, 8}, 1), k = normal({1, 1, 1, 8}, 2);
   const Cache cache(1, 4, 8);
   Array out({1, 1, 1, 8});
-  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 0, 1.0f);  // an empty cache
+  decode(ctx, out, q, cache.view(), ids({0}), 0, 0, 1.0f);  // an empty cache
   EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
-  cache_append(ctx, cache.view(), 0, k, k, ids({1}));
-  cache_append(ctx, cache.view(), 1, k, k, ids({65535}));
+  append(ctx, cache.view(), 0, k, k, ids({1}));
+  append(ctx, cache.view(), 1, k, k, ids({65535}));
   for (const double segment : {0.0, 65535.0}) {  // another segment; a dropped query beside a dropped key
     out.poison();
-    attention_decode(ctx, out, q, cache.view(), ids({segment}), 0, 2, 1.0f);
+    decode(ctx, out, q, cache.view(), ids({segment}), 0, 2, 1.0f);
     EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
   }
 }
@@ -95,10 +96,10 @@ TEST(AttentionDecode, LargeScoresDoNotOverflow) {
   for (int i = 0; i < 4; ++i) {
     row.fill(keys[i]);
     value.fill(rows[i]);
-    cache_append(ctx, cache.view(), i, row, value, ids({0}));
+    append(ctx, cache.view(), i, row, value, ids({0}));
   }
   q.fill(1);
-  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 4, 1.0f);
+  decode(ctx, out, q, cache.view(), ids({0}), 0, 4, 1.0f);
   EXPECT_NEAR(out.as<float>()[0], (1 + 2 * std::exp(-1.0)) / (1 + std::exp(-1.0)), 1e-6);
 }
 
@@ -107,8 +108,8 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   const Array q({1, 1, 2, 8}), narrow({1, 1, 2, 7});
   const Cache cache(2, 3, 8), fewer(2, 2, 8);
   const Array segment = ids({0, 0}), one = ids({0});
-  const auto decode = [&](ConstTensor query, const KeyValueCache& with, ConstTensor of, int64_t n) {
-    return [=, &ctx, &q] { attention_decode(ctx, q, query, with, of, 0, n, 1.0f); };
+  const auto decode = [&](ConstTensor query, const KeyValueCache& with, Tensor of, int64_t n) {
+    return [=, &ctx, &q] { test::decode(ctx, q, query, with, of, 0, n, 1.0f); };
   };
   const KeyValueCache good = cache.view();
   EXPECT_TRUE(fails_naming(decode(narrow, good, segment, 1), {"attention_decode: q ", "2, 7]"}));
@@ -117,8 +118,8 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
       fails_naming(decode(q, {cache.keys, fewer.values, cache.segments}, segment, 1), {"attention_decode: keys"}));
   EXPECT_TRUE(fails_naming(decode(q, good, one, 1), {"attention_decode: q_segment "}));
   EXPECT_TRUE(fails_naming(decode(q, good, segment, 4), {"attention_decode: keys 0 to 4", "3"}));
-  EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
-  EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
+  EXPECT_TRUE(fails_naming([&] { append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
+  EXPECT_TRUE(fails_naming([&] { append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
 }
 
 }  // namespace

@@ -41,8 +41,8 @@ std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, cudaError_t (*)(cudaGrap
 void check_replays(const AttentionPattern& pattern, AttentionLayout layout, int64_t D) {
   SCOPED_TRACE(concat(describe(pattern), ", layout ", static_cast<int>(layout), ", D ", D));
   Context ctx(Device::kGpu);
-  const AttentionTensors layer(ctx,
-                               {.shape = {.B = 2, .T = 1900, .H = 9, .D = D}, .layout = layout, .pattern = pattern}, 1);
+  const AttentionTensors layer(
+      ctx, {.shape = {.B = 2, .T = 1900, .H = 9, .D = D}, .layout = layout, .patterns = {pattern}}, 1);
   const Tensor& qkv = layer.inputs.front();
   std::vector<Array> inputs;
   std::vector<std::vector<Array>> want;

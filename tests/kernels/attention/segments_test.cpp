@@ -128,8 +128,9 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
     guarded.set(chosen(choice, S, 3));
     guarded.build({});
     std::vector<SegmentBalance> balance(H);
-    add_balance(ctx, balance, guarded.segments, 1);
-    add_balance(ctx, balance, guarded.segments, 2);  // the first once more, and the second; the third does not count
+    add_balance(ctx, balance, {&guarded.segments, 1}, 1);
+    add_balance(ctx, balance, {&guarded.segments, 1},
+                2);  // the first once more, and the second; the third does not count
     for (int64_t h = 0; h < H; ++h) {
       double pairs = 0, largest = 0;
       for (const int64_t b : {0, 0, 1}) {
@@ -154,9 +155,13 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
   }
   std::vector<SegmentBalance> wrong(H + 1);
   const GuardedSegments guarded(ctx, B, H, T, S);
-  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, guarded.segments, 1); }, {"add_balance", "3 heads"}));
+  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, {&guarded.segments, 1}, 1); }, {"add_balance", "3 heads"}));
   wrong.resize(H);
-  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, guarded.segments, 4); }, {"add_balance", "4 sequences"}));
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        add_balance(ctx, wrong, {&guarded.segments, 1}, 4);
+      },
+      {"add_balance", "4 sequences"}));
 }
 
 TEST(Segments, WrongIdsAndShapesAreNamed) {
