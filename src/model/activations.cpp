@@ -34,7 +34,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
     a.shared_keys = arena.take("queries, keys, values", f, {B, T, H, D});
     a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
   }
-  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, D);
+  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, D, c.sequence_length);
   a.attention = arena.take("attention output", f, {B, T, C});
   a.lse = arena.take("attention output", f32, {B, H, T});
   a.residual_mid = arena.take("residual stream", f, {B, T, C});

@@ -15,7 +15,16 @@ void validate(const GptConfig& c) {
   const auto layers = static_cast<int64_t>(c.attention.size());
   require(layers == 1 || layers == c.n_layer, "attention: must be one entry or a list of model.n_layer = ", c.n_layer,
           ", not of ", layers);
-  for (const HeadPatterns& patterns : c.attention) validate(patterns, c.n_head);
+  for (const HeadPatterns& patterns : c.attention) {
+    validate(patterns, c.n_head);
+    for (const AttentionPattern& pattern : patterns) {
+      require(c.shared_qk || !shares_keys(pattern), "attention.pattern: ", pattern.pattern,
+              " is for models whose keys are their queries; set model.shared_qk to true");
+      const int64_t segments = segment_count(pattern, c.sequence_length);
+      require(segments <= kMaxSegments, "attention: ", describe(pattern), " would be ", segments, " segments of ",
+              c.sequence_length, " tokens; there can be ", kMaxSegments);
+    }
+  }
 }
 
 void validate_for_gpu(const GptConfig& c) {

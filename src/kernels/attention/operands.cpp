@@ -71,7 +71,7 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
   outputs.push_back(lse);
   samples = arena.take("samples", DType::kI32, {B});
   if (p.documents) document_start = arena.take("document_start", DType::kI32, {B, T});
-  layer = LayerSegments::plan(arena, p.patterns, B, H, T, D, p.documents, p.segments, p.relations);
+  layer = LayerSegments::plan(arena, p.patterns, B, H, T, D, T, p.documents, p.segments, p.relations);
   scratch = arena.take("scratch", f32, {attention_scratch(ctx, layer.relations, D)});
 }
 

@@ -28,15 +28,24 @@ PatternInput checked(const char* op, const Context& ctx, std::span<const Segment
   if (input.k) require(input.k.same_shape(input.q) && input.k.stride[3] == 1, op, ": k must be like q");
   if (needs_projections(pattern))
     require_tensor(input.projections, op, "projections", DType::kF32,
-                   {relation_count(pattern), input.heads, pattern.buckets / 2, D});
+                   {pattern.rounds, input.heads, pattern.buckets / 2, D});
+  const PatternDescriptor& descriptor = descriptor_of(pattern);
+  if (descriptor.state_elements != nullptr) {
+    const int64_t elements = descriptor.state_elements(pattern, input.first_position + T, D);
+    require(input.state.data && input.state.ndim == 3 && input.state.contiguous() && input.state.dtype == DType::kF32 &&
+                input.state.size(0) == B && input.state.size(1) == input.heads && input.state.size(2) >= elements,
+            op, ": state must be (", B, ", ", input.heads, ", ", elements, ") f32 or more, not ",
+            input.state.data == nullptr ? "empty" : input.state.describe());
+  }
   require_elements(input.samples, op, "samples", DType::kI32, B);
-  ctx.require_here(op, {input.q, input.k, input.projections, input.samples});
+  ctx.require_here(op, {input.q, input.k, input.projections, input.samples, input.state});
   return input;
 }
 
 void assign(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
             const PatternInput& input) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
+  require(input.k || !descriptor.reads_keys, "assign_segments: ", descriptor.name, " needs keys");
   (ctx.on_gpu() ? descriptor.assign_gpu : descriptor.assign)(ctx, relations, pattern, input);
   for (const Segments& beyond : relations.subspan(static_cast<size_t>(relation_count(pattern))))
     for (const Tensor& segment : {beyond.q_segment, beyond.k_segment})
@@ -77,7 +86,9 @@ void assign_segments_and_normalise_keys(Context& ctx, std::span<const Segments> 
   if (ctx.on_gpu() && fused != nullptr && needs_projections(pattern) && relations.size() == 1)
     return fused(ctx, relations[0], keys, inverse_norm, pattern, whole);
   normalise(ctx, keys, inverse_norm, input.q);
-  assign(ctx, relations, pattern, whole);
+  PatternInput with_keys = whole;
+  if (descriptor_of(pattern).reads_keys) with_keys.k = keys;
+  assign(ctx, relations, pattern, with_keys);
 }
 
 void fill_heads(Context& ctx, Tensor segment, int64_t first_head, int64_t heads, uint16_t id) {

@@ -17,6 +17,9 @@ struct PatternInput {
   uint64_t seed;
   uint32_t step, layer;
   int64_t first_position = 0;
+  // (B, heads, elements) f32: what the pattern remembers of earlier positions of the same sequences, where it does. It
+  // need not be initialised at position 0, and is updated.
+  Tensor state = {};
   int64_t first_head = 0, heads = 0;  // the heads of q, k and the segments that the pattern is for; 0: all that follow
 };
 

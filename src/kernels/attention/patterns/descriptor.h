@@ -24,7 +24,11 @@ struct PatternDescriptor {
   double (*share_of_pairs)(const AttentionPattern&, int64_t T);  // see pattern.h; without the window
   std::string (*describe)(const AttentionPattern&);              // without window and attend_self
   bool (*needs_projections)(const AttentionPattern&) = nullptr;  // no
-  void (*validate)(const AttentionPattern&) = nullptr;           // throws Error naming the key; nothing to check
+  bool shares_keys = false;                                      // for models whose keys are their queries only
+  bool reads_keys = false;  // PatternInput::k has the keys where these are normalised queries, too
+  // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null: none.
+  int64_t (*state_elements)(const AttentionPattern&, int64_t positions, int64_t D) = nullptr;
+  void (*validate)(const AttentionPattern&) = nullptr;  // throws Error naming the key; nothing to check
   AssignSegments* assign;
   AssignSegments* assign_gpu;
   // One kernel for both, for all heads and one relation, where the pattern needs projections; null: two kernels.
@@ -41,8 +45,9 @@ constexpr auto gpu_form() -> decltype(f) {
 }
 
 // The list of patterns, in the order in which messages name them. Each is defined in a file of its name.
-extern const PatternDescriptor kDensePattern, kHashPattern, kDropPattern;
-inline constexpr const PatternDescriptor* kPatterns[] = {&kDensePattern, &kHashPattern, &kDropPattern};
+extern const PatternDescriptor kDensePattern, kHashPattern, kDropPattern, kReformerPattern, kBlocksPattern;
+inline constexpr const PatternDescriptor* kPatterns[] = {&kDensePattern, &kHashPattern, &kDropPattern,
+                                                         &kReformerPattern, &kBlocksPattern};
 
 const PatternDescriptor& descriptor_of(const AttentionPattern& pattern);  // throws Error if there is none
 

@@ -61,6 +61,10 @@ bool is_causal(const AttentionPattern& pattern) {
   return descriptor_of(pattern).causal;
 }
 
+bool shares_keys(const AttentionPattern& pattern) {
+  return descriptor_of(pattern).shares_keys;
+}
+
 void validate(const AttentionPattern& pattern) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   if (descriptor.validate != nullptr) descriptor.validate(pattern);
@@ -92,6 +96,10 @@ int64_t relation_count(const HeadPatterns& patterns) {
   int64_t most = 1;
   for (const AttentionPattern& entry : patterns) most = std::max(most, relation_count(entry));
   return most;
+}
+
+bool is_causal(const HeadPatterns& patterns) {
+  return std::all_of(patterns.begin(), patterns.end(), [](const AttentionPattern& entry) { return is_causal(entry); });
 }
 
 double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T) {

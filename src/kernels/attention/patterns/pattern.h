@@ -4,6 +4,8 @@
 //   dense  all in one segment
 //   hash   the bucket of a random-projection hash: argmax over [xR, -xR]        arXiv:2306.01160, section 3.3
 //   drop   kept rows in one segment, dropped rows in none                       arXiv:2306.01160, section 3.2
+//   reformer  chunks of the order by bucket, own and previous; not causal       arXiv:2001.04451
+//   blocks    a query's own block and the best of those before, by mean key     arXiv:2502.13189
 // Adding one: a file of its own beside this one (NAME.cpp, and NAME.cu for the GPU) that defines its descriptor, the
 // descriptor's name in descriptor.h's list, and its parameters here.
 #pragma once
@@ -22,6 +24,9 @@ struct AttentionPattern {
   std::string pattern = "dense";
   int64_t buckets = 16;
   int64_t rounds = 1;
+  int64_t chunk = 0;
+  int64_t block = 512;
+  int64_t top_k = 3;
   double drop_rate = 0.5;
   std::optional<bool> attend_self;
   int64_t window = 0;
@@ -33,11 +38,17 @@ std::vector<std::string> pattern_names();
 template <class Pattern, class Visit>
 void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("pattern", p.pattern, "which tokens see each other", one_of(pattern_names()));
-  visit("buckets", p.buckets, "hash: buckets per head; 1 or even", between(1, 64));
+  visit("buckets", p.buckets, "hash, reformer: buckets per head; 1 (hash) or even", between(1, 64));
   visit("rounds", p.rounds,
-        "hash: independent hashes per head; a token sees those that any of them puts into its bucket, and a pair that "
+        "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
+        "pair that "
         "several put together counts that many times in the softmax",
         between(1, static_cast<double>(kMaxRounds)));
+  visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
+        at_least(0));
+  visit("block", p.block, "blocks: tokens per block", at_least(1));
+  visit("top_k", p.top_k, "blocks: how many blocks a query sees, its own included",
+        between(1, static_cast<double>(kMaxRelations)));
   visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
   visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
         FieldRule{});
@@ -59,6 +70,8 @@ double share_of_pairs(const AttentionPattern& pattern, int64_t T);
 bool needs_projections(const AttentionPattern& pattern);
 // Whether the segments of a token depend on it and on earlier tokens only.
 bool is_causal(const AttentionPattern& pattern);
+// Whether it is for models whose keys are their queries (shared_qk) only.
+bool shares_keys(const AttentionPattern& pattern);
 void validate(const AttentionPattern& pattern);  // throws Error naming the value and what would be right
 
 // ---- those of the heads of a layer ----------------------------------------------------------------------------------
@@ -70,6 +83,7 @@ HeadPatterns for_heads(HeadPatterns patterns, int64_t H);
 // Over the entries: the most of their segments and relations; the mean over H heads of the share of pairs.
 int64_t segment_count(const HeadPatterns& patterns, int64_t T);
 int64_t relation_count(const HeadPatterns& patterns);
+bool is_causal(const HeadPatterns& patterns);  // whether all of them are
 double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T);
 std::vector<Visibility> visibility(const HeadPatterns& patterns);
 std::string describe(const HeadPatterns& patterns);  // "4 heads dense, window 256 + 8 heads hash with 16 buckets"
