@@ -21,8 +21,9 @@ AttentionTensors::AttentionTensors(Context& ctx, const AttentionProblem& p, uint
   ctx.zero(samples);
 }
 
-void AttentionTensors::set_segments(const ChooseSegments& choose) const {
-  for (const Segments& relation : layer.relations) write_ids(context(), relation, choose);
+void AttentionTensors::set_segments(const std::vector<ChooseSegments>& choose) const {
+  EXPECT_EQ(choose.size(), layer.relations.size());
+  for (size_t r = 0; r < choose.size(); ++r) write_ids(context(), layer.relations[r], choose[r]);
   build(context());
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <random>
 
 #include "kernels/attention/segments.h"
@@ -72,6 +73,42 @@ TEST_F(DecodeGpu, EqualsTheCpu) {
   check(ctx, {1, 131072, 64, 131072, 1, 0});
   check(ctx, {12, 9000, 64, 8192, 16, 0});
   check(ctx, {2, 600, 64, 555, 2, 0, 8.0});  // scores in the hundreds: exponentials would overflow
+}
+
+// Two and three relations, ranges of keys by heads; out and lse.
+TEST_F(DecodeGpu, RelationsAndRangesEqualTheCpu) {
+  Context ctx(Device::kGpu), cpu;
+  const int64_t H = 5, S = 700, D = 64;
+  const std::vector<KeyRange> by_head{{0, 600, 1}, {537, 600, 2}, {600, 600, 1}, {31, 599, 1}};
+  for (const int64_t R : {1, 2, 3}) {
+    Array q(DType::kBF16, {1, 1, H, D}), keys(DType::kBF16, {H, S, D}), rows(DType::kBF16, {H, S, D});
+    q.fill_normal(1), keys.fill_normal(2), rows.fill_normal(3);
+    const Array segments(DType::kU16, {R, H, S}), out(DType::kBF16, {1, 1, H, D}), lse({1, H, 1}), scratch({H * D + H});
+    draw(segments, 4, 3, 20);
+    std::vector<Array> ids;
+    for (int64_t r = 0; r < R; ++r) {
+      ids.emplace_back(DType::kU16, std::initializer_list<int64_t>{1, H, 1});
+      draw(ids.back(), static_cast<uint64_t>(5 + r), 3, 0);
+    }
+    Array q_f32({1, 1, H, D}), keys_f32({H, S, D}), rows_f32({H, S, D});
+    q_f32.assign(q.values()), keys_f32.assign(keys.values()), rows_f32.assign(rows.values());
+    const Array want({1, 1, H, D}), want_lse({1, H, 1});
+    std::vector<Segments> relations(static_cast<size_t>(R)), relations_gpu(static_cast<size_t>(R));
+    std::deque<GpuCopy> ids_gpu;
+    for (size_t r = 0; r < relations.size(); ++r) {
+      ids_gpu.emplace_back(ctx, ids[r]);
+      relations[r].q_segment = ids[r];
+      relations_gpu[r].q_segment = ids_gpu.back();
+    }
+    attention_decode(cpu, want, want_lse, q_f32, {keys_f32, rows_f32, segments}, relations, by_head, 0.125f, scratch);
+    const GpuCopy q_gpu(ctx, q), keys_gpu(ctx, keys), rows_gpu(ctx, rows), segments_gpu(ctx, segments),
+        out_gpu(ctx, out), lse_gpu(ctx, lse), scratch_gpu(ctx, scratch);
+    attention_decode(ctx, out_gpu, lse_gpu, q_gpu, {keys_gpu, rows_gpu, segments_gpu}, relations_gpu, by_head, 0.125f,
+                     scratch_gpu);
+    out_gpu.download(out), lse_gpu.download(lse);
+    EXPECT_TRUE(close(out, want.values(), static_cast<double>(R) * kRounding)) << R << " relations";
+    EXPECT_TRUE(close(lse, want_lse.values(), 1e-4)) << R << " relations";
+  }
 }
 
 TEST_F(DecodeGpu, AppendWritesOnePosition) {

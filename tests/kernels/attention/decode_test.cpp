@@ -7,6 +7,8 @@
 #include "support/attention_tensors.h"
 #include "support/compare.h"
 #include "support/decoding.h"
+#include "support/pattern_segments.h"
+#include "support/visibility_cases.h"
 
 namespace scfa::test {
 namespace {
@@ -14,7 +16,8 @@ namespace {
 // A cache in guarded memory of its own.
 struct Cache {
   Array keys, values, segments;
-  Cache(int64_t H, int64_t S, int64_t D) : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {1, H, S}) {}
+  Cache(int64_t H, int64_t S, int64_t D, int64_t relations = 1)
+      : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {relations, H, S}) {}
   KeyValueCache view() const { return {keys, values, segments}; }
 };
 
@@ -52,6 +55,67 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
       }
       EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
     }
+}
+
+// The entry of position i of each relation, (1, H, 1).
+struct RelationsAt {
+  std::vector<Array> arrays;
+  std::vector<Segments> relations;
+  RelationsAt(const LayerSegments& layer, int64_t i) {
+    for (const Segments& all : layer.relations) {
+      const int64_t H = all.q_segment.size(1), T = all.q_segment.size(2);
+      Segments one;
+      for (const auto ids : {&Segments::q_segment, &Segments::k_segment}) {
+        arrays.emplace_back(DType::kU16, std::initializer_list<int64_t>{1, H, 1});
+        for (int64_t h = 0; h < H; ++h) arrays.back().as<uint16_t>()[h] = (all.*ids).as<uint16_t>()[h * T + i];
+        one.*ids = arrays.back();
+      }
+      relations.push_back(one);
+    }
+  }
+};
+
+std::vector<KeyRange> ranges_at(const LayerSegments& layer, int64_t i) {
+  std::vector<KeyRange> by_head;
+  for (const Visibility& which : visibility(layer.patterns)) {
+    const int64_t end = which.attend_self ? i + 1 : i;
+    const int64_t begin = which.window == 0 ? 0 : std::max<int64_t>(0, i + 1 - which.window);
+    by_head.push_back({std::min(begin, end), end, which.heads});
+  }
+  return by_head;
+}
+
+// With windows, mixtures and several relations, out and lse.
+TEST(AttentionDecode, EqualsForwardOverRelationsAndRanges) {
+  Context ctx;
+  const int64_t T = 130, H = 3, D = 8;
+  int cases = 0;
+  for (const VisibilityCase& c : visibility_cases({1, T, H, D}, AttentionLayout::kQkv)) {
+    if (c.problem.documents) continue;  // a cache is of one document
+    ++cases;
+    SCOPED_TRACE(c.name);
+    const AttentionTensors t(ctx, c.problem, 1);
+    prepare(t, c);
+    t.forward();
+    const auto R = static_cast<int64_t>(t.layer.relations.size());
+    const Cache cache(H, T, D, R);
+    const Array out({1, T, H, D}), lse({T, 1, H, 1}), scratch({decode_scratch(cache.view())});
+    for (int64_t i = 0; i < T; ++i) {
+      const auto row = [&](const Tensor& x) {  // (1, 1, H, D)
+        Tensor view = x;
+        view.data = x.offset(i * x.stride[1]);
+        view.shape[1] = 1;
+        return view;
+      };
+      const RelationsAt at(t.layer, i);
+      cache_append(ctx, cache.view(), i, row(t.k), row(t.v), at.relations);
+      attention_decode(ctx, row(out), lse.view().select(i), row(t.q), cache.view(), at.relations, ranges_at(t.layer, i),
+                       t.scale, R > 1 ? scratch : Tensor());
+    }
+    EXPECT_TRUE(close(out, values(t.out), 1e-6));
+    EXPECT_TRUE(close(values(lse.view().reshape({T, H}).transpose(0, 1)), values(t.lse), 1e-6));
+  }
+  EXPECT_GT(cases, 30);
 }
 
 TEST(AttentionDecode, AppendWritesOnePosition) {
@@ -119,6 +183,20 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(decode(q, good, one, 1), {"attention_decode: q_segment "}));
   EXPECT_TRUE(fails_naming(decode(q, good, segment, 4), {"attention_decode: keys 0 to 4", "3"}));
   EXPECT_TRUE(fails_naming([&] { append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
+  const Cache two(2, 3, 8, 2);
+  const Array lse({1, 2, 1});
+  EXPECT_TRUE(fails_naming(decode(q, two.view(), segment, 1), {"attention_decode: segments ", "u16[1, 2, 3]"}));
+  const std::vector<Segments> relations(2, ids_alone(segment, segment));
+  const auto over_both = [&](const Tensor& sums, const Tensor& scratch, const std::vector<KeyRange>& by_head) {
+    return [&, sums, scratch, by_head] {
+      attention_decode(ctx, q, sums, q, two.view(), relations, by_head, 1.0f, scratch);
+    };
+  };
+  EXPECT_TRUE(fails_naming(over_both({}, {}, {{0, 1}}), {"attention_decode: lse ", "empty"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1}}), {"attention_decode", "scratch", "18"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 1}}), {"attention_decode", "1 of 2 heads"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 2}, {0, 1, 1}}), {"attention_decode", "more than 2 heads"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{2, 1}}), {"attention_decode: keys 2 to 1"}));
   EXPECT_TRUE(fails_naming([&] { append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
 }
 

@@ -107,6 +107,21 @@ TEST(Patterns, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(assign(ids, longer, q, {}, projections), {"assign_segments: k_segment "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, fewer), {"assign_segments: projections "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, {}), {"assign_segments: projections ", "empty"}));
+  AttentionPattern rounds = hash_pattern(16);
+  rounds.rounds = 2;
+  const Segments one = ids_alone(ids, ids);
+  PatternInput input{.q = q, .k = {}, .projections = projections, .samples = sample, .seed = 0, .step = 0, .layer = 0};
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        assign_segments(ctx, {&one, 1}, rounds, input);
+      },
+      {"assign_segments", "2 rounds", "2 relations, not 1"}));
+  input.first_head = 1, input.heads = 2;
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        assign_segments(ctx, {&one, 1}, {}, input);
+      },
+      {"assign_segments: heads 1 to 3 of 2"}));
   const Array norm({1, 8, 2}), short_norm({1, 7, 2});
   const auto normalise = [&](const ConstTensor& k_of_input, const Tensor& keys, const Tensor& inverse_norm) {
     return [&ctx, &sample, &ids, &q, &projections, k_of_input, keys, inverse_norm] {
