@@ -69,5 +69,19 @@ TEST(GptPatterns, AMixtureOfRoundsAndWindows) {
   test::expect_error([&] { model.forward(owned.batch, false); }, {"forward: segments", "one relation", "3"});
 }
 
+TEST(GptPatterns, WhatAModelCannotHaveIsNamed) {
+  GptConfig c = small_config("reformer");
+  test::expect_error([&] { validate(c); }, {"reformer", "model.shared_qk"});
+  c.shared_qk = true;
+  validate(c);
+  c.attention[0][0].rounds = 5;
+  test::expect_error([&] { validate(c); }, {"attention.rounds", "1 to 4", "not 5"});
+  c = small_config("blocks");
+  c.sequence_length = 8193, c.attention[0][0].block = 2;
+  test::expect_error([&] { validate(c); }, {"blocks of 2", "4097 segments", "4096"});
+  c.attention[0][0].block = 3, c.attention[0][0].top_k = 9;
+  test::expect_error([&] { validate(c); }, {"attention.top_k", "1 to 8", "not 9"});
+}
+
 }  // namespace
 }  // namespace scfa

@@ -15,7 +15,7 @@ std::vector<HeadPatterns> causal_patterns(int64_t H) {
   HeadPatterns mixture;
   for (const std::string& name : pattern_names()) {
     AttentionPattern pattern;
-    pattern.pattern = name, pattern.buckets = 4, pattern.rounds = 2;
+    pattern.pattern = name, pattern.buckets = 4, pattern.rounds = 2, pattern.block = 8;
     if (!is_causal(pattern)) continue;
     all.push_back({pattern});
     pattern.window = 7;

@@ -12,7 +12,7 @@ namespace scfa::test {
 namespace {
 
 TEST(Patterns, TheTable) {
-  EXPECT_EQ(pattern_names(), (std::vector<std::string>{"dense", "hash", "drop"}));
+  EXPECT_EQ(pattern_names(), (std::vector<std::string>{"dense", "hash", "drop", "reformer", "blocks"}));
   AttentionPattern dense, hash = hash_pattern(16), drop = drop_pattern(0.25);
   EXPECT_TRUE(attends_self(dense));
   EXPECT_FALSE(attends_self(hash));

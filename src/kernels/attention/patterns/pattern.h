@@ -37,7 +37,9 @@ std::vector<std::string> pattern_names();
 
 template <class Pattern, class Visit>
 void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
-  visit("pattern", p.pattern, "which tokens see each other", one_of(pattern_names()));
+  visit("pattern", p.pattern,
+        "which tokens see each other; with reformer this depends on later tokens: it is for comparison only",
+        one_of(pattern_names()));
   visit("buckets", p.buckets, "hash, reformer: buckets per head; 1 (hash) or even", between(1, 64));
   visit("rounds", p.rounds,
         "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
