@@ -151,6 +151,10 @@ void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
 void fill(void* device, int byte, size_t bytes, Stream stream) {
   check(cudaMemsetAsync(device, byte, bytes, stream), "fill on the GPU");
 }
+void fill_rows(void* device, int byte, size_t bytes, size_t pitch, size_t rows, Stream stream) {
+  if (bytes == pitch) return fill(device, byte, bytes * rows, stream);
+  check(cudaMemset2DAsync(device, pitch, byte, bytes, rows, stream), "fill on the GPU");
+}
 
 Stream create_stream(Priority priority) {
   int lowest = 0, highest = 0;

@@ -48,6 +48,8 @@ void copy_to_device(void* device, const void* host, size_t bytes, Stream stream)
 void copy_to_host(void* host, const void* device, size_t bytes, Stream stream);  // waits for the stream
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
 void fill(void* device, int byte, size_t bytes, Stream stream);
+// `bytes` of each of `rows` rows that begin `pitch` bytes apart.
+void fill_rows(void* device, int byte, size_t bytes, size_t pitch, size_t rows, Stream stream);
 enum class Priority { kNormal, kHigh };
 Stream create_stream(Priority priority = Priority::kNormal);
 void destroy_stream(Stream stream) noexcept;

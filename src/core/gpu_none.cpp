@@ -53,6 +53,9 @@ void copy_on_device(void*, const void*, size_t, Stream) {
 void fill(void*, int, size_t, Stream) {
   absent();
 }
+void fill_rows(void*, int, size_t, size_t, size_t, Stream) {
+  absent();
+}
 Stream create_stream(Priority /*priority*/) {
   absent();
 }

@@ -34,9 +34,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
     a.shared_keys = arena.take("queries, keys, values", f, {B, T, H, D});
     a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
   }
-  const AttentionPattern& pattern = c.pattern(layer);
-  if (needs_projections(pattern)) a.projections = arena.take("segments", f32, {H, pattern.buckets / 2, D});
-  a.segments = plan_segments(arena, B, H, T, D, segment_count(pattern), pattern.window > 0);
+  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, D, c.sequence_length);
   a.attention = arena.take("attention output", f, {B, T, C});
   a.lse = arena.take("attention output", f32, {B, H, T});
   a.residual_mid = arena.take("residual stream", f, {B, T, C});
@@ -67,7 +65,7 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   a.branch = arena.take("scratch", f, {B, T, C});
   int64_t scratch = 0;
   for (const BlockActivations& block : a.blocks)
-    scratch = std::max(scratch, attention_scratch(ctx, block.segments, c.head_dim()));
+    scratch = std::max(scratch, attention_scratch(ctx, block.segments.relations, c.head_dim()));
   a.attention_scratch = arena.take("scratch", f32, {scratch});
   if (!training) return a;
   a.dresidual = arena.take("activation gradients", f, {B, T, C});

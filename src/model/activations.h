@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "kernels/attention/layer_attention.h"
 #include "model/config.h"
 
 namespace scfa {
@@ -13,8 +14,7 @@ struct BlockActivations {
   Tensor ln_1, ln_1_mean, ln_1_rstd;  // (B, T, C), (B, T), (B, T)
   Tensor qkv;                         // (B, T, 2 or 3, H, D): q, k unless shared, v
   Tensor shared_keys, inverse_norm;   // (B, T, H, D), (B, T, H): where keys are normalised queries
-  Tensor projections;                 // (H, buckets/2, D): hash only
-  Segments segments;
+  LayerSegments segments;
   Tensor attention, lse;  // (B, T, C), (B, H, T)
   Tensor residual_mid;    // (B, T, C) after attention
   Tensor ln_2, ln_2_mean, ln_2_rstd;

@@ -19,25 +19,26 @@ Gelu gelu_kind(const GptConfig& c) {
 // Where keys are the normalised queries, makes them in the same pass over the queries.
 void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActivations& a, const Heads& heads,
                      const AttentionDraw& draw) {
-  const Segments& s = a.segments;
   if (draw.q_segment) {
+    require(a.segments.relations.size() == 1, "forward: segments are given for one relation, and layer ", layer,
+            " has ", a.segments.relations.size());
     if (c.shared_qk) normalise_keys(ctx, heads.k, a.inverse_norm, heads.q);
-    ctx.copy(s.q_segment, draw.q_segment);
-    ctx.copy(s.k_segment, draw.k_segment);
+    ctx.copy(a.segments.relations[0].q_segment, draw.q_segment);
+    ctx.copy(a.segments.relations[0].k_segment, draw.k_segment);
     return;
   }
   const PatternInput input{.q = heads.q,
                            .k = c.shared_qk ? Tensor() : heads.k,
-                           .projections = a.projections,
+                           .projections = {},
                            .samples = draw.samples,
                            .seed = draw.seed,
                            .step = draw.step,
                            .layer = static_cast<uint32_t>(layer),
                            .first_position = draw.first_position};
   if (c.shared_qk)
-    assign_segments_and_normalise_keys(ctx, s.q_segment, s.k_segment, heads.k, a.inverse_norm, c.pattern(layer), input);
+    a.segments.assign_and_normalise_keys(ctx, heads.k, a.inverse_norm, input);
   else
-    assign_segments(ctx, s.q_segment, s.k_segment, c.pattern(layer), input);
+    a.segments.assign(ctx, input);
 }
 
 }  // namespace
@@ -67,11 +68,11 @@ void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& 
 
 void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
-  if (a.projections) draw_projections(ctx, a.projections, draw.seed, draw.step, static_cast<uint32_t>(layer));
+  a.segments.draw(ctx, draw.seed, draw.step, static_cast<uint32_t>(layer));
   block_before_attention(ctx, c, layer, p, a, x, skip, draw);
-  build_segments(ctx, a.segments, visibility(c.pattern(layer)));
+  a.segments.build(ctx);
   const Heads heads(a.qkv, a.shared_keys);
-  attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments,
+  attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments.relations,
                     c.softmax_scale(), shared.attention_scratch);
   block_after_attention(ctx, c, p, a, shared);
 }
@@ -88,8 +89,8 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
   before_attention();
   const Heads heads(a.qkv, a.shared_keys), dheads(shared.dqkv, shared.dshared_keys);
   attention_backward(ctx, dheads.q, dheads.k, dheads.v, as_heads(dbranch, c.n_head), heads.q, heads.k, heads.v,
-                     as_heads(a.attention, c.n_head), a.lse, a.segments, c.softmax_scale(), shared.attention_scratch,
-                     c.shared_qk ? a.inverse_norm : Tensor());
+                     as_heads(a.attention, c.n_head), a.lse, a.segments.relations, c.softmax_scale(),
+                     shared.attention_scratch, c.shared_qk ? a.inverse_norm : Tensor());
   if (c.rotary()) {
     rotary(ctx, dheads.q, 0, c.rotary_theta, -1);
     if (!c.shared_qk) rotary(ctx, dheads.k, 0, c.rotary_theta, -1);

@@ -14,7 +14,7 @@ struct AttentionDraw {
   uint32_t step = 0;
   ConstTensor samples;  // (B) i32
   int64_t first_position = 0;
-  ConstTensor q_segment, k_segment;  // (B, H, T) u16, or empty: the pattern chooses
+  ConstTensor q_segment, k_segment;  // (B, H, T) u16 of one relation, or empty: the patterns choose
 };
 
 // x: the residual stream (B, T, C) entering; skip: the previous block's branch, to be added to it first, or empty.

@@ -12,10 +12,19 @@ void validate(const GptConfig& c) {
           "model.n_embd: rotary positions need an even head dim, n_embd / n_head, not ", c.head_dim());
   require(!c.rotary() || c.head_dim() <= kMaxRotaryDim, "model.n_head: rotary positions take head dims up to ",
           kMaxRotaryDim, ", not n_embd / n_head = ", c.head_dim());
-  const auto patterns = static_cast<int64_t>(c.attention.size());
-  require(patterns == 1 || patterns == c.n_layer,
-          "attention: must be one pattern or a list of model.n_layer = ", c.n_layer, ", not of ", patterns);
-  for (const AttentionPattern& pattern : c.attention) validate(pattern);
+  const auto layers = static_cast<int64_t>(c.attention.size());
+  require(layers == 1 || layers == c.n_layer, "attention: must be one entry or a list of model.n_layer = ", c.n_layer,
+          ", not of ", layers);
+  for (const HeadPatterns& patterns : c.attention) {
+    validate(patterns, c.n_head);
+    for (const AttentionPattern& pattern : patterns) {
+      require(c.shared_qk || !shares_keys(pattern), "attention.pattern: ", pattern.pattern,
+              " is for models whose keys are their queries; set model.shared_qk to true");
+      const int64_t segments = segment_count(pattern, c.sequence_length);
+      require(segments <= kMaxSegments, "attention: ", describe(pattern), " would be ", segments, " segments of ",
+              c.sequence_length, " tokens; there can be ", kMaxSegments);
+    }
+  }
 }
 
 void validate_for_gpu(const GptConfig& c) {
@@ -33,7 +42,7 @@ double model_flops_per_token(const GptConfig& c) {
   const double weights = L * block + C * static_cast<double>(c.padded_vocab());
   double keys = 0;  // a token sees on average, over all layers
   for (int64_t l = 0; l < c.n_layer; ++l)
-    keys += share_of_pairs(c.pattern(l), c.sequence_length) * static_cast<double>(c.sequence_length + 1) / 2;
+    keys += share_of_pairs(c.patterns(l), c.n_head, c.sequence_length) * static_cast<double>(c.sequence_length + 1) / 2;
   return 6 * weights + 12 * C * keys;
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/fields.h"
-#include "kernels/attention/patterns.h"
+#include "kernels/attention/patterns/pattern.h"
 
 namespace scfa {
 
@@ -24,15 +24,15 @@ struct GptConfig {
   bool tied_embedding = true;
   bool shared_qk = false;
   double norm_eps = 1e-5;
-  std::vector<AttentionPattern> attention{
-      1};  // one pattern for all layers, or one a layer; a key of its own in configs
+  // The patterns of the heads, the same for all layers or an entry per layer; a key of its own in configs.
+  std::vector<HeadPatterns> attention{HeadPatterns(1)};
 
   int64_t head_dim() const { return n_embd / n_head; }
   float softmax_scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim())); }
   int64_t padded_vocab() const { return (vocab_size + vocab_padding - 1) / vocab_padding * vocab_padding; }
   bool rotary() const { return positions == "rotary"; }
   int64_t qkv_parts() const { return shared_qk ? 2 : 3; }  // q, v or q, k, v
-  const AttentionPattern& pattern(int64_t layer) const {
+  const HeadPatterns& patterns(int64_t layer) const {
     return attention.size() == 1 ? attention[0] : attention.at(static_cast<size_t>(layer));
   }
 };
@@ -53,19 +53,6 @@ void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("tied_embedding", c.tied_embedding, "the output head is the token embedding", FieldRule{});
   visit("shared_qk", c.shared_qk, "keys are the queries, normalised per head", FieldRule{});
   visit("norm_eps", c.norm_eps, "epsilon of the layer norms", at_least(0));
-}
-
-template <class Pattern, class Visit>
-void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
-  visit("pattern", p.pattern, "which tokens see each other", one_of(pattern_names()));
-  visit("buckets", p.buckets, "hash: buckets per head; 1 or even", between(1, 64));
-  visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
-  visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
-        FieldRule{});
-  visit("window", p.window,
-        "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
-        "included; 0: all",
-        at_least(0));
 }
 
 // Checks what single fields cannot: throws Error naming the keys. vocab_size must be set.

@@ -15,64 +15,101 @@ namespace scfa {
 
 namespace {
 
+bool all_causal(const GptConfig& c) {
+  return std::all_of(c.attention.begin(), c.attention.end(),
+                     [](const HeadPatterns& patterns) { return is_causal(patterns); });
+}
+
 struct Plan {
   Activations acts;
   Tensor ids, samples, logits;
   std::vector<KeyValueCache> cache;
 };
 
-Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c) {
+// For `length` tokens at once, with caches if it is one.
+Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c, int64_t length) {
   const DType type = activation_type(ctx.device());
-  Plan plan{plan_activations(arena, ctx, c, 1, 1, false),
-            arena.take("ids", DType::kI32, {1, 1}),
+  Plan plan{{},
+            arena.take("ids", DType::kI32, {1, length}),
             arena.take("ids", DType::kI32, {1}),
             arena.take("logits", type, {1, c.padded_vocab()}),
             {}};
+  plan.acts = plan_activations(arena, ctx, c, 1, length, false);
+  if (!all_causal(c)) return plan;
   for (int64_t layer = 0; layer < c.n_layer; ++layer)
-    plan.cache.push_back(plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim()));
+    plan.cache.push_back(
+        plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim(), relation_count(c.patterns(layer))));
   return plan;
 }
 
 int64_t measure(const Context& ctx, const GptConfig& c) {
   Arena arena(ctx.device());
-  make_plan(arena, ctx, c);
+  make_plan(arena, ctx, c, all_causal(c) ? 1 : c.sequence_length);
   return arena.used();
+}
+
+// Places tensors in memory from its beginning on.
+Arena over(const Buffer& memory, Device device) {
+  return {device, [next = static_cast<char*>(memory.data())](const std::string&, const Tensor& tensor) mutable {
+            void* at = next;
+            next += (tensor.bytes() + 255) / 256 * 256;
+            return at;
+          }};
 }
 
 }  // namespace
 
 Decoder::Decoder(Gpt& model)
-    : model_(model), ctx_(model.context()), arena_(ctx_.device(), measure(ctx_, model.config())) {
-  Plan plan = make_plan(arena_, ctx_, model.config());
+    : model_(model),
+      ctx_(model.context()),
+      memory_(static_cast<size_t>(measure(ctx_, model.config())), ctx_.device()),
+      causal_(all_causal(model.config())) {
+  Arena arena = over(memory_, ctx_.device());
+  Plan plan = make_plan(arena, ctx_, model.config(), 1);
   acts_ = plan.acts;
   ids_ = plan.ids;
   samples_ = plan.samples;
   logits_ = plan.logits;
   cache_ = std::move(plan.cache);
-  ctx_.zero(samples_);
   host_logits_.resize(static_cast<size_t>(logits_.numel()));
-  for (int64_t layer = 0; layer < model.config().n_layer; ++layer) {
-    const BlockActivations& a = acts_.blocks[static_cast<size_t>(layer)];
-    if (a.projections)
-      draw_projections(ctx_, a.projections, model.seed(), kEvaluationStep, static_cast<uint32_t>(layer));
-  }
+  if (!causal_) return;
+  ctx_.zero(samples_);
+  for (size_t layer = 0; layer < acts_.blocks.size(); ++layer)
+    acts_.blocks[layer].segments.draw(ctx_, model.seed(), kEvaluationStep, static_cast<uint32_t>(layer));
 }
 
 void Decoder::attend(int64_t layer, const BlockActivations& a) {
   const GptConfig& c = model_.config();
   const Heads heads(a.qkv, a.shared_keys);
   const KeyValueCache& cache = cache_[static_cast<size_t>(layer)];
-  cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.k_segment);
-  const Visibility visible = visibility(c.pattern(layer));
-  const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
-  attention_decode(ctx_, as_heads(a.attention, c.n_head), heads.q, cache, a.segments.q_segment, begin,
-                   visible.attend_self ? length_ + 1 : length_, c.softmax_scale());
+  cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.relations);
+  std::vector<KeyRange> by_head;
+  for (const Visibility& visible : visibility(a.segments.patterns)) {
+    const int64_t end = visible.attend_self ? length_ + 1 : length_;
+    const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
+    by_head.push_back({std::min(begin, end), end, visible.heads});
+  }
+  attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, by_head,
+                   c.softmax_scale(), acts_.attention_scratch);
 }
 
 ConstTensor Decoder::feed(int32_t token) {
   const GptConfig& c = model_.config();
-  const GptParams& p = model_.params();
   require(length_ < c.sequence_length, "the model's context of ", c.sequence_length, " tokens is full");
+  if (causal_) {
+    forward_cached(token);
+  } else {
+    text_.push_back(token);
+    forward_whole();
+  }
+  ++length_;
+  read_logits();
+  return ConstTensor(host_logits_.data(), DType::kF32, Device::kCpu, {c.vocab_size});
+}
+
+void Decoder::forward_cached(int32_t token) {
+  const GptConfig& c = model_.config();
+  const GptParams& p = model_.params();
   AttentionDraw draw;
   draw.seed = model_.seed();
   draw.step = kEvaluationStep;
@@ -92,9 +129,33 @@ ConstTensor Decoder::feed(int32_t token) {
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip, p.ln_f_weight,
                     p.ln_f_bias, static_cast<float>(c.norm_eps));
   matmul_forward(ctx_, logits_, acts_.hidden, p.head(), {});
-  ++length_;
-  read_logits();
-  return ConstTensor(host_logits_.data(), DType::kF32, Device::kCpu, {c.vocab_size});
+}
+
+void Decoder::forward_whole() {
+  const GptConfig& c = model_.config();
+  const GptParams& p = model_.params();
+  const auto T = static_cast<int64_t>(text_.size());
+  Arena arena = over(memory_, ctx_.device());
+  Plan plan = make_plan(arena, ctx_, c, T);
+  acts_ = plan.acts;
+  logits_ = plan.logits;
+  ctx_.zero(plan.samples);
+  ctx_.copy(plan.ids, ConstTensor(text_.data(), DType::kI32, Device::kCpu, {1, T}));
+  AttentionDraw draw;
+  draw.seed = model_.seed();
+  draw.step = kEvaluationStep;
+  draw.samples = plan.samples;
+  Tensor x = acts_.blocks[0].residual_in, skip;
+  embedding_forward(ctx_, x, plan.ids, p.wte, p.wpe, 0);
+  for (int64_t layer = 0; layer < c.n_layer; ++layer) {
+    const auto l = static_cast<size_t>(layer);
+    block_forward(ctx_, c, layer, p.blocks[l], acts_.blocks[l], acts_, x, skip, draw);
+    x = acts_.blocks[l].residual_mid;
+    skip = acts_.branch;
+  }
+  layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip, p.ln_f_weight,
+                    p.ln_f_bias, static_cast<float>(c.norm_eps));
+  matmul_forward(ctx_, logits_, acts_.hidden.reshape({T, c.n_embd}).slice(T - 1, 1), p.head(), {});
 }
 
 void Decoder::read_logits() {

@@ -1,6 +1,7 @@
 // Token-by-token inference with a key/value cache. The segment of each key is cached beside it, so a query reads only
 // the keys of the segment it belongs to (for hash: its bucket). Logits equal those of Gpt::forward over the whole
-// sequence, sample 0, at the evaluation step.
+// sequence, sample 0, at the evaluation step. Where a pattern is not causal (reformer), what earlier tokens see changes
+// with every token, and nothing can be cached: then each token takes a forward pass over the text so far.
 #pragma once
 #include <vector>
 
@@ -19,18 +20,22 @@ class Decoder {
   ConstTensor feed(int32_t token);
 
   int64_t length() const { return length_; }
-  void reset() { length_ = 0; }
+  void reset() { length_ = 0, text_.clear(); }
 
  private:
   void attend(int64_t layer, const BlockActivations& a);
+  void forward_cached(int32_t token);
+  void forward_whole();
   void read_logits();
 
   Gpt& model_;
   Context& ctx_;
-  Arena arena_;
+  Buffer memory_;
   Activations acts_;
   Tensor ids_, samples_, logits_;
   std::vector<KeyValueCache> cache_;  // a layer
+  const bool causal_;
+  std::vector<int32_t> text_;  // what was fed
   std::vector<float> host_logits_;
   int64_t length_ = 0;
 };

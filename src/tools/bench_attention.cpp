@@ -59,7 +59,8 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
   const AttentionOperands w(arena, ctx, c.problem);
   fill_normal(ctx, w.dout, 1, 1);
   ctx.zero(w.samples);
-  const Buffer skewed = c.skew > 0 ? skewed_segments(ctx, c.skew, w.segments) : Buffer();
+  const Segments& relation = w.layer.relations[0];
+  const Buffer skewed = c.skew > 0 ? skewed_segments(ctx, c.skew, relation) : Buffer();
   std::vector<double> prepare, forward, backward;
   Marks marks(ctx, 4);
   for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
@@ -71,7 +72,7 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     w.draw(ctx, {.step = step});
     w.assign(ctx, {.step = step});
     if (c.skew > 0)
-      for (Tensor ids : {w.segments.q_segment, w.segments.k_segment}) {
+      for (Tensor ids : {relation.q_segment, relation.k_segment}) {
         Tensor drawn = ids;
         drawn.data = skewed.data();
         ctx.copy(ids, drawn);
@@ -88,7 +89,7 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     forward.push_back(times[1]);
     backward.push_back(times[2]);
   }
-  return {median(prepare), median(forward), median(backward), count_pairs(ctx, w.segments)};
+  return {median(prepare), median(forward), median(backward), count_pairs(ctx, relation)};
 }
 
 void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
@@ -126,12 +127,12 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
     for (const auto& [name, pattern, skew] : rows) {
       AttentionCase settings{.problem = shape.problem, .skew = skew};
       settings.problem.shape.T = T;
-      settings.problem.pattern = pattern;
+      settings.problem.patterns = {pattern};
       // Shared keys as in the paper; the other patterns have keys of their own, as peers do.
       settings.problem.layout = pattern.pattern == "hash" ? AttentionLayout::kSharedQk : AttentionLayout::kQkv;
       const AttentionTimes t = time_attention(ctx, flush, settings, repeats);
       if (pattern.pattern == "dense") dense = t.total();
-      const int64_t buckets = segment_count(pattern);
+      const int64_t buckets = segment_count(pattern, T);
       const double drop = pattern.pattern == "drop" ? pattern.drop_rate : 0;
       const double flops = 14.0 * t.pairs * static_cast<double>(head_dim);  // 2 products forward, 5 backward
       std::cout << printed("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f\n", T, name, buckets, drop,

@@ -12,6 +12,7 @@
 #include "kernels/adamw.h"
 #include "kernels/attention/decode.h"
 #include "kernels/attention/normalise.h"
+#include "kernels/attention/patterns/projections.h"
 #include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
@@ -199,7 +200,7 @@ struct FilledAttention : AttentionOperands {
       : AttentionOperands(o.arena(), ctx,
                           {.shape = {.B = s.rows / s.length, .T = s.length, .H = s.heads, .D = s.head_dim},
                            .layout = layout,
-                           .pattern = s.pattern}) {
+                           .patterns = {s.pattern}}) {
     if (!o.real()) return;
     for (const std::vector<Tensor>* tensors : {&inputs, &gradients})
       for (const Tensor& t : *tensors) o.fill(t);
@@ -213,7 +214,7 @@ struct FilledAttention : AttentionOperands {
     const auto [B, T, H, D] = problem.shape;
     return concat(B, " x ", T, " x ", H, " x ", D);
   }
-  std::string sizes_and_pattern() const { return sizes() + ", " + describe(problem.pattern); }
+  std::string sizes_and_pattern() const { return sizes() + ", " + describe(problem.patterns); }
 };
 
 // As bench_attention lays them out.
@@ -241,7 +242,7 @@ OpCase normalise_keys_backward_case(Context& ctx, Operands& o, const OpShape& s)
 }
 
 OpCase draw_projections_case(Context& ctx, Operands& o, const OpShape& s) {
-  const Tensor projections = o.floats({s.heads, std::max<int64_t>(1, s.pattern.buckets / 2), s.head_dim});
+  const Tensor projections = o.floats({1, s.heads, std::max<int64_t>(1, s.pattern.buckets / 2), s.head_dim});
   return {.sizes = projections.describe(), .reads = {}, .writes = {projections}, .run = [=, &ctx] {
             draw_projections(ctx, projections, 1, 0, 0);
           }};
@@ -251,7 +252,7 @@ OpCase assign_segments_case(Context& ctx, Operands& o, const OpShape& s) {
   const FilledAttention h(ctx, o, s);
   OpCase c{.sizes = h.sizes_and_pattern(),
            .reads = {},
-           .writes = {h.segments.q_segment, h.segments.k_segment},
+           .writes = {h.layer.relations[0].q_segment, h.layer.relations[0].k_segment},
            .run = [=, &ctx] { h.assign(ctx); }};
   if (needs_projections(s.pattern)) {
     c.reads = {h.q};
@@ -262,7 +263,7 @@ OpCase assign_segments_case(Context& ctx, Operands& o, const OpShape& s) {
 
 OpCase build_segments_case(Context& ctx, Operands& o, const OpShape& s) {
   const FilledAttention h(ctx, o, s);
-  const Segments& g = h.segments;
+  const Segments& g = h.layer.relations[0];
   return {.sizes = h.sizes_and_pattern(),
           .reads = {g.q_segment, g.k_segment},
           .writes = {g.q_index, g.k_index, g.end_key, g.begin_query},
@@ -275,7 +276,7 @@ OpCase attention_forward_case(Context& ctx, Operands& o, const OpShape& s) {
           .reads = {h.q, h.k, h.v},
           .writes = {h.out, h.lse},
           .run = [=, &ctx] { h.forward(ctx); },
-          .flops = o.real() ? 4.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
+          .flops = o.real() ? 4.0 * count_pairs(ctx, h.layer.relations[0]) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -284,19 +285,25 @@ OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
           .reads = {h.q, h.k, h.v, h.out, h.dout, h.lse},
           .writes = {h.dq, h.dk, h.dv},
           .run = [=, &ctx] { h.backward(ctx); },
-          .flops = o.real() ? 10.0 * count_pairs(ctx, h.segments) * static_cast<double>(s.head_dim) : 0};
+          .flops = o.real() ? 10.0 * count_pairs(ctx, h.layer.relations[0]) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {
   const int64_t H = s.heads, S = s.length, D = s.head_dim;
-  const KeyValueCache cache{
-      .keys = o.activations({H, S, D}), .values = o.activations({H, S, D}), .segments = o.zeros(DType::kU16, {H, S})};
+  const KeyValueCache cache{.keys = o.activations({H, S, D}),
+                            .values = o.activations({H, S, D}),
+                            .segments = o.zeros(DType::kU16, {1, H, S})};
   const Tensor q = o.activations({1, 1, H, D}), out = o.activations({1, 1, H, D});
-  const Tensor segment = o.zeros(DType::kU16, {1, H, 1});
+  Segments relation;
+  relation.q_segment = o.zeros(DType::kU16, {1, H, 1});
+  const KeyRange all{0, S};
   return {.sizes = concat(H, " x ", S, " x ", D),
           .reads = {cache.keys, cache.values, cache.segments, q},
           .writes = {out},
-          .run = [=, &ctx] { attention_decode(ctx, out, q, cache, segment, 0, S, 0.125f); },
+          .run =
+              [=, &ctx] {
+                attention_decode(ctx, out, {}, q, cache, {&relation, 1}, {&all, 1}, 0.125f, {});
+              },
           .flops = 4.0 * static_cast<double>(H * S * D)};
 }
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention/patterns.h"
+#include "kernels/attention/patterns/pattern.h"
 
 namespace scfa {
 

@@ -92,16 +92,38 @@ std::string model_of(const Json& config) {
                 whole(value_of(model, "n_embd")), ", context ", whole(value_of(model, "sequence_length")));
 }
 
-// "hash, 16 buckets", or the patterns of the layers one after the other where they differ.
+// "hash, 16 buckets".
+std::string pattern_of(const Json& pattern) {
+  std::string text = text_of(value_of(pattern, "pattern"));
+  const auto above = [&](const char* key, int64_t least) {  // keys that older runs do not have
+    const Json value = value_of(pattern, key);
+    return value.is_number_integer() && value.get<int64_t>() > least;
+  };
+  if (text == "hash") {
+    text += concat(", ", whole(value_of(pattern, "buckets")), " buckets");
+    if (above("rounds", 1)) text += concat(", ", whole(value_of(pattern, "rounds")), " rounds");
+  }
+  if (text == "drop") text += concat(", rate ", value_of(pattern, "drop_rate").dump());
+  if (above("window", 0)) text += concat(", window ", whole(value_of(pattern, "window")));
+  return text;
+}
+
+// "4 heads dense, window 256 + 8 heads hash, 16 buckets".
+std::string heads_of(const Json& layer) {
+  const Json mixture = value_of(layer, "mixture");
+  if (!mixture.is_array()) return pattern_of(layer);
+  std::string all;
+  for (const Json& pattern : mixture)
+    all += concat(all.empty() ? "" : " + ", whole(value_of(pattern, "heads")), " heads ", pattern_of(pattern));
+  return all;
+}
+
+// Those of the layers one after the other where they differ.
 std::string attention_of(const Json& config) {
   const Json attention = value_of(config, "attention");
   std::string all;
-  for (const Json& pattern : attention.is_array() ? attention : Json::array({attention})) {
-    std::string one = text_of(value_of(pattern, "pattern"));
-    if (one == "hash") one += concat(", ", whole(value_of(pattern, "buckets")), " buckets");
-    if (one == "drop") one += concat(", rate ", value_of(pattern, "drop_rate").dump());
-    all += (all.empty() ? "" : " | ") + one;
-  }
+  for (const Json& layer : attention.is_array() ? attention : Json::array({attention}))
+    all += (all.empty() ? "" : " | ") + heads_of(layer);
   return all;
 }
 

@@ -19,7 +19,7 @@ std::vector<FieldDoc> config_docs() {
   };
   visit_fields(config, [&](const char* section, const char* key, const auto& value, const char* meaning,
                            const FieldRule& rule) { add(join(section, key), value, meaning, rule); });
-  visit_fields_of_pattern(config.model.attention[0],
+  visit_fields_of_pattern(config.model.attention[0][0],
                           [&](const char* key, const auto& value, const char* meaning, const FieldRule& rule) {
                             add(join("attention", key), value, meaning, rule);
                           });
@@ -32,9 +32,13 @@ std::string config_markdown() {
       "A config is a JSON object (comments are allowed) with the sections below; a key left out has its default. "
       "Every\n"
       "key can be given on the command line, where it wins over the file: `./train --config configs/hash_8k.json\n"
-      "--train.steps 100 --attention.buckets 32`. `attention` is one object for all layers or a list with one object "
-      "a\n"
-      "layer; on the command line `--attention.KEY` changes every layer and `--attention JSON` replaces them.\n\n"
+      "--train.steps 100 --attention.buckets 32`. `attention` is one entry for all layers or a list with one entry "
+      "per\n"
+      "layer. An entry is an object with the keys below, for all heads, or `{\"mixture\": [{\"heads\": 4, \"pattern\": "
+      "\"dense\",\n"
+      "\"window\": 256}, {\"heads\": 8, \"pattern\": \"hash\"}]}` for consecutive ranges of heads. On the command "
+      "line\n"
+      "`--attention.KEY` changes every object of every layer, and `--attention JSON` replaces them all.\n\n"
       "This page is generated: `./train --print-config-docs`.\n";
   std::string section = "?";
   for (const FieldDoc& doc : config_docs()) {

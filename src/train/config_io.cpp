@@ -19,7 +19,7 @@ using config_value::join;
 using config_value::json_of;
 using config_value::parse_text;
 
-constexpr size_t kMostLayers = 65535;  // as model.n_layer has it
+constexpr size_t kMostLayers = 65535, kMostHeads = 65535;  // as model.n_layer and model.n_head have it
 
 std::vector<std::string> known_keys() {
   Config config;
@@ -27,7 +27,7 @@ std::vector<std::string> known_keys() {
   visit_fields(config, [&](const char* section, const char* key, auto&, const char*, const FieldRule&) {
     keys.push_back(join(section, key));
   });
-  visit_fields_of_pattern(config.model.attention[0], [&](const char* key, auto&, const char*, const FieldRule&) {
+  visit_fields_of_pattern(config.model.attention[0][0], [&](const char* key, auto&, const char*, const FieldRule&) {
     keys.push_back(join("attention", key));
   });
   return keys;
@@ -74,16 +74,42 @@ AttentionPattern read_pattern(const Json& json, const std::string& where) {
   return pattern;
 }
 
+constexpr const char* kMixture = "mixture";
+
+HeadPatterns read_heads(const Json& json, const std::string& where) {
+  if (!json.is_object() || !json.contains(kMixture)) return {read_pattern(json, where)};
+  const std::string at = concat(where, ".", kMixture);
+  require(json.size() == 1, at, ": must be alone in its object; other keys belong into its entries");
+  const Json& entries = json[kMixture];
+  require(entries.is_array() && !entries.empty() && entries.size() <= kMostHeads, at,
+          ": must be a list with one object for each range of heads, not ", shown(entries));
+  HeadPatterns patterns;
+  for (const Json& entry : entries) patterns.push_back(read_pattern(entry, concat(at, "[", patterns.size(), "]")));
+  return patterns;
+}
+
+Json json_of_heads(const HeadPatterns& patterns) {
+  Json list = Json::array();
+  for (const AttentionPattern& pattern : patterns) {
+    Json entry;
+    visit_fields_of_pattern(pattern, [&](const char* key, const auto& value, const char*, const FieldRule&) {
+      entry[key] = json_of(value);
+    });
+    list.push_back(entry);
+  }
+  return list.size() == 1 ? list[0] : Json{{kMixture, list}};
+}
+
 void read_attention(Config& config, const Json& json, const std::string& where) {
   config.model.attention.clear();
   if (!json.is_array()) {
-    config.model.attention.push_back(read_pattern(json, where));
+    config.model.attention.push_back(read_heads(json, where));
     return;
   }
   require(!json.empty(), where, ": a list of patterns must have one entry a layer, not none");
   require(json.size() <= kMostLayers, where, ": a list of patterns must have one entry a layer, not ", json.size());
   for (const Json& entry : json)
-    config.model.attention.push_back(read_pattern(entry, concat(where, "[", config.model.attention.size(), "]")));
+    config.model.attention.push_back(read_heads(entry, concat(where, "[", config.model.attention.size(), "]")));
 }
 
 }  // namespace
@@ -129,8 +155,9 @@ void override_config(Config& config, const std::string& key, const std::string& 
     assign(target, parse_text<T>(text), rule, where);
   };
   if (key.starts_with("attention.")) {
-    for (AttentionPattern& pattern : config.model.attention)
-      if (!set_pattern_field(pattern, key.substr(10), set)) unknown_key(key, where);
+    for (HeadPatterns& patterns : config.model.attention)
+      for (AttentionPattern& pattern : patterns)
+        if (!set_pattern_field(pattern, key.substr(10), set)) unknown_key(key, where);
     return;
   }
   if (!set_field(config, key, set)) unknown_key(key, where);
@@ -142,13 +169,7 @@ Json to_json(const Config& config) {
     (*section ? json[section][key] : json[key]) = json_of(value);
   });
   Json list = Json::array();
-  for (const AttentionPattern& pattern : config.model.attention) {
-    Json entry;
-    visit_fields_of_pattern(pattern, [&](const char* key, const auto& value, const char*, const FieldRule&) {
-      entry[key] = json_of(value);
-    });
-    list.push_back(entry);
-  }
+  for (const HeadPatterns& patterns : config.model.attention) list.push_back(json_of_heads(patterns));
   json["attention"] = list.size() == 1 ? list[0] : list;
   return json;
 }

@@ -22,8 +22,8 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   require(windows > 0, config.data.directory, ": its training split of ", train_set.tokens(),
           " tokens is shorter than one window of ", config.model.sequence_length, "; lower model.sequence_length");
   std::string attention;
-  for (const AttentionPattern& pattern : config.model.attention)
-    attention += (attention.empty() ? "" : " | ") + describe(pattern);
+  for (const HeadPatterns& patterns : config.model.attention)
+    attention += (attention.empty() ? "" : " | ") + describe(patterns);
   console.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
   if (ctx.on_gpu()) {
     console.line(fmt::format("device: {}, bf16, {} for bf16 products by its data sheet", gpu::description(),

@@ -13,7 +13,7 @@ namespace scfa {
 bool is_dense_everywhere(const Evaluation& evaluation) {
   for (const auto& layer : evaluation.balance)
     for (const SegmentBalance& head : layer)
-      if (head.pairs < static_cast<double>(head.sequences)) return false;
+      if (std::min(head.pairs, head.largest) < static_cast<double>(head.sequences)) return false;
   return true;
 }
 
@@ -83,7 +83,8 @@ Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks,
     run_batch(model, feeder, begin);
     mine.batches[static_cast<size_t>(round + rank)] = model.take_losses();
     for (size_t layer = 0; layer < blocks.size(); ++layer)
-      add_balance(model.context(), mine.balance[layer], blocks[layer].segments, std::min(batch_, windows_ - begin));
+      add_balance(model.context(), mine.balance[layer], blocks[layer].segments.relations,
+                  std::min(batch_, windows_ - begin));
   }
   return mine;
 }

@@ -32,9 +32,9 @@ GptConfig config_of(const std::map<std::string, std::string>& s, int64_t length)
   c.positions = s.at("rotary") == "True" ? "rotary" : "learned";
   c.tied_embedding = s.at("tied") == "True";
   c.shared_qk = s.at("shared_qk") == "True";
-  c.attention[0].pattern = s.at("pattern");
-  c.attention[0].buckets = std::stoll(s.at("buckets"));
-  c.attention[0].attend_self = s.at("strict") != "True";
+  c.attention[0][0].pattern = s.at("pattern");
+  c.attention[0][0].buckets = std::stoll(s.at("buckets"));
+  c.attention[0][0].attend_self = s.at("strict") != "True";
   return c;
 }
 

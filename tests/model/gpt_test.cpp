@@ -48,9 +48,11 @@ TEST_P(Variants, GradientEqualsFiniteDifferences) {
   model.forward(owned.batch, false);
   std::vector<uint16_t> q, k;
   for (const BlockActivations& a : model.activations().blocks) {
-    const int64_t n = a.segments.q_segment.numel();
-    q.insert(q.end(), a.segments.q_segment.as<uint16_t>(), a.segments.q_segment.as<uint16_t>() + n);
-    k.insert(k.end(), a.segments.k_segment.as<uint16_t>(), a.segments.k_segment.as<uint16_t>() + n);
+    const int64_t n = a.segments.relations[0].q_segment.numel();
+    q.insert(q.end(), a.segments.relations[0].q_segment.as<uint16_t>(),
+             a.segments.relations[0].q_segment.as<uint16_t>() + n);
+    k.insert(k.end(), a.segments.relations[0].k_segment.as<uint16_t>(),
+             a.segments.relations[0].k_segment.as<uint16_t>() + n);
   }
   owned.batch.q_segments = Tensor(q.data(), DType::kU16, Device::kCpu, {c.n_layer, B, c.n_head, c.sequence_length});
   owned.batch.k_segments = Tensor(k.data(), DType::kU16, Device::kCpu, {c.n_layer, B, c.n_head, c.sequence_length});
@@ -153,9 +155,9 @@ TEST(Gpt, RowsLimitsWhatCounts) {
 TEST(Gpt, OneBucketAndNothingDroppedEqualDense) {
   Context ctx;
   GptConfig dense = small_config("dense"), hash = small_config("hash"), drop = small_config("drop");
-  hash.attention[0].buckets = 1;
-  hash.attention[0].attend_self = true;
-  drop.attention[0].drop_rate = 0;
+  hash.attention[0][0].buckets = 1;
+  hash.attention[0][0].attend_self = true;
+  drop.attention[0][0].drop_rate = 0;
   std::vector<float> reference;
   for (const GptConfig& c : {dense, hash, drop}) {
     OwnedGpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
@@ -167,7 +169,7 @@ TEST(Gpt, OneBucketAndNothingDroppedEqualDense) {
     const std::vector<float> gradients(model.gradients().as<float>(),
                                        model.gradients().as<float>() + model.table().length);
     if (reference.empty()) reference = gradients;
-    EXPECT_EQ(gradients, reference) << c.attention[0].pattern;
+    EXPECT_EQ(gradients, reference) << c.attention[0][0].pattern;
   }
 }
 
@@ -196,8 +198,8 @@ TEST(Gpt, APatternForEachLayer) {
   model.init(1);
   const OwnedBatch owned(c, 1, 1);
   model.forward(owned.batch, true);
-  EXPECT_EQ(model.activations().blocks[0].segments.count(), 1);
-  EXPECT_EQ(model.activations().blocks[1].segments.count(), 4);
+  EXPECT_EQ(model.activations().blocks[0].segments.relations[0].count(), 1);
+  EXPECT_EQ(model.activations().blocks[1].segments.relations[0].count(), 4);
   c.attention.push_back(c.attention[0]);
   EXPECT_THROW(validate(c), Error);
 }

@@ -20,10 +20,12 @@ class AttentionTensors : public GuardedMemory, public AttentionOperands {
   AttentionTensors(Context& ctx, const AttentionProblem& problem, uint64_t seed, double scale_of_inputs = 1.0);
 
   bool shared_qk() const { return problem.layout == AttentionLayout::kSharedQk; }
-  bool attend_self() const { return attends_self(problem.pattern); }
+  bool attend_self() const { return attends_self(problem.patterns[0]); }
   AttentionShape shape() const { return problem.shape; }
 
-  void set_segments(const ChooseSegments& choose) const;  // and builds their lists
+  // Of each relation, and builds their lists; documents must have been set before.
+  void set_segments(const std::vector<ChooseSegments>& choose) const;
+  void set_segments(const ChooseSegments& choose) const { set_segments(std::vector{choose}); }
   // Makes the keys of the queries, in double, for tests of attention alone; assign does it as models do.
   void set_normalised_keys() const;
   // Inputs of another precision or device, and its normalised keys.

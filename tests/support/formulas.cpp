@@ -30,19 +30,27 @@ std::vector<double> normalised(std::vector<double> x, int64_t D) {
   return x;
 }
 
-std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, const Visibility& which) {
-  const int64_t heads = q_segment.size(0) * q_segment.size(1), T = q_segment.size(2);
-  const auto *q = q_segment.as<uint16_t>(), *k = k_segment.as<uint16_t>();
-  std::vector<uint8_t> visible;
-  visible.reserve(static_cast<size_t>(heads * T * T));
-  for (int64_t head = 0; head < heads; ++head)
-    for (int64_t i = 0; i < T; ++i)
-      for (int64_t j = 0; j < T; ++j) {
-        const uint16_t segment = q[head * T + i];
-        visible.push_back(segment != 0xFFFF && segment == k[head * T + j] && (j < i || (which.attend_self && j == i)) &&
-                          (which.window == 0 || i - j < which.window));
-      }
-  return visible;
+std::vector<uint8_t> visibility(std::span<const Segments> relations, std::span<const Visibility> by_head,
+                                const ConstTensor& document_start) {
+  const int64_t B = relations[0].q_segment.size(0), H = relations[0].q_segment.size(1),
+                T = relations[0].q_segment.size(2);
+  std::vector<uint8_t> seen(static_cast<size_t>(B * H * T * T), 0);
+  const auto sees = [&](int64_t b, const Visibility& which, int64_t i, int64_t j) {
+    return (j < i || (which.attend_self && j == i)) && (which.window == 0 || i - j < which.window) &&
+           (!document_start || j >= document_start.as<int32_t>()[b * T + i]);
+  };
+  for (const Segments& relation : relations) {
+    const auto *q = relation.q_segment.as<uint16_t>(), *k = relation.k_segment.as<uint16_t>();
+    for_each_visibility(by_head, H, [&](int64_t first, int64_t end, const Visibility& which) {
+      for (int64_t b = 0; b < B; ++b)
+        for (int64_t head = b * H + first; head < b * H + end; ++head)
+          for (int64_t i = 0; i < T; ++i)
+            for (int64_t j = 0; j < T; ++j)
+              seen[static_cast<size_t>((head * T + i) * T + j)] +=
+                  q[head * T + i] != 0xFFFF && q[head * T + i] == k[head * T + j] && sees(b, which, i, j);
+    });
+  }
+  return seen;
 }
 
 namespace {
@@ -53,7 +61,8 @@ double product(const double* a, const double* b, int64_t D) {
   return total;
 }
 
-// Calls use(query row, keys, probabilities, lse) for every query; offsets are of rows in a (B, T, H, D) tensor.
+// Calls use(query row, keys, probabilities, lse) for every query; offsets are of rows in a (B, T, H, D) tensor. The
+// probability of a key that is seen several times is for all of them.
 template <class Use>
 void for_each_query(const AttentionShape& s, const std::vector<double>& q, const std::vector<double>& k,
                     const std::vector<uint8_t>& visible, double scale, const Use& use) {
@@ -68,9 +77,10 @@ void for_each_query(const AttentionShape& s, const std::vector<double>& q, const
         keys.clear();
         p.clear();
         for (int64_t j = 0; j < s.T; ++j) {
-          if (!visible[static_cast<size_t>(entry * s.T + j)]) continue;
+          const double times = visible[static_cast<size_t>(entry * s.T + j)];
+          if (times == 0) continue;
           keys.push_back(row(j));
-          p.push_back(scale * product(q.data() + row(i), k.data() + row(j), s.D));
+          p.push_back(scale * product(q.data() + row(i), k.data() + row(j), s.D) + std::log(times));
           top = std::max(top, p.back());
         }
         for (double& x : p) total += x = std::exp(x - top);

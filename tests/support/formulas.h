@@ -1,6 +1,7 @@
 // Formulas that several tests need, plainly and in double.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/attention/operands.h"
@@ -16,11 +17,16 @@ std::vector<double> rotated(std::vector<double> x, int64_t T, int64_t H, int64_t
 // Rows of x, each of D, scaled to length one.
 std::vector<double> normalised(std::vector<double> x, int64_t D);
 
-// visible[b, h, i, j]: query and key are of one segment, and the key is not later than the query (attend_self), or
-// earlier (not).
-std::vector<uint8_t> visibility(const ConstTensor& q_segment, const ConstTensor& k_segment, const Visibility& which);
+// How often a query sees a key, [b, h, i, j]: in how many relations they are of one segment, the key is not later than
+// the query (attend_self), or earlier (not), and within the window of the head. document_start: (B, T) i32, or empty.
+std::vector<uint8_t> visibility(std::span<const Segments> relations, std::span<const Visibility> by_head,
+                                const ConstTensor& document_start = {});
+inline std::vector<uint8_t> visibility(const Segments& segments, const Visibility& which) {
+  return visibility(std::span(&segments, 1), std::span(&which, 1));
+}
 
-// softmax(scale * q . k) v over the visible keys, by definition and in O(T^2). q, k, v: (B, T, H, D).
+// softmax(scale * q . k) v over the visible keys, each as often as it is seen, by definition and in O(T^2).
+// q, k, v: (B, T, H, D).
 struct AttentionFormula {
   std::vector<double> out, lse;  // (B, T, H, D); (B, H, T) in log2 units, +inf where nothing is seen
   AttentionFormula(const AttentionShape& shape, const std::vector<double>& q, const std::vector<double>& k,

@@ -2,7 +2,8 @@
 #pragma once
 #include <vector>
 
-#include "kernels/attention/patterns.h"
+#include "kernels/attention/patterns/assign.h"
+#include "kernels/attention/patterns/projections.h"
 #include "support/array.h"
 
 namespace scfa::test {
@@ -19,6 +20,13 @@ inline AttentionPattern drop_pattern(double rate) {
   pattern.pattern = "drop";
   pattern.drop_rate = rate;
   return pattern;
+}
+
+// A relation that has ids and no lists.
+inline Segments ids_alone(const Tensor& q_segment, const Tensor& k_segment) {
+  Segments relation;
+  relation.q_segment = q_segment, relation.k_segment = k_segment;
+  return relation;
 }
 
 // What assign_segments may look at, with defaults. samples: 0, 1, 2, ... where empty.

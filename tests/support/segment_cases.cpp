@@ -10,8 +10,9 @@ namespace scfa::test {
 namespace {
 
 constexpr Tensor Segments::*kIds[] = {&Segments::q_segment, &Segments::k_segment};
-constexpr Tensor Segments::*kLists[] = {&Segments::q_begin, &Segments::k_begin, &Segments::q_index,
-                                        &Segments::k_index, &Segments::end_key, &Segments::begin_query};
+constexpr Tensor Segments::*kLists[] = {&Segments::q_begin,   &Segments::k_begin,  &Segments::q_index,
+                                        &Segments::k_index,   &Segments::end_key,  &Segments::begin_query,
+                                        &Segments::begin_key, &Segments::end_query};
 const std::array<WorkLists::List, 6>& work_lists() {
   static const std::array<WorkLists::List, 6> lists = WorkLists::layout(1, 1, 1, 1);
   return lists;

@@ -29,6 +29,9 @@ class GuardedSegments : public GuardedMemory {
 
   void set(const ChooseSegments& choose) const { write_ids(context(), segments, choose); }
   void build(const Visibility& visibility) const { build_segments(context(), segments, visibility); }
+  void build(std::span<const Visibility> by_head, const ConstTensor& document_start) const {
+    build_segments(context(), segments, by_head, document_start);
+  }
   void poison_lists() const;  // what build_segments fills
   Segments on_host() const;   // with all lists that the device has
 

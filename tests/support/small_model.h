@@ -16,8 +16,9 @@ inline GptConfig small_config(const std::string& pattern = "dense") {
   c.sequence_length = 33;
   c.vocab_size = 50;
   c.vocab_padding = 16;
-  c.attention[0].pattern = pattern;
-  c.attention[0].buckets = 4;
+  c.attention[0][0].pattern = pattern;
+  c.attention[0][0].buckets = 4;
+  c.attention[0][0].block = 8;
   return c;
 }
 

@@ -46,8 +46,8 @@ class TinyRun {
     c.model.sequence_length = 64;
     c.model.bias = false;
     c.model.shared_qk = true;
-    c.model.attention[0].pattern = pattern;
-    c.model.attention[0].buckets = 4;
+    c.model.attention[0][0].pattern = pattern;
+    c.model.attention[0][0].buckets = 4;
     c.train.steps = 12;
     c.train.batch_size = 12;
     c.train.micro_batch_size = 6;

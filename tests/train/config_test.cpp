@@ -28,15 +28,73 @@ TEST(Config, ReadsSectionsAndNamesTheRunAfterTheFile) {
   EXPECT_EQ(c.train.steps, 7);
   EXPECT_EQ(c.schedule.lr, 2.0);
   EXPECT_EQ(c.model.attention.size(), 1u);
-  EXPECT_EQ(c.model.attention[0].buckets, 8);
-  EXPECT_EQ(c.model.attention[0].attend_self, true);
+  EXPECT_EQ(c.model.attention[0][0].buckets, 8);
+  EXPECT_EQ(c.model.attention[0][0].attend_self, true);
 }
 
 TEST(Config, AttentionMayBeAListWithOneALayer) {
   const Config c = parse(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "dense"}, {"pattern": "drop"}]})");
   ASSERT_EQ(c.model.attention.size(), 2u);
-  EXPECT_EQ(c.model.pattern(1).pattern, "drop");
-  EXPECT_FALSE(c.model.pattern(1).attend_self.has_value());
+  EXPECT_EQ(c.model.patterns(1)[0].pattern, "drop");
+  EXPECT_FALSE(c.model.patterns(1)[0].attend_self.has_value());
+}
+
+constexpr const char* kMixture = R"({"mixture": [{"heads": 4, "pattern": "dense", "window": 256},
+                                                 {"heads": 8, "pattern": "hash", "rounds": 2}]})";
+
+TEST(Config, AttentionMayBeAMixtureOfHeads) {
+  Config c = parse(concat(R"({"attention": )", kMixture, "}"));
+  ASSERT_EQ(c.model.attention.size(), 1u);
+  const HeadPatterns& patterns = c.model.patterns(5);
+  ASSERT_EQ(patterns.size(), 2u);
+  EXPECT_EQ(patterns[0].heads, 4);
+  EXPECT_EQ(patterns[0].window, 256);
+  EXPECT_EQ(patterns[1].pattern, "hash");
+  EXPECT_EQ(patterns[1].rounds, 2);
+  c.model.vocab_size = 10;
+  EXPECT_NO_THROW(validate(c.model));
+  c.model.n_head = 6;
+  expect_error([&] { validate(c.model); }, {"attention.heads", "model.n_head = 6", "12"});
+  override_config(c, "attention.buckets", "32");
+  EXPECT_TRUE(patterns[0].buckets == 32 && patterns[1].buckets == 32);
+  // A layer of a list may be one too.
+  c = parse(concat(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "drop"}, )", kMixture, "]}"));
+  EXPECT_EQ(c.model.patterns(0).size(), 1u);
+  EXPECT_EQ(c.model.patterns(1).size(), 2u);
+  override_config(c, "attention.window", "9");
+  for (const HeadPatterns& layer : c.model.attention)
+    for (const AttentionPattern& pattern : layer) EXPECT_EQ(pattern.window, 9);
+  override_config(c, "attention", kMixture);
+  EXPECT_EQ(c.model.attention.size(), 1u);
+}
+
+TEST(Config, AMixtureSurvivesTheRoundTrip) {
+  const Config one = parse(concat(R"({"attention": )", kMixture, "}"));
+  const Config list = parse(concat(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "drop"}, )", kMixture, "]}"));
+  for (const Config& c : {one, list}) {
+    const Config again = config_from_json(to_json(c), "round trip");
+    EXPECT_TRUE(differences(c, again).empty());
+    EXPECT_EQ(to_json(again), to_json(c));
+    EXPECT_EQ(again.model.patterns(1)[1].rounds, 2);
+  }
+  EXPECT_EQ(to_json(one)["attention"]["mixture"].size(), 2u);
+  Config other = one;
+  other.model.attention[0][1].rounds = 3;
+  const std::vector<Difference> found = differences(one, other);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].key, "attention.mixture.1.rounds");
+}
+
+TEST(Config, ErrorsInMixturesAreNamed) {
+  const auto read = [](const char* attention) { return [=] { parse(concat(R"({"attention": )", attention, "}")); }; };
+  expect_error(read(R"({"mixture": []})"), {"attention.mixture", "list"});
+  expect_error(read(R"({"mixture": {"pattern": "hash"}})"), {"attention.mixture", "list"});
+  expect_error(read(R"({"mixture": [{}], "window": 5})"), {"attention.mixture", "alone"});
+  expect_error(read(R"({"mixture": [{}, 5]})"), {"attention.mixture[1]", "object"});
+  expect_error(read(R"({"mixture": [{}, {"bucket": 5}]})"), {"attention.mixture[1].bucket", "attention.buckets"});
+  expect_error(read(R"({"mixture": [{"rounds": 9}]})"), {"attention.mixture[0].rounds", "from 1 to 8", "9"});
+  expect_error(read(R"([{}, {"mixture": [{"mixture": []}]}])"), {"attention[1].mixture[0].mixture"});
+  expect_error(read(R"({"heads": -1})"), {"attention.heads", "at least 0"});
 }
 
 TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
@@ -70,8 +128,8 @@ TEST(Config, CrossChecksNameTheKeys) {
   c = parse("{}");
   expect_error([&] { validate(c); }, {"data.directory", "prepare_data"});
   c.model.vocab_size = 10;
-  c.model.attention[0].pattern = "hash";
-  c.model.attention[0].buckets = 7;
+  c.model.attention[0][0].pattern = "hash";
+  c.model.attention[0][0].buckets = 7;
   expect_error([&] { validate(c.model); }, {"attention.buckets", "even", "7"});
   c.model.n_head = 5;
   expect_error([&] { validate(c.model); }, {"model.n_embd", "model.n_head", "5"});
@@ -88,8 +146,8 @@ TEST(Config, CommandLineOverridesAnyKey) {
   EXPECT_EQ(c.schedule.lr, 1e-4);
   EXPECT_FALSE(c.model.bias);
   EXPECT_EQ(c.name, "7");
-  EXPECT_TRUE(*c.model.attention[0].attend_self && *c.model.attention[1].attend_self);
-  EXPECT_EQ(c.model.attention[1].pattern, "drop");
+  EXPECT_TRUE(*c.model.attention[0][0].attend_self && *c.model.attention[1][0].attend_self);
+  EXPECT_EQ(c.model.attention[1][0].pattern, "drop");
   override_config(c, "attention", R"({"pattern": "dense"})");
   EXPECT_EQ(c.model.attention.size(), 1u);
   expect_error([&] { override_config(c, "train.steps", "ten"); }, {"--train.steps", "ten"});
@@ -115,6 +173,7 @@ TEST(Config, HugeAndDeepJsonIsRefusedAtOnceWithAShortLine) {
   list += "5]}";
   const std::vector<std::string> texts{many,
                                        list,
+                                       R"({"attention": {"mixture": )" + list.substr(14) + "}",
                                        R"({"train": )" + many + "}",
                                        pattern + many + "}",
                                        deep,
@@ -178,6 +237,7 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
     if (doc.key == "train.reduce_dtype") text = "bf16";
     if (doc.key == "train.overlap") text = "after";
     if (doc.key == "attention.pattern") text = "drop";
+    if (doc.key == "attention.top_k") text = "2";
     ASSERT_NE(text, doc.default_text) << doc.key;
     override_config(c, doc.key, text);
   }
@@ -205,10 +265,10 @@ TEST(Config, PaperConfigsHaveThePapersNumbers) {
     const bool longer = c.model.sequence_length == 16384;
     const std::string text = name;
     EXPECT_EQ(longer, text.ends_with("16k"));
-    EXPECT_EQ(c.model.attention[0].pattern, text.substr(0, text.find('_')));
-    EXPECT_EQ(c.model.attention[0].buckets, 16);
-    EXPECT_EQ(c.model.attention[0].drop_rate, 0.5);
-    EXPECT_EQ(attends_self(c.model.attention[0]), !text.starts_with("hash"));
+    EXPECT_EQ(c.model.attention[0][0].pattern, text.substr(0, text.find('_')));
+    EXPECT_EQ(c.model.attention[0][0].buckets, 16);
+    EXPECT_EQ(c.model.attention[0][0].drop_rate, 0.5);
+    EXPECT_EQ(attends_self(c.model.attention[0][0]), !text.starts_with("hash"));
     EXPECT_EQ(c.train.batch_size * c.model.sequence_length, longer ? 491520 : 524288);
     EXPECT_EQ(c.train.steps, 15000);
     EXPECT_TRUE(c.model.n_layer == 12 && c.model.n_head == 12 && c.model.n_embd == 768);

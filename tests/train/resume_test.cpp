@@ -126,7 +126,7 @@ TEST_F(ResumedRun, RefusesAnotherModelAndSaysWhatElseChanged) {
   other.model.n_layer = 3;
   expect_error([&] { tiny.run(other, {.resume = true}); }, {"model.n_layer", "2", "3"});
   other = config;
-  other.model.attention[0].buckets = 2;
+  other.model.attention[0][0].buckets = 2;
   expect_error([&] { tiny.run(other, {.resume = true}); }, {"attention.buckets", "4", "2"});
   other = config;
   other.schedule.lr = 0.5e-2;

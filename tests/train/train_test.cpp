@@ -61,7 +61,7 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
           const double effective = record["effective_segments"][layer][head];
           const double largest = record["largest_segment"][layer][head];
           EXPECT_GE(effective, 1.0);
-          EXPECT_LE(effective, static_cast<double>(config.model.pattern(0).buckets));
+          EXPECT_LE(effective, static_cast<double>(config.model.patterns(0)[0].buckets));
           EXPECT_LE(largest, 1.0);
           EXPECT_GE(largest, 1.0 / effective - 1e-3);  // the largest is at least as large as if all were of one size
         }

@@ -1,8 +1,12 @@
 #include "kernels/attention/attention.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 #include <utility>
+
+#include "kernels/attention/combine.h"
+#include "kernels/attention/normalise.h"
 
 namespace scfa {
 
@@ -19,18 +23,82 @@ void check_rows(const char* op, const char* name, const ConstTensor& t, const Co
   require(aligned, op, ": on the GPU the rows of ", name, " must be aligned to 16 bytes");
 }
 
-void check_common(const char* op, Context& ctx, const ConstTensor& q, const ConstTensor& lse, const Segments& segments,
-                  const Tensor& scratch) {
+void check_common(const char* op, Context& ctx, const ConstTensor& q, const ConstTensor& lse,
+                  std::span<const Segments> relations, const Tensor& scratch) {
   const DType type = ctx.on_gpu() ? DType::kBF16 : DType::kF32;
   if (q.data == nullptr || q.ndim != 4 || q.dtype != type)
     fail(op, ": q must be (B, T, H, D) of ", name_of(type), " on the ", name_of(ctx.device()), ", not ",
          q.data == nullptr ? "empty" : q.describe());
   require_tensor(lse, op, "lse", DType::kF32, {q.size(0), q.size(2), q.size(1)});
-  require(segments.q_index.has_shape({q.size(0), q.size(2), q.size(1)}), op, ": segments are of ",
-          segments.q_index.describe(), " for q of ", q.describe());
-  const int64_t needed = attention_scratch(ctx, segments, q.size(3));
+  require(!relations.empty(), op, ": there must be a relation");
+  for (const Segments& segments : relations) {
+    require(segments.q_index.has_shape({q.size(0), q.size(2), q.size(1)}), op, ": segments are of ",
+            segments.q_index.describe(), " for q of ", q.describe());
+    ctx.require_here(op, {segments.q_index});
+  }
+  const int64_t needed = attention_scratch(ctx, relations, q.size(3));
   require(scratch.data && scratch.dtype == DType::kF32 && scratch.numel() >= needed, op, ": scratch must be ", needed,
           " elements of f32, not ", scratch.data == nullptr ? "empty" : scratch.describe());
+}
+
+// ---- one relation ---------------------------------------------------------------------------------------------------
+
+int64_t scratch_of(const Context& ctx, const Segments& segments, int64_t D) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::attention_scratch(ctx, segments, D);
+  return cpu::attention_scratch(ctx, segments, D);
+}
+
+AttentionForward& forward_form(const Context& ctx) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::attention_forward;
+  return cpu::attention_forward;
+}
+
+AttentionBackward& backward_form(const Context& ctx) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::attention_backward;
+  return cpu::attention_backward;
+}
+
+// ---- several --------------------------------------------------------------------------------------------------------
+// Scratch, in f32 elements: what one relation needs, then the results of a relation beyond the first, which are out and
+// lse in forward and dq, dk, dv in backward.
+
+constexpr int64_t kAlignment = 64;  // elements: 256 bytes
+
+int64_t aligned(int64_t elements) {
+  return (elements + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+int64_t one_relation_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D) {
+  int64_t most = 0;
+  for (const Segments& segments : relations) most = std::max(most, scratch_of(ctx, segments, D));
+  return most;
+}
+
+// Takes contiguous tensors from behind the scratch of one relation.
+class PartialResults {
+ public:
+  PartialResults(const Context& ctx, std::span<const Segments> relations, int64_t D, const Tensor& scratch)
+      : next_(scratch.as<float>() + aligned(one_relation_scratch(ctx, relations, D))) {}
+  Tensor take(DType dtype, Device device, std::initializer_list<int64_t> sizes) {
+    const Tensor view(next_, dtype, device, sizes);
+    next_ += aligned((view.bytes() + 3) / 4);
+    return view;
+  }
+  Tensor like(const ConstTensor& t) { return take(t.dtype, t.device, {t.size(0), t.size(1), t.size(2), t.size(3)}); }
+
+ private:
+  float* next_;
+};
+
+// normalise_keys_backward, as a part of attention_backward.
+void add_norm_gradient(Context& ctx, const Tensor& dq, const Tensor& dk, const ConstTensor& k,
+                       const ConstTensor& inverse_norm) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
+  cpu::normalise_keys_backward(ctx, dq, dk, k, inverse_norm);
 }
 
 bool& portable() {
@@ -56,33 +124,41 @@ std::string describe_attention(const Context& ctx) {
   return "attention on the CPU: BLAS over gathered rows";
 }
 
-int64_t attention_scratch(const Context& ctx, const Segments& segments, int64_t D) {
-  if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::attention_scratch(ctx, segments, D);
-  return cpu::attention_scratch(ctx, segments, D);
+int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D) {
+  const int64_t one = one_relation_scratch(ctx, relations, D);
+  if (relations.size() == 1) return one;
+  const int64_t rows = relations[0].q_segment.numel(), element = ctx.on_gpu() ? 2 : 4;
+  const int64_t part = aligned((rows * D * element + 3) / 4);
+  return aligned(one) + std::max(part + aligned(rows), 3 * part);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
-                       const Segments& segments, float scale, Tensor scratch) {
+                       std::span<const Segments> relations, float scale, Tensor scratch) {
   constexpr const char* kOp = "attention_forward";
-  check_common(kOp, ctx, q, lse, segments, scratch);
+  check_common(kOp, ctx, q, lse, relations, scratch);
   check_rows(kOp, "q", q, q);
   check_rows(kOp, "k", k, q);
   check_rows(kOp, "v", v, q);
   check_rows(kOp, "out", out, q);
-  ctx.require_here(kOp, {out, lse, q, k, v, segments.q_index, scratch});
+  ctx.require_here(kOp, {out, lse, q, k, v, scratch});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
-  if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
-  cpu::attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
+  AttentionForward& forward = forward_form(ctx);
+  forward(ctx, out, lse, q, k, v, relations[0], scale, scratch);
+  for (const Segments& further : relations.subspan(1)) {
+    PartialResults partial(ctx, relations, q.size(3), scratch);
+    const Tensor its_out = partial.like(out);
+    const Tensor its_lse = partial.take(DType::kF32, lse.device, {lse.size(0), lse.size(1), lse.size(2)});
+    forward(ctx, its_out, its_lse, q, k, v, further, scale, scratch);
+    combine_partial_results(ctx, out, lse, its_out, its_lse);
+  }
 }
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
-                        ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
-                        Tensor scratch, ConstTensor inverse_norm) {
+                        ConstTensor v, ConstTensor out, ConstTensor lse, std::span<const Segments> relations,
+                        float scale, Tensor scratch, ConstTensor inverse_norm) {
   constexpr const char* kOp = "attention_backward";
-  check_common(kOp, ctx, q, lse, segments, scratch);
+  check_common(kOp, ctx, q, lse, relations, scratch);
   check_rows(kOp, "q", q, q);
   check_rows(kOp, "k", k, q);
   check_rows(kOp, "v", v, q);
@@ -96,13 +172,22 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
     for (const auto& [name, t] : {std::pair("k", k), std::pair<const char*, ConstTensor>("dk", dk)})
       require(t.contiguous(), kOp, ": with inverse_norm ", name, " must be contiguous, not ", t.describe());
   }
-  ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, segments.q_index, scratch, inverse_norm});
+  ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, scratch, inverse_norm});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
-  if constexpr (kCudaBuild)
-    if (ctx.on_gpu())
-      return gpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
-  cpu::attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
+  AttentionBackward& backward = backward_form(ctx);
+  const bool several = relations.size() > 1;  // the gradient through the norms is then that of the whole dk
+  backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, relations[0], scale, scratch,
+           several ? ConstTensor() : inverse_norm);
+  for (const Segments& further : relations.subspan(1)) {
+    PartialResults partial(ctx, relations, q.size(3), scratch);
+    const Tensor its_dq = partial.like(dq), its_dk = partial.like(dk), its_dv = partial.like(dv);
+    backward(ctx, its_dq, its_dk, its_dv, dout, q, k, v, out, lse, further, scale, scratch, {});
+    add_gradient(ctx, dq, its_dq);
+    add_gradient(ctx, dk, its_dk);
+    add_gradient(ctx, dv, its_dv);
+  }
+  if (several && inverse_norm) add_norm_gradient(ctx, dq, dk, k, inverse_norm);
 }
 
 }  // namespace scfa

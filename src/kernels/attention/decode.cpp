@@ -3,100 +3,147 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/attention/segments.h"
+#include "kernels/attention/combine.h"
 
 namespace scfa {
 
 namespace {
 
-void check(const char* op, const KeyValueCache& cache, const ConstTensor& rows, const char* name) {
+constexpr float kLog2E = 1.442695041f;
+
+void check(const char* op, const KeyValueCache& cache, std::span<const Segments> relations, const ConstTensor& rows,
+           const char* name) {
   require(cache.keys.ndim == 3 && cache.keys.contiguous() && cache.values.contiguous() &&
               cache.values.same_shape(cache.keys) && cache.values.dtype == cache.keys.dtype,
           op, ": keys and values of the cache must be contiguous (H, S, D), not ", cache.keys.describe(), " and ",
           cache.values.describe());
   const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);
-  require_tensor(cache.segments, op, "segments", DType::kU16, {H, S});
+  const auto R = static_cast<int64_t>(relations.size());
+  require(R >= 1 && R <= kMaxRelations, op, ": there must be 1 to ", kMaxRelations, " relations, not ", R);
+  require_tensor(cache.segments, op, "segments", DType::kU16, {R, H, S});
   if (rows.data == nullptr || !rows.has_shape({1, 1, H, D}) || rows.stride[3] != 1 || rows.dtype != cache.keys.dtype)
     fail(op, ": ", name, " must be ", name_of(cache.keys.dtype), "[1, 1, ", H, ", ", D, "], not ",
          rows.data == nullptr ? "empty" : rows.describe());
 }
 
+AttentionDecode& decode_form(const Context& ctx) {
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::attention_decode;
+  return cpu::attention_decode;
+}
+
 }  // namespace
 
-KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D) {
+KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations) {
   constexpr const char* kName = "keys and values";
   return {arena.take(kName, dtype, {H, S, D}), arena.take(kName, dtype, {H, S, D}),
-          arena.take(kName, DType::kU16, {H, S})};
+          arena.take(kName, DType::kU16, {relations, H, S})};
 }
 
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
-                  ConstTensor k_segment) {
+                  std::span<const Segments> relations) {
   constexpr const char* kOp = "cache_append";
-  check(kOp, cache, k, "k");
-  check(kOp, cache, v, "v");
-  require_tensor(k_segment, kOp, "k_segment", DType::kU16, {1, cache.keys.size(0), 1});
+  check(kOp, cache, relations, k, "k");
+  check(kOp, cache, relations, v, "v");
+  for (const Segments& segments : relations) {
+    require_tensor(segments.k_segment, kOp, "k_segment", DType::kU16, {1, cache.keys.size(0), 1});
+    ctx.require_here(kOp, {segments.k_segment});
+  }
   require(position >= 0 && position < cache.keys.size(1), kOp, ": position ", position, " of a cache of ",
           cache.keys.size(1));
-  ctx.require_here(kOp, {cache.keys, cache.values, cache.segments, k, v, k_segment});
+  ctx.require_here(kOp, {cache.keys, cache.values, cache.segments, k, v});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::cache_append(ctx, cache, position, k, v, k_segment);
-  cpu::cache_append(ctx, cache, position, k, v, k_segment);
+    if (ctx.on_gpu()) return gpu::cache_append(ctx, cache, position, k, v, relations);
+  cpu::cache_append(ctx, cache, position, k, v, relations);
 }
 
-void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t begin, int64_t end, float scale) {
+int64_t decode_scratch(const KeyValueCache& cache) {
+  const int64_t H = cache.keys.size(0), D = cache.keys.size(2);
+  return (H * D + 3) / 4 * 4 + H;
+}
+
+void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
+                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale,
+                      Tensor scratch) {
   constexpr const char* kOp = "attention_decode";
-  check(kOp, cache, q, "q");
-  check(kOp, cache, out, "out");
-  require_tensor(q_segment, kOp, "q_segment", DType::kU16, {1, cache.keys.size(0), 1});
-  require(begin >= 0 && begin <= end && end <= cache.keys.size(1), kOp, ": keys ", begin, " to ", end,
-          " of a cache of ", cache.keys.size(1));
-  ctx.require_here(kOp, {out, q, cache.keys, cache.values, cache.segments, q_segment});
+  check(kOp, cache, relations, q, "q");
+  check(kOp, cache, relations, out, "out");
+  const int64_t H = cache.keys.size(0), D = cache.keys.size(2);
+  for (const Segments& segments : relations) {
+    require_tensor(segments.q_segment, kOp, "q_segment", DType::kU16, {1, H, 1});
+    ctx.require_here(kOp, {segments.q_segment});
+  }
+  for_each_range(by_head, cache, [](int64_t, int64_t, const KeyRange&) {});
+  if (lse || relations.size() > 1) require_tensor(lse, kOp, "lse", DType::kF32, {1, H, 1});
+  require(
+      relations.size() == 1 || (scratch && scratch.dtype == DType::kF32 && scratch.numel() >= decode_scratch(cache)),
+      kOp, ": with several relations scratch must be ", decode_scratch(cache), " elements of f32");
+  ctx.require_here(kOp, {out, lse, q, cache.keys, cache.values, cache.segments, scratch});
   const ProfileRange range(ctx, kOp, Category::kAttention);
-  if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::attention_decode(ctx, out, q, cache, q_segment, begin, end, scale);
-  cpu::attention_decode(ctx, out, q, cache, q_segment, begin, end, scale);
+  AttentionDecode& decode = decode_form(ctx);
+  decode(ctx, out, lse, q, cache, cache.segments.select(0), relations[0].q_segment, by_head, scale);
+  for (size_t r = 1; r < relations.size(); ++r) {
+    float* space = scratch.as<float>();
+    const Tensor its_out(space, out.dtype, out.device, {1, 1, H, D});
+    const Tensor its_lse(space + decode_scratch(cache) - H, DType::kF32, out.device, {1, H, 1});
+    decode(ctx, its_out, its_lse, q, cache, cache.segments.select(static_cast<int64_t>(r)), relations[r].q_segment,
+           by_head, scale);
+    combine_partial_results(ctx, out, lse, its_out, its_lse);
+  }
 }
 
 namespace cpu {
 
 void cache_append(Context& /*ctx*/, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
-                  ConstTensor k_segment) {
+                  std::span<const Segments> relations) {
   const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);
   for (int64_t h = 0; h < H; ++h) {
     std::copy_n(k.as<float>() + h * k.stride[2], D, cache.keys.as<float>() + (h * S + position) * D);
     std::copy_n(v.as<float>() + h * v.stride[2], D, cache.values.as<float>() + (h * S + position) * D);
-    cache.segments.as<uint16_t>()[h * S + position] = k_segment.as<uint16_t>()[h];
+    for (size_t r = 0; r < relations.size(); ++r)
+      cache.segments.as<uint16_t>()[(static_cast<int64_t>(r) * H + h) * S + position] =
+          relations[r].k_segment.as<uint16_t>()[h];
   }
 }
 
-void attention_decode(Context& /*ctx*/, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t begin, int64_t end, float scale) {
-  const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);
-#pragma omp parallel for
-  for (int64_t h = 0; h < H; ++h) {
-    const float *query = q.as<float>() + h * q.stride[2], *keys = cache.keys.as<float>() + h * S * D;
-    const float* values = cache.values.as<float>() + h * S * D;
-    const uint16_t* segments = cache.segments.as<uint16_t>() + h * S;
-    const uint16_t wanted = q_segment.as<uint16_t>()[h];
-    float *to = out.as<float>() + h * out.stride[2], top = -INFINITY, sum = 0.0f;
-    std::fill_n(to, D, 0.0f);
-    for (int64_t j = begin; j < end; ++j) {  // online softmax: sums are rescaled when the maximum grows
-      if (wanted == kNoSegment || segments[j] != wanted) continue;
-      float score = 0.0f;
+namespace {
+
+// One head. lse: or null.
+void decode_head(float* to, float* lse, const float* query, const float* keys, const float* values,
+                 const uint16_t* segments, uint16_t wanted, const KeyRange& range, int64_t D, float scale) {
+  float top = -INFINITY, sum = 0.0f;
+  std::fill_n(to, D, 0.0f);
+  for (int64_t j = range.begin; j < range.end; ++j) {  // online softmax: sums are rescaled when the maximum grows
+    if (wanted == kNoSegment || segments[j] != wanted) continue;
+    float score = 0.0f;
 #pragma omp simd reduction(+ : score)
-      for (int64_t d = 0; d < D; ++d) score += query[d] * keys[j * D + d];
-      score *= scale;
-      const float next = std::max(top, score);
-      const float old = top == -INFINITY ? 0.0f : std::exp(top - next), weight = std::exp(score - next);
-      for (int64_t d = 0; d < D; ++d) to[d] = to[d] * old + weight * values[j * D + d];
-      sum = sum * old + weight;
-      top = next;
-    }
-    if (sum > 0)
-      for (int64_t d = 0; d < D; ++d) to[d] /= sum;
+    for (int64_t d = 0; d < D; ++d) score += query[d] * keys[j * D + d];
+    score *= scale;
+    const float next = std::max(top, score);
+    const float old = top == -INFINITY ? 0.0f : std::exp(top - next), weight = std::exp(score - next);
+    for (int64_t d = 0; d < D; ++d) to[d] = to[d] * old + weight * values[j * D + d];
+    sum = sum * old + weight;
+    top = next;
   }
+  if (lse != nullptr) *lse = sum > 0 ? top * kLog2E + std::log2(sum) : INFINITY;
+  if (sum > 0)
+    for (int64_t d = 0; d < D; ++d) to[d] /= sum;
+}
+
+}  // namespace
+
+void attention_decode(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
+                      ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale) {
+  const int64_t S = cache.keys.size(1), D = cache.keys.size(2);
+  for_each_range(by_head, cache, [&](int64_t first, int64_t end, const KeyRange& range) {
+#pragma omp parallel for
+    for (int64_t h = first; h < end; ++h)
+      decode_head(out.as<float>() + h * out.stride[2], lse ? lse.as<float>() + h : nullptr,
+                  q.as<float>() + h * q.stride[2], cache.keys.as<float>() + h * S * D,
+                  cache.values.as<float>() + h * S * D, key_segment.as<uint16_t>() + h * S, q_segment.as<uint16_t>()[h],
+                  range, D, scale);
+  });
 }
 
 }  // namespace cpu

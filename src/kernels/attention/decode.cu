@@ -3,7 +3,6 @@
 // groups' partial results are merged at the end in a fixed order.
 #include "kernels/attention/decode.h"
 #include "kernels/attention/head_rows.cuh"
-#include "kernels/attention/segments.h"
 
 namespace scfa::gpu {
 
@@ -13,27 +12,37 @@ constexpr int kThreads = 512, kMaxD = 128;
 constexpr int kLanes = 8, kGroups = kThreads / kLanes;  // lanes per key, groups per block
 constexpr int kPacks = kMaxD / (kLanes * kPack);        // packs (16 bytes) of a row per lane
 
+constexpr float kLog2E = 1.442695041f;
+
+// k_segment of each relation, as a kernel is given them.
+struct KeySegments {
+  const uint16_t* of_relation[kMaxRelations];
+  int relations;
+};
+
 __global__ void __launch_bounds__(128)
     append_kernel(__nv_bfloat16* keys, __nv_bfloat16* values, uint16_t* segments, HeadRows k, HeadRows v,
-                  const uint16_t* k_segment, int64_t position, int64_t S, int D) {
+                  const __grid_constant__ KeySegments k_segments, int64_t position, int64_t S, int D) {
   const int64_t h = blockIdx.x, at = h * S + position;
   for (int d = threadIdx.x; d < D; d += blockDim.x) {
     keys[at * D + d] = k.row(0, 0, h)[d];
     values[at * D + d] = v.row(0, 0, h)[d];
   }
-  if (threadIdx.x == 0) segments[at] = k_segment[h];
+  const int r = static_cast<int>(threadIdx.x);
+  if (r < k_segments.relations) segments[static_cast<int64_t>(r) * gridDim.x * S + at] = k_segments.of_relation[r][h];
 }
 
+// lse: (H), or null.
 __global__ void __launch_bounds__(kThreads)
-    decode_kernel(HeadRows out, HeadRows q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
-                  const uint16_t* segments, const uint16_t* q_segment, int64_t begin, int64_t end, int64_t S, int D,
-                  float scale) {
+    decode_kernel(HeadRows out, float* lse, HeadRows q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
+                  const uint16_t* segments, const uint16_t* q_segment, int64_t first_head, int64_t begin, int64_t end,
+                  int64_t S, int D, float scale) {
   __shared__ alignas(16) float parts[kGroups][kMaxD];
   __shared__ float tops[kGroups], sums[kGroups];
   const int lane = threadIdx.x % 32, group = threadIdx.x / kLanes, shift = lane / kLanes * kLanes;
   const int d0 = static_cast<int>(threadIdx.x % kLanes) * kPack;  // first element of the lane's first pack
   const unsigned members = ((1u << kLanes) - 1) << shift;
-  const int64_t h = blockIdx.x;
+  const int64_t h = first_head + blockIdx.x;
   const uint16_t wanted = q_segment[h];
   float query[kPacks][kPack] = {}, result[kPacks][kPack] = {}, top = -INFINITY, sum = 0.0f;
 #pragma unroll
@@ -84,6 +93,7 @@ __global__ void __launch_bounds__(kThreads)
     element += parts[g][d] * weight;
   }
   out.row(0, 0, h)[d] = __float2bfloat16_rn(total > 0.0f ? element / total : 0.0f);
+  if (d == 0 && lse != nullptr) lse[h] = total > 0.0f ? highest * kLog2E + log2f(total) : INFINITY;
 }
 
 }  // namespace
@@ -91,26 +101,32 @@ __global__ void __launch_bounds__(kThreads)
 // ---------------------------------------------------------------------------------------------------------------------
 
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
-                  ConstTensor k_segment) {
+                  std::span<const Segments> relations) {
   require(k.dtype == DType::kBF16, "cache_append: on the GPU k must be bf16, not ", k.describe());
+  KeySegments k_segments{};
+  for (const Segments& segments : relations)
+    k_segments.of_relation[k_segments.relations++] = segments.k_segment.as<uint16_t>();
   append_kernel<<<static_cast<unsigned>(cache.keys.size(0)), 128, 0, ctx.stream()>>>(
       static_cast<__nv_bfloat16*>(cache.keys.data), static_cast<__nv_bfloat16*>(cache.values.data),
-      cache.segments.as<uint16_t>(), head_rows(k), head_rows(v), k_segment.as<uint16_t>(), position, cache.keys.size(1),
+      cache.segments.as<uint16_t>(), head_rows(k), head_rows(v), k_segments, position, cache.keys.size(1),
       static_cast<int>(cache.keys.size(2)));
   check_launch("cache_append", ctx.stream());
 }
 
-void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t begin, int64_t end, float scale) {
+void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
+                      ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale) {
   require_packs("attention_decode", "q", q);
   require_packs("attention_decode", "out", out);
   require_packs("attention_decode", "keys of the cache", cache.keys);
   require_packs("attention_decode", "values of the cache", cache.values);
-  decode_kernel<<<static_cast<unsigned>(q.size(2)), kThreads, 0, ctx.stream()>>>(
-      head_rows(out), head_rows(q), static_cast<const __nv_bfloat16*>(cache.keys.data),
-      static_cast<const __nv_bfloat16*>(cache.values.data), cache.segments.as<uint16_t>(), q_segment.as<uint16_t>(),
-      begin, end, cache.keys.size(1), static_cast<int>(q.size(3)), scale);
-  check_launch("attention_decode", ctx.stream());
+  for_each_range(by_head, cache, [&](int64_t first, int64_t end, const KeyRange& range) {
+    decode_kernel<<<static_cast<unsigned>(end - first), kThreads, 0, ctx.stream()>>>(
+        head_rows(out), lse ? lse.as<float>() : nullptr, head_rows(q),
+        static_cast<const __nv_bfloat16*>(cache.keys.data), static_cast<const __nv_bfloat16*>(cache.values.data),
+        key_segment.as<uint16_t>(), q_segment.as<uint16_t>(), first, range.begin, range.end, cache.keys.size(1),
+        static_cast<int>(q.size(3)), scale);
+    check_launch("attention_decode", ctx.stream());
+  });
 }
 
 }  // namespace scfa::gpu

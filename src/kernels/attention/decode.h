@@ -1,36 +1,75 @@
 // Attention for generation: one query at a time over a cache of keys and values.
 #pragma once
+#include <span>
+
 #include "core/arena.h"
 #include "core/context.h"
+#include "kernels/attention/segments.h"
 
 namespace scfa {
 
 // The cache of one sequence and one layer: H heads, S positions. Rows behind the last one appended are undefined.
 struct KeyValueCache {
   Tensor keys, values;  // (H, S, D)
-  Tensor segments;      // (H, S) u16: the segment of each key, or kNoSegment
+  Tensor segments;      // (R, H, S) u16: in each relation the segment of each key, or kNoSegment
 };
 
-KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D);
+KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations = 1);
 
-// Writes k, v and their segment to row `position` of the cache.
-//   k, v  in (1, 1, H, D), D contiguous, other strides free, dtype of the cache      k_segment  in (1, H, 1) u16
+// Writes k, v and their segments to row `position` of the cache.
+//   k, v  in (1, 1, H, D), D contiguous, other strides free, dtype of the cache
+//   relations  R of the cache, up to kMaxRelations; read are k_segment, (1, H, 1) u16 each
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
-                  ConstTensor k_segment);
+                  std::span<const Segments> relations);
 
-// out = softmax(scale * q . k) v over the keys in the query's segment among [begin, end) of the cache; zero where there
-// is none.
-//   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free      q_segment  in (1, H, 1) u16
+// Which keys of the cache a query may see, in some consecutive heads.
+struct KeyRange {
+  int64_t begin, end;
+  int64_t heads = 0;  // of so many heads; 0: of all that follow
+};
+
+// A relation sees the keys of the query's segment among those of the range. out, lse: as attention_forward's over all
+// relations; out is zero where no key is seen.
+//   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free
+//   lse  out (1, H, 1) f32, log2; may be empty with one relation
+//   relations  R of the cache; read are q_segment, (1, H, 1) u16 each      by_head  for all heads in order
+//   scratch  f32 (decode_scratch(cache)); may be empty with one relation
 // f32 on the CPU; bf16 on the GPU, D a multiple of 8 up to 128, rows aligned to 16 bytes. Deterministic.
-void attention_decode(Context& ctx, Tensor out, ConstTensor q, const KeyValueCache& cache, ConstTensor q_segment,
-                      int64_t begin, int64_t end, float scale);
+void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
+                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale,
+                      Tensor scratch);
 
+// Calls work(first_head, end_head, range) for each. Throws Error unless they are H heads and ranges of the cache.
+template <class Work>
+void for_each_range(std::span<const KeyRange> by_head, const KeyValueCache& cache, const Work& work) {
+  constexpr const char* kOp = "attention_decode";
+  const int64_t H = cache.keys.size(0), S = cache.keys.size(1);
+  int64_t first = 0;
+  for (const KeyRange& range : by_head) {
+    require(range.begin >= 0 && range.begin <= range.end && range.end <= S, kOp, ": keys ", range.begin, " to ",
+            range.end, " of a cache of ", S);
+    const int64_t end = range.heads > 0 ? first + range.heads : H;
+    require(end <= H, kOp, ": ranges of keys are given for more than ", H, " heads");
+    work(first, end, range);
+    first = end;
+  }
+  require(first == H, kOp, ": ranges of keys are given for ", first, " of ", H, " heads");
+}
+
+// In elements. attention_scratch of the same relations is not less.
+int64_t decode_scratch(const KeyValueCache& cache);
+
+// One relation.
+//   key_segment  in (H, S) u16      q_segment  in (1, H, 1) u16      lse  may be empty
+using AttentionDecode = void(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
+                             ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head,
+                             float scale);
 namespace cpu {
 decltype(scfa::cache_append) cache_append;
-decltype(scfa::attention_decode) attention_decode;
+AttentionDecode attention_decode;
 }  // namespace cpu
 namespace gpu {
 decltype(scfa::cache_append) cache_append;
-decltype(scfa::attention_decode) attention_decode;
+AttentionDecode attention_decode;
 }  // namespace gpu
 }  // namespace scfa

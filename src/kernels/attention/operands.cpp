@@ -69,43 +69,41 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
   out = take_rows(arena, "out", dtype, p, outputs);
   lse = arena.take("lse", f32, {B, H, T});
   outputs.push_back(lse);
-  if (needs_projections(p.pattern)) projections = arena.take("projections", f32, {H, p.pattern.buckets / 2, D});
   samples = arena.take("samples", DType::kI32, {B});
-  segments =
-      plan_segments(arena, B, H, T, D, p.segments > 0 ? p.segments : segment_count(p.pattern), p.pattern.window > 0);
-  scratch = arena.take("scratch", f32, {attention_scratch(ctx, segments, D)});
+  if (p.documents) document_start = arena.take("document_start", DType::kI32, {B, T});
+  layer = LayerSegments::plan(arena, p.patterns, B, H, T, D, T, p.documents, p.segments, p.relations);
+  scratch = arena.take("scratch", f32, {attention_scratch(ctx, layer.relations, D)});
 }
 
 void AttentionOperands::draw(Context& ctx, const PatternDraw& at) const {
-  if (projections) draw_projections(ctx, projections, at.seed, at.step, at.layer);
+  layer.draw(ctx, at.seed, at.step, at.layer);
 }
 
 void AttentionOperands::assign(Context& ctx, const PatternDraw& at) const {
   const bool shared = problem.layout == AttentionLayout::kSharedQk;
   const PatternInput input{.q = q,
                            .k = shared ? ConstTensor() : ConstTensor(k),
-                           .projections = projections,
+                           .projections = {},
                            .samples = samples,
                            .seed = at.seed,
                            .step = at.step,
                            .layer = at.layer};
   if (shared)
-    assign_segments_and_normalise_keys(ctx, segments.q_segment, segments.k_segment, k, inverse_norm, problem.pattern,
-                                       input);
+    layer.assign_and_normalise_keys(ctx, k, inverse_norm, input);
   else
-    assign_segments(ctx, segments.q_segment, segments.k_segment, problem.pattern, input);
+    layer.assign(ctx, input);
 }
 
 void AttentionOperands::build(Context& ctx) const {
-  build_segments(ctx, segments, visibility(problem.pattern));
+  layer.build(ctx, document_start);
 }
 
 void AttentionOperands::forward(Context& ctx) const {
-  attention_forward(ctx, out, lse, q, k, v, segments, scale, scratch);
+  attention_forward(ctx, out, lse, q, k, v, layer.relations, scale, scratch);
 }
 
 void AttentionOperands::backward(Context& ctx) const {
-  attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, segments, scale, scratch, inverse_norm);
+  attention_backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, layer.relations, scale, scratch, inverse_norm);
 }
 
 }  // namespace scfa

@@ -6,8 +6,7 @@
 
 #include "core/arena.h"
 #include "core/context.h"
-#include "kernels/attention/patterns.h"
-#include "kernels/attention/segments.h"
+#include "kernels/attention/layer_attention.h"
 
 namespace scfa {
 
@@ -36,10 +35,12 @@ struct Heads {
 struct AttentionProblem {
   AttentionShape shape;
   AttentionLayout layout = AttentionLayout::kQkv;
-  AttentionPattern pattern = {};  // chooses the segments and says whether a token sees itself
-  int64_t segments = 0;           // how many there are; 0: as many as the pattern has. Otherwise the caller
-                                  // fills q_segment and k_segment instead of calling assign
-  bool strided_out = false;       // out and dout are part 1 of a (B, T, 3, H, D) each; not with kByHead
+  HeadPatterns patterns = HeadPatterns(1);  // choose the segments and say what a token sees of its own
+  // How many segments and relations there are; 0: as many as the patterns have. Otherwise the caller fills q_segment
+  // and k_segment instead of calling assign.
+  int64_t segments = 0, relations = 0;
+  bool documents = false;    // the caller fills document_start
+  bool strided_out = false;  // out and dout are part 1 of a (B, T, 3, H, D) each; not with kByHead
 };
 
 // What to draw projections and drops for.
@@ -57,9 +58,9 @@ struct AttentionOperands {
   Tensor q, k, v, out, dq, dk, dv, dout;  // (B, T, H, D) views
   Tensor lse;                             // (B, H, T) f32
   Tensor inverse_norm;                    // (B, T, H) f32 with kSharedQk, else empty
-  Tensor projections;                     // (H, buckets/2, D) f32 where the pattern needs them, else empty
   Tensor samples;                         // (B) i32
-  Segments segments;
+  Tensor document_start;                  // (B, T) i32 with documents, else empty
+  LayerSegments layer;
   Tensor scratch;
 
   // The tensors that hold those views, contiguous, to be filled, poisoned or compared whole.

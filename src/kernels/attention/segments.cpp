@@ -68,26 +68,32 @@ void build_segments(Context& ctx, const Segments& segments, std::span<const Visi
   cpu::build_segments(ctx, segments, by_head, document_start);
 }
 
-void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& s, int64_t sequences) {
-  const int64_t H = s.q_begin.size(1), T = s.q_segment.size(2), S = s.count();
-  require(static_cast<int64_t>(of_head.size()) == H && sequences <= s.q_begin.size(0), "add_balance: ", sequences,
-          " sequences of ", of_head.size(), " heads from ", s.q_begin.describe());
-  const int64_t entries = sequences * H * (S + 1);
-  std::vector<int32_t> q(static_cast<size_t>(entries)), k(q.size());
-  ctx.copy(Tensor(q.data(), DType::kI32, Device::kCpu, {entries}), s.q_begin.slice(0, sequences).reshape({entries}));
-  ctx.copy(Tensor(k.data(), DType::kI32, Device::kCpu, {entries}), s.k_begin.slice(0, sequences).reshape({entries}));
-  const auto length = static_cast<double>(T);
-  for (int64_t i = 0; i < sequences * H; ++i) {
-    const auto first = static_cast<size_t>(i * (S + 1));
-    double pairs = 0, largest = 0;
-    for (size_t segment = first; segment < first + static_cast<size_t>(S); ++segment) {
-      const double queries = q[segment + 1] - q[segment], keys = k[segment + 1] - k[segment];
-      pairs += queries * keys;
-      largest = std::max(largest, queries);
+void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
+                 int64_t sequences) {
+  const auto H = static_cast<int64_t>(of_head.size());
+  std::vector<double> largest(static_cast<size_t>(sequences * H), 0.0);  // of all relations
+  for (const Segments& s : relations) {
+    require(H == s.q_begin.size(1) && sequences <= s.q_begin.size(0), "add_balance: ", sequences, " sequences of ", H,
+            " heads from ", s.q_begin.describe());
+    const int64_t S = s.count(), entries = sequences * H * (S + 1);
+    std::vector<int32_t> q(static_cast<size_t>(entries)), k(q.size());
+    ctx.copy(Tensor(q.data(), DType::kI32, Device::kCpu, {entries}), s.q_begin.slice(0, sequences).reshape({entries}));
+    ctx.copy(Tensor(k.data(), DType::kI32, Device::kCpu, {entries}), s.k_begin.slice(0, sequences).reshape({entries}));
+    const auto length = static_cast<double>(s.q_segment.size(2));
+    for (int64_t i = 0; i < sequences * H; ++i) {
+      const auto first = static_cast<size_t>(i * (S + 1));
+      double pairs = 0, &most = largest[static_cast<size_t>(i)];
+      for (size_t segment = first; segment < first + static_cast<size_t>(S); ++segment) {
+        const double queries = q[segment + 1] - q[segment], keys = k[segment + 1] - k[segment];
+        pairs += queries * keys;
+        most = std::max(most, queries / length);
+      }
+      of_head[static_cast<size_t>(i % H)].pairs += pairs / (length * length);
     }
+  }
+  for (int64_t i = 0; i < sequences * H; ++i) {
     SegmentBalance& head = of_head[static_cast<size_t>(i % H)];
-    head.pairs += pairs / (length * length);
-    head.largest += largest / length;
+    head.largest += largest[static_cast<size_t>(i)];
     ++head.sequences;
   }
 }

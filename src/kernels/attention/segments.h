@@ -15,6 +15,7 @@ namespace scfa {
 
 inline constexpr uint16_t kNoSegment = 0xFFFF;  // a dropped row: a query that sees nothing, a key that nobody sees
 inline constexpr int64_t kMaxSegments = 4096;
+inline constexpr int64_t kMaxRelations = 8;  // of a layer: a Segments each
 
 // B sequences, H heads, T positions, S segments. "Sorted" arrays list rows by segment, then position; segment s of
 // sequence b and head h owns entries [begin[b, h, s], begin[b, h, s + 1]); entries past begin[b, h, S] are undefined.
@@ -74,16 +75,19 @@ void for_each_visibility(std::span<const Visibility> by_head, int64_t H, const W
 
 // How the rows of a head spread over its segments, summed over sequences. A window is not taken into account.
 struct SegmentBalance {
-  double pairs = 0;    // queries times keys of each segment, as a share of T^2: what is left of dense attention's work
-  double largest = 0;  // share of the queries that are in the largest segment
+  double pairs = 0;    // queries times keys of each segment, as a share of T^2, summed over relations: what is left of
+                       // dense attention's work
+  double largest = 0;  // share of the queries that are in the largest segment of any relation
   int64_t sequences = 0;
   // As many segments of one size would leave as much work; infinite where nobody is left.
   double effective_segments() const { return static_cast<double>(sequences) / pairs; }
   double largest_share() const { return largest / static_cast<double>(sequences); }
 };
 
-// Adds the first `sequences` sequences of what build_segments made to of_head (H), on either device. Waits for it.
-void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, const Segments& segments, int64_t sequences);
+// Adds the first `sequences` sequences of what build_segments made of a layer's relations to of_head (H), on either
+// device. Waits for it.
+void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
+                 int64_t sequences);
 
 namespace cpu {
 void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,

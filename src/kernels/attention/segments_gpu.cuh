@@ -13,6 +13,8 @@ struct SegmentLists {
   int *begin_key, *end_query;  // with ranges only, otherwise null
 };
 
+SegmentLists segment_lists(const Segments& segments);
+
 inline constexpr int kSortThreads = kScanThreads;
 
 // Everything but the work lists, by one stable counting sort per head.

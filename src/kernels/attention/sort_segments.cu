@@ -114,21 +114,25 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
   });
 }
 
+SegmentLists segment_lists(const Segments& s) {
+  return {s.q_segment.as<uint16_t>(),
+          s.k_segment.as<uint16_t>(),
+          s.q_begin.as<int32_t>(),
+          s.k_begin.as<int32_t>(),
+          s.q_index.as<int32_t>(),
+          s.k_index.as<int32_t>(),
+          s.end_key.as<int32_t>(),
+          s.begin_query.as<int32_t>(),
+          static_cast<int>(s.q_segment.size(1)),
+          static_cast<int>(s.q_segment.size(0) * s.q_segment.size(1)),
+          static_cast<int>(s.q_segment.size(2)),
+          static_cast<int>(s.count()),
+          s.has_ranges() ? s.begin_key.as<int32_t>() : nullptr,
+          s.has_ranges() ? s.end_query.as<int32_t>() : nullptr};
+}
+
 void build_segments(Context& ctx, const Segments& s, std::span<const Visibility> by_head, ConstTensor document_start) {
-  const SegmentLists lists{s.q_segment.as<uint16_t>(),
-                           s.k_segment.as<uint16_t>(),
-                           s.q_begin.as<int32_t>(),
-                           s.k_begin.as<int32_t>(),
-                           s.q_index.as<int32_t>(),
-                           s.k_index.as<int32_t>(),
-                           s.end_key.as<int32_t>(),
-                           s.begin_query.as<int32_t>(),
-                           static_cast<int>(s.q_segment.size(1)),
-                           static_cast<int>(s.q_segment.size(0) * s.q_segment.size(1)),
-                           static_cast<int>(s.q_segment.size(2)),
-                           static_cast<int>(s.count()),
-                           s.has_ranges() ? s.begin_key.as<int32_t>() : nullptr,
-                           s.has_ranges() ? s.end_query.as<int32_t>() : nullptr};
+  const SegmentLists lists = segment_lists(s);
   sort_segments(ctx.stream(), lists, by_head, document_start ? document_start.as<int32_t>() : nullptr);
   build_work_lists(ctx.stream(), lists, s.work, ctx.workspace());
 }

@@ -10,8 +10,8 @@
 #include <cstdlib>
 #include <random>
 
-#include "support/attention_tensors.h"
 #include "support/compare.h"
+#include "support/visibility_cases.h"
 
 namespace scfa::test {
 namespace {
@@ -37,11 +37,13 @@ struct Inputs {
 // The same inputs each time.
 void fill(const AttentionTensors& t, const Inputs& with) {
   if (with.change) with.change(t);
+  if (t.document_start) t.write(t.document_start, document_starts(t.shape().B, t.shape().T, 3));
   if (t.shared_qk()) t.set_normalised_keys();
 }
 
 // Forward and backward on the device with fresh memory; what they left, in memory's order.
-std::vector<Array> run_again(const AttentionProblem& problem, const ChooseSegments& choose, const Inputs& with) {
+std::vector<Array> run_again(const AttentionProblem& problem, const std::vector<ChooseSegments>& choose,
+                             const Inputs& with) {
   Context ctx(Device::kGpu);
   const AttentionTensors t(ctx, problem, kSeed, with.scale);
   fill(t, with);
@@ -54,21 +56,23 @@ std::vector<Array> run_again(const AttentionProblem& problem, const ChooseSegmen
 void expect_close(const AttentionTensors& got, const AttentionTensors& want, double scale_of_inputs) {
   // Gradients of scores are differences of terms of size one: dq of a query that sees one key is what is left of them.
   const double unit = 0.5 * scale_of_inputs;
-  EXPECT_TRUE(close(got.read(got.out), want.read(want.out), kOut));
+  const auto R = static_cast<double>(got.layer.relations.size());  // each rounds its results once more
+  EXPECT_TRUE(close(got.read(got.out), want.read(want.out), R * kOut));
   EXPECT_TRUE(close_lse(got.read(got.lse), want.read(want.lse)));
-  EXPECT_TRUE(close(got.read(got.dq), want.read(want.dq), kGradient, unit)) << "dq";
+  EXPECT_TRUE(close(got.read(got.dq), want.read(want.dq), R * kGradient, unit)) << "dq";
   if (!got.shared_qk()) {
-    EXPECT_TRUE(close(got.read(got.dk), want.read(want.dk), kGradient, unit)) << "dk";
+    EXPECT_TRUE(close(got.read(got.dk), want.read(want.dk), R * kGradient, unit)) << "dk";
   }
-  EXPECT_TRUE(close(got.read(got.dv), want.read(want.dv), kGradient)) << "dv";
+  EXPECT_TRUE(close(got.read(got.dv), want.read(want.dv), R * kGradient)) << "dv";
 }
 
-void check(const AttentionProblem& problem, const std::string& name, const ChooseSegments& choose,
+// choose: of each relation.
+void check(const AttentionProblem& problem, const std::string& name, const std::vector<ChooseSegments>& choose,
            const Inputs& with = {}) {
   const AttentionShape& shape = problem.shape;
   SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", D ", shape.D, ", ", problem.segments,
-                      " segments, self ", attends_self(problem.pattern), ", window ", problem.pattern.window,
-                      ", layout ", static_cast<int>(problem.layout), ", strided out ", problem.strided_out));
+                      " segments, self ", attends_self(problem.patterns[0]), ", layout ",
+                      static_cast<int>(problem.layout), ", strided out ", problem.strided_out));
   Context ctx(Device::kGpu), cpu;
   const AttentionTensors got(ctx, problem, kSeed, with.scale);
   fill(got, with);
@@ -80,6 +84,7 @@ void check(const AttentionProblem& problem, const std::string& name, const Choos
 
   const AttentionTensors want(cpu, problem, kSeed);
   want.copy_inputs(got);
+  if (want.document_start) want.write(want.document_start, got.read(got.document_start));
   want.set_segments(choose);
   want.forward();
   want.backward();
@@ -87,8 +92,14 @@ void check(const AttentionProblem& problem, const std::string& name, const Choos
   if (shape.T > 129) return;
   const AttentionFormula formula(shape, want.read(want.q), want.read(want.k), want.read(want.v), want.visible(),
                                  static_cast<double>(want.scale));
-  EXPECT_TRUE(close(got.read(got.out), formula.out, kOut)) << "out, formula";
+  const auto R = static_cast<double>(want.layer.relations.size());
+  EXPECT_TRUE(close(got.read(got.out), formula.out, R * kOut)) << "out, formula";
   EXPECT_TRUE(close_lse(got.read(got.lse), formula.lse));
+}
+
+void check(const AttentionProblem& problem, const std::string& name, const ChooseSegments& choose,
+           const Inputs& with = {}) {
+  check(problem, name, std::vector{choose}, with);
 }
 
 // One of the segment_choices().
@@ -215,19 +226,8 @@ TEST_P(AttentionGpu, SizesOfBuckets) {
 }
 
 AttentionProblem with_window(AttentionProblem problem, int64_t window) {
-  problem.pattern.window = window;
+  problem.patterns[0].window = window;
   return problem;
-}
-
-TEST_P(AttentionGpu, Windows) {
-  for (const int64_t window : {1, 64, 200})
-    for (const SegmentChoice& choice : segment_choices())
-      for (const bool self : {false, true}) {
-        for (const int64_t D : {64, 128})
-          for (const int64_t T : {65, 300})
-            check(with_window(problem_of({1, T, 2, D}, self ? kQkv : kSharedQk, 3, self), window), choice);
-        check(with_window(problem_of({2, 200, 3, 40}, self ? kSharedQk : kQkv, 2, self), window), choice);
-      }
 }
 
 // Where blocks share sums of dq, where a block takes a segment whole, and windows longer and shorter than a tile.
@@ -240,6 +240,16 @@ TEST_P(AttentionGpu, WindowsOfLongSequences) {
         check(with_window(problem_of({2, 1000, 2, D}, layout, 4, layout == kQkv), 256), choice);
       check(with_window(problem_of({1, 1000, 70, D}, layout, 4, layout == kQkv), 300), segment_choices()[2]);
     }
+}
+
+// Windows, documents, relations and mixtures: few tiles and many, segments taken whole beside others, narrow heads.
+TEST_P(AttentionGpu, WhatQueriesSee) {
+  for (const AttentionShape& shape :
+       {AttentionShape{2, 129, 3, 64}, {1, 400, 3, 128}, {1, 1000, 3, 64}, {2, 300, 4, 40}, {1, 300, 66, 64}})
+    for (const AttentionLayout layout : {kQkv, kSharedQk})
+      for (const VisibilityCase& c : visibility_cases(shape, layout)) check(c.problem, c.name, c.choose);
+  for (const VisibilityCase& c : visibility_cases({1, 4097, 3, 64}, kQkv))
+    if (c.problem.relations < 3) check(c.problem, c.name, c.choose);
 }
 
 TEST_P(AttentionGpu, LongestSequence) {
@@ -275,7 +285,25 @@ TEST_P(AttentionGpu, ScoresThatGrow) {
     }
 }
 
-// Shapes, segments and skew at random. SCFA_RANDOM_CASES says how many, SCFA_RANDOM_SEED which.
+// Ids of segments at random. dropped: percent of the rows; skew: percent of them that are in segment 0; tied: query and
+// key of a row are in the same one.
+ChooseSegments random_segments(uint64_t seed, uint64_t count, unsigned dropped, unsigned skew, bool tied) {
+  return [=](SegmentIds& s) {
+    std::mt19937_64 draw(seed);
+    for (int64_t row = 0; row < s.q_segment.view().numel(); ++row)
+      for (const Array* ids : {&s.q_segment, &s.k_segment}) {
+        const uint64_t id = draw() % 100 < skew ? 0 : draw() % count;
+        ids->as<uint16_t>()[row] = draw() % 100 < dropped ? kNoSegment : static_cast<uint16_t>(id);
+        if (tied) {
+          s.k_segment.as<uint16_t>()[row] = s.q_segment.as<uint16_t>()[row];
+          break;
+        }
+      }
+  };
+}
+
+// Shapes, segments, skew, relations, windows and documents at random. SCFA_RANDOM_CASES says how many, SCFA_RANDOM_SEED
+// which.
 TEST_P(AttentionGpu, RandomCases) {
   const auto setting = [](const char* name, int otherwise) {
     const char* text = std::getenv(name);
@@ -292,21 +320,26 @@ TEST_P(AttentionGpu, RandomCases) {
     const unsigned dropped = below(2) > 0 ? 0 : static_cast<unsigned>(below(101));  // percent
     const auto skew = static_cast<unsigned>(below(101));                            // percent in segment 0
     const bool tied = below(2) > 0;
-    const auto choose = [&](SegmentIds& s) {
-      std::mt19937_64 draw(static_cast<uint64_t>(seed) * 1000000 + static_cast<uint64_t>(i));
-      for (int64_t row = 0; row < s.q_segment.view().numel(); ++row)
-        for (const Array* ids : {&s.q_segment, &s.k_segment}) {
-          const uint64_t id = draw() % 100 < skew ? 0 : draw() % static_cast<uint64_t>(count);
-          ids->as<uint16_t>()[row] = draw() % 100 < dropped ? kNoSegment : static_cast<uint16_t>(id);
-          if (tied) {
-            s.k_segment.as<uint16_t>()[row] = s.q_segment.as<uint16_t>()[row];
-            break;
-          }
-        }
-    };
-    AttentionProblem problem = problem_of({B, T, H, D}, layout, count, below(2) > 0);
-    if (below(2) > 0) problem.pattern.window = 1 + below(below(2) > 0 ? 100 : T);
-    check(problem, concat("case ", i, " of seed ", seed, ", dropped ", dropped, ", skew ", skew, ", tied ", tied),
+    const int64_t relations = below(4) > 0 ? 1 : 2 + below(2);
+    std::vector<ChooseSegments> choose;
+    for (int64_t r = 0; r < relations; ++r)
+      choose.push_back(random_segments(static_cast<uint64_t>(seed) * 1000000 + static_cast<uint64_t>(3 * i + r),
+                                       static_cast<uint64_t>(count), dropped, skew, tied));
+    const auto visible = [&] { return Visibility{below(2) > 0, below(3) > 0 ? 0 : 1 + below(400)}; };
+    std::vector<Visibility> by_head{visible()};
+    if (H > 1 && below(3) == 0) {
+      by_head[0].heads = 1 + below(H - 1);
+      by_head.push_back(visible());
+    }
+    const AttentionProblem problem{.shape = {B, T, H, D},
+                                   .layout = layout,
+                                   .patterns = patterns_with(by_head),
+                                   .segments = count,
+                                   .relations = relations,
+                                   .documents = below(4) == 0};
+    check(problem,
+          concat("case ", i, " of seed ", seed, ", dropped ", dropped, ", skew ", skew, ", tied ", tied, ", ",
+                 relations, " relations, documents ", problem.documents, ", ", describe(problem.patterns)),
           choose);
   }
 }

@@ -7,6 +7,7 @@
 #include "kernels/rotary.h"
 #include "support/attention_tensors.h"
 #include "support/compare.h"
+#include "support/pattern_segments.h"
 
 namespace scfa::test {
 namespace {
@@ -14,26 +15,26 @@ namespace {
 constexpr double kTheta = 100.0;
 
 struct Path {
-  AttentionPattern pattern;
+  HeadPatterns patterns;
   bool shared_qk, rotary;
   AttentionShape shape;
 };
 
 void PrintTo(const Path& path, std::ostream* to) {
-  *to << path.pattern.pattern << " self " << attends_self(path.pattern) << " shared " << path.shared_qk << " rotary "
-      << path.rotary << " T " << path.shape.T;
+  *to << describe(path.patterns) << " self " << attends_self(path.patterns[0]) << " shared " << path.shared_qk
+      << " rotary " << path.rotary << " T " << path.shape.T;
 }
 
 class AttentionGradient : public testing::TestWithParam<Path> {};
 
 TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
-  const auto& [pattern, shared_qk, with_rotary, shape] = GetParam();
+  const auto& [patterns, shared_qk, with_rotary, shape] = GetParam();
   const auto [B, T, H, D] = shape;
   Context ctx;
   const AttentionTensors t(ctx,
                            {.shape = shape,
                             .layout = shared_qk ? AttentionLayout::kSharedQk : AttentionLayout::kQkv,
-                            .pattern = pattern,
+                            .patterns = patterns,
                             .strided_out = shared_qk},
                            21);
   std::vector<double> q = t.read(t.q), k = t.read(t.k), v = t.read(t.v);
@@ -77,13 +78,23 @@ std::vector<Path> paths() {
           pattern.buckets = 4;
           pattern.drop_rate = 0.3;
           pattern.attend_self = attend_self;
-          all.push_back({pattern, shared_qk, with_rotary, {2, 13, 2, 4}});
+          all.push_back({{pattern}, shared_qk, with_rotary, {2, 13, 2, 4}});
         }
   AttentionPattern hash;
   hash.pattern = "hash";
   hash.buckets = 2;
-  all.push_back({{}, false, false, {1, 70, 1, 2}});  // more than a tile of queries
-  all.push_back({hash, true, false, {1, 150, 1, 2}});
+  all.push_back({HeadPatterns(1), false, false, {1, 70, 1, 2}});  // more than a tile of queries
+  all.push_back({{hash}, true, false, {1, 150, 1, 2}});
+  // Several hashes that agree about many pairs; heads that see different things.
+  AttentionPattern rounds = hash, window, others = rounds;
+  rounds.rounds = 3;
+  window.window = 4, window.heads = 1;
+  others.rounds = 2, others.attend_self = true;
+  for (const bool shared_qk : {false, true})
+    for (const bool with_rotary : {false, true}) {
+      all.push_back({{rounds}, shared_qk, with_rotary, {2, 13, 2, 4}});
+      all.push_back({{window, others}, shared_qk, with_rotary, {2, 13, 3, 4}});
+    }
   return all;
 }
 
@@ -94,7 +105,7 @@ TEST(AttentionFormulas, GradientsAreTheDerivativeOfTheFormula) {
   const AttentionShape shape{1, 9, 2, 3};
   SegmentIds segments(1, 2, 9);
   segment_choices()[4].choose(segments, 2, 3);
-  const std::vector<uint8_t> visible = visibility(segments.q_segment, segments.k_segment, {});
+  const std::vector<uint8_t> visible = visibility(ids_alone(segments.q_segment, segments.k_segment), {});
   std::vector<double> q = normal({54}, 1).values(), k = normal({54}, 2).values(), v = normal({54}, 3).values();
   const std::vector<double> dout = normal({54}, 4).values();
   const AttentionGradients got(shape, q, k, v, visible, 0.7, dout);

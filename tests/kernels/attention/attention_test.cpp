@@ -139,10 +139,10 @@ TEST(Attention, WrongShapesAreNamed) {
   guarded.build({});
   const Segments &segments = guarded.segments, &longer = of_longer.segments;
   const Array x({1, 8, 2, 4}), wide({1, 8, 2, 5}), lse({1, 2, 8}), small({10}), integers(DType::kI32, {1, 8, 2, 4});
-  const Array scratch({attention_scratch(ctx, segments, 4)});
+  const Array scratch({attention_scratch(ctx, {&segments, 1}, 4)});
   const auto forward = [&](Tensor out, Tensor l, ConstTensor q, ConstTensor k, ConstTensor v, const Segments& s,
                            Tensor space) {
-    return [=, &ctx, &s] { attention_forward(ctx, out, l, q, k, v, s, 1.0f, space); };
+    return [=, &ctx, &s] { attention_forward(ctx, out, l, q, k, v, {&s, 1}, 1.0f, space); };
   };
   EXPECT_TRUE(fails_naming(forward(x, lse, {}, x, x, segments, scratch), {"attention_forward: q "}));
   EXPECT_TRUE(fails_naming(forward(x, lse, x, wide, x, segments, scratch), {"attention_forward: k ", "2, 5]"}));
@@ -160,14 +160,15 @@ TEST(Attention, WrongShapesAreNamed) {
     const auto pick = [&, at = bad](int i) { return i == at ? wide.view() : good; };
     EXPECT_TRUE(fails_naming(
         [&] {
-          attention_backward(ctx, pick(0), pick(1), pick(2), pick(3), good, good, good, pick(4), lse, segments, 1.0f,
-                             scratch);
+          attention_backward(ctx, pick(0), pick(1), pick(2), pick(3), good, good, good, pick(4), lse, {&segments, 1},
+                             1.0f, scratch);
         },
         {concat("attention_backward: ", name, " ").c_str()}));
   }
   const auto with_norm = [&](const Tensor& dk, const Tensor& inverse_norm) {
     return [&ctx, &segments, &lse, &scratch, good, dk, inverse_norm] {
-      attention_backward(ctx, good, dk, good, good, good, good, good, good, lse, segments, 1.0f, scratch, inverse_norm);
+      attention_backward(ctx, good, dk, good, good, good, good, good, good, lse, {&segments, 1}, 1.0f, scratch,
+                         inverse_norm);
     };
   };
   EXPECT_TRUE(fails_naming(with_norm(good, good), {"attention_backward: inverse_norm "}));

@@ -6,6 +6,9 @@
 
 #include "support/attention_tensors.h"
 #include "support/compare.h"
+#include "support/decoding.h"
+#include "support/pattern_segments.h"
+#include "support/visibility_cases.h"
 
 namespace scfa::test {
 namespace {
@@ -13,7 +16,8 @@ namespace {
 // A cache in guarded memory of its own.
 struct Cache {
   Array keys, values, segments;
-  Cache(int64_t H, int64_t S, int64_t D) : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {H, S}) {}
+  Cache(int64_t H, int64_t S, int64_t D, int64_t relations = 1)
+      : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {relations, H, S}) {}
   KeyValueCache view() const { return {keys, values, segments}; }
 };
 
@@ -43,21 +47,82 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
         };
         Array q_segment(DType::kU16, {1, H, 1}), k_segment(DType::kU16, {1, H, 1});
         for (int64_t h = 0; h < H; ++h) {
-          q_segment.as<uint16_t>()[h] = t.segments.q_segment.as<uint16_t>()[h * T + i];
-          k_segment.as<uint16_t>()[h] = t.segments.k_segment.as<uint16_t>()[h * T + i];
+          q_segment.as<uint16_t>()[h] = t.layer.relations[0].q_segment.as<uint16_t>()[h * T + i];
+          k_segment.as<uint16_t>()[h] = t.layer.relations[0].k_segment.as<uint16_t>()[h * T + i];
         }
-        cache_append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
-        attention_decode(ctx, row(out), row(t.q), cache.view(), q_segment, 0, attend_self ? i + 1 : i, t.scale);
+        append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
+        decode(ctx, row(out), row(t.q), cache.view(), q_segment, 0, attend_self ? i + 1 : i, t.scale);
       }
       EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
     }
+}
+
+// The entry of position i of each relation, (1, H, 1).
+struct RelationsAt {
+  std::vector<Array> arrays;
+  std::vector<Segments> relations;
+  RelationsAt(const LayerSegments& layer, int64_t i) {
+    for (const Segments& all : layer.relations) {
+      const int64_t H = all.q_segment.size(1), T = all.q_segment.size(2);
+      Segments one;
+      for (const auto ids : {&Segments::q_segment, &Segments::k_segment}) {
+        arrays.emplace_back(DType::kU16, std::initializer_list<int64_t>{1, H, 1});
+        for (int64_t h = 0; h < H; ++h) arrays.back().as<uint16_t>()[h] = (all.*ids).as<uint16_t>()[h * T + i];
+        one.*ids = arrays.back();
+      }
+      relations.push_back(one);
+    }
+  }
+};
+
+std::vector<KeyRange> ranges_at(const LayerSegments& layer, int64_t i) {
+  std::vector<KeyRange> by_head;
+  for (const Visibility& which : visibility(layer.patterns)) {
+    const int64_t end = which.attend_self ? i + 1 : i;
+    const int64_t begin = which.window == 0 ? 0 : std::max<int64_t>(0, i + 1 - which.window);
+    by_head.push_back({std::min(begin, end), end, which.heads});
+  }
+  return by_head;
+}
+
+// With windows, mixtures and several relations, out and lse.
+TEST(AttentionDecode, EqualsForwardOverRelationsAndRanges) {
+  Context ctx;
+  const int64_t T = 130, H = 3, D = 8;
+  int cases = 0;
+  for (const VisibilityCase& c : visibility_cases({1, T, H, D}, AttentionLayout::kQkv)) {
+    if (c.problem.documents) continue;  // a cache is of one document
+    ++cases;
+    SCOPED_TRACE(c.name);
+    const AttentionTensors t(ctx, c.problem, 1);
+    prepare(t, c);
+    t.forward();
+    const auto R = static_cast<int64_t>(t.layer.relations.size());
+    const Cache cache(H, T, D, R);
+    const Array out({1, T, H, D}), lse({T, 1, H, 1}), scratch({decode_scratch(cache.view())});
+    for (int64_t i = 0; i < T; ++i) {
+      const auto row = [&](const Tensor& x) {  // (1, 1, H, D)
+        Tensor view = x;
+        view.data = x.offset(i * x.stride[1]);
+        view.shape[1] = 1;
+        return view;
+      };
+      const RelationsAt at(t.layer, i);
+      cache_append(ctx, cache.view(), i, row(t.k), row(t.v), at.relations);
+      attention_decode(ctx, row(out), lse.view().select(i), row(t.q), cache.view(), at.relations, ranges_at(t.layer, i),
+                       t.scale, R > 1 ? scratch : Tensor());
+    }
+    EXPECT_TRUE(close(out, values(t.out), 1e-6));
+    EXPECT_TRUE(close(values(lse.view().reshape({T, H}).transpose(0, 1)), values(t.lse), 1e-6));
+  }
+  EXPECT_GT(cases, 30);
 }
 
 TEST(AttentionDecode, AppendWritesOnePosition) {
   Context ctx;
   const Array kv = normal({1, 1, 3, 2, 4}, 1);
   const Cache cache(2, 5, 4);
-  cache_append(ctx, cache.view(), 2, part_of(kv, 1), part_of(kv, 2), ids({7, 65535}));
+  append(ctx, cache.view(), 2, part_of(kv, 1), part_of(kv, 2), ids({7, 65535}));
   for (int64_t h = 0; h < 2; ++h)
     for (int64_t s = 0; s < 5; ++s) {
       const auto row = [&](const Array& of) { return values(of.view().select(h).select(s)); };
@@ -76,13 +141,13 @@ TEST(AttentionDecode, NothingToSeeIsZero) {
   const Array q = normal({1, 1, 1, 8}, 1), k = normal({1, 1, 1, 8}, 2);
   const Cache cache(1, 4, 8);
   Array out({1, 1, 1, 8});
-  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 0, 1.0f);  // an empty cache
+  decode(ctx, out, q, cache.view(), ids({0}), 0, 0, 1.0f);  // an empty cache
   EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
-  cache_append(ctx, cache.view(), 0, k, k, ids({1}));
-  cache_append(ctx, cache.view(), 1, k, k, ids({65535}));
+  append(ctx, cache.view(), 0, k, k, ids({1}));
+  append(ctx, cache.view(), 1, k, k, ids({65535}));
   for (const double segment : {0.0, 65535.0}) {  // another segment; a dropped query beside a dropped key
     out.poison();
-    attention_decode(ctx, out, q, cache.view(), ids({segment}), 0, 2, 1.0f);
+    decode(ctx, out, q, cache.view(), ids({segment}), 0, 2, 1.0f);
     EXPECT_EQ(out.values(), std::vector<double>(8, 0.0));
   }
 }
@@ -95,10 +160,10 @@ TEST(AttentionDecode, LargeScoresDoNotOverflow) {
   for (int i = 0; i < 4; ++i) {
     row.fill(keys[i]);
     value.fill(rows[i]);
-    cache_append(ctx, cache.view(), i, row, value, ids({0}));
+    append(ctx, cache.view(), i, row, value, ids({0}));
   }
   q.fill(1);
-  attention_decode(ctx, out, q, cache.view(), ids({0}), 0, 4, 1.0f);
+  decode(ctx, out, q, cache.view(), ids({0}), 0, 4, 1.0f);
   EXPECT_NEAR(out.as<float>()[0], (1 + 2 * std::exp(-1.0)) / (1 + std::exp(-1.0)), 1e-6);
 }
 
@@ -107,8 +172,8 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   const Array q({1, 1, 2, 8}), narrow({1, 1, 2, 7});
   const Cache cache(2, 3, 8), fewer(2, 2, 8);
   const Array segment = ids({0, 0}), one = ids({0});
-  const auto decode = [&](ConstTensor query, const KeyValueCache& with, ConstTensor of, int64_t n) {
-    return [=, &ctx, &q] { attention_decode(ctx, q, query, with, of, 0, n, 1.0f); };
+  const auto decode = [&](ConstTensor query, const KeyValueCache& with, Tensor of, int64_t n) {
+    return [=, &ctx, &q] { test::decode(ctx, q, query, with, of, 0, n, 1.0f); };
   };
   const KeyValueCache good = cache.view();
   EXPECT_TRUE(fails_naming(decode(narrow, good, segment, 1), {"attention_decode: q ", "2, 7]"}));
@@ -117,8 +182,22 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
       fails_naming(decode(q, {cache.keys, fewer.values, cache.segments}, segment, 1), {"attention_decode: keys"}));
   EXPECT_TRUE(fails_naming(decode(q, good, one, 1), {"attention_decode: q_segment "}));
   EXPECT_TRUE(fails_naming(decode(q, good, segment, 4), {"attention_decode: keys 0 to 4", "3"}));
-  EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
-  EXPECT_TRUE(fails_naming([&] { cache_append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
+  EXPECT_TRUE(fails_naming([&] { append(ctx, good, 3, q, q, segment); }, {"cache_append: position 3"}));
+  const Cache two(2, 3, 8, 2);
+  const Array lse({1, 2, 1});
+  EXPECT_TRUE(fails_naming(decode(q, two.view(), segment, 1), {"attention_decode: segments ", "u16[1, 2, 3]"}));
+  const std::vector<Segments> relations(2, ids_alone(segment, segment));
+  const auto over_both = [&](const Tensor& sums, const Tensor& scratch, const std::vector<KeyRange>& by_head) {
+    return [&, sums, scratch, by_head] {
+      attention_decode(ctx, q, sums, q, two.view(), relations, by_head, 1.0f, scratch);
+    };
+  };
+  EXPECT_TRUE(fails_naming(over_both({}, {}, {{0, 1}}), {"attention_decode: lse ", "empty"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1}}), {"attention_decode", "scratch", "18"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 1}}), {"attention_decode", "1 of 2 heads"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 2}, {0, 1, 1}}), {"attention_decode", "more than 2 heads"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{2, 1}}), {"attention_decode: keys 2 to 1"}));
+  EXPECT_TRUE(fails_naming([&] { append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
 }
 
 }  // namespace

@@ -38,11 +38,11 @@ std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, cudaError_t (*)(cudaGrap
   return {replay, cudaGraphExecDestroy};
 }
 
-void check_replays(const AttentionPattern& pattern, AttentionLayout layout, int64_t D) {
-  SCOPED_TRACE(concat(describe(pattern), ", layout ", static_cast<int>(layout), ", D ", D));
+void check_replays(const HeadPatterns& patterns, AttentionLayout layout, int64_t D) {
+  SCOPED_TRACE(concat(describe(patterns), ", layout ", static_cast<int>(layout), ", D ", D));
   Context ctx(Device::kGpu);
-  const AttentionTensors layer(ctx,
-                               {.shape = {.B = 2, .T = 1900, .H = 9, .D = D}, .layout = layout, .pattern = pattern}, 1);
+  const AttentionTensors layer(
+      ctx, {.shape = {.B = 2, .T = 1900, .H = 9, .D = D}, .layout = layout, .patterns = patterns}, 1);
   const Tensor& qkv = layer.inputs.front();
   std::vector<Array> inputs;
   std::vector<std::vector<Array>> want;
@@ -69,14 +69,18 @@ class AttentionGraph : public GpuTest {};
 
 TEST_F(AttentionGraph, ReplaysEqualRunningAnew) {
   const AttentionPattern hash{.pattern = "hash", .buckets = 16, .attend_self = {}};
-  check_replays(hash, AttentionLayout::kSharedQk, 64);
-  check_replays(hash, AttentionLayout::kQkv, 64);
-  check_replays({.pattern = "hash", .buckets = 2, .attend_self = {}}, AttentionLayout::kSharedQk, 64);
-  check_replays(hash, AttentionLayout::kSharedQk, 128);
-  check_replays({.pattern = "dense", .attend_self = {}}, AttentionLayout::kQkv, 64);
-  check_replays({.pattern = "drop", .attend_self = {}}, AttentionLayout::kQkv, 128);
-  check_replays({.pattern = "drop", .attend_self = {}}, AttentionLayout::kSharedQk, 64);
-  check_replays({.pattern = "drop", .attend_self = {}}, AttentionLayout::kSharedQk, 128);
+  check_replays({hash}, AttentionLayout::kSharedQk, 64);
+  check_replays({hash}, AttentionLayout::kQkv, 64);
+  check_replays({{.pattern = "hash", .buckets = 2, .attend_self = {}}}, AttentionLayout::kSharedQk, 64);
+  check_replays({hash}, AttentionLayout::kSharedQk, 128);
+  check_replays({{.pattern = "dense", .attend_self = {}}}, AttentionLayout::kQkv, 64);
+  check_replays({{.pattern = "drop", .attend_self = {}}}, AttentionLayout::kQkv, 128);
+  check_replays({{.pattern = "drop", .attend_self = {}}}, AttentionLayout::kSharedQk, 64);
+  check_replays({{.pattern = "drop", .attend_self = {}}}, AttentionLayout::kSharedQk, 128);
+  const AttentionPattern rounds{.pattern = "hash", .buckets = 16, .rounds = 2, .attend_self = {}};
+  check_replays({rounds}, AttentionLayout::kSharedQk, 64);
+  const AttentionPattern window{.pattern = "dense", .attend_self = {}, .window = 256, .heads = 3};
+  check_replays({window, rounds}, AttentionLayout::kQkv, 128);
 }
 
 }  // namespace

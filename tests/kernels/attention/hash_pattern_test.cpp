@@ -11,7 +11,7 @@ namespace {
 
 Array projections_of(uint64_t seed, uint32_t step, uint32_t layer, int64_t H = 3, int64_t half = 8, int64_t D = 16) {
   Context ctx;
-  Array projections({H, half, D});
+  Array projections({1, H, half, D});
   draw_projections(ctx, projections, seed, step, layer);
   return projections;
 }
@@ -50,7 +50,21 @@ TEST(HashPattern, DirectionsDependOnSeedStepAndLayerOnly) {
     EXPECT_FALSE(close(r, other.values(), 0.5));
   // A head's directions do not depend on how many heads there are.
   const Array more = projections_of(1, 2, 3, 5);
-  EXPECT_EQ(values(more.view().slice(0, 3)), r.values());
+  EXPECT_EQ(values(more.view().select(0).slice(0, 3)), r.values());
+}
+
+// A head's directions are the same alone and among others; each round has other ones, the first those of one round.
+TEST(HashPattern, DirectionsOfARoundAndOfARangeOfHeads) {
+  Context ctx;
+  const Array one = projections_of(1, 2, 3, 5), rounds({3, 5, 8, 16}), range({3, 2, 8, 16});
+  draw_projections(ctx, rounds, 1, 2, 3);
+  draw_projections(ctx, range, 1, 2, 3, 2);
+  EXPECT_EQ(values(rounds.view().select(0)), one.values());
+  for (int64_t round = 0; round < 3; ++round) {
+    EXPECT_EQ(values(range.view().select(round)), values(rounds.view().select(round).slice(2, 2)));
+    for (int64_t other = 0; other < round; ++other)
+      EXPECT_NE(values(rounds.view().select(round)), values(rounds.view().select(other)));
+  }
 }
 
 // bucket = argmax over [x R, -x R]. Rows whose two best are closer than f32 can tell apart may go either way.
@@ -90,12 +104,13 @@ TEST(HashPattern, BucketIsTheArgmax) {
 
 TEST(HashPattern, TiesGoToTheLowestBucket) {
   Context ctx;
-  Array q({1, 4, 1, 2}), r({1, 3, 2}), ids(DType::kU16, {1, 1, 4}), k_ids(DType::kU16, {1, 1, 4});
+  Array q({1, 4, 1, 2}), r({1, 1, 3, 2}), ids(DType::kU16, {1, 1, 4}), k_ids(DType::kU16, {1, 1, 4});
   q.assign({0, 0, 1, 0, -1, 0, 0, -1});
   r.assign({0, 1, 1, 0, 1, 0});  // the second and third direction are the same
   const int32_t zero = 0;
   const ConstTensor sample(&zero, DType::kI32, Device::kCpu, {1});
-  assign_segments(ctx, ids, k_ids, hash_pattern(6),
+  const Segments relation = ids_alone(ids, k_ids);
+  assign_segments(ctx, {&relation, 1}, hash_pattern(6),
                   {.q = q, .k = {}, .projections = r, .samples = sample, .seed = 0, .step = 0, .layer = 0});
   EXPECT_EQ(ids.values(), (std::vector<double>{0, 1, 4, 3}));
 }

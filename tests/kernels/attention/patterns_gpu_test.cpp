@@ -1,5 +1,5 @@
 // The GPU forms of patterns against the CPU forms: drops bit for bit, buckets wherever rounding cannot decide.
-#include "kernels/attention/patterns.h"
+#include "kernels/attention/patterns/assign.h"
 
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ TEST_F(PatternsGpu, NormalisesKeysInTheSamePass) {
         const AttentionPattern pattern{.pattern = name, .buckets = 8, .attend_self = {}};
         const int64_t B = 2, H = 3;
         Array rows(DType::kBF16, {B, T, 2, H, D}), f32({B, T, 2, H, D});
-        const Array projections({H, 4, D}), samples = samples_of({0, 1});
+        const Array projections({1, H, 4, D}), samples = samples_of({0, 1});
         rows.fill_normal(5);
         f32.assign(rows.values());
         draw_projections(cpu, projections, 1, 2, 3);
@@ -46,8 +46,9 @@ TEST_F(PatternsGpu, NormalisesKeysInTheSamePass) {
                                  .seed = 1,
                                  .step = 2,
                                  .layer = 3};
-        assign_segments_and_normalise_keys(ctx, q_gpu, k_gpu, keys_gpu, norm_gpu, pattern, input);
-        assign_segments(ctx, alone_gpu, k_gpu, pattern, input);
+        const Segments relation = ids_alone(q_gpu, k_gpu), other = ids_alone(alone_gpu, k_gpu);
+        assign_segments_and_normalise_keys(ctx, {&relation, 1}, keys_gpu, norm_gpu, pattern, input);
+        assign_segments(ctx, {&other, 1}, pattern, input);
         q_gpu.download(q), alone_gpu.download(alone), keys_gpu.download(keys), norm_gpu.download(norm);
         EXPECT_TRUE(q.same_bits(alone));
         normalise_keys(cpu, want_keys, want_norm, part_of(f32, 0));
@@ -62,7 +63,7 @@ TEST_F(PatternsGpu, DirectionsEqualTheCpu) {
     for (const int64_t half : {1, 3, 8, 32})
       for (const int64_t D : {8, 33, 64, 72, 128}) {  // odd D: pairs of normals straddle directions
         SCOPED_TRACE(concat("H ", H, ", half ", half, ", D ", D));
-        const Array got({H, half, D}), again({H, half, D}), want({H, half, D});
+        const Array got({2, H, half, D}), again({2, H, half, D}), want({2, H, half, D});
         const GpuCopy got_gpu(ctx, got), again_gpu(ctx, again);
         draw_projections(cpu, want, 0x123456789ABCDEF, 7, 3);
         draw_projections(ctx, got_gpu, 0x123456789ABCDEF, 7, 3);
@@ -82,7 +83,8 @@ struct Chosen {
         k(DType::kU16, {rows.view().size(0), rows.view().size(3), rows.view().size(1)}) {
     const GpuCopy rows_gpu(ctx, rows), projections_gpu(ctx, projections), samples_gpu(ctx, samples_of(samples));
     const GpuCopy q_gpu(ctx, q), k_gpu(ctx, k);
-    assign_segments(ctx, q_gpu, k_gpu, pattern,
+    const Segments relation = ids_alone(q_gpu, k_gpu);
+    assign_segments(ctx, {&relation, 1}, pattern,
                     {.q = part_of(rows_gpu, 0),
                      .k = with_keys ? ConstTensor(part_of(rows_gpu, 1)) : ConstTensor(),
                      .projections = needs_projections(pattern) ? ConstTensor(projections_gpu) : ConstTensor(),
@@ -97,7 +99,7 @@ struct Chosen {
 
 // Checks the buckets of x, (B, T, H, D), by definition; returns how many differ from the one with the largest score.
 int64_t check_buckets(const Array& ids, const ConstTensor& x, const Array& projections) {
-  const int64_t T = x.size(1), H = x.size(2), D = x.size(3), half = projections.view().size(1);
+  const int64_t T = x.size(1), H = x.size(2), D = x.size(3), half = projections.view().size(2);
   const std::vector<double> rows = values(x), r = projections.values();
   std::vector<double> score(static_cast<size_t>(2 * half));
   int64_t other = 0;
@@ -127,7 +129,7 @@ TEST_F(PatternsGpu, BucketsAreTheArgmax) {
         const int64_t B = 2, H = 3;
         Array rows(DType::kBF16, {B, T, 3, H, D});
         rows.fill_normal(5);
-        const Array projections({H, buckets / 2, D});
+        const Array projections({1, H, buckets / 2, D});
         draw_projections(cpu, projections, 1, 2, 3);
         const Chosen apart(ctx, hash_pattern(buckets), rows, true, projections, {0, 1}),
             again(ctx, hash_pattern(buckets), rows, true, projections, {0, 1}),
@@ -141,7 +143,7 @@ TEST_F(PatternsGpu, BucketsAreTheArgmax) {
 
 TEST_F(PatternsGpu, TiesGoToTheLowestBucket) {
   Context ctx(Device::kGpu);
-  Array rows(DType::kBF16, {1, 4, 1, 1, 8}), r({1, 3, 8});
+  Array rows(DType::kBF16, {1, 4, 1, 1, 8}), r({1, 1, 3, 8});
   rows.fill(0), r.fill(0);
   std::vector<double> x(32), directions(24);
   x[8] = 1, x[16] = -1, x[25] = -1;                          // none, +first, -first, -second axis
@@ -182,7 +184,7 @@ TEST_F(PatternsGpu, RowsItCannotTakeAreNamed) {
   Context ctx(Device::kGpu);
   const std::pair<DType, int64_t> cases[] = {{DType::kBF16, 12}, {DType::kBF16, 136}, {DType::kF32, 64}};
   for (const auto& [dtype, D] : cases) {
-    const Array rows(dtype, {1, 9, 1, 2, D}), projections({2, 4, D});
+    const Array rows(dtype, {1, 9, 1, 2, D}), projections({1, 2, 4, D});
     EXPECT_TRUE(fails_naming([&] { Chosen(ctx, hash_pattern(8), rows, false, projections, {0}); },
                              {"assign_segments", "bf16", "multiple of 8", concat(", ", D, "]").c_str()}));
   }
@@ -191,7 +193,8 @@ TEST_F(PatternsGpu, RowsItCannotTakeAreNamed) {
   const Array samples = samples_of({0});  // on the CPU
   EXPECT_TRUE(fails_naming(
       [&] {
-        assign_segments(ctx, ids_gpu, ids_gpu, {},
+        const Segments relation = ids_alone(ids_gpu, ids_gpu);
+        assign_segments(ctx, {&relation, 1}, {},
                         {.q = q_gpu, .k = {}, .projections = {}, .samples = samples, .seed = 0, .step = 0, .layer = 0});
       },
       {"assign_segments", "runs on the gpu", "i32[1] on cpu"}));

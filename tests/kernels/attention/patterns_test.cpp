@@ -1,4 +1,4 @@
-#include "kernels/attention/patterns.h"
+#include "kernels/attention/patterns/assign.h"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@ namespace scfa::test {
 namespace {
 
 TEST(Patterns, TheTable) {
-  EXPECT_EQ(pattern_names(), (std::vector<std::string>{"dense", "hash", "drop"}));
+  EXPECT_EQ(pattern_names(), (std::vector<std::string>{"dense", "hash", "drop", "reformer", "blocks"}));
   AttentionPattern dense, hash = hash_pattern(16), drop = drop_pattern(0.25);
   EXPECT_TRUE(attends_self(dense));
   EXPECT_FALSE(attends_self(hash));
@@ -21,9 +21,9 @@ TEST(Patterns, TheTable) {
   dense.attend_self = false;
   EXPECT_TRUE(attends_self(hash));
   EXPECT_FALSE(attends_self(dense));
-  EXPECT_EQ(segment_count(dense), 1);
-  EXPECT_EQ(segment_count(hash), 16);
-  EXPECT_EQ(segment_count(drop), 1);
+  EXPECT_EQ(segment_count(dense, 8192), 1);
+  EXPECT_EQ(segment_count(hash, 8192), 16);
+  EXPECT_EQ(segment_count(drop, 8192), 1);
   EXPECT_EQ(share_of_pairs(dense, 8192), 1.0);
   EXPECT_EQ(share_of_pairs(hash, 8192), 1.0 / 16);
   EXPECT_EQ(share_of_pairs(drop, 8192), 0.75 * 0.75);
@@ -45,7 +45,7 @@ TEST(Patterns, ValidateNamesTheSettingAndTheRule) {
   unknown.pattern = "hsah";
   for (const auto& use : {+[](const AttentionPattern& p) { validate(p); },
                           +[](const AttentionPattern& p) { static_cast<void>(attends_self(p)); },
-                          +[](const AttentionPattern& p) { static_cast<void>(segment_count(p)); }})
+                          +[](const AttentionPattern& p) { static_cast<void>(segment_count(p, 8192)); }})
     EXPECT_TRUE(fails_naming([&] { use(unknown); }, {"attention.pattern", "hsah", "dense", "hash", "drop"}));
 }
 
@@ -74,7 +74,8 @@ TEST(Patterns, NormalisingKeysInTheSamePassEqualsBothOps) {
     const Array q_segment(DType::kU16, {2, 3, 65}), k_segment(DType::kU16, {2, 3, 65});
     const std::vector<int32_t> samples = {0, 1};
     const Draw draw;
-    assign_segments_and_normalise_keys(ctx, q_segment, k_segment, keys, norm, pattern,
+    const Segments relation = ids_alone(q_segment, k_segment);
+    assign_segments_and_normalise_keys(ctx, {&relation, 1}, keys, norm, pattern,
                                        {.q = q,
                                         .k = {},
                                         .projections = want.projections,
@@ -89,13 +90,14 @@ TEST(Patterns, NormalisingKeysInTheSamePassEqualsBothOps) {
 
 TEST(Patterns, WrongShapesAreNamed) {
   Context ctx;
-  const Array q({1, 8, 2, 4}), k({1, 9, 2, 4}), projections({2, 8, 4}), fewer({2, 7, 4});
+  const Array q({1, 8, 2, 4}), k({1, 9, 2, 4}), projections({1, 2, 8, 4}), fewer({1, 2, 7, 4});
   const Array ids(DType::kU16, {1, 2, 8}), longer(DType::kU16, {1, 2, 9});
   const int32_t zero = 0;
   const ConstTensor sample(&zero, DType::kI32, Device::kCpu, {1});
   const auto assign = [&](Tensor qs, Tensor ks, ConstTensor queries, ConstTensor keys, ConstTensor r) {
     return [=, &ctx, &sample] {
-      assign_segments(ctx, qs, ks, hash_pattern(16),
+      const Segments relation = ids_alone(qs, ks);
+      assign_segments(ctx, {&relation, 1}, hash_pattern(16),
                       {.q = queries, .k = keys, .projections = r, .samples = sample, .seed = 0, .step = 0, .layer = 0});
     };
   };
@@ -105,11 +107,27 @@ TEST(Patterns, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(assign(ids, longer, q, {}, projections), {"assign_segments: k_segment "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, fewer), {"assign_segments: projections "}));
   EXPECT_TRUE(fails_naming(assign(ids, ids, q, {}, {}), {"assign_segments: projections ", "empty"}));
+  AttentionPattern rounds = hash_pattern(16);
+  rounds.rounds = 2;
+  const Segments one = ids_alone(ids, ids);
+  PatternInput input{.q = q, .k = {}, .projections = projections, .samples = sample, .seed = 0, .step = 0, .layer = 0};
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        assign_segments(ctx, {&one, 1}, rounds, input);
+      },
+      {"assign_segments", "2 rounds", "2 relations, not 1"}));
+  input.first_head = 1, input.heads = 2;
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        assign_segments(ctx, {&one, 1}, {}, input);
+      },
+      {"assign_segments: heads 1 to 3 of 2"}));
   const Array norm({1, 8, 2}), short_norm({1, 7, 2});
   const auto normalise = [&](const ConstTensor& k_of_input, const Tensor& keys, const Tensor& inverse_norm) {
     return [&ctx, &sample, &ids, &q, &projections, k_of_input, keys, inverse_norm] {
+      const Segments relation = ids_alone(ids, ids);
       assign_segments_and_normalise_keys(
-          ctx, ids, ids, keys, inverse_norm, hash_pattern(16),
+          ctx, {&relation, 1}, keys, inverse_norm, hash_pattern(16),
           {.q = q, .k = k_of_input, .projections = projections, .samples = sample, .seed = 0, .step = 0, .layer = 0});
     };
   };

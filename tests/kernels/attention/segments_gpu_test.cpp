@@ -6,6 +6,7 @@
 
 #include "support/compare.h"
 #include "support/segment_cases.h"
+#include "support/visibility_cases.h"
 
 namespace scfa::test {
 namespace {
@@ -188,7 +189,12 @@ void check_equal(const Segments& got, const Segments& want) {
   const std::pair<const char*, Tensor Segments::*> arrays[] = {
       {"q_begin", &Segments::q_begin}, {"k_begin", &Segments::k_begin}, {"q_index", &Segments::q_index},
       {"k_index", &Segments::k_index}, {"end_key", &Segments::end_key}, {"begin_query", &Segments::begin_query}};
-  for (const auto& [name, member] : arrays) {
+  std::vector<std::pair<const char*, Tensor Segments::*>> all(std::begin(arrays), std::end(arrays));
+  if (want.has_ranges()) {
+    all.emplace_back("begin_key", &Segments::begin_key);
+    all.emplace_back("end_query", &Segments::end_query);
+  }
+  for (const auto& [name, member] : all) {
     const Tensor &a = got.*member, &b = want.*member;
     const auto *x = a.as<int32_t>(), *y = b.as<int32_t>();
     const auto [at, other] = std::mismatch(x, x + a.numel(), y);
@@ -226,6 +232,35 @@ TEST_F(SegmentsGpu, EqualTheCpu) {
           check(ctx, choice, 1 + T % 3, 1 + S % 3, T, S, self);
           if (HasFatalFailure()) return;
         }
+}
+
+// Windows and documents, by heads.
+TEST_F(SegmentsGpu, RangesEqualTheCpu) {
+  Context ctx(Device::kGpu), cpu;
+  const std::vector<std::vector<Visibility>> of_heads = {
+      {{true}}, {{true, 1}}, {{false, 5, 1}, {true, 0, 1}, {true, 64, 1}}, {{false, 300, 2}, {false, 100000}}};
+  const int64_t B = 2, H = 3;
+  for (const int64_t T : {1, 63, 129, 1000, 4097}) {
+    Array documents(DType::kI32, {B, T});
+    documents.assign(document_starts(B, T, 3));
+    const GpuCopy documents_gpu(ctx, documents);
+    for (const int64_t S : {1, 3, 16, 512})
+      for (const SegmentChoice& choice : segment_choices())
+        for (size_t i = 0; i < of_heads.size(); ++i)
+          for (const bool with_documents : {false, true}) {
+            const GuardedSegments got(ctx, B, H, T, S, 64, true), want(cpu, B, H, T, S, 64, true);
+            for (const GuardedSegments* segments : {&got, &want})
+              segments->set(chosen(choice, S, static_cast<uint64_t>(T * S)));
+            want.build(of_heads[i], with_documents ? ConstTensor(documents) : ConstTensor());
+            got.build(of_heads[i], with_documents ? ConstTensor(documents_gpu) : ConstTensor());
+            const Segments lists = got.on_host();
+            check_equal(lists, want.segments);
+            if (!HasFatalFailure()) check_work(lists, want.segments);
+            if (HasFatalFailure())
+              FAIL() << choice.name << ", T " << T << ", " << S << " segments, visibility " << i << ", documents "
+                     << with_documents;
+          }
+  }
 }
 
 TEST_F(SegmentsGpu, LongSequences) {

@@ -6,6 +6,7 @@
 
 #include "support/compare.h"
 #include "support/segment_cases.h"
+#include "support/visibility_cases.h"
 
 namespace scfa::test {
 namespace {
@@ -19,8 +20,25 @@ Positions positions_of(const uint16_t* segment, int64_t T, int64_t S) {
   return of;
 }
 
-// Checks one head against the definitions in segments.h, counting everything anew.
-void check_head(const Segments& s, int64_t head, bool self) {
+// begin_key and end_query of the rows of one segment, likewise. first_visible(t): the first position that the token at
+// t may see.
+template <class FirstVisible>
+void check_ranges(const int32_t* begin_key, const int32_t* end_query, const std::vector<int64_t>& q,
+                  const std::vector<int64_t>& k, const FirstVisible& first_visible) {
+  for (size_t i = 0; i < q.size(); ++i) {
+    const auto hidden = std::count_if(k.begin(), k.end(), [&](int64_t key) { return key < first_visible(q[i]); });
+    ASSERT_EQ(begin_key[i], hidden) << "query at " << q[i];
+  }
+  for (size_t j = 0; j < k.size(); ++j) {
+    const auto near = std::count_if(q.begin(), q.end(), [&](int64_t query) { return first_visible(query) <= k[j]; });
+    ASSERT_EQ(end_query[j], near) << "key at " << k[j];
+  }
+}
+
+// Checks one head against the definitions in segments.h, counting everything anew. document_start: of the sequence, or
+// null.
+void check_head(const Segments& s, int64_t head, const Visibility& which, const int32_t* document_start = nullptr) {
+  const bool self = which.attend_self;
   const int64_t T = s.q_segment.size(2), S = s.count();
   const Positions queries = positions_of(s.q_segment.as<uint16_t>() + head * T, T, S);
   const Positions keys = positions_of(s.k_segment.as<uint16_t>() + head * T, T, S);
@@ -49,6 +67,15 @@ void check_head(const Segments& s, int64_t head, bool self) {
         ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(j) < end_key[q_rows + static_cast<int64_t>(i)]);
         ASSERT_EQ(sees(q[i], k[j]), static_cast<int32_t>(i) >= begin_query[k_rows + static_cast<int64_t>(j)]);
       }
+    if (s.has_ranges()) {
+      const auto first_visible = [&](int64_t t) {
+        const int64_t by_window = which.window == 0 ? 0 : std::max<int64_t>(0, t - which.window + 1);
+        return document_start == nullptr ? by_window : std::max<int64_t>(by_window, document_start[t]);
+      };
+      const int64_t list = head * T;
+      ASSERT_NO_FATAL_FAILURE(check_ranges(s.begin_key.as<int32_t>() + list + q_rows,
+                                           s.end_query.as<int32_t>() + list + k_rows, q, k, first_visible));
+    }
     q_rows += static_cast<int64_t>(q.size());
     k_rows += static_cast<int64_t>(k.size());
   }
@@ -70,9 +97,49 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
         const GuardedSegments guarded(ctx, B, H, T, S);
         guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
         guarded.build({self});
-        for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, self);
+        for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, {self});
         if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self;
       }
+}
+
+// Windows and documents by heads; what is planned with ranges and has neither sees all that is earlier.
+TEST_P(SegmentsTest, RangesAreWhatTheyAreDefinedToBe) {
+  Context ctx;
+  const int64_t T = GetParam(), B = 2, H = 3;
+  const std::vector<std::vector<Visibility>> of_heads = {
+      {{true}}, {{true, 1}}, {{false, 5, 1}, {true, 0, 1}, {true, 64, 1}}, {{false, 300, 2}, {false, T}}};
+  Array documents(DType::kI32, {B, T});
+  documents.assign(document_starts(B, T, 3));
+  for (const int64_t S : {1, 3, 64})
+    for (const SegmentChoice& choice : segment_choices())
+      for (const std::vector<Visibility>& by_head : of_heads)
+        for (const bool with_documents : {false, true}) {
+          const GuardedSegments guarded(ctx, B, H, T, S, 64, true);
+          guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
+          guarded.build(by_head, with_documents ? ConstTensor(documents) : ConstTensor());
+          for (int64_t b = 0; b < B; ++b)
+            for_each_visibility(by_head, H, [&](int64_t first, int64_t end, const Visibility& which) {
+              for (int64_t h = first; h < end; ++h)
+                check_head(guarded.segments, b * H + h, which,
+                           with_documents ? documents.as<int32_t>() + b * T : nullptr);
+            });
+          if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, window " << by_head[0].window;
+        }
+}
+
+TEST(Segments, WrongRangesAreNamed) {
+  Context ctx;
+  const GuardedSegments without(ctx, 2, 3, 10, 1), with(ctx, 2, 3, 10, 1, 64, true);
+  for (const GuardedSegments* segments : {&without, &with}) segments->set(chosen(segment_choices()[0], 1, 0));
+  const Array starts(DType::kI32, {2, 10}), longer(DType::kI32, {2, 11});
+  const std::vector<Visibility> all{{}}, windowed{{true, 3}}, negative{{true, -1}}, few{{true, 0, 2}},
+      many{{true, 0, 2}, {true, 0, 2}};
+  EXPECT_TRUE(fails_naming([&] { without.build(windowed, {}); }, {"build_segments", "window", "no ranges"}));
+  EXPECT_TRUE(fails_naming([&] { without.build(all, starts); }, {"build_segments", "documents", "no ranges"}));
+  EXPECT_TRUE(fails_naming([&] { with.build(all, longer); }, {"build_segments", "document_start", "[2, 10]"}));
+  EXPECT_TRUE(fails_naming([&] { with.build(negative, {}); }, {"build_segments", "window", "-1"}));
+  EXPECT_TRUE(fails_naming([&] { with.build(few, {}); }, {"build_segments", "2 of 3 heads"}));
+  EXPECT_TRUE(fails_naming([&] { with.build(many, {}); }, {"build_segments", "more than 3 heads"}));
 }
 
 TEST(Segments, NeverMeetingMeansNothingIsSeen) {
@@ -128,8 +195,9 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
     guarded.set(chosen(choice, S, 3));
     guarded.build({});
     std::vector<SegmentBalance> balance(H);
-    add_balance(ctx, balance, guarded.segments, 1);
-    add_balance(ctx, balance, guarded.segments, 2);  // the first once more, and the second; the third does not count
+    add_balance(ctx, balance, {&guarded.segments, 1}, 1);
+    add_balance(ctx, balance, {&guarded.segments, 1},
+                2);  // the first once more, and the second; the third does not count
     for (int64_t h = 0; h < H; ++h) {
       double pairs = 0, largest = 0;
       for (const int64_t b : {0, 0, 1}) {
@@ -154,9 +222,38 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
   }
   std::vector<SegmentBalance> wrong(H + 1);
   const GuardedSegments guarded(ctx, B, H, T, S);
-  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, guarded.segments, 1); }, {"add_balance", "3 heads"}));
+  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, {&guarded.segments, 1}, 1); }, {"add_balance", "3 heads"}));
   wrong.resize(H);
-  EXPECT_TRUE(fails_naming([&] { add_balance(ctx, wrong, guarded.segments, 4); }, {"add_balance", "4 sequences"}));
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        add_balance(ctx, wrong, {&guarded.segments, 1}, 4);
+      },
+      {"add_balance", "4 sequences"}));
+}
+
+// Pairs of all relations together, and the largest segment of any.
+TEST(Segments, BalanceOfSeveralRelations) {
+  Context ctx;
+  const int64_t T = 60;
+  const GuardedSegments halves(ctx, 1, 2, T, 2), one(ctx, 1, 2, T, 2);
+  halves.set([&](SegmentIds& ids) {
+    for (const Array* segment : {&ids.q_segment, &ids.k_segment})
+      for (int64_t i = 0; i < 2 * T; ++i) segment->as<uint16_t>()[i] = static_cast<uint16_t>(i % 2);
+  });
+  one.set([&](SegmentIds& ids) {  // of the second head only
+    for (const Array* segment : {&ids.q_segment, &ids.k_segment})
+      for (int64_t i = 0; i < 2 * T; ++i) segment->as<uint16_t>()[i] = i < T ? kNoSegment : uint16_t{0};
+  });
+  halves.build({});
+  one.build({});
+  std::vector<SegmentBalance> balance(2);
+  const Segments relations[] = {halves.segments, one.segments};
+  add_balance(ctx, balance, relations, 1);
+  EXPECT_DOUBLE_EQ(balance[0].pairs, 0.5);
+  EXPECT_DOUBLE_EQ(balance[0].largest, 0.5);
+  EXPECT_DOUBLE_EQ(balance[1].pairs, 1.5);
+  EXPECT_DOUBLE_EQ(balance[1].largest, 1.0);
+  EXPECT_EQ(balance[1].sequences, 1);
 }
 
 TEST(Segments, WrongIdsAndShapesAreNamed) {

@@ -1,0 +1,88 @@
+#include "kernels/attention/layer_attention.h"
+
+#include <algorithm>
+
+#include "kernels/attention/normalise.h"
+#include "kernels/attention/patterns/descriptor.h"
+#include "kernels/attention/patterns/projections.h"
+
+namespace scfa {
+
+namespace {
+
+// Calls work(i, first head) for each pattern.
+template <class Work>
+void for_each_pattern(const HeadPatterns& patterns, const Work& work) {
+  int64_t first_head = 0;
+  for (size_t i = 0; i < patterns.size(); ++i) {
+    work(i, first_head);
+    first_head += patterns[i].heads;
+  }
+}
+
+}  // namespace
+
+LayerSegments LayerSegments::plan(Arena& arena, const HeadPatterns& patterns, int64_t B, int64_t H, int64_t T,
+                                  int64_t D, int64_t positions, bool documents, int64_t segments, int64_t relations) {
+  LayerSegments layer;
+  layer.patterns = for_heads(patterns, H);
+  for (const AttentionPattern& pattern : layer.patterns)
+    layer.projections.push_back(
+        needs_projections(pattern)
+            ? arena.take("segments", DType::kF32, {pattern.rounds, pattern.heads, pattern.buckets / 2, D})
+            : Tensor());
+  for (const AttentionPattern& pattern : layer.patterns) {
+    const auto elements = descriptor_of(pattern).state_elements;
+    layer.states.push_back(
+        elements == nullptr
+            ? Tensor()
+            : arena.take("segments", DType::kF32, {B, pattern.heads, elements(pattern, std::max(T, positions), D)}));
+  }
+  const bool ranges = documents || std::any_of(patterns.begin(), patterns.end(),
+                                               [](const AttentionPattern& pattern) { return pattern.window > 0; });
+  const int64_t count = std::max(segments, segment_count(patterns, T));
+  for (int64_t r = std::max(relations, relation_count(patterns)); r > 0; --r)
+    layer.relations.push_back(plan_segments(arena, B, H, T, D, count, ranges));
+  return layer;
+}
+
+void LayerSegments::draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const {
+  for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
+    if (needs_projections(patterns[i])) draw_projections(ctx, projections[i], seed, step, layer, first_head);
+  });
+}
+
+void LayerSegments::assign_each(Context& ctx, const PatternInput& input, ConstTensor keys) const {
+  for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
+    PatternInput its = input;
+    its.projections = projections[i];
+    its.state = states[i];
+    its.first_head = first_head;
+    its.heads = patterns[i].heads;
+    if (keys && descriptor_of(patterns[i]).reads_keys) its.k = keys;
+    assign_segments(ctx, relations, patterns[i], its);
+  });
+}
+
+void LayerSegments::assign(Context& ctx, const PatternInput& input) const {
+  assign_each(ctx, input, {});
+}
+
+void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm,
+                                              const PatternInput& input) const {
+  if (patterns.size() == 1) {
+    PatternInput whole = input;
+    whole.projections = projections[0];
+    whole.state = states[0];
+    return assign_segments_and_normalise_keys(ctx, relations, keys, inverse_norm, patterns[0], whole);
+  }
+  normalise_keys(ctx, keys, inverse_norm, input.q);
+  assign_each(ctx, input, keys);
+}
+
+void LayerSegments::build(Context& ctx, ConstTensor document_start) const {
+  const std::vector<Visibility> by_head = visibility(patterns);
+  for (const Segments& segments : relations) build_segments(ctx, segments, by_head, document_start);
+}
+
+}  // namespace scfa

@@ -1,0 +1,38 @@
+// The segments of one layer of attention: a relation or several, chosen by the pattern of each head. Models, the
+// decoder and programs that run attention alone plan and fill them in the same way.
+#pragma once
+#include <vector>
+
+#include "core/arena.h"
+#include "core/context.h"
+#include "kernels/attention/patterns/assign.h"
+#include "kernels/attention/patterns/pattern.h"
+#include "kernels/attention/segments.h"
+
+namespace scfa {
+
+struct LayerSegments {
+  HeadPatterns patterns;            // with the number of heads of each
+  std::vector<Segments> relations;  // as many as the pattern with the most; heads that have fewer are in no segment
+  std::vector<Tensor> projections;  // of each pattern: (rounds, heads, buckets/2, D) f32, or empty
+  std::vector<Tensor> states;       // of each pattern: (B, heads, elements) f32, or empty
+
+  // positions: how long sequences may get that are given in several parts, T at least. documents: build gets a
+  // document_start. More segments than the patterns have: where a caller fills q_segment and
+  // k_segment itself.
+  static LayerSegments plan(Arena& arena, const HeadPatterns& patterns, int64_t B, int64_t H, int64_t T, int64_t D,
+                            int64_t positions = 0, bool documents = false, int64_t segments = 0, int64_t relations = 0);
+
+  // Each launches ops (draw: where there is something to draw) and returns nothing to the host. input: projections,
+  // first_head and heads are set for each pattern.
+  void draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const;
+  void assign(Context& ctx, const PatternInput& input) const;
+  void assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm, const PatternInput& input) const;
+  void build(Context& ctx, ConstTensor document_start = {}) const;
+
+ private:
+  // keys: where these are normalised queries, for patterns that read them.
+  void assign_each(Context& ctx, const PatternInput& input, ConstTensor keys) const;
+};
+
+}  // namespace scfa

@@ -1,0 +1,47 @@
+// Choosing the segments of queries and keys.
+#pragma once
+#include <span>
+
+#include "core/context.h"
+#include "kernels/attention/patterns/pattern.h"
+#include "kernels/attention/segments.h"
+
+namespace scfa {
+
+// What a pattern may look at. Row t is at position first_position + t. Drops are drawn for (seed, step, layer, head,
+// sample, position), so that they do not depend on the batch, nor on the other entries of a mixture.
+struct PatternInput {
+  ConstTensor q, k;         // (B, T, H, D) before rotation by positions, D contiguous; k empty: keys are the queries
+  ConstTensor projections;  // (rounds, heads, buckets/2, D) from draw_projections, where needs_projections
+  ConstTensor samples;      // (B) i32: which sample of the step each row is
+  uint64_t seed;
+  uint32_t step, layer;
+  int64_t first_position = 0;
+  // (B, heads, elements) f32: what the pattern remembers of earlier positions of the same sequences, where it does. It
+  // need not be initialised at position 0, and is updated.
+  Tensor state = {};
+  int64_t first_head = 0, heads = 0;  // the heads of q, k and the segments that the pattern is for; 0: all that follow
+};
+
+// Chooses the segment of each query and each key in the pattern's heads, in each relation. Where input.k is empty, the
+// hash gives a key its query's bucket. In relations beyond those of the pattern its heads have no segments.
+//   relations  at least relation_count(pattern); written are q_segment and k_segment, (B, H, T) u16 each
+// f32 rows on the CPU, bf16 on the GPU, where the hash needs D to be a multiple of 8 up to 128 and rows aligned to 16
+// bytes. Deterministic.
+void assign_segments(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
+                     const PatternInput& input);
+
+// normalise_keys(ctx, keys, inverse_norm, input.q) and then assign_segments, for all heads; input.k must be empty.
+// Segments are equal bit for bit. Keys and norms are too, except with the hash of one round on the GPU: there one
+// kernel reads q once for both and adds up squares in another order than normalise_keys, so that norms may differ in
+// the last bits of f32. Profilers show it as assign_segments. Deterministic.
+//   keys  out (B, T, H, D) contiguous, dtype of q      inverse_norm  out (B, T, H) f32
+void assign_segments_and_normalise_keys(Context& ctx, std::span<const Segments> relations, Tensor keys,
+                                        Tensor inverse_norm, const AttentionPattern& pattern,
+                                        const PatternInput& input);
+
+// For patterns: gives all rows of some heads of a (B, H, T) u16 segment 0, or none.
+//   id  0 or kNoSegment
+void fill_heads(Context& ctx, Tensor segment, int64_t first_head, int64_t heads, uint16_t id);
+
+}  // namespace scfa

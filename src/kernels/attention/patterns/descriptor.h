@@ -1,0 +1,54 @@
+// What a pattern is to the rest of the program, and the list of them.
+#pragma once
+#include <span>
+#include <string>
+
+#include "kernels/attention/patterns/assign.h"
+#include "kernels/attention/patterns/pattern.h"
+
+namespace scfa {
+
+// Writes q_segment and k_segment of the first relation_count relations, in heads [first_head, first_head + heads).
+using AssignSegments = void(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
+                            const PatternInput& input);
+using AssignSegmentsAndNormaliseKeys = void(Context& ctx, const Segments& relation, Tensor keys, Tensor inverse_norm,
+                                            const AttentionPattern& pattern, const PatternInput& input);
+
+// Functions of a pattern's parameters; those that may be null have a default.
+struct PatternDescriptor {
+  const char* name;
+  bool attend_self;                                              // unless the config says otherwise
+  bool causal;                                                   // the segments of a token depend on no later token
+  int64_t (*segments)(const AttentionPattern&, int64_t T);       // how many there are
+  int64_t (*relations)(const AttentionPattern&) = nullptr;       // 1
+  double (*share_of_pairs)(const AttentionPattern&, int64_t T);  // see pattern.h; without the window
+  std::string (*describe)(const AttentionPattern&);              // without window and attend_self
+  bool (*needs_projections)(const AttentionPattern&) = nullptr;  // no
+  bool shares_keys = false;                                      // for models whose keys are their queries only
+  bool reads_keys = false;  // PatternInput::k has the keys where these are normalised queries, too
+  // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null: none.
+  int64_t (*state_elements)(const AttentionPattern&, int64_t positions, int64_t D) = nullptr;
+  void (*validate)(const AttentionPattern&) = nullptr;  // throws Error naming the key; nothing to check
+  AssignSegments* assign;
+  AssignSegments* assign_gpu;
+  // One kernel for both, for all heads and one relation, where the pattern needs projections; null: two kernels.
+  AssignSegmentsAndNormaliseKeys* assign_and_normalise_gpu = nullptr;
+};
+
+// Builds without CUDA have the declarations of GPU forms only.
+template <auto* f>
+constexpr auto gpu_form() -> decltype(f) {
+  if constexpr (kCudaBuild)
+    return f;
+  else
+    return nullptr;
+}
+
+// The list of patterns, in the order in which messages name them. Each is defined in a file of its name.
+extern const PatternDescriptor kDensePattern, kHashPattern, kDropPattern, kReformerPattern, kBlocksPattern;
+inline constexpr const PatternDescriptor* kPatterns[] = {&kDensePattern, &kHashPattern, &kDropPattern,
+                                                         &kReformerPattern, &kBlocksPattern};
+
+const PatternDescriptor& descriptor_of(const AttentionPattern& pattern);  // throws Error if there is none
+
+}  // namespace scfa

@@ -1,0 +1,133 @@
+#include "kernels/attention/patterns/pattern.h"
+
+#include <algorithm>
+
+#include "kernels/attention/patterns/descriptor.h"
+
+namespace scfa {
+
+const PatternDescriptor& descriptor_of(const AttentionPattern& pattern) {
+  for (const PatternDescriptor* descriptor : kPatterns)
+    if (pattern.pattern == descriptor->name) return *descriptor;
+  std::string known;
+  for (const std::string& name : pattern_names()) known += (known.empty() ? "" : ", ") + name;
+  fail("attention.pattern: \"", pattern.pattern, "\" is not known; it must be one of ", known);
+}
+
+std::vector<std::string> pattern_names() {
+  std::vector<std::string> names;
+  for (const PatternDescriptor* descriptor : kPatterns) names.emplace_back(descriptor->name);
+  return names;
+}
+
+bool attends_self(const AttentionPattern& pattern) {
+  return pattern.attend_self.value_or(descriptor_of(pattern).attend_self);
+}
+
+Visibility visibility(const AttentionPattern& pattern) {
+  return {attends_self(pattern), pattern.window, pattern.heads};
+}
+
+int64_t segment_count(const AttentionPattern& pattern, int64_t T) {
+  return descriptor_of(pattern).segments(pattern, T);
+}
+
+int64_t relation_count(const AttentionPattern& pattern) {
+  const PatternDescriptor& descriptor = descriptor_of(pattern);
+  return descriptor.relations == nullptr ? 1 : descriptor.relations(pattern);
+}
+
+std::string describe(const AttentionPattern& p) {
+  std::string text = descriptor_of(p).describe(p);
+  if (p.window > 0) text += concat(", window ", p.window);
+  if (p.attend_self) text += *p.attend_self ? ", seeing itself" : ", not seeing itself";
+  return text;
+}
+
+double share_of_pairs(const AttentionPattern& pattern, int64_t T) {
+  const auto length = static_cast<double>(T), window = static_cast<double>(pattern.window);
+  // Of T (T + 1) / 2 pairs, those of tokens that have less than a window before them, and a window for each other.
+  const double in_window =
+      pattern.window == 0 || pattern.window >= T ? 1.0 : window * (2 * length - window + 1) / (length * (length + 1));
+  return descriptor_of(pattern).share_of_pairs(pattern, T) * in_window;
+}
+
+bool needs_projections(const AttentionPattern& pattern) {
+  const PatternDescriptor& descriptor = descriptor_of(pattern);
+  return descriptor.needs_projections != nullptr && descriptor.needs_projections(pattern);
+}
+
+bool is_causal(const AttentionPattern& pattern) {
+  return descriptor_of(pattern).causal;
+}
+
+bool shares_keys(const AttentionPattern& pattern) {
+  return descriptor_of(pattern).shares_keys;
+}
+
+void validate(const AttentionPattern& pattern) {
+  const PatternDescriptor& descriptor = descriptor_of(pattern);
+  if (descriptor.validate != nullptr) descriptor.validate(pattern);
+  require(pattern.window >= 0, "attention.window: must be 0 or more, not ", pattern.window);
+  require(pattern.heads >= 0, "attention.heads: must be 0 or more, not ", pattern.heads);
+}
+
+// ---- those of the heads of a layer ----------------------------------------------------------------------------------
+
+HeadPatterns for_heads(HeadPatterns patterns, int64_t H) {
+  int64_t named = 0, others = 0;
+  for (const AttentionPattern& entry : patterns) named += entry.heads, others += entry.heads == 0;
+  require(others <= 1, "attention.heads: one entry of a mixture may have 0, the heads that no other names, not ",
+          others);
+  require(others == 0 ? named == H : named < H, "attention.heads: the entries of a layer must name model.n_head = ", H,
+          " heads together, not ", named, others == 0 ? "" : " and one more entry that has the others");
+  for (AttentionPattern& entry : patterns)
+    if (entry.heads == 0) entry.heads = H - named;
+  return patterns;
+}
+
+int64_t segment_count(const HeadPatterns& patterns, int64_t T) {
+  int64_t most = 1;
+  for (const AttentionPattern& entry : patterns) most = std::max(most, segment_count(entry, T));
+  return most;
+}
+
+int64_t relation_count(const HeadPatterns& patterns) {
+  int64_t most = 1;
+  for (const AttentionPattern& entry : patterns) most = std::max(most, relation_count(entry));
+  return most;
+}
+
+bool is_causal(const HeadPatterns& patterns) {
+  return std::all_of(patterns.begin(), patterns.end(), [](const AttentionPattern& entry) { return is_causal(entry); });
+}
+
+double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T) {
+  double sum = 0;
+  for (const AttentionPattern& entry : for_heads(patterns, H))
+    sum += share_of_pairs(entry, T) * static_cast<double>(entry.heads);
+  return sum / static_cast<double>(H);
+}
+
+std::vector<Visibility> visibility(const HeadPatterns& patterns) {
+  std::vector<Visibility> by_head;
+  for (const AttentionPattern& entry : patterns) by_head.push_back(visibility(entry));
+  return by_head;
+}
+
+std::string describe(const HeadPatterns& patterns) {
+  if (patterns.size() == 1) return describe(patterns[0]);
+  std::string text;
+  for (const AttentionPattern& entry : patterns)
+    text += concat(text.empty() ? "" : " + ", entry.heads == 0 ? "other heads " : concat(entry.heads, " heads "),
+                   describe(entry));
+  return text;
+}
+
+void validate(const HeadPatterns& patterns, int64_t H) {
+  require(!patterns.empty(), "attention: a layer must have a pattern");
+  for (const AttentionPattern& entry : patterns) validate(entry);
+  for_heads(patterns, H);
+}
+
+}  // namespace scfa

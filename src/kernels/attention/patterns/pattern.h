@@ -1,0 +1,94 @@
+// Attention patterns. A pattern answers one question: which segment does each query and each key belong to? It may
+// answer it several times: each answer is a relation, and a query attends to a key once for every relation in which it
+// sees it. A layer has one pattern for all heads, or a mixture of patterns for ranges of heads.
+//   dense  all in one segment
+//   hash   the bucket of a random-projection hash: argmax over [xR, -xR]        arXiv:2306.01160, section 3.3
+//   drop   kept rows in one segment, dropped rows in none                       arXiv:2306.01160, section 3.2
+//   reformer  chunks of the order by bucket, own and previous; not causal       arXiv:2001.04451
+//   blocks    a query's own block and the best of those before, by mean key     arXiv:2502.13189
+// Adding one: a file of its own beside this one (NAME.cpp, and NAME.cu for the GPU) that defines its descriptor, the
+// descriptor's name in descriptor.h's list, and its parameters here.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+#include "kernels/attention/segments.h"
+
+namespace scfa {
+
+inline constexpr int64_t kMaxRounds = kMaxRelations;
+
+struct AttentionPattern {
+  std::string pattern = "dense";
+  int64_t buckets = 16;
+  int64_t rounds = 1;
+  int64_t chunk = 0;
+  int64_t block = 512;
+  int64_t top_k = 3;
+  double drop_rate = 0.5;
+  std::optional<bool> attend_self;
+  int64_t window = 0;
+  int64_t heads = 0;
+};
+
+std::vector<std::string> pattern_names();
+
+template <class Pattern, class Visit>
+void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
+  visit("pattern", p.pattern,
+        "which tokens see each other; with reformer this depends on later tokens: it is for comparison only",
+        one_of(pattern_names()));
+  visit("buckets", p.buckets, "hash, reformer: buckets per head; 1 (hash) or even", between(1, 64));
+  visit("rounds", p.rounds,
+        "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
+        "pair that "
+        "several put together counts that many times in the softmax",
+        between(1, static_cast<double>(kMaxRounds)));
+  visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
+        at_least(0));
+  visit("block", p.block, "blocks: tokens per block", at_least(1));
+  visit("top_k", p.top_k, "blocks: how many blocks a query sees, its own included",
+        between(1, static_cast<double>(kMaxRelations)));
+  visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
+  visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
+        FieldRule{});
+  visit("window", p.window,
+        "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
+        "included; 0: all",
+        at_least(0));
+  visit("heads", p.heads, "in a mixture: of so many heads; 0: of all heads that no other entry names", at_least(0));
+}
+
+// ---- one pattern ----------------------------------------------------------------------------------------------------
+bool attends_self(const AttentionPattern& pattern);
+Visibility visibility(const AttentionPattern& pattern);
+int64_t segment_count(const AttentionPattern& pattern, int64_t T);
+int64_t relation_count(const AttentionPattern& pattern);
+std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
+// Expected, of the causal pairs of T tokens, each counted once per relation; buckets taken as balanced.
+double share_of_pairs(const AttentionPattern& pattern, int64_t T);
+bool needs_projections(const AttentionPattern& pattern);
+// Whether the segments of a token depend on it and on earlier tokens only.
+bool is_causal(const AttentionPattern& pattern);
+// Whether it is for models whose keys are their queries (shared_qk) only.
+bool shares_keys(const AttentionPattern& pattern);
+void validate(const AttentionPattern& pattern);  // throws Error naming the value and what would be right
+
+// ---- those of the heads of a layer ----------------------------------------------------------------------------------
+// For consecutive ranges of heads. One entry with heads = 0 is for all heads.
+using HeadPatterns = std::vector<AttentionPattern>;
+
+// The same with the number of heads of each entry. Throws Error unless these are H heads.
+HeadPatterns for_heads(HeadPatterns patterns, int64_t H);
+// Over the entries: the most of their segments and relations; the mean over H heads of the share of pairs.
+int64_t segment_count(const HeadPatterns& patterns, int64_t T);
+int64_t relation_count(const HeadPatterns& patterns);
+bool is_causal(const HeadPatterns& patterns);  // whether all of them are
+double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T);
+std::vector<Visibility> visibility(const HeadPatterns& patterns);
+std::string describe(const HeadPatterns& patterns);  // "4 heads dense, window 256 + 8 heads hash with 16 buckets"
+void validate(const HeadPatterns& patterns, int64_t H);
+
+}  // namespace scfa

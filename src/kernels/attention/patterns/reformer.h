@@ -1,0 +1,16 @@
+// What the CPU and the GPU form of the Reformer pattern share.
+#pragma once
+#include <span>
+
+#include "kernels/attention/patterns/assign.h"
+
+namespace scfa {
+
+// Tokens per chunk of a sequence of T; the last chunk may be shorter.
+int64_t chunk_length(const AttentionPattern& pattern, int64_t T);
+
+// Writes each token's bucket of round r to both segments of relation 2 r.
+void assign_buckets(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
+                    const PatternInput& input);
+
+}  // namespace scfa
