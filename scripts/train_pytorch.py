@@ -101,6 +101,8 @@ def read_config(words):
         sys.exit("train_pytorch.py: attention.pattern must be dense")
     if config["model"]["positions"] != "learned" or config["model"]["shared_qk"]:
         sys.exit("train_pytorch.py: model.positions must be learned and model.shared_qk false")
+    if config["model"].get("n_kv_head", 0) not in (0, config["model"]["n_head"]):
+        sys.exit("train_pytorch.py: model.n_kv_head must be 0 or model.n_head")
     return config, flags
 
 

@@ -114,6 +114,17 @@ struct TensorView {
     return view;
   }
 
+  // Entries [begin, begin + count) of a dimension.
+  TensorView narrow(int dimension, int64_t begin, int64_t count) const {
+    require(dimension >= 0 && dimension < ndim && begin >= 0 && count >= 0 &&
+                begin + count <= shape[static_cast<size_t>(dimension)],
+            "entries [", begin, ", ", begin + count, ") of dimension ", dimension, " of ", describe());
+    TensorView view = *this;
+    view.data = offset(begin * stride[static_cast<size_t>(dimension)]);
+    view.shape[static_cast<size_t>(dimension)] = count;
+    return view;
+  }
+
   // Entry i of a dimension, that dimension removed; what describes the view is as in one made with that shape.
   TensorView select(int64_t i, int dimension = 0) const {
     const int64_t entries = size(dimension);

@@ -29,7 +29,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
   a.ln_1 = arena.take("layer norms", f, {B, T, C});
   a.ln_1_mean = arena.take("layer norms", f32, {B, T});
   a.ln_1_rstd = arena.take("layer norms", f32, {B, T});
-  a.qkv = arena.take("queries, keys, values", f, {B, T, c.qkv_parts(), H, D});
+  a.qkv = arena.take("queries, keys, values", f, {B, T, c.qkv_heads(), D});
   if (c.shared_qk) {
     a.shared_keys = arena.take("queries, keys, values", f, {B, T, H, D});
     a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
@@ -65,12 +65,12 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   a.branch = arena.take("scratch", f, {B, T, C});
   int64_t scratch = 0;
   for (const BlockActivations& block : a.blocks)
-    scratch = std::max(scratch, attention_scratch(ctx, block.segments.relations, c.head_dim()));
+    scratch = std::max(scratch, attention_scratch(ctx, block.segments.relations, c.head_dim(), c.kv_heads()));
   a.attention_scratch = arena.take("scratch", f32, {scratch});
   if (!training) return a;
   a.dresidual = arena.take("activation gradients", f, {B, T, C});
   a.dbranch = arena.take("activation gradients", f, {B, T, C});
-  a.dqkv = arena.take("activation gradients", f, {B, T, c.qkv_parts(), c.n_head, c.head_dim()});
+  a.dqkv = arena.take("activation gradients", f, {B, T, c.qkv_heads(), c.head_dim()});
   if (c.shared_qk) a.dshared_keys = arena.take("activation gradients", f, {B, T, c.n_head, c.head_dim()});
   a.dfc = arena.take("activation gradients", f, {B, T, 4 * C});
   a.layernorm_scratch = arena.take("scratch", f32, {layernorm_backward_scratch(ctx, B * T, C)});

@@ -3,16 +3,17 @@
 #include <vector>
 
 #include "core/arena.h"
-#include "kernels/attention/layer_attention.h"
+#include "kernels/attention/operands.h"
 #include "model/config.h"
 
 namespace scfa {
 
-// B sequences of T tokens, width C, H heads of D; gradients carry a d. Each tensor is written once a forward pass.
+// B sequences of T tokens, width C, H heads of D, H_kv of keys and values; gradients carry a d. Each tensor is written
+// once a forward pass.
 struct BlockActivations {
   Tensor residual_in;                 // (B, T, C) the residual stream that enters the block
   Tensor ln_1, ln_1_mean, ln_1_rstd;  // (B, T, C), (B, T), (B, T)
-  Tensor qkv;                         // (B, T, 2 or 3, H, D): q, k unless shared, v
+  Tensor qkv;                         // (B, T, H + 2 H_kv, D): q, k unless shared, v
   Tensor shared_keys, inverse_norm;   // (B, T, H, D), (B, T, H): where keys are normalised queries
   LayerSegments segments;
   Tensor attention, lse;  // (B, T, C), (B, H, T)
@@ -43,6 +44,11 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
 // A (B, T, C) tensor as (B, T, H, D).
 inline Tensor as_heads(const Tensor& x, int64_t H) {
   return x.reshape({x.size(0), x.size(1), H, x.size(2) / H});
+}
+
+// Of qkv and shared_keys, or of their gradients.
+inline Heads heads_of(const GptConfig& c, const Tensor& qkv, const Tensor& shared_keys) {
+  return {qkv, shared_keys, c.n_head, c.kv_heads()};
 }
 
 }  // namespace scfa

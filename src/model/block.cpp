@@ -2,7 +2,6 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
-#include "kernels/attention/operands.h"
 #include "kernels/gelu.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"
@@ -48,8 +47,8 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
   layernorm_forward(ctx, a.ln_1, a.residual_in, a.ln_1_mean, a.ln_1_rstd, x, skip, p.ln_1_weight, p.ln_1_bias,
                     static_cast<float>(c.norm_eps));
   const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
-  matmul_forward(ctx, a.qkv.reshape({B, T, c.qkv_parts() * c.n_embd}), a.ln_1, p.attn_weight, p.attn_bias);
-  const Heads heads(a.qkv, a.shared_keys);
+  matmul_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), a.ln_1, p.attn_weight, p.attn_bias);
+  const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
   choose_segments(ctx, c, layer, a, heads, draw);
   if (c.rotary())
@@ -71,7 +70,7 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
   a.segments.draw(ctx, draw.seed, draw.step, static_cast<uint32_t>(layer));
   block_before_attention(ctx, c, layer, p, a, x, skip, draw);
   a.segments.build(ctx);
-  const Heads heads(a.qkv, a.shared_keys);
+  const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments.relations,
                     c.softmax_scale(), shared.attention_scratch);
   block_after_attention(ctx, c, p, a, shared);
@@ -87,7 +86,7 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
                      a.ln_2_rstd, shared.layernorm_scratch);
   matmul_backward(ctx, dbranch, d.attn_proj_weight, d.attn_proj_bias, dresidual, a.attention, p.attn_proj_weight);
   before_attention();
-  const Heads heads(a.qkv, a.shared_keys), dheads(shared.dqkv, shared.dshared_keys);
+  const Heads heads = heads_of(c, a.qkv, a.shared_keys), dheads = heads_of(c, shared.dqkv, shared.dshared_keys);
   attention_backward(ctx, dheads.q, dheads.k, dheads.v, as_heads(dbranch, c.n_head), heads.q, heads.k, heads.v,
                      as_heads(a.attention, c.n_head), a.lse, a.segments.relations, c.softmax_scale(),
                      shared.attention_scratch, c.shared_qk ? a.inverse_norm : Tensor());
@@ -95,7 +94,7 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
     rotary(ctx, dheads.q, 0, c.rotary_theta, -1);
     if (!c.shared_qk) rotary(ctx, dheads.k, 0, c.rotary_theta, -1);
   }
-  const Tensor dqkv = shared.dqkv.reshape({dbranch.size(0), dbranch.size(1), c.qkv_parts() * c.n_embd});
+  const Tensor dqkv = shared.dqkv.reshape({dbranch.size(0), dbranch.size(1), c.qkv_width()});
   matmul_backward(ctx, dbranch, d.attn_weight, d.attn_bias, dqkv, a.ln_1, p.attn_weight);
   layernorm_backward(ctx, dresidual, d.ln_1_weight, d.ln_1_bias, dbranch, a.residual_in, p.ln_1_weight, a.ln_1_mean,
                      a.ln_1_rstd, shared.layernorm_scratch);

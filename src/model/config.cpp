@@ -8,6 +8,11 @@ void validate(const GptConfig& c) {
   require(c.vocab_size > 0, "model.vocab_size: must be at least 1, not ", c.vocab_size);
   require(c.n_embd % c.n_head == 0, "model.n_embd: must be a multiple of model.n_head = ", c.n_head, ", not ",
           c.n_embd);
+  require(c.n_head % c.kv_heads() == 0, "model.n_kv_head: must be a divisor of model.n_head = ", c.n_head,
+          ", or 0 for as many, not ", c.n_kv_head);
+  require(!c.shared_qk || c.kv_heads() == c.n_head,
+          "model.n_kv_head: with model.shared_qk keys are the queries, so it must be 0 or model.n_head = ", c.n_head,
+          ", not ", c.n_kv_head);
   require(!c.rotary() || c.head_dim() % 2 == 0,
           "model.n_embd: rotary positions need an even head dim, n_embd / n_head, not ", c.head_dim());
   require(!c.rotary() || c.head_dim() <= kMaxRotaryDim, "model.n_head: rotary positions take head dims up to ",
@@ -38,7 +43,7 @@ void validate_for_gpu(const GptConfig& c) {
 
 double model_flops_per_token(const GptConfig& c) {
   const double C = static_cast<double>(c.n_embd), L = static_cast<double>(c.n_layer);
-  const double block = C * C * (static_cast<double>(c.qkv_parts()) + 1 + 8);
+  const double block = C * (static_cast<double>(c.qkv_width()) + C + 8 * C);
   const double weights = L * block + C * static_cast<double>(c.padded_vocab());
   double keys = 0;  // a token sees on average, over all layers
   for (int64_t l = 0; l < c.n_layer; ++l)

@@ -13,6 +13,7 @@ namespace scfa {
 struct GptConfig {
   int64_t n_layer = 12;
   int64_t n_head = 12;
+  int64_t n_kv_head = 0;
   int64_t n_embd = 768;
   int64_t sequence_length = 1024;
   int64_t vocab_size = 0;  // set from the data before a model is made
@@ -31,7 +32,10 @@ struct GptConfig {
   float softmax_scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim())); }
   int64_t padded_vocab() const { return (vocab_size + vocab_padding - 1) / vocab_padding * vocab_padding; }
   bool rotary() const { return positions == "rotary"; }
-  int64_t qkv_parts() const { return shared_qk ? 2 : 3; }  // q, v or q, k, v
+  int64_t kv_heads() const { return n_kv_head > 0 ? n_kv_head : n_head; }
+  // Heads in the output of c_attn: of queries, of keys unless they are shared, of values.
+  int64_t qkv_heads() const { return n_head + (shared_qk ? 1 : 2) * kv_heads(); }
+  int64_t qkv_width() const { return qkv_heads() * head_dim(); }
   const HeadPatterns& patterns(int64_t layer) const {
     return attention.size() == 1 ? attention[0] : attention.at(static_cast<size_t>(layer));
   }
@@ -41,6 +45,10 @@ template <class Config, class Visit>
 void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("n_layer", c.n_layer, "transformer blocks", between(1, 65535));
   visit("n_head", c.n_head, "attention heads per block", between(1, 65535));
+  visit("n_kv_head", c.n_kv_head,
+        "heads of keys and values, each read by n_head / n_kv_head query heads (grouped-query attention); a divisor of "
+        "n_head; 0: n_head",
+        between(0, 65535));
   visit("n_embd", c.n_embd, "width of the residual stream; a multiple of n_head", between(1, 65536));
   visit("sequence_length", c.sequence_length, "tokens per sequence", between(1, 1 << 20));
   visit("vocab_size", c.vocab_size, "entries of the vocabulary; 0 takes the tokenizer's", between(0, 1 << 24));

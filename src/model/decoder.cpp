@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "core/rng.h"
-#include "kernels/attention/operands.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"
@@ -37,8 +36,8 @@ Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c, int64_t len
   plan.acts = plan_activations(arena, ctx, c, 1, length, false);
   if (!all_causal(c)) return plan;
   for (int64_t layer = 0; layer < c.n_layer; ++layer)
-    plan.cache.push_back(
-        plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim(), relation_count(c.patterns(layer))));
+    plan.cache.push_back(plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim(),
+                                    relation_count(c.patterns(layer)), c.kv_heads()));
   return plan;
 }
 
@@ -80,7 +79,7 @@ Decoder::Decoder(Gpt& model)
 
 void Decoder::attend(int64_t layer, const BlockActivations& a) {
   const GptConfig& c = model_.config();
-  const Heads heads(a.qkv, a.shared_keys);
+  const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   const KeyValueCache& cache = cache_[static_cast<size_t>(layer)];
   cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.relations);
   std::vector<KeyRange> by_head;

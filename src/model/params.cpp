@@ -29,7 +29,7 @@ void visit_parameters(const GptConfig& c, GptParams& p, const Visit& visit) {
     BlockParams& b = p.blocks[l];
     const std::string at = concat("h.", l, ".");
     norm(at + "ln_1", b.ln_1_weight, b.ln_1_bias);
-    matrix(at + "attn.c_attn", b.attn_weight, b.attn_bias, c.qkv_parts() * C, C, Init::kNormal);
+    matrix(at + "attn.c_attn", b.attn_weight, b.attn_bias, c.qkv_width(), C, Init::kNormal);
     matrix(at + "attn.c_proj", b.attn_proj_weight, b.attn_proj_bias, C, C, Init::kResidualNormal);
     norm(at + "ln_2", b.ln_2_weight, b.ln_2_bias);
     matrix(at + "mlp.c_fc", b.fc_weight, b.fc_bias, 4 * C, C, Init::kNormal);

@@ -11,7 +11,7 @@ namespace scfa {
 
 struct BlockParams {
   Tensor ln_1_weight, ln_1_bias;            // (C)
-  Tensor attn_weight, attn_bias;            // (2C or 3C, C): queries, keys unless shared, values
+  Tensor attn_weight, attn_bias;            // ((H + 2 H_kv) D, C): queries, keys unless shared, values
   Tensor attn_proj_weight, attn_proj_bias;  // (C, C)
   Tensor ln_2_weight, ln_2_bias;            // (C)
   Tensor fc_weight, fc_bias;                // (4C, C)

@@ -30,6 +30,7 @@ CommandLine options() {
   line.add_option("length", "sequence lengths T; op: one (8192; on the CPU 1024)", "N,N,...");
   line.add_option("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1)", "N");
   line.add_option("heads", "heads a sequence (12; attention on the CPU 4)", "N");
+  line.add_option("kv-heads", "attention: heads of keys and values, a divisor of --heads (as many)", "N");
   line.add_option("head-dim", "width of a head", "N", "64");
   line.add_option("width", "op: width of the model", "N", "768");
   line.add_option("outputs", "op: outputs of a product, width of GELU", "N", "3072");
@@ -65,6 +66,8 @@ AttentionCase attention_case(const CommandLine& line, int64_t longest, bool gpu)
   shape.B = batch_of(line, longest, gpu ? 16 : 1);
   shape.H = size(line, "heads", kMaxHeads, gpu ? 12 : 4);
   shape.D = line.integer("head-dim", 1, kMaxHeadDim);
+  shape.Hkv = size(line, "kv-heads", kMaxHeads, shape.H);
+  require(shape.H % shape.Hkv == 0, "--kv-heads: must be a divisor of the ", shape.H, " heads, not ", shape.Hkv);
   return settings;
 }
 
@@ -98,6 +101,7 @@ int run(int argc, char** argv) {
           ": is not something to time; there are: attention, op");
   require(mode == "op" || names.empty(), names.empty() ? "" : names.front(), ": attention takes no names");
   require(mode == "attention" || !line.given("csv"), "--csv: only attention has a table to write");
+  require(mode == "attention" || !line.given("kv-heads"), "--kv-heads: only attention has heads of keys and values");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = line.text("device");
   require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",

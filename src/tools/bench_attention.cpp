@@ -128,8 +128,9 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
       AttentionCase settings{.problem = shape.problem, .skew = skew};
       settings.problem.shape.T = T;
       settings.problem.patterns = {pattern};
-      // Shared keys as in the paper; the other patterns have keys of their own, as peers do.
-      settings.problem.layout = pattern.pattern == "hash" ? AttentionLayout::kSharedQk : AttentionLayout::kQkv;
+      // Shared keys as in the paper; the other patterns have keys of their own, as peers do, and so have grouped heads.
+      const bool shared = pattern.pattern == "hash" && shape.problem.shape.kv_heads() == shape.problem.shape.H;
+      settings.problem.layout = shared ? AttentionLayout::kSharedQk : AttentionLayout::kQkv;
       const AttentionTimes t = time_attention(ctx, flush, settings, repeats);
       if (pattern.pattern == "dense") dense = t.total();
       const int64_t buckets = segment_count(pattern, T);

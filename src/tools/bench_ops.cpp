@@ -211,7 +211,7 @@ struct FilledAttention : AttentionOperands {
     forward(ctx);
   }
   std::string sizes() const {
-    const auto [B, T, H, D] = problem.shape;
+    const auto [B, T, H, D, kv_heads] = problem.shape;
     return concat(B, " x ", T, " x ", H, " x ", D);
   }
   std::string sizes_and_pattern() const { return sizes() + ", " + describe(problem.patterns); }

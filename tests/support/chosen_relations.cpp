@@ -43,7 +43,7 @@ double dot(const double* a, const double* b, int64_t D) {
 // Buckets in double; where two directions are nearly as good, the bucket is left open and so is the whole head's order,
 // so inputs must be such that there are none.
 void expect_chunks(const AttentionTensors& t, int64_t first_head, const AttentionPattern& pattern) {
-  const auto [B, T, H, D] = t.shape();
+  const auto [B, T, H, D, given] = t.shape();
   const std::vector<double> q = t.read(t.q), directions = t.read(t.layer.projections.at(0));
   const int64_t heads = heads_of(t, pattern), half = pattern.buckets / 2;
   const int64_t length = pattern.chunk > 0 ? pattern.chunk : (T + pattern.buckets - 1) / pattern.buckets;
@@ -91,7 +91,7 @@ void expect_chunks(const AttentionTensors& t, int64_t first_head, const Attentio
 
 // The blocks chosen have the highest products in double, up to rounding.
 void expect_best_blocks(const AttentionTensors& t, int64_t first_head, const AttentionPattern& pattern) {
-  const auto [B, T, H, D] = t.shape();
+  const auto [B, T, H, D, given] = t.shape();
   const std::vector<double> q = t.read(t.q), k = t.read(t.k);
   std::vector<std::vector<double>> q_ids, k_ids;
   for (const Segments& relation : t.layer.relations)

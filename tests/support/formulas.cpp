@@ -61,7 +61,7 @@ double product(const double* a, const double* b, int64_t D) {
   return total;
 }
 
-// Calls use(query row, keys, probabilities, lse) for every query; offsets are of rows in a (B, T, H, D) tensor. The
+// Calls use(query row, keys, probabilities, lse) for every query; offsets are of rows in q, and in k and v. The
 // probability of a key that is seen several times is for all of them.
 template <class Use>
 void for_each_query(const AttentionShape& s, const std::vector<double>& q, const std::vector<double>& k,
@@ -72,6 +72,8 @@ void for_each_query(const AttentionShape& s, const std::vector<double>& q, const
     for (int64_t h = 0; h < s.H; ++h)
       for (int64_t i = 0; i < s.T; ++i) {
         const auto row = [&](int64_t t) { return ((b * s.T + t) * s.H + h) * s.D; };
+        const int64_t heads = s.kv_heads(), key_head = h / (s.H / heads);
+        const auto key_row = [&](int64_t t) { return ((b * s.T + t) * heads + key_head) * s.D; };
         const int64_t entry = (b * s.H + h) * s.T + i;
         double top = -INFINITY, total = 0.0;
         keys.clear();
@@ -79,8 +81,8 @@ void for_each_query(const AttentionShape& s, const std::vector<double>& q, const
         for (int64_t j = 0; j < s.T; ++j) {
           const double times = visible[static_cast<size_t>(entry * s.T + j)];
           if (times == 0) continue;
-          keys.push_back(row(j));
-          p.push_back(scale * product(q.data() + row(i), k.data() + row(j), s.D) + std::log(times));
+          keys.push_back(key_row(j));
+          p.push_back(scale * product(q.data() + row(i), k.data() + key_row(j), s.D) + std::log(times));
           top = std::max(top, p.back());
         }
         for (double& x : p) total += x = std::exp(x - top);
@@ -108,7 +110,7 @@ AttentionGradients::AttentionGradients(const AttentionShape& shape, const std::v
                                        const std::vector<double>& k, const std::vector<double>& v,
                                        const std::vector<uint8_t>& visible, double scale,
                                        const std::vector<double>& dout)
-    : dq(q.size(), 0.0), dk(q.size(), 0.0), dv(q.size(), 0.0) {
+    : dq(q.size(), 0.0), dk(k.size(), 0.0), dv(v.size(), 0.0) {
   const int64_t D = shape.D;
   std::vector<double> dp;
   for_each_query(shape, q, k, visible, scale,

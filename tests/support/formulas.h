@@ -26,7 +26,7 @@ inline std::vector<uint8_t> visibility(const Segments& segments, const Visibilit
 }
 
 // softmax(scale * q . k) v over the visible keys, each as often as it is seen, by definition and in O(T^2).
-// q, k, v: (B, T, H, D).
+// q: (B, T, H, D); k, v: (B, T, H_kv, D), each head of them for H / H_kv heads of q.
 struct AttentionFormula {
   std::vector<double> out, lse;  // (B, T, H, D); (B, H, T) in log2 units, +inf where nothing is seen
   AttentionFormula(const AttentionShape& shape, const std::vector<double>& q, const std::vector<double>& k,

@@ -135,6 +135,21 @@ TEST(Config, CrossChecksNameTheKeys) {
   expect_error([&] { validate(c.model); }, {"model.n_embd", "model.n_head", "5"});
 }
 
+TEST(Config, HeadsOfKeysAndValuesDivideThoseOfQueries) {
+  Config c = parse(R"({"model": {"n_head": 12, "n_kv_head": 4, "vocab_size": 10}})");
+  EXPECT_NO_THROW(validate(c.model));
+  c.model.n_kv_head = 5;
+  expect_error([&] { validate(c.model); }, {"model.n_kv_head: must be a divisor of model.n_head = 12", "5"});
+  c.model.n_kv_head = 24;
+  expect_error([&] { validate(c.model); }, {"model.n_kv_head", "24"});
+  c.model.n_kv_head = 6;
+  c.model.shared_qk = true;
+  expect_error([&] { validate(c.model); }, {"model.n_kv_head", "model.shared_qk", "0 or model.n_head = 12", "6"});
+  c.model.n_kv_head = 12;
+  EXPECT_NO_THROW(validate(c.model));
+  expect_error([] { parse(R"({"model": {"n_kv_head": -1}})"); }, {"model.n_kv_head", "-1"});
+}
+
 TEST(Config, CommandLineOverridesAnyKey) {
   Config c = parse(R"({"model": {"n_layer": 2}, "attention": [{"pattern": "hash"}, {"pattern": "drop"}]})");
   override_config(c, "train.steps", "100");

@@ -58,6 +58,21 @@ INSTANTIATE_TEST_SUITE_P(Train, Resume,
                          });
 
 class Checkpoint : public test::TinyRunTest {};
+
+TEST_F(Checkpoint, HasFewerHeadsOfKeysAndValues) {
+  config.model.shared_qk = false;
+  config.model.n_head = 4;
+  config.model.n_kv_head = 2;
+  tiny.run(config);
+  const std::string parameters = read_text(tiny.path("checkpoint-00000012/model.safetensors"));
+  EXPECT_NE(parameters.find(R"("h.0.attn.c_attn.weight":{"dtype":"F32","shape":[32,16])"), std::string::npos);
+  fs::remove_all(tiny.path("checkpoint-00000012"));
+  Config other = config;
+  other.model.n_kv_head = 4;
+  expect_error([&] { tiny.run(other, {.resume = true}); }, {"model.n_kv_head", "2", "4"});
+  tiny.run(config, {.resume = true});
+  EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/model.safetensors")) == parameters);
+}
 class ResumedRun : public test::TinyRunTest {};
 
 TEST_F(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {

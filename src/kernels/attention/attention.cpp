@@ -6,15 +6,14 @@
 #include <utility>
 
 #include "kernels/attention/combine.h"
+#include "kernels/attention/head_groups.h"
 #include "kernels/attention/normalise.h"
 
 namespace scfa {
 
 namespace {
 
-void check_rows(const char* op, const char* name, const ConstTensor& t, const ConstTensor& q) {
-  if (t.data == nullptr || t.ndim != 4 || t.stride[3] != 1 || !t.same_shape(q) || t.dtype != q.dtype)
-    fail(op, ": ", name, " must be like q, ", q.describe(), ", not ", t.data == nullptr ? "empty" : t.describe());
+void check_layout(const char* op, const char* name, const ConstTensor& t) {
   if (t.device == Device::kCpu) return;
   require(t.size(3) % 8 == 0 && t.size(3) <= 128, op,
           ": on the GPU the head dim must be a multiple of 8 up to 128, not ", t.size(3));
@@ -23,12 +22,34 @@ void check_rows(const char* op, const char* name, const ConstTensor& t, const Co
   require(aligned, op, ": on the GPU the rows of ", name, " must be aligned to 16 bytes");
 }
 
-void check_common(const char* op, Context& ctx, const ConstTensor& q, const ConstTensor& lse,
-                  std::span<const Segments> relations, const Tensor& scratch) {
+void check_rows(const char* op, const char* name, const ConstTensor& t, const ConstTensor& like,
+                const char* like_name = "q") {
+  if (t.data == nullptr || t.ndim != 4 || t.stride[3] != 1 || !t.same_shape(like) || t.dtype != like.dtype)
+    fail(op, ": ", name, " must be like ", like_name, ", ", like.describe(), ", not ",
+         t.data == nullptr ? "empty" : t.describe());
+  check_layout(op, name, t);
+}
+
+// k or v, which may have fewer heads than q.
+void check_kv_rows(const char* op, const char* name, const ConstTensor& t, const ConstTensor& q) {
+  const bool like_q = t.data != nullptr && t.ndim == 4 && t.stride[3] == 1 && t.dtype == q.dtype &&
+                      t.size(0) == q.size(0) && t.size(1) == q.size(1) && t.size(3) == q.size(3);
+  if (!like_q || t.size(2) == 0 || q.size(2) % t.size(2) != 0)
+    fail(op, ": ", name, " must be like q, ", q.describe(), ", but for heads, of which it has a divisor of ", q.size(2),
+         ", not ", t.data == nullptr ? "empty" : t.describe());
+  check_layout(op, name, t);
+}
+
+// q, k, v and what goes with them.
+void check_common(const char* op, Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
+                  const ConstTensor& lse, std::span<const Segments> relations, const Tensor& scratch) {
   const DType type = ctx.on_gpu() ? DType::kBF16 : DType::kF32;
   if (q.data == nullptr || q.ndim != 4 || q.dtype != type)
     fail(op, ": q must be (B, T, H, D) of ", name_of(type), " on the ", name_of(ctx.device()), ", not ",
          q.data == nullptr ? "empty" : q.describe());
+  check_rows(op, "q", q, q);
+  check_kv_rows(op, "k", k, q);
+  check_rows(op, "v", v, k, "k");
   require_tensor(lse, op, "lse", DType::kF32, {q.size(0), q.size(2), q.size(1)});
   require(!relations.empty(), op, ": there must be a relation");
   for (const Segments& segments : relations) {
@@ -36,7 +57,7 @@ void check_common(const char* op, Context& ctx, const ConstTensor& q, const Cons
             segments.q_index.describe(), " for q of ", q.describe());
     ctx.require_here(op, {segments.q_index});
   }
-  const int64_t needed = attention_scratch(ctx, relations, q.size(3));
+  const int64_t needed = attention_scratch(ctx, relations, q.size(3), k.size(2));
   require(scratch.data && scratch.dtype == DType::kF32 && scratch.numel() >= needed, op, ": scratch must be ", needed,
           " elements of f32, not ", scratch.data == nullptr ? "empty" : scratch.describe());
 }
@@ -62,13 +83,17 @@ AttentionBackward& backward_form(const Context& ctx) {
 }
 
 // ---- several --------------------------------------------------------------------------------------------------------
-// Scratch, in f32 elements: what one relation needs, then the results of a relation beyond the first, which are out and
-// lse in forward and dq, dk, dv in backward.
+// Scratch, in f32 elements: what one relation needs; in backward of grouped heads dk and dv of every query head; then
+// the results of a relation beyond the first, which are out and lse in forward and dq, dk, dv in backward.
 
 constexpr int64_t kAlignment = 64;  // elements: 256 bytes
 
 int64_t aligned(int64_t elements) {
   return (elements + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+bool is_grouped(int64_t kv_heads, int64_t heads) {
+  return kv_heads > 0 && kv_heads < heads;
 }
 
 int64_t one_relation_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D) {
@@ -81,16 +106,17 @@ int64_t one_relation_scratch(const Context& ctx, std::span<const Segments> relat
 class PartialResults {
  public:
   PartialResults(const Context& ctx, std::span<const Segments> relations, int64_t D, const Tensor& scratch)
-      : next_(scratch.as<float>() + aligned(one_relation_scratch(ctx, relations, D))) {}
+      : scratch_(scratch.as<float>()), used_(aligned(one_relation_scratch(ctx, relations, D))) {}
   Tensor take(DType dtype, Device device, std::initializer_list<int64_t> sizes) {
-    const Tensor view(next_, dtype, device, sizes);
-    next_ += aligned((view.bytes() + 3) / 4);
+    const Tensor view(scratch_ + used_, dtype, device, sizes);
+    used_ += aligned((view.bytes() + 3) / 4);
     return view;
   }
   Tensor like(const ConstTensor& t) { return take(t.dtype, t.device, {t.size(0), t.size(1), t.size(2), t.size(3)}); }
 
  private:
-  float* next_;
+  float* scratch_;
+  int64_t used_;
 };
 
 // normalise_keys_backward, as a part of attention_backward.
@@ -124,21 +150,21 @@ std::string describe_attention(const Context& ctx) {
   return "attention on the CPU: BLAS over gathered rows";
 }
 
-int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D) {
+int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D, int64_t kv_heads) {
   const int64_t one = one_relation_scratch(ctx, relations, D);
-  if (relations.size() == 1) return one;
   const int64_t rows = relations[0].q_segment.numel(), element = ctx.on_gpu() ? 2 : 4;
   const int64_t part = aligned((rows * D * element + 3) / 4);
-  return aligned(one) + std::max(part + aligned(rows), 3 * part);
+  int64_t further = 0;  // in backward, and in forward
+  if (relations.size() > 1) further = std::max(3 * part, part + aligned(rows));
+  if (is_grouped(kv_heads, relations[0].q_segment.size(1)))
+    further = std::max(further, (relations.size() > 1 ? 5 : 2) * part);
+  return further == 0 ? one : aligned(one) + further;
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        std::span<const Segments> relations, float scale, Tensor scratch) {
   constexpr const char* kOp = "attention_forward";
-  check_common(kOp, ctx, q, lse, relations, scratch);
-  check_rows(kOp, "q", q, q);
-  check_rows(kOp, "k", k, q);
-  check_rows(kOp, "v", v, q);
+  check_common(kOp, ctx, q, k, v, lse, relations, scratch);
   check_rows(kOp, "out", out, q);
   ctx.require_here(kOp, {out, lse, q, k, v, scratch});
   const ProfileRange range(ctx, kOp, Category::kAttention);
@@ -158,16 +184,15 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
                         ConstTensor v, ConstTensor out, ConstTensor lse, std::span<const Segments> relations,
                         float scale, Tensor scratch, ConstTensor inverse_norm) {
   constexpr const char* kOp = "attention_backward";
-  check_common(kOp, ctx, q, lse, relations, scratch);
-  check_rows(kOp, "q", q, q);
-  check_rows(kOp, "k", k, q);
-  check_rows(kOp, "v", v, q);
+  check_common(kOp, ctx, q, k, v, lse, relations, scratch);
   check_rows(kOp, "out", out, q);
   check_rows(kOp, "dout", dout, q);
   check_rows(kOp, "dq", dq, q);
-  check_rows(kOp, "dk", dk, q);
-  check_rows(kOp, "dv", dv, q);
+  check_rows(kOp, "dk", dk, k, "k");
+  check_rows(kOp, "dv", dv, k, "k");
   if (inverse_norm) {
+    require(k.size(2) == q.size(2), kOp, ": with inverse_norm k must have as many heads as q, ", q.size(2), ", not ",
+            k.size(2));
     require_tensor(inverse_norm, kOp, "inverse_norm", DType::kF32, {q.size(0), q.size(1), q.size(2)});
     for (const auto& [name, t] : {std::pair("k", k), std::pair<const char*, ConstTensor>("dk", dk)})
       require(t.contiguous(), kOp, ": with inverse_norm ", name, " must be contiguous, not ", t.describe());
@@ -177,15 +202,22 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
   if (q.numel() == 0) return;
   AttentionBackward& backward = backward_form(ctx);
   const bool several = relations.size() > 1;  // the gradient through the norms is then that of the whole dk
-  backward(ctx, dq, dk, dv, dout, q, k, v, out, lse, relations[0], scale, scratch,
+  const bool grouped = is_grouped(k.size(2), q.size(2));
+  PartialResults behind(ctx, relations, q.size(3), scratch);
+  const Tensor head_dk = grouped ? behind.like(q) : dk, head_dv = grouped ? behind.like(q) : dv;
+  backward(ctx, dq, head_dk, head_dv, dout, q, k, v, out, lse, relations[0], scale, scratch,
            several ? ConstTensor() : inverse_norm);
   for (const Segments& further : relations.subspan(1)) {
-    PartialResults partial(ctx, relations, q.size(3), scratch);
-    const Tensor its_dq = partial.like(dq), its_dk = partial.like(dk), its_dv = partial.like(dv);
+    PartialResults partial = behind;
+    const Tensor its_dq = partial.like(q), its_dk = partial.like(q), its_dv = partial.like(q);
     backward(ctx, its_dq, its_dk, its_dv, dout, q, k, v, out, lse, further, scale, scratch, {});
     add_gradient(ctx, dq, its_dq);
-    add_gradient(ctx, dk, its_dk);
-    add_gradient(ctx, dv, its_dv);
+    add_gradient(ctx, head_dk, its_dk);
+    add_gradient(ctx, head_dv, its_dv);
+  }
+  if (grouped) {
+    sum_head_groups(ctx, dk, head_dk);
+    sum_head_groups(ctx, dv, head_dv);
   }
   if (several && inverse_norm) add_norm_gradient(ctx, dq, dk, k, inverse_norm);
 }

@@ -120,7 +120,8 @@ AttentionParams make_params(Context& ctx, const ConstTensor& q, const ConstTenso
                             const Segments& s, float scale, const ConstTensor& lse, const Tensor& scratch) {
   fill(scratch.data, 0, kCounterElements * sizeof(float), ctx.stream());
   AttentionParams p{};
-  p.q = head_rows(q), p.k = head_rows(k), p.v = head_rows(v);
+  const auto group = static_cast<int>(q.size(2) / k.size(2));
+  p.q = head_rows(q), p.k = head_rows(k, group), p.v = head_rows(v, group);
   p.lse = const_cast<float*>(lse.as<float>());
   p.tile_counter = static_cast<int*>(scratch.data);
   p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kCounterElements);

@@ -14,10 +14,12 @@ namespace scfa {
 // each relation r, so a key that is seen in several counts as often. With one relation: out = softmax(scale * q . k) v.
 //   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
 //   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
-//   q, k, v  in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: they can be read where the
-//                              product that made them left them
+//   q        in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: it can be read where the
+//                              product that made it left it
+//   k, v     in  (B, T, H_kv, D)  likewise. H_kv divides H: query head h reads head h / (H / H_kv), as grouped-query
+//                              attention does (Ainslie et al. 2023, arXiv:2305.13245); segments are of query heads
 //   relations  one or more, of the same B, H and T
-//   scratch  f32 (attention_scratch(ctx, relations, D)), contents undefined
+//   scratch  f32 (attention_scratch(ctx, relations, D, H_kv)), contents undefined
 // GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes.
 // Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.
 // Relations beyond the first are computed apart and combined (combine.h), and on the GPU rounded to bf16 in between.
@@ -25,18 +27,20 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
                        std::span<const Segments> relations, float scale, Tensor scratch);
 
 // Gradients, overwritten: zero for rows in no segment and for keys that no query sees. Those of relations beyond the
-// first are added, rounded once per addition.
-//   dq, dk, dv    out (B, T, H, D), strides free      dout, out, lse, q, k, v  in, as in forward
+// first are added, rounded once per addition. Where H_kv < H, those of keys and values are first computed for every
+// query head, on the GPU in bf16, and then summed in f32.
+//   dq       out (B, T, H, D), strides free      dout, out, lse, q, k, v  in, as in forward
+//   dk, dv   out (B, T, H_kv, D), likewise
 //   inverse_norm  in (B, T, H) f32, or empty. Given where keys are the queries of the same tokens divided by their
 //   norms (normalise_keys): dq is then the whole derivative, (dk - k (k . dk)) * inverse_norm included, and what dk
-//   holds afterwards is undefined; k and dk must be contiguous. Any segments will do; on Hopper it is fastest where a
-//   row's query and key are in the same one.
+//   holds afterwards is undefined; k and dk must be contiguous, and H_kv = H. Any segments will do; on Hopper it is
+//   fastest where a row's query and key are in the same one.
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, std::span<const Segments> relations,
                         float scale, Tensor scratch, ConstTensor inverse_norm = {});
 
-// In elements. Not less for more sequences.
-int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D);
+// In elements. Not less for more sequences. kv_heads: H_kv, or 0 for H.
+int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D, int64_t kv_heads = 0);
 
 // On a GPU, whether to keep to the kernels that run on all of them where faster ones could run. At first: whether the
 // environment has SCFA_ATTENTION=portable.
@@ -46,8 +50,8 @@ bool uses_portable_attention();
 // Which kernels attention runs on here, and why, in words.
 std::string describe_attention(const Context& ctx);
 
-// One relation. Backward takes lse and out of all relations together: the probabilities that follow from that lse are
-// the relation's share, and the gradients its part of the sum.
+// One relation. dk and dv are (B, T, H, D), of every query head. Backward takes lse and out of all relations together:
+// the probabilities that follow from that lse are the relation's share, and the gradients its part of the sum.
 using AttentionForward = void(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                               const Segments& segments, float scale, Tensor scratch);
 using AttentionBackward = void(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q,

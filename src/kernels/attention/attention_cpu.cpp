@@ -143,7 +143,7 @@ int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int6
 
 void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        const Segments& segments, float scale, Tensor scratch) {
-  const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3);
+  const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3), group = H / k.size(2);
   float* lse_out = lse.as<float>();
   std::fill_n(lse_out, lse.numel(), INFINITY);
 #pragma omp parallel for
@@ -153,8 +153,8 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
     float *scores = values + T * D, *tile_out = scores + kTile * T;
     const HeadRows out_rows(out, segment.b, segment.h);
     gather(queries, HeadRows(q, segment.b, segment.h), segment.q_index, segment.queries, D);
-    gather(keys, HeadRows(k, segment.b, segment.h), segment.k_index, segment.keys, D);
-    gather(values, HeadRows(v, segment.b, segment.h), segment.k_index, segment.keys, D);
+    gather(keys, HeadRows(k, segment.b, segment.h / group), segment.k_index, segment.keys, D);
+    gather(values, HeadRows(v, segment.b, segment.h / group), segment.k_index, segment.keys, D);
     for (int64_t i = 0; i < segment.queries; i += kTile) {
       // Both ends of what a query sees never fall, so the tile sees keys [first, first + seen) and no others.
       const int64_t rows = std::min(kTile, segment.queries - i), first = segment.first_key(i);
@@ -175,7 +175,7 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
                         Tensor scratch, ConstTensor inverse_norm) {
-  const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3);
+  const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3), group = H / k.size(2);
 #pragma omp parallel for
   for (int64_t head = 0; head < B * H; ++head)
     for (const Tensor& t : {dq, dk, dv}) zero_rows(HeadRows(t, head / H, head % H), T, D);
@@ -187,8 +187,8 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
     const HeadRows out_rows(out, segment.b, segment.h), dq_rows(dq, segment.b, segment.h);
     gather(queries, HeadRows(q, segment.b, segment.h), segment.q_index, segment.queries, D);
     gather(douts, HeadRows(dout, segment.b, segment.h), segment.q_index, segment.queries, D);
-    gather(keys, HeadRows(k, segment.b, segment.h), segment.k_index, segment.keys, D);
-    gather(values, HeadRows(v, segment.b, segment.h), segment.k_index, segment.keys, D);
+    gather(keys, HeadRows(k, segment.b, segment.h / group), segment.k_index, segment.keys, D);
+    gather(values, HeadRows(v, segment.b, segment.h / group), segment.k_index, segment.keys, D);
     std::fill_n(dkeys, segment.keys * D, 0.0f);
     std::fill_n(dvalues, segment.keys * D, 0.0f);
     for (int64_t i = 0; i < segment.queries; i += kTile) {

@@ -11,16 +11,23 @@ namespace {
 
 constexpr float kLog2E = 1.442695041f;
 
-void check(const char* op, const KeyValueCache& cache, std::span<const Segments> relations, const ConstTensor& rows,
-           const char* name) {
+void check_cache(const char* op, const KeyValueCache& cache, std::span<const Segments> relations) {
   require(cache.keys.ndim == 3 && cache.keys.contiguous() && cache.values.contiguous() &&
               cache.values.same_shape(cache.keys) && cache.values.dtype == cache.keys.dtype,
-          op, ": keys and values of the cache must be contiguous (H, S, D), not ", cache.keys.describe(), " and ",
+          op, ": keys and values of the cache must be contiguous (H_kv, S, D), not ", cache.keys.describe(), " and ",
           cache.values.describe());
-  const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);
+  const int64_t heads = cache.keys.size(0), S = cache.keys.size(1);
   const auto R = static_cast<int64_t>(relations.size());
   require(R >= 1 && R <= kMaxRelations, op, ": there must be 1 to ", kMaxRelations, " relations, not ", R);
+  const int64_t H = cache.segments.ndim == 3 ? cache.segments.size(1) : heads;
+  require(heads > 0 && H % heads == 0, op, ": the ", heads, " heads of keys and values must divide the ", H,
+          " of segments");
   require_tensor(cache.segments, op, "segments", DType::kU16, {R, H, S});
+}
+
+// H: how many heads rows must have.
+void check_rows(const char* op, const KeyValueCache& cache, const ConstTensor& rows, const char* name, int64_t H) {
+  const int64_t D = cache.keys.size(2);
   if (rows.data == nullptr || !rows.has_shape({1, 1, H, D}) || rows.stride[3] != 1 || rows.dtype != cache.keys.dtype)
     fail(op, ": ", name, " must be ", name_of(cache.keys.dtype), "[1, 1, ", H, ", ", D, "], not ",
          rows.data == nullptr ? "empty" : rows.describe());
@@ -34,19 +41,22 @@ AttentionDecode& decode_form(const Context& ctx) {
 
 }  // namespace
 
-KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations) {
+KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations,
+                         int64_t kv_heads) {
   constexpr const char* kName = "keys and values";
-  return {arena.take(kName, dtype, {H, S, D}), arena.take(kName, dtype, {H, S, D}),
+  const int64_t heads = kv_heads > 0 ? kv_heads : H;
+  return {arena.take(kName, dtype, {heads, S, D}), arena.take(kName, dtype, {heads, S, D}),
           arena.take(kName, DType::kU16, {relations, H, S})};
 }
 
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   std::span<const Segments> relations) {
   constexpr const char* kOp = "cache_append";
-  check(kOp, cache, relations, k, "k");
-  check(kOp, cache, relations, v, "v");
+  check_cache(kOp, cache, relations);
+  check_rows(kOp, cache, k, "k", cache.keys.size(0));
+  check_rows(kOp, cache, v, "v", cache.keys.size(0));
   for (const Segments& segments : relations) {
-    require_tensor(segments.k_segment, kOp, "k_segment", DType::kU16, {1, cache.keys.size(0), 1});
+    require_tensor(segments.k_segment, kOp, "k_segment", DType::kU16, {1, cache.segments.size(1), 1});
     ctx.require_here(kOp, {segments.k_segment});
   }
   require(position >= 0 && position < cache.keys.size(1), kOp, ": position ", position, " of a cache of ",
@@ -59,7 +69,7 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
 }
 
 int64_t decode_scratch(const KeyValueCache& cache) {
-  const int64_t H = cache.keys.size(0), D = cache.keys.size(2);
+  const int64_t H = cache.segments.size(1), D = cache.keys.size(2);
   return (H * D + 3) / 4 * 4 + H;
 }
 
@@ -67,9 +77,10 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
                       std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale,
                       Tensor scratch) {
   constexpr const char* kOp = "attention_decode";
-  check(kOp, cache, relations, q, "q");
-  check(kOp, cache, relations, out, "out");
-  const int64_t H = cache.keys.size(0), D = cache.keys.size(2);
+  check_cache(kOp, cache, relations);
+  const int64_t H = cache.segments.size(1), D = cache.keys.size(2);
+  check_rows(kOp, cache, q, "q", H);
+  check_rows(kOp, cache, out, "out", H);
   for (const Segments& segments : relations) {
     require_tensor(segments.q_segment, kOp, "q_segment", DType::kU16, {1, H, 1});
     ctx.require_here(kOp, {segments.q_segment});
@@ -97,14 +108,15 @@ namespace cpu {
 
 void cache_append(Context& /*ctx*/, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   std::span<const Segments> relations) {
-  const int64_t H = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2);
-  for (int64_t h = 0; h < H; ++h) {
+  const int64_t heads = cache.keys.size(0), S = cache.keys.size(1), D = cache.keys.size(2), H = cache.segments.size(1);
+  for (int64_t h = 0; h < heads; ++h) {
     std::copy_n(k.as<float>() + h * k.stride[2], D, cache.keys.as<float>() + (h * S + position) * D);
     std::copy_n(v.as<float>() + h * v.stride[2], D, cache.values.as<float>() + (h * S + position) * D);
-    for (size_t r = 0; r < relations.size(); ++r)
+  }
+  for (size_t r = 0; r < relations.size(); ++r)
+    for (int64_t h = 0; h < H; ++h)
       cache.segments.as<uint16_t>()[(static_cast<int64_t>(r) * H + h) * S + position] =
           relations[r].k_segment.as<uint16_t>()[h];
-  }
 }
 
 namespace {
@@ -135,14 +147,14 @@ void decode_head(float* to, float* lse, const float* query, const float* keys, c
 
 void attention_decode(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
                       ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale) {
-  const int64_t S = cache.keys.size(1), D = cache.keys.size(2);
+  const int64_t S = cache.keys.size(1), D = cache.keys.size(2), group = q.size(2) / cache.keys.size(0);
   for_each_range(by_head, cache, [&](int64_t first, int64_t end, const KeyRange& range) {
 #pragma omp parallel for
     for (int64_t h = first; h < end; ++h)
       decode_head(out.as<float>() + h * out.stride[2], lse ? lse.as<float>() + h : nullptr,
-                  q.as<float>() + h * q.stride[2], cache.keys.as<float>() + h * S * D,
-                  cache.values.as<float>() + h * S * D, key_segment.as<uint16_t>() + h * S, q_segment.as<uint16_t>()[h],
-                  range, D, scale);
+                  q.as<float>() + h * q.stride[2], cache.keys.as<float>() + h / group * S * D,
+                  cache.values.as<float>() + h / group * S * D, key_segment.as<uint16_t>() + h * S,
+                  q_segment.as<uint16_t>()[h], range, D, scale);
   });
 }
 

@@ -20,11 +20,12 @@ struct KeySegments {
   int relations;
 };
 
+// A block for each head of queries; the first ones also copy the rows of a head of keys and values.
 __global__ void __launch_bounds__(128)
     append_kernel(__nv_bfloat16* keys, __nv_bfloat16* values, uint16_t* segments, HeadRows k, HeadRows v,
-                  const __grid_constant__ KeySegments k_segments, int64_t position, int64_t S, int D) {
+                  const __grid_constant__ KeySegments k_segments, int64_t position, int64_t S, int D, int kv_heads) {
   const int64_t h = blockIdx.x, at = h * S + position;
-  for (int d = threadIdx.x; d < D; d += blockDim.x) {
+  for (int d = threadIdx.x; h < kv_heads && d < D; d += blockDim.x) {
     keys[at * D + d] = k.row(0, 0, h)[d];
     values[at * D + d] = v.row(0, 0, h)[d];
   }
@@ -35,14 +36,14 @@ __global__ void __launch_bounds__(128)
 // lse: (H), or null.
 __global__ void __launch_bounds__(kThreads)
     decode_kernel(HeadRows out, float* lse, HeadRows q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
-                  const uint16_t* segments, const uint16_t* q_segment, int64_t first_head, int64_t begin, int64_t end,
-                  int64_t S, int D, float scale) {
+                  const uint16_t* segments, const uint16_t* q_segment, int64_t first_head, int heads_per_kv_head,
+                  int64_t begin, int64_t end, int64_t S, int D, float scale) {
   __shared__ alignas(16) float parts[kGroups][kMaxD];
   __shared__ float tops[kGroups], sums[kGroups];
   const int lane = threadIdx.x % 32, group = threadIdx.x / kLanes, shift = lane / kLanes * kLanes;
   const int d0 = static_cast<int>(threadIdx.x % kLanes) * kPack;  // first element of the lane's first pack
   const unsigned members = ((1u << kLanes) - 1) << shift;
-  const int64_t h = first_head + blockIdx.x;
+  const int64_t h = first_head + blockIdx.x, rows = h / heads_per_kv_head * S;  // of keys and values
   const uint16_t wanted = q_segment[h];
   float query[kPacks][kPack] = {}, result[kPacks][kPack] = {}, top = -INFINITY, sum = 0.0f;
 #pragma unroll
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
     const bool match = j0 + lane >= begin && j0 + lane < end && segments[h * S + j0 + lane] == wanted;
     unsigned found = __ballot_sync(0xFFFFFFFFu, match) & members;
     while (found != 0) {
-      const int64_t at = (h * S + j0 + __ffs(static_cast<int>(found)) - 1) * D + d0;
+      const int64_t at = (rows + j0 + __ffs(static_cast<int>(found)) - 1) * D + d0;
       found &= found - 1;
       float value[kPacks][kPack] = {}, score = 0.0f;
 #pragma unroll
@@ -106,10 +107,10 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
   KeySegments k_segments{};
   for (const Segments& segments : relations)
     k_segments.of_relation[k_segments.relations++] = segments.k_segment.as<uint16_t>();
-  append_kernel<<<static_cast<unsigned>(cache.keys.size(0)), 128, 0, ctx.stream()>>>(
+  append_kernel<<<static_cast<unsigned>(cache.segments.size(1)), 128, 0, ctx.stream()>>>(
       static_cast<__nv_bfloat16*>(cache.keys.data), static_cast<__nv_bfloat16*>(cache.values.data),
       cache.segments.as<uint16_t>(), head_rows(k), head_rows(v), k_segments, position, cache.keys.size(1),
-      static_cast<int>(cache.keys.size(2)));
+      static_cast<int>(cache.keys.size(2)), static_cast<int>(cache.keys.size(0)));
   check_launch("cache_append", ctx.stream());
 }
 
@@ -123,8 +124,8 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
     decode_kernel<<<static_cast<unsigned>(end - first), kThreads, 0, ctx.stream()>>>(
         head_rows(out), lse ? lse.as<float>() : nullptr, head_rows(q),
         static_cast<const __nv_bfloat16*>(cache.keys.data), static_cast<const __nv_bfloat16*>(cache.values.data),
-        key_segment.as<uint16_t>(), q_segment.as<uint16_t>(), first, range.begin, range.end, cache.keys.size(1),
-        static_cast<int>(q.size(3)), scale);
+        key_segment.as<uint16_t>(), q_segment.as<uint16_t>(), first, static_cast<int>(q.size(2) / cache.keys.size(0)),
+        range.begin, range.end, cache.keys.size(1), static_cast<int>(q.size(3)), scale);
     check_launch("attention_decode", ctx.stream());
   });
 }

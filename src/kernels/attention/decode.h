@@ -8,16 +8,19 @@
 
 namespace scfa {
 
-// The cache of one sequence and one layer: H heads, S positions. Rows behind the last one appended are undefined.
+// The cache of one sequence and one layer: H heads of queries, H_kv of keys and values, S positions. Rows behind the
+// last one appended are undefined.
 struct KeyValueCache {
-  Tensor keys, values;  // (H, S, D)
-  Tensor segments;      // (R, H, S) u16: in each relation the segment of each key, or kNoSegment
+  Tensor keys, values;  // (H_kv, S, D)
+  Tensor segments;      // (R, H, S) u16: in each relation the segment of each key for a query head, or kNoSegment
 };
 
-KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations = 1);
+// kv_heads: H_kv, a divisor of H; 0: H.
+KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations = 1,
+                         int64_t kv_heads = 0);
 
 // Writes k, v and their segments to row `position` of the cache.
-//   k, v  in (1, 1, H, D), D contiguous, other strides free, dtype of the cache
+//   k, v  in (1, 1, H_kv, D), D contiguous, other strides free, dtype of the cache
 //   relations  R of the cache, up to kMaxRelations; read are k_segment, (1, H, 1) u16 each
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   std::span<const Segments> relations);
@@ -43,7 +46,7 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
 template <class Work>
 void for_each_range(std::span<const KeyRange> by_head, const KeyValueCache& cache, const Work& work) {
   constexpr const char* kOp = "attention_decode";
-  const int64_t H = cache.keys.size(0), S = cache.keys.size(1);
+  const int64_t H = cache.segments.size(1), S = cache.keys.size(1);
   int64_t first = 0;
   for (const KeyRange& range : by_head) {
     require(range.begin >= 0 && range.begin <= range.end && range.end <= S, kOp, ": keys ", range.begin, " to ",

@@ -15,21 +15,23 @@ struct HeadView {
   int64_t row_stride;
 };
 
-// Those of all heads of a (B, T, H, D) tensor, D contiguous.
+// Those of all heads of a (B, T, H, D) tensor, D contiguous. Keys and values may have fewer heads than queries: each is
+// that of `group` query heads, one after the other.
 struct HeadRows {
   __nv_bfloat16* data;
   int64_t batch_stride, row_stride, head_stride;
+  int group;
   __device__ __nv_bfloat16* row(int64_t b, int64_t t, int64_t h) const {
     return data + b * batch_stride + t * row_stride + h * head_stride;
   }
-  // head: b * H + h
+  // What query head h reads. head: b * H + h, of H query heads.
   __device__ HeadView head(int head, int H) const {
-    return {data + head / H * batch_stride + head % H * head_stride, row_stride};
+    return {data + head / H * batch_stride + head % H / group * head_stride, row_stride};
   }
 };
 
-inline HeadRows head_rows(const ConstTensor& t) {
-  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2]};
+inline HeadRows head_rows(const ConstTensor& t, int group = 1) {
+  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2], group};
 }
 
 // Throws Error unless the tensor is bf16, D a multiple of kPack up to 128, and every row aligned to 16 bytes.

@@ -12,24 +12,28 @@ namespace scfa {
 
 struct AttentionShape {  // sequences, positions, heads, width of a head
   int64_t B, T, H, D;
+  int64_t Hkv = 0;  // heads of keys and values; 0: H
+  int64_t kv_heads() const { return Hkv > 0 ? Hkv : H; }
 };
 
 // Where q, k and v lie.
 enum class AttentionLayout {
-  kQkv,       // in one (B, T, 3, H, D), as the product that makes them leaves them
-  kQv,        // q and v in one (B, T, 2, H, D), keys beside it in a (B, T, H, D)
-  kSharedQk,  // as kQv; the keys are the normalised queries, and 1 / |q| is kept
-  kSeparate,  // each in a (B, T, H, D)
-  kByHead,    // each in a (B, H, T, D)
+  kQkv,       // in one (B, T, H + 2 H_kv, D), as the product that makes them leaves them
+  kQv,        // q and v in one (B, T, H + H_kv, D), keys beside it in a (B, T, H_kv, D)
+  kSharedQk,  // as kQv, H_kv = H; the keys are the normalised queries, and 1 / |q| is kept
+  kSeparate,  // each in a (B, T, H, D); keys and values (B, T, H_kv, D)
+  kByHead,    // each in a (B, H, T, D); keys and values (B, H_kv, T, D)
 };
 
-// (B, T, H, D) views of queries, keys and values, or of their gradients.
+// Views of queries (B, T, H, D) and of keys and values (B, T, H_kv, D), or of their gradients.
 struct Heads {
   Tensor q, k, v;
   Heads() = default;
-  // Of a (B, T, 3, H, D), or of a (B, T, 2, H, D) and the keys beside it.
-  Heads(const Tensor& qkv, const Tensor& keys)
-      : q(qkv.select(0, 2)), k(keys.ndim > 0 ? keys : qkv.select(1, 2)), v(qkv.select(qkv.size(2) - 1, 2)) {}
+  // Of a (B, T, H + 2 H_kv, D), or of a (B, T, H + H_kv, D) and the keys beside it.
+  Heads(const Tensor& qkv, const Tensor& keys, int64_t H, int64_t kv_heads)
+      : q(qkv.narrow(2, 0, H)),
+        k(keys.ndim > 0 ? keys : qkv.narrow(2, H, kv_heads)),
+        v(qkv.narrow(2, qkv.size(2) - kv_heads, kv_heads)) {}
 };
 
 struct AttentionProblem {
@@ -55,7 +59,7 @@ struct AttentionOperands {
   AttentionProblem problem;
   float scale;  // of scores: 1 / sqrt(D)
 
-  Tensor q, k, v, out, dq, dk, dv, dout;  // (B, T, H, D) views
+  Tensor q, k, v, out, dq, dk, dv, dout;  // (B, T, H, D) views; of keys and values (B, T, H_kv, D)
   Tensor lse;                             // (B, H, T) f32
   Tensor inverse_norm;                    // (B, T, H) f32 with kSharedQk, else empty
   Tensor samples;                         // (B) i32

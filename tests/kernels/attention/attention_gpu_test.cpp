@@ -70,9 +70,9 @@ void expect_close(const AttentionTensors& got, const AttentionTensors& want, dou
 void check(const AttentionProblem& problem, const std::string& name, const std::vector<ChooseSegments>& choose,
            const Inputs& with = {}) {
   const AttentionShape& shape = problem.shape;
-  SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", D ", shape.D, ", ", problem.segments,
-                      " segments, self ", attends_self(problem.patterns[0]), ", layout ",
-                      static_cast<int>(problem.layout), ", strided out ", problem.strided_out));
+  SCOPED_TRACE(concat(name, ", B ", shape.B, ", T ", shape.T, ", H ", shape.H, ", H_kv ", shape.kv_heads(), ", D ",
+                      shape.D, ", ", problem.segments, " segments, self ", attends_self(problem.patterns[0]),
+                      ", layout ", static_cast<int>(problem.layout), ", strided out ", problem.strided_out));
   Context ctx(Device::kGpu), cpu;
   const AttentionTensors got(ctx, problem, kSeed, with.scale);
   fill(got, with);
@@ -252,6 +252,17 @@ TEST_P(AttentionGpu, WhatQueriesSee) {
     if (c.problem.relations < 3) check(c.problem, c.name, c.choose);
 }
 
+TEST_P(AttentionGpu, GroupedHeads) {
+  for (const int64_t D : {8, 64, 128})
+    for (const int64_t kv_heads : {1, 2, 3, 6})
+      for (const SegmentChoice& choice : segment_choices()) {
+        check(problem_of({2, 129, 6, D, kv_heads}, kQkv, 4, true), choice);
+        check(problem_of({1, 700, 6, D, kv_heads}, kByHead, 4, false), choice);
+      }
+  check(problem_of({1, 4097, 6, 64, 2}, kQkv, 1, true), segment_choices()[0]);
+  check(problem_of({1, 2049, 66, 64, 11}, kQv, 4, true, true), segment_choices()[2]);  // whole segments by a block
+}
+
 TEST_P(AttentionGpu, LongestSequence) {
   check(problem_of({1, 131072, 1, 64}, kQv, 64, false), segment_choices()[2]);
 }
@@ -271,7 +282,7 @@ TEST_P(AttentionGpu, ScoresThatGrow) {
   for (const int64_t D : {64, 128})
     for (const bool self : {false, true}) {
       const auto grow = [](const AttentionTensors& t) {
-        const auto [B, T, H, width] = t.shape();
+        const auto [B, T, H, width, kv_heads] = t.shape();
         std::vector<double> values = t.read(t.inputs.front());
         for (int64_t token = 0; token < T; ++token)
           for (int64_t i = 0; i < 2 * H * width; ++i) {  // queries and keys point the same way and grow

@@ -22,14 +22,15 @@ struct Path {
 
 void PrintTo(const Path& path, std::ostream* to) {
   *to << describe(path.patterns) << " self " << attends_self(path.patterns[0]) << " shared " << path.shared_qk
-      << " rotary " << path.rotary << " T " << path.shape.T;
+      << " rotary " << path.rotary << " T " << path.shape.T << " H " << path.shape.H << " of " << path.shape.kv_heads();
 }
 
 class AttentionGradient : public testing::TestWithParam<Path> {};
 
 TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   const auto& [patterns, shared_qk, with_rotary, shape] = GetParam();
-  const auto [B, T, H, D] = shape;
+  const auto [B, T, H, D, given] = shape;
+  const int64_t Hkv = shape.kv_heads();
   Context ctx;
   const AttentionTensors t(ctx,
                            {.shape = shape,
@@ -53,9 +54,11 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   if (with_rotary && !shared_qk) rotary(ctx, t.dk, 0, kTheta, -1);
 
   const std::vector<uint8_t> visible = t.visible();
-  const auto turned = [&](const std::vector<double>& x) { return with_rotary ? rotated(x, T, H, D, 0, kTheta, 1) : x; };
+  const auto turned = [&](const std::vector<double>& x, int64_t heads) {
+    return with_rotary ? rotated(x, T, heads, D, 0, kTheta, 1) : x;
+  };
   const auto loss = [&] {
-    const AttentionFormula formula(shape, turned(q), turned(shared_qk ? normalised(q, D) : k), v, visible,
+    const AttentionFormula formula(shape, turned(q, H), turned(shared_qk ? normalised(q, D) : k, Hkv), v, visible,
                                    static_cast<double>(t.scale));
     return dot(dout, formula.out);
   };
@@ -72,14 +75,28 @@ std::vector<Path> paths() {
   for (const bool shared_qk : {false, true})
     for (const bool with_rotary : {false, true})
       for (const bool attend_self : {false, true})
-        for (const char* name : {"dense", "hash", "drop"}) {
+        for (const char* name : {"dense", "hash", "drop", "blocks"}) {
           AttentionPattern pattern;
           pattern.pattern = name;
-          pattern.buckets = 4;
+          pattern.buckets = 4, pattern.block = 4;
           pattern.drop_rate = 0.3;
           pattern.attend_self = attend_self;
           all.push_back({{pattern}, shared_qk, with_rotary, {2, 13, 2, 4}});
         }
+  for (const int64_t kv_heads : {1, 2}) {
+    for (const bool with_rotary : {false, true})
+      for (const char* name : {"dense", "hash", "drop", "blocks"}) {
+        AttentionPattern pattern;
+        pattern.pattern = name;
+        pattern.buckets = 4, pattern.block = 4;
+        pattern.rounds = 3;  // of hash; dk and dv are those of all of them
+        pattern.drop_rate = 0.3;
+        all.push_back({{pattern}, false, with_rotary, {2, 13, 4, 4, kv_heads}});
+      }
+    AttentionPattern window;
+    window.window = 5;
+    all.push_back({{window}, false, false, {2, 13, 4, 4, kv_heads}});
+  }
   AttentionPattern hash;
   hash.pattern = "hash";
   hash.buckets = 2;

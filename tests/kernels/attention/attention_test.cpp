@@ -27,8 +27,9 @@ const SegmentChoice& choice_named(const std::string& name) {
 
 // Forward and backward against the formulas, twice with the same bits, and once more on one thread.
 void check(const Case& c, const SegmentChoice& choice, bool attend_self) {
-  SCOPED_TRACE(concat(choice.name, ", T ", c.shape.T, ", D ", c.shape.D, ", ", c.segments, " segments, self ",
-                      attend_self, ", layout ", static_cast<int>(c.layout), ", strided out ", c.strided_out));
+  SCOPED_TRACE(concat(choice.name, ", T ", c.shape.T, ", H ", c.shape.H, ", H_kv ", c.shape.kv_heads(), ", D ",
+                      c.shape.D, ", ", c.segments, " segments, self ", attend_self, ", layout ",
+                      static_cast<int>(c.layout), ", strided out ", c.strided_out));
   Context ctx;
   const AttentionTensors tensors(ctx, problem_of(c.shape, c.layout, c.segments, attend_self, c.strided_out), 100);
   tensors.set_segments(chosen(choice, c.segments, 11));
@@ -50,7 +51,9 @@ TEST(Attention, SmallShapes) {
   const Case cases[] = {
       {{1, 1, 1, 1}, 1, kSeparate},     {{2, 5, 3, 1}, 2, kQkv},         {{1, 63, 2, 16}, 3, kQv, true},
       {{3, 64, 1, 16}, 2, kQkv},        {{1, 65, 3, 64}, 8, kQkv, true}, {{2, 129, 2, 16}, 4, kSeparate},
-      {{1, 127, 1, 128}, 2, kQv, true}, {{1, 128, 2, 7}, 64, kQv, true}, {{2, 65, 3, 16}, 3, kByHead}};
+      {{1, 127, 1, 128}, 2, kQv, true}, {{1, 128, 2, 7}, 64, kQv, true}, {{2, 65, 3, 16}, 3, kByHead},
+      {{2, 65, 6, 16, 2}, 3, kQkv},     {{1, 129, 4, 8, 1}, 4, kByHead}, {{1, 63, 4, 16, 2}, 3, kQv, true},
+      {{1, 64, 3, 8, 3}, 2, kSeparate}};
   for (const Case& c : cases)
     for (const SegmentChoice& choice : segment_choices())
       for (const bool attend_self : {false, true}) check(c, choice, attend_self);
@@ -98,6 +101,48 @@ TEST(Attention, RowsThatSeeNothingAreZero) {
       }
   EXPECT_GT(blind, 100);  // the case has what it is about
   EXPECT_GT(unseen, 100);
+}
+
+// Heads of keys and values that several query heads read are that many equal heads, whose gradients are added up.
+TEST(Attention, GroupedHeadsAreRepeatedHeads) {
+  using enum AttentionLayout;
+  Context ctx;
+  for (const int64_t kv_heads : {1, 2, 3, 6}) {
+    const int64_t B = 2, T = 130, H = 6, D = 8, group = H / kv_heads;
+    const AttentionTensors grouped(ctx, problem_of({B, T, H, D, kv_heads}, kSeparate, 4, true), 3);
+    const AttentionTensors repeated(ctx, problem_of({B, T, H, D}, kSeparate, 4, true), 4);
+    repeated.write(repeated.q, grouped.read(grouped.q));
+    repeated.write(repeated.dout, grouped.read(grouped.dout));
+    const auto heads = [&](const std::vector<double>& few) {
+      std::vector<double> all;
+      for (int64_t token = 0; token < B * T; ++token)
+        for (int64_t h = 0; h < H; ++h) {
+          const auto row = few.begin() + (token * kv_heads + h / group) * D;
+          all.insert(all.end(), row, row + D);
+        }
+      return all;
+    };
+    repeated.write(repeated.k, heads(grouped.read(grouped.k)));
+    repeated.write(repeated.v, heads(grouped.read(grouped.v)));
+    for (const AttentionTensors* t : {&grouped, &repeated}) {
+      t->set_segments(chosen(choice_named("some dropped"), 4, 5));
+      t->forward();
+      t->backward();
+    }
+    EXPECT_EQ(grouped.read(grouped.out), repeated.read(repeated.out)) << kv_heads;
+    EXPECT_EQ(grouped.read(grouped.lse), repeated.read(repeated.lse)) << kv_heads;
+    EXPECT_EQ(grouped.read(grouped.dq), repeated.read(repeated.dq)) << kv_heads;
+    const auto sums = [&](const std::vector<double>& all) {
+      std::vector<double> few(static_cast<size_t>(B * T * kv_heads * D));
+      for (int64_t i = 0; i < B * T * H * D; ++i) {
+        double& sum = few[static_cast<size_t>((i / D / group) * D + i % D)];
+        sum = static_cast<double>(static_cast<float>(sum + all[static_cast<size_t>(i)]));
+      }
+      return few;
+    };
+    EXPECT_EQ(grouped.read(grouped.dk), sums(repeated.read(repeated.dk))) << kv_heads;
+    EXPECT_EQ(grouped.read(grouped.dv), sums(repeated.read(repeated.dv))) << kv_heads;
+  }
 }
 
 // A query that sees one key copies its value, and the key's score does not matter: dq and dk are zero.
@@ -172,6 +217,38 @@ TEST(Attention, WrongShapesAreNamed) {
     };
   };
   EXPECT_TRUE(fails_naming(with_norm(good, good), {"attention_backward: inverse_norm "}));
+  const Array one_head({1, 8, 1, 4}), three_heads({1, 8, 3, 4}), norms({1, 8, 2});
+  EXPECT_TRUE(
+      fails_naming(forward(x, lse, x, three_heads, three_heads, segments, scratch), {"attention_forward: k ", "of 2"}));
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, one_head, x, segments, scratch), {"attention_forward: v ", "like k"}));
+  const int64_t more = attention_scratch(ctx, {&segments, 1}, 4, 1);
+  EXPECT_GT(more, scratch.view().numel());  // dk and dv of both heads
+  EXPECT_EQ(attention_scratch(ctx, {&segments, 1}, 4, 2), scratch.view().numel());
+  EXPECT_TRUE(fails_naming(forward(x, lse, x, one_head, one_head, segments, scratch),
+                           {"attention_forward: scratch ", concat(more).c_str()}));
+  const Array enough({more});
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        attention_backward(ctx, good, good, one_head, good, good, one_head, one_head, good, lse, {&segments, 1}, 1.0f,
+                           enough);
+      },
+      {"attention_backward: dk ", "like k"}));
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        attention_backward(ctx, good, one_head, one_head, good, good, one_head, one_head, good, lse, {&segments, 1},
+                           1.0f, enough, norms);
+      },
+      {"attention_backward: with inverse_norm k must have as many heads as q, 2, not 1"}));
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        AttentionTensors(ctx, problem_of({1, 8, 4, 4, 3}, AttentionLayout::kQkv, 1, true), 1);
+      },
+      {"heads of keys and values must divide the 4", "3"}));
+  EXPECT_TRUE(fails_naming(
+      [&] {
+        AttentionTensors(ctx, problem_of({1, 8, 4, 4, 2}, AttentionLayout::kSharedQk, 1, true), 1);
+      },
+      {"keys that are the queries", "4", "2"}));
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ std::vector<double> ids(const AttentionTensors& t, int64_t last, bool behind) {
 }
 
 std::vector<double> rows(const AttentionTensors& t, int64_t last, bool behind) {
-  const auto [B, T, H, D] = t.shape();
+  const auto [B, T, H, D, given] = t.shape();
   const std::vector<double> all = t.read(t.out);
   std::vector<double> found;
   for (size_t i = 0; i < all.size(); ++i)

@@ -30,13 +30,16 @@ struct Case {
   uint64_t segments;
   unsigned percent_dropped;
   double scale_of_inputs = 1.0;
+  int64_t kv_heads = 0;  // 0: H
 };
 
 void check(Context& ctx, const Case& c) {
   SCOPED_TRACE(concat("H ", c.H, ", S ", c.S, ", D ", c.D, ", n ", c.n, ", ", c.segments, " segments, ",
                       c.percent_dropped, "% dropped"));
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.D)));
-  Array q(DType::kBF16, {1, 1, 3, c.H, c.D}), keys(DType::kBF16, {c.H, c.S, c.D}), rows(DType::kBF16, {c.H, c.S, c.D});
+  const int64_t heads = c.kv_heads > 0 ? c.kv_heads : c.H;
+  Array q(DType::kBF16, {1, 1, 3, c.H, c.D}), keys(DType::kBF16, {heads, c.S, c.D}),
+      rows(DType::kBF16, {heads, c.S, c.D});
   Array out(DType::kBF16, {1, 1, c.H, c.D}), again(DType::kBF16, {1, 1, c.H, c.D});
   const Array segments(DType::kU16, {1, c.H, c.S}), q_segment(DType::kU16, {1, c.H, 1});
   q.fill_normal(1, c.scale_of_inputs), keys.fill_normal(2, c.scale_of_inputs), rows.fill_normal(3);
@@ -45,11 +48,11 @@ void check(Context& ctx, const Case& c) {
   if (c.percent_dropped == 100) q_segment.as<uint16_t>()[0] = kNoSegment;  // dropped keys are not of its segment
 
   Context cpu;
-  Array q_f32({1, 1, 3, c.H, c.D}), keys_f32({c.H, c.S, c.D}), rows_f32({c.H, c.S, c.D}), want({1, 1, c.H, c.D});
+  Array q_f32({1, 1, 3, c.H, c.D}), keys_f32({heads, c.S, c.D}), rows_f32({heads, c.S, c.D}), want({1, 1, c.H, c.D});
   q_f32.assign(q.values()), keys_f32.assign(keys.values()), rows_f32.assign(rows.values());
   decode(cpu, want, part_of(q_f32, 1), {keys_f32, rows_f32, segments}, q_segment, 0, c.n, scale);
 
-  for (int64_t h = 0; h < c.H; ++h) {  // what lies behind the n keys must not be read
+  for (int64_t h = 0; h < heads; ++h) {  // what lies behind the n keys must not be read
     const int64_t from = (h * c.S + c.n) * c.D, count = (c.S - c.n) * c.D;
     std::fill_n(keys.bits() + from, count, uint16_t{0xFFFF});
     std::fill_n(rows.bits() + from, count, uint16_t{0xFFFF});
@@ -72,6 +75,7 @@ TEST_F(DecodeGpu, EqualsTheCpu) {
         for (const unsigned dropped : {0u, 60u, 100u}) check(ctx, {3, n + 5, D, n, segments, dropped});
   check(ctx, {1, 131072, 64, 131072, 1, 0});
   check(ctx, {12, 9000, 64, 8192, 16, 0});
+  for (const int64_t kv_heads : {1, 2, 4}) check(ctx, {12, 900, 64, 819, 16, 20, 1.0, kv_heads});
   check(ctx, {2, 600, 64, 555, 2, 0, 8.0});  // scores in the hundreds: exponentials would overflow
 }
 

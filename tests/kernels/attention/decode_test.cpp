@@ -16,8 +16,9 @@ namespace {
 // A cache in guarded memory of its own.
 struct Cache {
   Array keys, values, segments;
-  Cache(int64_t H, int64_t S, int64_t D, int64_t relations = 1)
-      : keys({H, S, D}), values({H, S, D}), segments(DType::kU16, {relations, H, S}) {}
+  Cache(int64_t H, int64_t S, int64_t D, int64_t relations = 1) : Cache(H, S, D, relations, H) {}
+  Cache(int64_t H, int64_t S, int64_t D, int64_t relations, int64_t kv_heads)
+      : keys({kv_heads, S, D}), values({kv_heads, S, D}), segments(DType::kU16, {relations, H, S}) {}
   KeyValueCache view() const { return {keys, values, segments}; }
 };
 
@@ -30,16 +31,16 @@ Array ids(std::initializer_list<double> segments) {
 // Token by token, with what came before in the cache, is what the full forward pass gives.
 TEST(AttentionDecode, EqualsTheRowsOfForward) {
   Context ctx;
-  const int64_t T = 130, H = 2, D = 16;
+  const int64_t T = 130, H = 4, D = 16;
   for (const SegmentChoice& choice : segment_choices())
-    for (const bool attend_self : {false, true}) {
-      const AttentionTensors t(ctx, problem_of({1, T, H, D}, AttentionLayout::kQkv, 3, attend_self), 1);
+    for (const auto& [attend_self, kv_heads] : {std::pair(false, 4), {true, 4}, {false, 1}, {true, 2}}) {
+      const AttentionTensors t(ctx, problem_of({1, T, H, D, kv_heads}, AttentionLayout::kQkv, 3, attend_self), 1);
       t.set_segments(chosen(choice, 3, 5));
       t.forward();
-      const Cache cache(H, T, D);
+      const Cache cache(H, T, D, 1, kv_heads);
       const Array out({1, T, H, D});
       for (int64_t i = 0; i < T; ++i) {
-        const auto row = [&](const Tensor& x) {  // (1, 1, H, D)
+        const auto row = [&](const Tensor& x) {  // (1, 1, H or H_kv, D)
           Tensor view = x;
           view.data = x.offset(i * x.stride[1]);
           view.shape[1] = 1;
@@ -53,7 +54,7 @@ TEST(AttentionDecode, EqualsTheRowsOfForward) {
         append(ctx, cache.view(), i, row(t.k), row(t.v), k_segment);
         decode(ctx, row(out), row(t.q), cache.view(), q_segment, 0, attend_self ? i + 1 : i, t.scale);
       }
-      EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self;
+      EXPECT_TRUE(close(out, values(t.out), 1e-6)) << choice.name << ", self " << attend_self << ", H_kv " << kv_heads;
     }
 }
 
@@ -198,6 +199,9 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 2}, {0, 1, 1}}), {"attention_decode", "more than 2 heads"}));
   EXPECT_TRUE(fails_naming(over_both(lse, {}, {{2, 1}}), {"attention_decode: keys 2 to 1"}));
   EXPECT_TRUE(fails_naming([&] { append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
+  const Cache grouped(2, 3, 8, 1), uneven(3, 3, 8, 2);
+  EXPECT_TRUE(fails_naming([&] { append(ctx, grouped.view(), 0, q, q, segment); }, {"cache_append: k ", "1, 8]"}));
+  EXPECT_TRUE(fails_naming(decode(q, uneven.view(), ids({0, 0, 0}), 1), {"2 heads of keys and values", "3"}));
 }
 
 }  // namespace

@@ -25,7 +25,11 @@ PatternInput checked(const char* op, const Context& ctx, std::span<const Segment
     require_tensor(relation.k_segment, op, "k_segment", DType::kU16, {B, H, T});
     ctx.require_here(op, {relation.q_segment, relation.k_segment});
   }
-  if (input.k) require(input.k.same_shape(input.q) && input.k.stride[3] == 1, op, ": k must be like q");
+  if (input.k)
+    require(input.k.ndim == 4 && input.k.size(0) == B && input.k.size(1) == T && input.k.size(3) == D &&
+                input.k.stride[3] == 1 && input.k.size(2) > 0 && H % input.k.size(2) == 0,
+            op, ": k must be like q, ", input.q.describe(), ", but for heads, of which it has a divisor of ", H,
+            ", not ", input.k.describe());
   if (needs_projections(pattern))
     require_tensor(input.projections, op, "projections", DType::kF32,
                    {pattern.rounds, input.heads, pattern.buckets / 2, D});

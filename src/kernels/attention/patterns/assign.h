@@ -11,7 +11,10 @@ namespace scfa {
 // What a pattern may look at. Row t is at position first_position + t. Drops are drawn for (seed, step, layer, head,
 // sample, position), so that they do not depend on the batch, nor on the other entries of a mixture.
 struct PatternInput {
-  ConstTensor q, k;         // (B, T, H, D) before rotation by positions, D contiguous; k empty: keys are the queries
+  // Before rotation by positions, D contiguous. k empty: keys are the queries. A head of k may be that of several
+  // consecutive query heads; the segments of its rows are then those of each of them.
+  ConstTensor q;            // (B, T, H, D)
+  ConstTensor k;            // (B, T, H_kv, D)
   ConstTensor projections;  // (rounds, heads, buckets/2, D) from draw_projections, where needs_projections
   ConstTensor samples;      // (B) i32: which sample of the step each row is
   uint64_t seed;

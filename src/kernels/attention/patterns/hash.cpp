@@ -16,9 +16,11 @@ namespace {
 
 // bucket = argmax of [y, -y], y = x R: the index of the largest |y|, plus half where y is negative. Ties go to the
 // lowest index.
+//   segment     (B, H, T); x may have fewer heads, each that of several consecutive ones of the segment
 //   directions  (heads, half, D)
 void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, const PatternInput& input) {
-  const int64_t B = x.size(0), T = x.size(1), H = x.size(2), D = x.size(3), half = directions.size(1);
+  const int64_t B = x.size(0), T = x.size(1), H = segment.size(1), D = x.size(3), half = directions.size(1);
+  const int64_t group = H / x.size(2);
   const float* in = x.as<float>();
   uint16_t* out = segment.as<uint16_t>();
 #pragma omp parallel for collapse(2)
@@ -26,7 +28,7 @@ void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& d
     for (int64_t i = 0; i < input.heads; ++i)
       for (int64_t t = 0; t < T; ++t) {
         const int64_t h = input.first_head + i;
-        const float* row = in + b * x.stride[0] + t * x.stride[1] + h * x.stride[2];
+        const float* row = in + b * x.stride[0] + t * x.stride[1] + h / group * x.stride[2];
         float best = -1.0f;
         int64_t bucket = 0;
         for (int64_t c = 0; c < half; ++c) {

@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kHashRows)
   for (int i = 0; i < kEach; ++i) {
     const int at = i * kHashRows + static_cast<int>(threadIdx.x), row = at / Rows::kChunks, chunk = at % Rows::kChunks;
     const bool valid = row < used && chunk * kPack < D;
-    copy_async<16>(Rows::at(tile, row, chunk), x.row(b, first + (valid ? row : 0), h) + (valid ? chunk * kPack : 0),
-                   valid);
+    copy_async<16>(Rows::at(tile, row, chunk),
+                   x.row(b, first + (valid ? row : 0), h / x.group) + (valid ? chunk * kPack : 0), valid);
   }
   commit_copies();
   auto* flat = reinterpret_cast<float*>(shared + Rows::kBytes);
@@ -95,21 +95,22 @@ __global__ void __launch_bounds__(kHashRows)
   }
 }
 
-// directions: (heads, half, D). keys, inverse_norm: outputs of the fused normalisation, or empty. k_segment: gets the
-// same buckets, or null.
+// x has H heads or fewer, each that of several consecutive ones. directions: (heads, half, D). keys, inverse_norm:
+// outputs of the fused normalisation, or empty. k_segment: gets the same buckets, or null.
 void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Tensor& keys, const Tensor& inverse_norm,
                const ConstTensor& x, const ConstTensor& directions, const PatternInput& input) {
   require_packs("assign_segments", "rows to hash", x);
+  const auto H = static_cast<int>(input.q.size(2));
   const int T = static_cast<int>(x.size(1)), D = static_cast<int>(x.size(3));
   const int half = static_cast<int>(directions.size(1));
   const dim3 grid(static_cast<unsigned>(input.heads), static_cast<unsigned>((T + kHashRows - 1) / kHashRows),
                   static_cast<unsigned>(x.size(0)));
   const auto launch = [&](auto kernel, int padded) {
     const auto bytes = static_cast<size_t>(kHashRows * padded * 2 + half * padded * 4);
-    kernel<<<grid, kHashRows, bytes, ctx.stream()>>>(q_segment, k_segment, head_rows(keys ? ConstTensor(keys) : x),
-                                                     keys ? inverse_norm.as<float>() : nullptr, head_rows(x),
-                                                     directions.as<float>(), half, static_cast<int>(input.first_head),
-                                                     static_cast<int>(x.size(2)), T, D);
+    kernel<<<grid, kHashRows, bytes, ctx.stream()>>>(
+        q_segment, k_segment, head_rows(keys ? ConstTensor(keys) : x), keys ? inverse_norm.as<float>() : nullptr,
+        head_rows(x, H / static_cast<int>(x.size(2))), directions.as<float>(), half, static_cast<int>(input.first_head),
+        H, T, D);
   };
   if (D <= 64)
     launch(keys ? hash_rows_kernel<64, true> : hash_rows_kernel<64, false>, 64);
