@@ -23,7 +23,7 @@ std::string joined_op_names() {
 CommandLine options() {
   CommandLine line("bench",
                    "Times kernels on this machine, medians of several runs from cold caches.\n\n"
-                   "Usage: bench attention [option ...]    dense, hash and drop, forward and backward\n"
+                   "Usage: bench attention [option ...]    patterns of attention, forward and backward\n"
                    "       bench op NAME ... [option ...]  single ops, \"all\" for each; without NAME: their list\n");
   line.allow_words();
   line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
@@ -40,8 +40,20 @@ CommandLine options() {
   line.add_option("buckets", "op: buckets of hash", "N", "16");
   line.add_option("drop-rate", "op: share that drop leaves out", "X", "0.5");
   line.add_option("repeats", "timed runs of each case", "N", "5");
+  line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
   line.add_option("csv", "attention: also write the table here", "FILE");
   return line;
+}
+
+// The names of a list with commas.
+std::vector<std::string> names_in(const std::string& text) {
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    names.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return names;
 }
 
 // A size on the command line; where it is not given, what the device can take.
@@ -101,6 +113,7 @@ int run(int argc, char** argv) {
           ": is not something to time; there are: attention, op");
   require(mode == "op" || names.empty(), names.empty() ? "" : names.front(), ": attention takes no names");
   require(mode == "attention" || !line.given("csv"), "--csv: only attention has a table to write");
+  require(mode == "attention" || !line.given("patterns"), "--patterns: only attention has a table of them");
   require(mode == "attention" || !line.given("kv-heads"), "--kv-heads: only attention has heads of keys and values");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = line.text("device");
@@ -116,7 +129,8 @@ int run(int argc, char** argv) {
   if (mode == "attention") {
     if (lengths.empty()) lengths = ctx.on_gpu() ? std::vector<int64_t>{8192, 16384, 32768} : std::vector<int64_t>{8192};
     const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-    bench_attention(ctx, lengths, attention_case(line, longest, ctx.on_gpu()), repeats, line.text("csv"));
+    bench_attention(ctx, lengths, attention_case(line, longest, ctx.on_gpu()), repeats, names_in(line.text("patterns")),
+                    line.text("csv"));
     return 0;
   }
   if (names == std::vector<std::string>{"all"}) names = op_names();

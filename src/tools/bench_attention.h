@@ -24,8 +24,9 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
 
 double count_pairs(Context& ctx, const Segments& segments);  // of queries and keys they see
 
-// Runs dense, hash and drop at each length, prints a table and, if csv is not empty, writes it there too.
+// Runs the rows of the table with these names (none: all that the shape can have) at each length, prints it and, if csv
+// is not empty, writes it there too.
 void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
-                     const std::string& csv);
+                     const std::vector<std::string>& names, const std::string& csv);
 
 }  // namespace scfa

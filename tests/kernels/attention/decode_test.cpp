@@ -199,7 +199,7 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 2}, {0, 1, 1}}), {"attention_decode", "more than 2 heads"}));
   EXPECT_TRUE(fails_naming(over_both(lse, {}, {{2, 1}}), {"attention_decode: keys 2 to 1"}));
   EXPECT_TRUE(fails_naming([&] { append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
-  const Cache grouped(2, 3, 8, 1), uneven(3, 3, 8, 2);
+  const Cache grouped(2, 3, 8, 1, 1), uneven(3, 3, 8, 1, 2);
   EXPECT_TRUE(fails_naming([&] { append(ctx, grouped.view(), 0, q, q, segment); }, {"cache_append: k ", "1, 8]"}));
   EXPECT_TRUE(fails_naming(decode(q, uneven.view(), ids({0, 0, 0}), 1), {"2 heads of keys and values", "3"}));
 }
