@@ -100,6 +100,10 @@ struct NamedPatterns {
   std::vector<HeadPatterns> attention;  // of each layer, or of both
 };
 
+void PrintTo(const NamedPatterns& patterns, std::ostream* to) {
+  *to << patterns.name;
+}
+
 // Windows, rounds, mixtures, and both layers different.
 std::vector<NamedPatterns> various_patterns() {
   AttentionPattern window, hash, rounds, drop;
