@@ -63,8 +63,8 @@ void Decoder::attend(int64_t layer, const BlockActivations& a) {
   std::vector<KeyRange> by_head;
   for (const Visibility& visible : visibility(a.segments.patterns)) {
     const int64_t end = visible.attend_self ? length_ + 1 : length_;
-    const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
-    by_head.push_back({std::min(begin, end), end, visible.heads});
+    const int64_t window_begin = visible.window > 0 ? length_ + 1 - visible.window : 0;
+    by_head.push_back({std::min(std::max(window_begin, document_begin_), end), end, visible.heads});
   }
   attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, by_head,
                    c.softmax_scale(), acts_.attention_scratch);
@@ -94,6 +94,7 @@ ConstTensor Decoder::feed(int32_t token) {
                     p.ln_f_bias, static_cast<float>(c.norm_eps));
   matmul_forward(ctx_, logits_, acts_.hidden, p.head(), {});
   ++length_;
+  if (c.documents && token == c.end_of_text) document_begin_ = length_;
   read_logits();
   return ConstTensor(host_logits_.data(), DType::kF32, Device::kCpu, {c.vocab_size});
 }
