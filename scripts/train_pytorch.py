@@ -103,6 +103,8 @@ def read_config(words):
         sys.exit("train_pytorch.py: model.positions must be learned and model.shared_qk false")
     if config["model"].get("n_kv_head", 0) not in (0, config["model"]["n_head"]):
         sys.exit("train_pytorch.py: model.n_kv_head must be 0 or model.n_head")
+    if config["model"].get("documents"):
+        sys.exit("train_pytorch.py: model.documents must be false")
     return config, flags
 
 

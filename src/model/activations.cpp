@@ -34,7 +34,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
     a.shared_keys = arena.take("queries, keys, values", f, {B, T, H, D});
     a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
   }
-  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, D, c.sequence_length);
+  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, D, c.sequence_length, c.documents);
   a.attention = arena.take("attention output", f, {B, T, C});
   a.lse = arena.take("attention output", f32, {B, H, T});
   a.residual_mid = arena.take("residual stream", f, {B, T, C});
@@ -54,6 +54,7 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   const DType f = activation_type(arena.device()), f32 = DType::kF32;
   Activations a;
   for (int64_t layer = 0; layer < c.n_layer; ++layer) a.blocks.push_back(plan_block(arena, c, layer, B, T));
+  if (c.documents) a.document_start = arena.take("segments", DType::kI32, {B, T});
   a.residual_out = arena.take("residual stream", f, {B, T, C});
   a.hidden = arena.take("layer norms", f, {B, T, C});
   a.ln_f_mean = arena.take("layer norms", f32, {B, T});

@@ -24,6 +24,7 @@ struct BlockActivations {
 
 struct Activations {
   std::vector<BlockActivations> blocks;
+  Tensor document_start;                // (B, T) i32 where documents are kept apart, else empty
   Tensor residual_out;                  // (B, T, C) after the last block
   Tensor hidden, ln_f_mean, ln_f_rstd;  // (B, T, C) what the head reads
   Tensor logits;                        // (chunk, padded vocab): tokens go through the head a chunk at a time

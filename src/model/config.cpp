@@ -17,6 +17,9 @@ void validate(const GptConfig& c) {
           "model.n_embd: rotary positions need an even head dim, n_embd / n_head, not ", c.head_dim());
   require(!c.rotary() || c.head_dim() <= kMaxRotaryDim, "model.n_head: rotary positions take head dims up to ",
           kMaxRotaryDim, ", not n_embd / n_head = ", c.head_dim());
+  require(!c.documents || (c.end_of_text >= 0 && c.end_of_text < c.vocab_size),
+          "model.end_of_text: with model.documents it must be an entry of the vocabulary, 0 to ", c.vocab_size - 1,
+          ", not ", c.end_of_text);
   const auto layers = static_cast<int64_t>(c.attention.size());
   require(layers == 1 || layers == c.n_layer, "attention: must be one entry or a list of model.n_layer = ", c.n_layer,
           ", not of ", layers);

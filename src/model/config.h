@@ -24,6 +24,8 @@ struct GptConfig {
   double rotary_theta = 10000;
   bool tied_embedding = true;
   bool shared_qk = false;
+  bool documents = false;
+  int64_t end_of_text = -1;  // with documents set from the data before a model is made
   double norm_eps = 1e-5;
   // The patterns of the heads, the same for all layers or an entry per layer; a key of its own in configs.
   std::vector<HeadPatterns> attention{HeadPatterns(1)};
@@ -60,17 +62,24 @@ void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("rotary_theta", c.rotary_theta, "base of the rotary frequencies", at_least(1));
   visit("tied_embedding", c.tied_embedding, "the output head is the token embedding", FieldRule{});
   visit("shared_qk", c.shared_qk, "keys are the queries, normalised per head", FieldRule{});
+  visit("documents", c.documents,
+        "in a sequence of several documents, no token sees those before its own document; positions count on from "
+        "document to document",
+        FieldRule{});
+  visit("end_of_text", c.end_of_text, "documents: the token that ends one, and belongs to it; -1 takes the tokenizer's",
+        between(-1, (1 << 24) - 1));
   visit("norm_eps", c.norm_eps, "epsilon of the layer norms", at_least(0));
 }
 
-// Checks what single fields cannot: throws Error naming the keys. vocab_size must be set.
+// Checks what single fields cannot: throws Error naming the keys. vocab_size must be set, and with documents
+// end_of_text.
 void validate(const GptConfig& config);
 
 // What the GPU form of the ops can take. Throws Error naming the key.
 void validate_for_gpu(const GptConfig& config);
 
 // Matrix products and attention of forward and backward, counting 2 a multiply-add and attention by the pairs that the
-// patterns leave on average.
+// patterns leave on average. Documents are not taken into account: how much they leave is known with the text only.
 double model_flops_per_token(const GptConfig& config);
 
 }  // namespace scfa

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/rng.h"
+#include "kernels/document_starts.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"
@@ -85,8 +86,8 @@ void Decoder::attend(int64_t layer, const BlockActivations& a) {
   std::vector<KeyRange> by_head;
   for (const Visibility& visible : visibility(a.segments.patterns)) {
     const int64_t end = visible.attend_self ? length_ + 1 : length_;
-    const int64_t begin = visible.window > 0 ? std::max<int64_t>(0, length_ + 1 - visible.window) : 0;
-    by_head.push_back({std::min(begin, end), end, visible.heads});
+    const int64_t window_begin = visible.window > 0 ? length_ + 1 - visible.window : 0;
+    by_head.push_back({std::min(std::max(window_begin, document_begin_), end), end, visible.heads});
   }
   attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, by_head,
                    c.softmax_scale(), acts_.attention_scratch);
@@ -102,6 +103,7 @@ ConstTensor Decoder::feed(int32_t token) {
     forward_whole();
   }
   ++length_;
+  if (c.documents && token == c.end_of_text) document_begin_ = length_;
   read_logits();
   return ConstTensor(host_logits_.data(), DType::kF32, Device::kCpu, {c.vocab_size});
 }
@@ -140,6 +142,7 @@ void Decoder::forward_whole() {
   logits_ = plan.logits;
   ctx_.zero(plan.samples);
   ctx_.copy(plan.ids, ConstTensor(text_.data(), DType::kI32, Device::kCpu, {1, T}));
+  if (c.documents) document_starts(ctx_, acts_.document_start, plan.ids, static_cast<int32_t>(c.end_of_text));
   AttentionDraw draw;
   draw.seed = model_.seed();
   draw.step = kEvaluationStep;

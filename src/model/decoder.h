@@ -20,7 +20,7 @@ class Decoder {
   ConstTensor feed(int32_t token);
 
   int64_t length() const { return length_; }
-  void reset() { length_ = 0, text_.clear(); }
+  void reset() { length_ = document_begin_ = 0, text_.clear(); }
 
  private:
   void attend(int64_t layer, const BlockActivations& a);
@@ -38,6 +38,7 @@ class Decoder {
   std::vector<int32_t> text_;  // what was fed
   std::vector<float> host_logits_;
   int64_t length_ = 0;
+  int64_t document_begin_ = 0;  // the first position that may be seen: with documents, that of the current one
 };
 
 // Goes on where the context is full: the last half of it, the new token included, is fed anew from position 0, so that

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/cross_entropy.h"
+#include "kernels/document_starts.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul.h"
@@ -111,6 +112,8 @@ void Gpt::forward(const Batch& batch, bool gradients) {
     if (observer_ != nullptr) observer_->before_use(group);
   };
   about_to_use(0);
+  if (config_.documents)
+    document_starts(ctx_, acts_.document_start, batch.ids, static_cast<int32_t>(config_.end_of_text));
   Tensor x = acts_.blocks[0].residual_in, skip;
   embedding_forward(ctx_, x, batch.ids, params_.wte, params_.wpe, 0);
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {

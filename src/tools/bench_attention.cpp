@@ -186,8 +186,11 @@ void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const At
   const Machine machine = this_machine();
   const std::string gpu = device_name(ctx.device());
   const std::string where = ctx.on_gpu() ? gpu : concat(machine.cpu, ", ", machine.threads, " threads");
-  std::cout << printed("%s; batch x heads %ld, head dim %ld, %s; medians of %d\n", where.c_str(), heads, head_dim,
-                       name_of(activation_type(ctx.device())), repeats);
+  const AttentionShape& one = shape.problem.shape;
+  const std::string grouped =
+      one.kv_heads() < one.H ? concat(" (", one.B * one.kv_heads(), " of keys and values)") : "";
+  std::cout << printed("%s; batch x heads %ld%s, head dim %ld, %s; medians of %d\n", where.c_str(), heads,
+                       grouped.c_str(), head_dim, name_of(activation_type(ctx.device())), repeats);
   std::cout << printed("%s\n", describe_attention(ctx).c_str());
   std::cout << "pairs: share of dense attention's; x pairs: the time over that share of dense attention's time\n";
   const CacheFlush flush(ctx);

@@ -24,6 +24,11 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   std::string attention;
   for (const HeadPatterns& patterns : config.model.attention)
     attention += (attention.empty() ? "" : " | ") + describe(patterns);
+  if (config.model.documents) attention += ", documents apart";
+  const std::string heads = concat(config.model.n_head, " heads",
+                                   config.model.kv_heads() < config.model.n_head
+                                       ? concat(" (", config.model.kv_heads(), " of keys and values)")
+                                       : "");
   console.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
   if (ctx.on_gpu()) {
     console.line(fmt::format("device: {}, bf16, {} for bf16 products by its data sheet", gpu::description(),
@@ -32,8 +37,8 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   } else if (kCudaBuild && config.device == "auto") {
     console.line("device: cpu, f32 (" + gpu::description() + ")");
   }
-  console.line(fmt::format("model: {} parameters, {} layers, {} heads, width {}, {} tokens a sequence; attention {}",
-                           format_count(static_cast<double>(table.count)), config.model.n_layer, config.model.n_head,
+  console.line(fmt::format("model: {} parameters, {} layers, {}, width {}, {} tokens a sequence; attention {}",
+                           format_count(static_cast<double>(table.count)), config.model.n_layer, heads,
                            config.model.n_embd, config.model.sequence_length, attention));
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,

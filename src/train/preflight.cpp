@@ -67,6 +67,7 @@ Config complete(Config config, const TokenSet& set, Device device) {
           "model.vocab_size: ", config.model.vocab_size, " is less than the ", entries, " entries of tokenizer ",
           set.manifest().tokenizer, " that made ", set.directory(), "; set it to 0 to follow the data");
   if (config.model.vocab_size == 0) config.model.vocab_size = entries;
+  if (config.model.documents && config.model.end_of_text < 0) config.model.end_of_text = set.manifest().end_of_text;
   validate(config.model);
   if (device == Device::kGpu) validate_for_gpu(config.model);
   return config;

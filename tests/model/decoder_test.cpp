@@ -17,14 +17,12 @@ namespace scfa {
 namespace {
 
 // On every position. allowed: positions whose logits may differ by more than rounding.
-void expect_decoder_equals_forward(const GptConfig& c, Device device, int64_t allowed, int32_t end_of_text = -1) {
+void expect_decoder_equals_forward(const GptConfig& c, Device device, int64_t allowed) {
   Context ctx(device);
   test::OwnedGpt model(ctx, c, 1, 9, Gpt::Mode::kEvaluation);
   model.init(3);
   test::fill_large(model);
-  test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
-  if (end_of_text >= 0)
-    for (const size_t t : {size_t{5}, size_t{6}, size_t{20}}) owned.ids[t] = end_of_text;
+  const test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
   Feeder feeder(ctx, 1, c.sequence_length);
   Batch batch = feeder.put(owned.ids, owned.targets, owned.samples);
   batch.step = kEvaluationStep;
@@ -83,6 +81,20 @@ TEST_P(DecoderEqualsForward, WithFewerHeadsOfKeysAndValues) {
   c.positions = positions;
   const bool moves = device == Device::kGpu && (std::string(pattern) == "hash" || std::string(pattern) == "blocks");
   expect_decoder_equals_forward(c, device, moves ? c.sequence_length / 4 : 0);
+}
+
+TEST_P(DecoderEqualsForward, WithDocumentsApart) {
+  const auto [pattern, shared, positions, device] = GetParam();
+  GptConfig c = test::small_config(pattern);
+  c.shared_qk = shared;
+  c.positions = positions;
+  c.documents = true;
+  c.end_of_text = 3;
+  const bool moves = device == Device::kGpu && std::string(pattern) == "hash";
+  for (const int64_t window : {0, 4}) {
+    c.attention[0][0].window = window;
+    expect_decoder_equals_forward(c, device, moves ? c.sequence_length / 4 : 0);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Decoder, DecoderEqualsForward,

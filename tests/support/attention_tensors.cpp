@@ -39,6 +39,7 @@ void AttentionTensors::set_normalised_keys() const {
 }
 
 void AttentionTensors::copy_inputs(const AttentionTensors& from) const {
+  if (document_start) write(document_start, from.read(from.document_start));
   for (size_t i = 0; i < inputs.size(); ++i) write(inputs[i], from.read(from.inputs[i]));
   if (!shared_qk()) return;
   write(k, from.read(from.k));

@@ -48,6 +48,10 @@ struct OwnedBatch {
     std::mt19937 random(seed);
     for (auto* values : {&ids, &targets})
       for (int32_t& id : *values) id = static_cast<int32_t>(random() % static_cast<unsigned>(c.vocab_size));
+    if (c.documents)  // documents of several lengths, one of them of a single token
+      for (int64_t b = 0; b < B; ++b)
+        for (const int64_t t : {int64_t{5} + b, int64_t{6} + b, int64_t{20}})
+          ids[static_cast<size_t>(b * c.sequence_length + t)] = static_cast<int32_t>(c.end_of_text);
     for (int64_t b = 0; b < B; ++b) samples.push_back(static_cast<uint32_t>(b));
     batch.ids = Tensor(ids.data(), DType::kI32, Device::kCpu, {B, c.sequence_length});
     batch.targets = Tensor(targets.data(), DType::kI32, Device::kCpu, {B, c.sequence_length});

@@ -135,6 +135,17 @@ TEST(Config, CrossChecksNameTheKeys) {
   expect_error([&] { validate(c.model); }, {"model.n_embd", "model.n_head", "5"});
 }
 
+TEST(Config, TheTokenThatEndsDocumentsIsInTheVocabulary) {
+  Config c = parse(R"({"model": {"documents": true, "vocab_size": 10}})");
+  for (const int64_t wrong : {-1, 10}) {
+    c.model.end_of_text = wrong;
+    expect_error([&] { validate(c.model); }, {"model.end_of_text", "model.documents", "0 to 9", concat(wrong).c_str()});
+  }
+  c.model.end_of_text = 9;
+  EXPECT_NO_THROW(validate(c.model));
+  expect_error([] { parse(R"({"model": {"end_of_text": -2}})"); }, {"model.end_of_text", "-2"});
+}
+
 TEST(Config, HeadsOfKeysAndValuesDivideThoseOfQueries) {
   Config c = parse(R"({"model": {"n_head": 12, "n_kv_head": 4, "vocab_size": 10}})");
   EXPECT_NO_THROW(validate(c.model));

@@ -75,6 +75,18 @@ TEST_F(Checkpoint, HasFewerHeadsOfKeysAndValues) {
 }
 class ResumedRun : public test::TinyRunTest {};
 
+TEST_F(Checkpoint, KnowsWhatEndsADocument) {
+  config.model.documents = true;
+  const TrainResult whole = tiny.run(config);
+  EXPECT_NE(tiny.out.find("documents apart"), std::string::npos) << tiny.out;
+  EXPECT_EQ(find_checkpoint(tiny.path("")).config.model.end_of_text, 256);  // of the tokenizer of bytes
+  fs::remove_all(tiny.path("checkpoint-00000012"));
+  const TrainResult resumed = tiny.run(config, {.resume = true});
+  EXPECT_EQ(resumed.validation_loss, whole.validation_loss);
+  config.model.documents = false;
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"model.documents", "true", "false"});
+}
+
 TEST_F(Checkpoint, ANewerOneThatIsNotWholeIsPassedOver) {
   tiny.run(config);
   const std::string newest = tiny.path("checkpoint-00000012/model.safetensors");

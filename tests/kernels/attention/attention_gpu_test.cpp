@@ -263,6 +263,28 @@ TEST_P(AttentionGpu, GroupedHeads) {
   check(problem_of({1, 2049, 66, 64, 11}, kQv, 4, true, true), segment_choices()[2]);  // whole segments by a block
 }
 
+TEST_P(AttentionGpu, DocumentsApart) {
+  const auto documents = [](const AttentionTensors& t) {
+    const auto [B, T, H, width, kv_heads] = t.shape();
+    std::vector<double> starts;
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t i = 0, start = 0; i < T; ++i) {
+        starts.push_back(static_cast<double>(start));
+        if (i * i % 61 == b) start = i + 1;
+      }
+    t.write(t.document_start, starts);
+  };
+  for (const int64_t D : {64, 128})
+    for (const int64_t kv_heads : {2, 4})
+      for (const int64_t window : {0, 40})
+        for (const SegmentChoice& choice : segment_choices()) {
+          AttentionProblem problem = problem_of({2, 700, 4, D, kv_heads}, kQkv, 4, true);
+          problem.documents = true;
+          problem.patterns[0].window = window;
+          check(problem, choice.name, chosen(choice, 4, 11), {.change = documents});
+        }
+}
+
 TEST_P(AttentionGpu, LongestSequence) {
   check(problem_of({1, 131072, 1, 64}, kQv, 64, false), segment_choices()[2]);
 }

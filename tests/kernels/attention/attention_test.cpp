@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/document_starts.h"
 #include "support/attention_tensors.h"
 #include "support/compare.h"
 
@@ -101,6 +102,28 @@ TEST(Attention, RowsThatSeeNothingAreZero) {
       }
   EXPECT_GT(blind, 100);  // the case has what it is about
   EXPECT_GT(unseen, 100);
+}
+
+// Documents of 1 to about 60 tokens, alone and with windows, relations and grouped heads.
+TEST(Attention, DocumentsApart) {
+  Context ctx;
+  for (const int64_t window : {0, 1, 20})
+    for (const int64_t relations : {1, 2})
+      for (const SegmentChoice& choice : segment_choices()) {
+        SCOPED_TRACE(concat(choice.name, ", window ", window, ", ", relations, " relations"));
+        AttentionProblem problem = problem_of({2, 200, 4, 8, 2}, AttentionLayout::kQkv, 3, true);
+        problem.relations = relations;
+        problem.documents = true;
+        problem.patterns[0].window = window;
+        const AttentionTensors t(ctx, problem, 7);
+        Array ids(DType::kI32, {2, 200});
+        for (int64_t i = 0; i < 400; ++i) ids.as<int32_t>()[i] = i * i % 61 < 2 ? 9 : static_cast<int32_t>(i % 8);
+        document_starts(ctx, t.document_start, ids, 9);
+        t.set_segments(chosen(choice, 3, 11));
+        t.forward();
+        t.backward();
+        t.expect_formulas(kTolerance);
+      }
 }
 
 // Heads of keys and values that several query heads read are that many equal heads, whose gradients are added up.
