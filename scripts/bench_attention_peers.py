@@ -6,13 +6,14 @@
 
 Systems: pytorch_flash and pytorch_cudnn are F.scaled_dot_product_attention with that backend, dense; flex_hash is
 FlexAttention over rows that already lie sorted by bucket: its forward and backward are the kernels alone, and building
-the block mask is in prepare_ms. Inputs are random, bf16, larger than the L2 cache, which is overwritten between runs;
+the block mask is in prepare_ms. flex_window is FlexAttention where a token sees the last 256 tokens, itself included. Inputs are random, bf16, larger than the L2 cache, which is overwritten between runs;
 times are medians by CUDA events after a warm-up. A case that fails is named on the console and left out.
 """
 import argparse
 import statistics
 import sys
 
+WINDOW = 256  # as ./bench attention has it
 COLUMNS = "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu"
 
 
@@ -22,7 +23,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--systems", default="pytorch_flash,pytorch_cudnn,flex_hash", help="default: %(default)s")
+    parser.add_argument("--systems", default="pytorch_flash,pytorch_cudnn,flex_hash,flex_window", help="default: %(default)s")
     parser.add_argument("--buckets", default="8,16", help="of flex_hash (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--csv", help="write the table here")
@@ -110,6 +111,17 @@ def main():
             return build(visible, args.batch, args.heads, length, length, device="cuda")
         return prepare, lambda q, k, v, mask: compiled(q, k, v, block_mask=mask)
 
+    def flex_window(length):
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        compiled, build = torch.compile(flex_attention), torch.compile(create_block_mask)
+
+        def visible(_b, _h, q, k):
+            return (q >= k) & (q - k < WINDOW)
+
+        def prepare():
+            return build(visible, None, None, length, length, device="cuda")
+        return prepare, lambda q, k, v, mask: compiled(q, k, v, block_mask=mask)
+
     dense = {"pytorch_flash": SDPBackend.FLASH_ATTENTION, "pytorch_cudnn": SDPBackend.CUDNN_ATTENTION}
     for length in (int(x) for x in args.lengths.split(",")):
         for system in args.systems.split(","):
@@ -118,8 +130,10 @@ def main():
             elif system == "flex_hash":
                 for buckets in (int(x) for x in args.buckets.split(",")):
                     report(system, "hash", length, buckets, *flex(length, buckets))
+            elif system == "flex_window":
+                report(system, "window", length, 1, *flex_window(length))
             else:
-                sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash'])}")
+                sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash', 'flex_window'])}")
     for file in outputs:
         file.close()
 

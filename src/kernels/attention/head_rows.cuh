@@ -20,18 +20,25 @@ struct HeadView {
 struct HeadRows {
   __nv_bfloat16* data;
   int64_t batch_stride, row_stride, head_stride;
-  int group;
+  uint32_t inverse_group;  // 2^31 / group, rounded up
   __device__ __nv_bfloat16* row(int64_t b, int64_t t, int64_t h) const {
     return data + b * batch_stride + t * row_stride + h * head_stride;
   }
-  // What query head h reads. head: b * H + h, of H query heads.
+  // head: b * H + h
   __device__ HeadView head(int head, int H) const {
-    return {data + head / H * batch_stride + head % H / group * head_stride, row_stride};
+    return {data + head / H * batch_stride + head % H * head_stride, row_stride};
+  }
+  // Of keys or values: what query head b * H + h reads, h / group. Exact for up to 65,535 heads.
+  __device__ int head_of(int h) const { return static_cast<int>(static_cast<uint64_t>(h) * inverse_group >> 31); }
+  __device__ HeadView kv_head(int head, int H) const {
+    return {data + head / H * batch_stride + head_of(head % H) * head_stride, row_stride};
   }
 };
 
 inline HeadRows head_rows(const ConstTensor& t, int group = 1) {
-  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2], group};
+  const auto inverse =
+      static_cast<uint32_t>(((1u << 31) + static_cast<uint32_t>(group) - 1) / static_cast<uint32_t>(group));
+  return {static_cast<__nv_bfloat16*>(const_cast<void*>(t.data)), t.stride[0], t.stride[1], t.stride[2], inverse};
 }
 
 // Throws Error unless the tensor is bf16, D a multiple of kPack up to 128, and every row aligned to 16 bytes.

@@ -54,6 +54,7 @@ void build_segments(Context& ctx, const Segments& segments, std::span<const Visi
   }
   if (ctx.on_gpu()) {
     require(B * H * T <= INT32_MAX, kOp, ": on the GPU at most 2^31 - 1 rows, not ", B * H * T);
+    require(B <= 65535, kOp, ": on the GPU at most 65,535 sequences, not ", B);
     for (const WorkLists::List& list : WorkLists::layout(B, H, T, S)) {
       require_tensor(segments.work.*list.tensor, kOp, list.name, DType::kI32, {list.capacity, list.words});
       ctx.require_here(kOp, {segments.work.*list.tensor});

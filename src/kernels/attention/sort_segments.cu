@@ -17,19 +17,16 @@ int warps_that_sort(int S) {
   return warps;
 }
 
-// Some consecutive heads of each sequence, of which block i takes one.
-struct HeadsOfEach {
-  int H, first, count;
-  __device__ int64_t head(unsigned block) const {
-    return static_cast<int64_t>(block) / count * H + first + static_cast<int>(block) % count;
-  }
-};
+// Of some consecutive heads of each sequence, from first_head on, the one that a block takes. grid: (heads, B, ...)
+__device__ int64_t head_of_block(const SegmentLists& lists, int first_head) {
+  return static_cast<int64_t>(blockIdx.y) * lists.H + first_head + static_cast<int>(blockIdx.x);
+}
 
 // tied_fits: there is room for TiedSort, where the head is tied.
 __global__ void __launch_bounds__(kSortThreads, 2)
-    sort_segments_kernel(SegmentLists lists, HeadsOfEach heads, int bits, int warps, bool tied_fits, bool attend_self) {
+    sort_segments_kernel(SegmentLists lists, int first_head, int bits, int warps, bool tied_fits, bool attend_self) {
   extern __shared__ uint4 shared[];
-  const int64_t head = heads.head(blockIdx.x);
+  const int64_t head = head_of_block(lists, first_head);
   if (tied_fits && !is_untied(lists, head))
     TiedSort(lists, reinterpret_cast<unsigned char*>(shared), head).run(attend_self);
   else
@@ -64,13 +61,13 @@ __device__ int first_blind(const int* positions, int count, int key, const First
 }
 
 // begin_key and end_query. One thread takes the query and the key of one entry of a head's sorted lists. window: 0 for
-// none. document_start: (B, T), or null. grid: (heads, T / 256)
+// none. document_start: (B, T), or null. grid: (heads, B, T / 256)
 __global__ void __launch_bounds__(256)
-    ranges_kernel(SegmentLists lists, HeadsOfEach heads, int window, const int* document_start) {
-  const int64_t head = heads.head(blockIdx.x), list = head * lists.T;
-  const int entry = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+    ranges_kernel(SegmentLists lists, int first_head, int window, const int* document_start) {
+  const int64_t head = head_of_block(lists, first_head), list = head * lists.T;
+  const int entry = static_cast<int>(blockIdx.z * blockDim.x + threadIdx.x);
   const int *q_begin = lists.q_begin + head * (lists.S + 1), *k_begin = lists.k_begin + head * (lists.S + 1);
-  const int* starts = document_start != nullptr ? document_start + head / heads.H * lists.T : nullptr;
+  const int* starts = document_start != nullptr ? document_start + static_cast<int64_t>(blockIdx.y) * lists.T : nullptr;
   const auto first_visible = [&](int t) {
     const int by_window = window > 0 ? max(0, t - window + 1) : 0;
     return starts != nullptr ? max(by_window, starts[t]) : by_window;
@@ -101,15 +98,15 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
       cudaSuccess)
     fail(kOp, ": ", lists.S, " segments need ", shared_bytes, " bytes of shared memory");
   for_each_visibility(by_head, lists.H, [&](int64_t first, int64_t end, const Visibility& visibility) {
-    const HeadsOfEach heads{lists.H, static_cast<int>(first), static_cast<int>(end - first)};
-    const auto blocks = static_cast<unsigned>(lists.heads / lists.H * (end - first));
-    sort_segments_kernel<<<blocks, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
-        lists, heads, bits, warps, tied_fits, visibility.attend_self);
+    const dim3 grid(static_cast<unsigned>(end - first), static_cast<unsigned>(lists.heads / lists.H));
+    const auto first_head = static_cast<int>(first);
+    sort_segments_kernel<<<grid, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
+        lists, first_head, bits, warps, tied_fits, visibility.attend_self);
     check_launch(kOp, stream);
     if (lists.begin_key == nullptr) return;
     const auto window = static_cast<int>(std::min<int64_t>(visibility.window, lists.T));
-    ranges_kernel<<<dim3(blocks, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(lists, heads, window,
-                                                                                                  document_start);
+    ranges_kernel<<<dim3(grid.x, grid.y, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(
+        lists, first_head, window, document_start);
     check_launch(kOp, stream);
   });
 }

@@ -119,7 +119,7 @@ TEST(Attention, DocumentsApart) {
         Array ids(DType::kI32, {2, 200});
         for (int64_t i = 0; i < 400; ++i) ids.as<int32_t>()[i] = i * i % 61 < 2 ? 9 : static_cast<int32_t>(i % 8);
         document_starts(ctx, t.document_start, ids, 9);
-        t.set_segments(chosen(choice, 3, 11));
+        t.set_segments(std::vector(static_cast<size_t>(relations), chosen(choice, 3, 11)));
         t.forward();
         t.backward();
         t.expect_formulas(kTolerance);

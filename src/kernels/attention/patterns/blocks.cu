@@ -13,7 +13,7 @@ struct BlocksParams {
   float* sums;  // (B, heads, blocks, D): sums of keys
   uint16_t *q_segment[kMaxRelations], *k_segment[kMaxRelations];
   int block, top_k, blocks;  // blocks: of the state
-  int T, H, D, first_head, heads, group;
+  int T, H, D, first_head, heads;
   int64_t first_position;
 };
 
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(64) block_sums_kernel(const BlocksParams p) {
                 end = min((block + 1) * p.block, p.first_position + p.T);
   float2* to =
       reinterpret_cast<float2*>(p.sums + ((static_cast<int64_t>(b) * p.heads + i) * p.blocks + block) * p.D + d);
-  const __nv_bfloat16* rows = p.k.row(b, 0, (p.first_head + i) / p.group) + d;
+  const __nv_bfloat16* rows = p.k.row(b, 0, p.k.head_of(p.first_head + i)) + d;
   float2 sum = begin == block * p.block ? make_float2(0.0f, 0.0f) : *to;
   for (int64_t position = begin; position < end; position += kAtOnce) {
     __nv_bfloat162 x[kAtOnce];
@@ -117,7 +117,7 @@ void assign_blocks(Context& ctx, std::span<const Segments> relations, const Atte
   require_packs("assign_segments", "k", input.k);
   const int64_t B = input.q.size(0), T = input.q.size(1), H = input.q.size(2), D = input.q.size(3);
   BlocksParams p{};
-  p.q = head_rows(input.q), p.k = head_rows(input.k);
+  p.q = head_rows(input.q), p.k = head_rows(input.k, static_cast<int>(H / input.k.size(2)));
   p.sums = input.state.as<float>();
   for (size_t r = 0; r < static_cast<size_t>(pattern.top_k); ++r)
     p.q_segment[r] = relations[r].q_segment.as<uint16_t>(), p.k_segment[r] = relations[r].k_segment.as<uint16_t>();
@@ -125,7 +125,6 @@ void assign_blocks(Context& ctx, std::span<const Segments> relations, const Atte
   p.blocks = static_cast<int>(input.state.size(2) / D);
   p.T = static_cast<int>(T), p.H = static_cast<int>(H), p.D = static_cast<int>(D);
   p.first_head = static_cast<int>(input.first_head), p.heads = static_cast<int>(input.heads);
-  p.group = static_cast<int>(H / input.k.size(2));
   p.first_position = input.first_position;
   const int64_t touched = (input.first_position + T - 1) / pattern.block - input.first_position / pattern.block + 1;
   const auto grid = [&](int64_t x) {

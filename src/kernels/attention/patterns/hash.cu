@@ -27,13 +27,13 @@ __global__ void __launch_bounds__(kHashRows)
   const auto* directions = reinterpret_cast<const float4*>(shared + Rows::kBytes);  // (half, kD / 4), zero behind D
   const int h = first_head + static_cast<int>(blockIdx.x), b = blockIdx.z, first = blockIdx.y * kHashRows,
             used = min(kHashRows, T - first);
+  const __nv_bfloat16* rows = x.row(b, first, x.head_of(h));
   constexpr int kEach = kHashRows * Rows::kChunks / kHashRows;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = i * kHashRows + static_cast<int>(threadIdx.x), row = at / Rows::kChunks, chunk = at % Rows::kChunks;
     const bool valid = row < used && chunk * kPack < D;
-    copy_async<16>(Rows::at(tile, row, chunk),
-                   x.row(b, first + (valid ? row : 0), h / x.group) + (valid ? chunk * kPack : 0), valid);
+    copy_async<16>(Rows::at(tile, row, chunk), rows + (valid ? row * x.row_stride + chunk * kPack : 0), valid);
   }
   commit_copies();
   auto* flat = reinterpret_cast<float*>(shared + Rows::kBytes);

@@ -52,8 +52,8 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("top_k", p.top_k, "blocks: how many blocks a query sees, its own included",
         between(1, static_cast<double>(kMaxRelations)));
   visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
-  visit("attend_self", p.attend_self, "a token sees itself; by default false for hash, true for the others",
-        FieldRule{});
+  visit("attend_self", p.attend_self,
+        "a token sees itself; by default false for hash and reformer, true for the others", FieldRule{});
   visit("window", p.window,
         "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
         "included; 0: all",

@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     {
       RowGather<kBlockN, kD, Traits::kThreads> key_rows;
       key_rows.look_up(p.k_index + tile.key_offset, 0, tile.num_keys);
-      key_rows.copy(keys, p.k.head(tile.head, p.H), p.D);
-      key_rows.copy(values, p.v.head(tile.head, p.H), p.D);
+      key_rows.copy(keys, p.k.kv_head(tile.head, p.H), p.D);
+      key_rows.copy(values, p.v.kv_head(tile.head, p.H), p.D);
     }
     const HeadView q = p.q.head(tile.head, p.H), dout = p.dout.head(tile.head, p.H);
     const float2* of_segment = p.statistics + tile.query_offset;

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlock
       query_rows.copy(queries, p.q.head(tile.head, p.H), p.D);
       query_rows.copy(douts, p.dout.head(tile.head, p.H), p.D);
     }
-    const HeadView k = p.k.head(tile.head, p.H), v = p.v.head(tile.head, p.H);
+    const HeadView k = p.k.kv_head(tile.head, p.H), v = p.v.kv_head(tile.head, p.H);
     const auto load = [&](int step) { inner.load(step, k, v, p.D, [](int) {}); };
     load(0);
     const RowBounds visible(limits, first, tile.num_queries, 0);

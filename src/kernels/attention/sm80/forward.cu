@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     InnerRows<Traits> inner(queries + Traits::kStageStart, p.k_index + tile.key_offset,
                             kRanges ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);
     query_rows.copy(queries, p.q.head(tile.head, p.H), p.D);
-    const HeadView k = p.k.head(tile.head, p.H), v = p.v.head(tile.head, p.H);
+    const HeadView k = p.k.kv_head(tile.head, p.H), v = p.v.kv_head(tile.head, p.H);
     const auto load = [&](int step) { inner.load(step, k, v, p.D, [](int) {}); };
     load(0);
     const RowBounds visible(limits, first, tile.num_queries, 0);

@@ -11,9 +11,9 @@ namespace scfa::gpu::sm90 {
 struct LaneSource {
   const char* base;
   uint32_t stride;
-  __device__ LaneSource(const HeadRows& rows, int head, int H, int chunk)
-      : base(reinterpret_cast<const char*>(rows.head(head, H).data + chunk * 8)),
-        stride(static_cast<uint32_t>(rows.row_stride) * 2) {}
+  __device__ LaneSource(const HeadView& head, int chunk)
+      : base(reinterpret_cast<const char*>(head.data + chunk * 8)),
+        stride(static_cast<uint32_t>(head.row_stride) * 2) {}
 };
 
 // A producer warp's quarter of a tile of kRows rows. One instruction of the warp copies kRowsAtOnce rows. The rows of

@@ -104,6 +104,11 @@ class Producer {
     }
   }
 
+  template <bool kQueries>
+  __device__ LaneSource source(const HeadRows& rows, const Tile& tile) const {
+    return {kQueries ? rows.head(tile.head, p.H) : rows.kv_head(tile.head, p.H), chunk};
+  }
+
   // What is copied for a tile: the index lists of its first steps, its outer rows, and then step by step its inner
   // rows. is_last: of the item.
   __device__ void load_tile(const Tile& tile, const OuterTokens<Traits::kOuterRows, Traits::kD>& tokens, bool is_last,
@@ -113,7 +118,8 @@ class Producer {
     for (int i = 0; i < kIndexStages - 1; ++i) fetch_index(tile, steps, i);
     load_outer(tile, tokens);
     publish(tile, is_last, first_seen);
-    const LaneSource from0(from.inner0, tile.head, p.H, chunk), from1(from.inner1, tile.head, p.H, chunk);
+    const LaneSource from0 = source<!kOuterAreQueries>(from.inner0, tile),
+                     from1 = source<!kOuterAreQueries>(from.inner1, tile);
 #pragma unroll 1
     for (int i = 0; i < steps.count; ++i) load_step(tile, steps, i, is_last && i + 1 == steps.count, from0, from1);
     if (kSharesDq && steps.count == 0) take_number(), fetch_item(items.stage ^ 1);  // else the last step did
@@ -132,7 +138,8 @@ class Producer {
   }
 
   __device__ void load_outer(const Tile& tile, const OuterTokens<Traits::kOuterRows, Traits::kD>& tokens) const {
-    const LaneSource from0(from.outer0, tile.head, p.H, chunk), from1(from.outer1, tile.head, p.H, chunk);
+    const LaneSource from0 = source<kOuterAreQueries>(from.outer0, tile),
+                     from1 = source<kOuterAreQueries>(from.outer1, tile);
     mbarrier_wait(tiles.barrier(storage.tile_empty()), tiles.parity() ^ 1);
     if constexpr (Traits::kOuterOperands == 2)
       OuterRows::template copy<2>({storage.outer(tiles.stage, 0), storage.outer(tiles.stage, 1)}, {&from0, &from1},
