@@ -4,6 +4,7 @@ scripts/bench_attention_peers.py.
 
   scripts/plot_attention.py attention.csv -o attention.png
   scripts/plot_attention.py ours.csv peers.csv --column forward_ms -o forward.png
+  scripts/plot_attention.py attention.csv --patterns dense,window,blocks -o attention.png
 
 A line is a system and a pattern; rows of other heads or head widths than the first row's are left out. The time plotted
 is everything by default: preparation, forward and backward.
@@ -13,7 +14,7 @@ import csv
 import sys
 
 COLUMNS = ["prepare_ms", "forward_ms", "backward_ms", "total_ms"]
-MARKERS = {"dense": "o", "hash": "s", "hash_skewed": "v", "drop": "^"}
+MARKERS = {"dense": "o", "hash": "s", "hash_skewed": "v", "drop": "^", "window": "x", "blocks": "P", "reformer": "*"}
 
 
 def read_rows(paths):
@@ -47,8 +48,13 @@ def main():
     parser.add_argument("tables", nargs="+", metavar="CSV")
     parser.add_argument("-o", "--output", required=True, help="the picture to write: .png, .svg or .pdf")
     parser.add_argument("--column", choices=COLUMNS, default="total_ms", help="default: %(default)s")
+    parser.add_argument("--patterns", metavar="NAME,...", help="plot these only; default: all")
     args = parser.parse_args()
     rows = read_rows(args.tables)
+    if args.patterns:
+        rows = [row for row in rows if row["pattern"] in args.patterns.split(",")]
+        if not rows:
+            sys.exit(f"--patterns: {args.tables[0]} has none of {args.patterns}")
     try:
         import matplotlib
     except ImportError:
