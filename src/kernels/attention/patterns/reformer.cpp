@@ -2,12 +2,13 @@
 // by position, and cut into chunks of equal length; a token sees the earlier tokens of its own chunk and of the one
 // before. Each round hashes with directions of its own and has two relations: own chunk, previous chunk. Where chunks
 // end depends on how many tokens there are in each bucket, later ones included.
+#include "kernels/attention/patterns/reformer.h"
+
 #include <algorithm>
 #include <array>
 #include <vector>
 
 #include "kernels/attention/patterns/descriptor.h"
-#include "kernels/attention/patterns/reformer.h"
 
 namespace scfa {
 
