@@ -97,8 +97,11 @@ def read_config(words):
             target = config[section[0]] if section else config
             target[key] = parse_value(words[i + 1])
         i += 2
-    if config["attention"].get("pattern", "dense") != "dense":
-        sys.exit("train_pytorch.py: attention.pattern must be dense")
+    attention = config["attention"]
+    if not isinstance(attention, dict) or "mixture" in attention or attention.get("pattern", "dense") != "dense":
+        sys.exit("train_pytorch.py: attention.pattern must be dense, in all layers and heads")
+    if attention.get("window", 0) or attention.get("attend_self") is False:
+        sys.exit("train_pytorch.py: attention.window must be 0 and attention.attend_self not false")
     if config["model"]["positions"] != "learned" or config["model"]["shared_qk"]:
         sys.exit("train_pytorch.py: model.positions must be learned and model.shared_qk false")
     if config["model"].get("n_kv_head", 0) not in (0, config["model"]["n_head"]):

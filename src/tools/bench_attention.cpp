@@ -117,6 +117,7 @@ std::vector<Row> chosen_rows(const std::vector<std::string>& names, const Attent
     if (known.empty() || !known.ends_with(row.name)) known += concat(known.empty() ? "" : ", ", row.name);
     if (!names.empty() && std::find(names.begin(), names.end(), row.name) == names.end()) continue;
     if (row.patterns.size() > 1 && shape.H <= row.patterns[0].heads) continue;
+    if (shape.kv_heads() < shape.H && row.patterns[0].pattern == "reformer") continue;  // its keys are the queries
     if (row.groups > 1 && (shape.kv_heads() < shape.H || shape.H % row.groups != 0)) continue;
     rows.push_back(std::move(row));
   }

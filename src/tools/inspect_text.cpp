@@ -99,7 +99,9 @@ std::string pattern_of(const Json& pattern) {
     const Json value = value_of(pattern, key);
     return value.is_number_integer() && value.get<int64_t>() > least;
   };
-  if (text == "hash") {
+  if (text == "blocks")
+    text += concat(", best ", whole(value_of(pattern, "top_k")), " of ", whole(value_of(pattern, "block")), " tokens");
+  if (text == "hash" || text == "reformer") {
     text += concat(", ", whole(value_of(pattern, "buckets")), " buckets");
     if (above("rounds", 1)) text += concat(", ", whole(value_of(pattern, "rounds")), " rounds");
   }

@@ -42,9 +42,9 @@ double dot(const double* a, const double* b, int64_t D) {
 
 // Buckets in double; where two directions are nearly as good, the bucket is left open and so is the whole head's order,
 // so inputs must be such that there are none.
-void expect_chunks(const AttentionTensors& t, int64_t first_head, const AttentionPattern& pattern) {
+void expect_chunks(const AttentionTensors& t, int64_t first_head, const AttentionPattern& pattern, size_t entry) {
   const auto [B, T, H, D, given] = t.shape();
-  const std::vector<double> q = t.read(t.q), directions = t.read(t.layer.projections.at(0));
+  const std::vector<double> q = t.read(t.q), directions = t.read(t.layer.projections.at(entry));
   const int64_t heads = heads_of(t, pattern), half = pattern.buckets / 2;
   const int64_t length = pattern.chunk > 0 ? pattern.chunk : (T + pattern.buckets - 1) / pattern.buckets;
   int64_t compared = 0;
@@ -76,13 +76,13 @@ void expect_chunks(const AttentionTensors& t, int64_t first_head, const Attentio
           return bucket[static_cast<size_t>(x)] < bucket[static_cast<size_t>(y)];
         });
         const int64_t chunks = (T + length - 1) / length;
-        for (int64_t entry = 0; entry < T; ++entry) {
-          const auto chunk = static_cast<double>(entry / length);
-          const auto at = static_cast<size_t>((b * H + h) * T + order[static_cast<size_t>(entry)]);
-          ASSERT_EQ(ids[0][at], chunk) << "round " << round << ", entry " << entry;
+        for (int64_t place = 0; place < T; ++place) {
+          const auto chunk = static_cast<double>(place / length);
+          const auto at = static_cast<size_t>((b * H + h) * T + order[static_cast<size_t>(place)]);
+          ASSERT_EQ(ids[0][at], chunk) << "round " << round << ", place " << place;
           ASSERT_EQ(ids[1][at], chunk);
           ASSERT_EQ(ids[2][at], chunk > 0 ? chunk : kNone);
-          ASSERT_EQ(ids[3][at], entry / length + 1 < chunks ? chunk + 1 : kNone);
+          ASSERT_EQ(ids[3][at], place / length + 1 < chunks ? chunk + 1 : kNone);
         }
       }
   }
@@ -93,6 +93,7 @@ void expect_chunks(const AttentionTensors& t, int64_t first_head, const Attentio
 void expect_best_blocks(const AttentionTensors& t, int64_t first_head, const AttentionPattern& pattern) {
   const auto [B, T, H, D, given] = t.shape();
   const std::vector<double> q = t.read(t.q), k = t.read(t.k);
+  const int64_t Hkv = t.shape().kv_heads();
   std::vector<std::vector<double>> q_ids, k_ids;
   for (const Segments& relation : t.layer.relations)
     q_ids.push_back(t.read(relation.q_segment)), k_ids.push_back(t.read(relation.k_segment));
@@ -104,7 +105,8 @@ void expect_best_blocks(const AttentionTensors& t, int64_t first_head, const Att
         for (int64_t block = 0; block < own; ++block) {
           double sum = 0;
           for (int64_t j = block * pattern.block; j < (block + 1) * pattern.block; ++j)
-            sum += dot(q.data() + ((b * T + position) * H + h) * D, k.data() + ((b * T + j) * H + h) * D, D);
+            sum +=
+                dot(q.data() + ((b * T + position) * H + h) * D, k.data() + ((b * T + j) * Hkv + h / (H / Hkv)) * D, D);
           product.push_back(sum);
         }
         std::vector<double> sorted = product;

@@ -10,7 +10,9 @@ AttentionPattern blocks_pattern(int64_t block, int64_t top_k);
 
 // Draws, assigns and builds. Then checks the ids of all relations.
 void choose(Context& ctx, const AttentionTensors& tensors, const PatternDraw& draw = {});
-void expect_chunks(const AttentionTensors& tensors, int64_t first_head, const AttentionPattern& pattern);
+// entry: which one of the layer's patterns it is.
+void expect_chunks(const AttentionTensors& tensors, int64_t first_head, const AttentionPattern& pattern,
+                   size_t entry = 0);
 void expect_best_blocks(const AttentionTensors& tensors, int64_t first_head, const AttentionPattern& pattern);
 
 }  // namespace scfa::test

@@ -50,6 +50,13 @@ TEST(Bench, EveryWordIsUnderstoodOrNamed) {
   expect_one_line(execute({"bench", "op", "cast", "--device=tpu"}), "bench: ", "--device");
 }
 
+TEST(Bench, GroupedHeadsHaveARowForEveryPatternThatTheyCanHave) {
+  const Outcome outcome = execute({"bench", "attention", "--length=64", "--heads=8", "--kv-heads=2", "--repeats=1"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("blocks"), std::string::npos);
+  EXPECT_EQ(outcome.out.find("reformer"), std::string::npos);
+}
+
 TEST(Bench, WhatNeedsMoreMemoryThanThereIsIsAnError) {
   expect_one_line(execute({"bench", "op", "adamw", "--device=cpu", "--repeats=1", "--parameters=68719476736"}),
                   "bench: ", "adamw: needs ");

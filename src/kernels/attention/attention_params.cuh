@@ -15,7 +15,7 @@ struct AttentionParams {
   float2* statistics;  // (B, H, T), sorted queries, for backward: lse in log2 units (FlashAttention-3: LSE_log2)
                        // and delta = rowsum(out * dout) (dPsum), side by side
   const int *q_begin, *k_begin, *q_index, *k_index, *end_key, *begin_query;  // as in Segments
-  const int *begin_key, *end_query;                                          // likewise; null without a window
+  const int *begin_key, *end_query;                                          // likewise; null without ranges
   const void* work_items;   // the list that a kernel works off: QueryTile, KeyTile or SingleBlockSegment
   const int* num_items;     // how many it has
   int* tile_counter;        // the next item to take

@@ -52,7 +52,7 @@ void for_each_range(std::span<const KeyRange> by_head, const KeyValueCache& cach
     require(range.begin >= 0 && range.begin <= range.end && range.end <= S, kOp, ": keys ", range.begin, " to ",
             range.end, " of a cache of ", S);
     const int64_t end = range.heads > 0 ? first + range.heads : H;
-    require(end <= H, kOp, ": ranges of keys are given for more than ", H, " heads");
+    require(first < end && end <= H, kOp, ": ranges of keys are given for more than ", H, " heads");
     work(first, end, range);
     first = end;
   }

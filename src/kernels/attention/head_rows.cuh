@@ -28,7 +28,7 @@ struct HeadRows {
   __device__ HeadView head(int head, int H) const {
     return {data + head / H * batch_stride + head % H * head_stride, row_stride};
   }
-  // Of keys or values: what query head b * H + h reads, h / group. Exact for up to 65,535 heads.
+  // Of keys or values: what query head b * H + h reads, h / group. Exact for h * group below 2^31.
   __device__ int head_of(int h) const { return static_cast<int>(static_cast<uint64_t>(h) * inverse_group >> 31); }
   __device__ HeadView kv_head(int head, int H) const {
     return {data + head / H * batch_stride + head_of(head % H) * head_stride, row_stride};

@@ -45,8 +45,8 @@ struct Visibility {
 };
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the work
-// lists. A query tile costs end_key of its last row, or with L2 grouping (kL2GroupMaxRows) the number of keys
-// of its segment; a key tile costs the number of queries of its segment; a single-block segment costs the sum of both.
+// lists. A query tile costs the number of keys that its rows see, or with L2 grouping (kL2GroupMaxRows) that of
+// its segment; a key tile costs the number of queries of its segment; a single-block segment costs the sum of both.
 // Costs are compared by powers of two; items of about the same cost may be in any order.
 //   by_head         for all heads in order
 //   document_start  in (B, T) i32, or empty: the position of the first token of each token's document; nobody sees
@@ -66,7 +66,7 @@ void for_each_visibility(std::span<const Visibility> by_head, int64_t H, const W
   int64_t first = 0;
   for (const Visibility& visibility : by_head) {
     const int64_t end = visibility.heads > 0 ? first + visibility.heads : H;
-    require(end <= H, "build_segments: visibility is given for more than ", H, " heads");
+    require(first < end && end <= H, "build_segments: visibility is given for more than ", H, " heads");
     work(first, end, visibility);
     first = end;
   }

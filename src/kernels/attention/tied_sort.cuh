@@ -102,7 +102,7 @@ class TiedSort {
   // Four entries per thread and round. An entry's rank in its segment is the number of rows before it there.
   __device__ void write_lists(bool attend_self) const {
     const int64_t list = head_ * T_;
-    const int rows = starts_[S_], visible_offset = attend_self ? 1 : 0, first_query_offset = attend_self ? 0 : 1;
+    const int rows = starts_[S_], end_key_offset = attend_self ? 1 : 0, begin_query_offset = attend_self ? 0 : 1;
     for (int i = 4 * thread(); i < rows; i += 4 * kSortThreads) {
       int segment = segment_at(starts_, S_, i);
       const uint2 four = *reinterpret_cast<const uint2*>(positions_ + i);
@@ -119,12 +119,12 @@ class TiedSort {
           *reinterpret_cast<int4*>(to + list + i) = make_int4(x[0] + plus, x[1] + plus, x[2] + plus, x[3] + plus);
         };
         store(lists_.q_index, index, 0), store(lists_.k_index, index, 0);
-        store(lists_.end_key, rank, visible_offset), store(lists_.begin_query, rank, first_query_offset);
+        store(lists_.end_key, rank, end_key_offset), store(lists_.begin_query, rank, begin_query_offset);
       } else {
         for (int j = 0; j < 4 && i + j < rows; ++j) {
           lists_.q_index[list + i + j] = lists_.k_index[list + i + j] = index[j];
-          lists_.end_key[list + i + j] = rank[j] + visible_offset;
-          lists_.begin_query[list + i + j] = rank[j] + first_query_offset;
+          lists_.end_key[list + i + j] = rank[j] + end_key_offset;
+          lists_.begin_query[list + i + j] = rank[j] + begin_query_offset;
         }
       }
     }

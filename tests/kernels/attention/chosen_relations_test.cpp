@@ -72,9 +72,44 @@ TEST_P(ChosenRelations, InAMixture) {
   const AttentionTensors t = tensors({2, 100, 4, 64}, kSharedQk, {dense, blocks, reformer});
   choose(*ctx, t);
   expect_best_blocks(t, 1, blocks);
+  expect_chunks(t, 2, reformer, 2);
   t.forward();
   t.backward();
   t.expect_formulas(tolerance());
+}
+
+// Keys and values for groups of heads; two relations.
+TEST_P(ChosenRelations, BlocksOfGroupedHeads) {
+  for (const int64_t kv_heads : {1, 2}) {
+    const AttentionPattern pattern = blocks_pattern(16, 3);
+    const AttentionTensors t = tensors({2, 100, 4, 64, kv_heads}, kQkv, {pattern});
+    choose(*ctx, t);
+    expect_best_blocks(t, 0, pattern);
+    t.forward();
+    t.backward();
+    t.expect_formulas(tolerance());
+  }
+}
+
+// All blocks have the same keys: each query takes the earliest ones, in their order.
+TEST_P(ChosenRelations, TiesGoToTheEarlierBlock) {
+  const AttentionTensors t = tensors({1, 64, 1, 64}, kSeparate, {blocks_pattern(8, 4)});
+  std::vector<double> q = t.read(t.q), k = t.read(t.k);
+  for (size_t i = 0; i < k.size(); ++i) k[i] = k[i % 512];
+  // From the fifth block on, keys of another direction are better: they displace blocks that are tied.
+  for (size_t i = 5 * 512; i < k.size(); ++i) k[i] = i % 64 == 0 ? 8 : 0;
+  for (size_t i = 0; i < q.size(); i += 64) q[i] = 4;
+  t.write(t.k, k), t.write(t.q, q);
+  choose(*ctx, t);
+  const std::vector<double> first = t.read(t.layer.relations[1].q_segment),
+                            second = t.read(t.layer.relations[2].q_segment),
+                            third = t.read(t.layer.relations[3].q_segment);
+  EXPECT_EQ(first[39], 0);
+  EXPECT_EQ(second[39], 1);
+  EXPECT_EQ(third[39], 2);
+  EXPECT_EQ(first[63], 5);  // then 6, and of the tied ones the first
+  EXPECT_EQ(second[63], 6);
+  EXPECT_EQ(third[63], 0);
 }
 
 // A part of the sequence at a time, as generation does it: the same bits.

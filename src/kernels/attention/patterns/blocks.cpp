@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "kernels/attention/patterns/descriptor.h"
 
@@ -29,8 +30,12 @@ struct BestBlocks {
     block.fill(kNoSegment);
   }
   void offer(int64_t count, float its_product, uint16_t its_block) {
+    bool moved = false;  // from there on the others move up a place
     for (size_t r = 0; r < static_cast<size_t>(count); ++r)
-      if (its_product > product[r]) std::swap(its_product, product[r]), std::swap(its_block, block[r]);
+      if (moved || its_product > product[r]) {
+        std::swap(its_product, product[r]), std::swap(its_block, block[r]);
+        moved = true;
+      }
   }
 };
 
@@ -83,7 +88,7 @@ double share_of_blocks(const AttentionPattern& p, int64_t T) {
 }
 
 void validate_blocks(const AttentionPattern& p) {
-  require(p.block >= 1, "attention.block: must be 1 or more, not ", p.block);
+  require(p.block >= 1 && p.block <= kMaxBlock, "attention.block: must be 1 to ", kMaxBlock, ", not ", p.block);
   require(p.top_k >= 1 && p.top_k <= kMaxRelations, "attention.top_k: must be 1 to ", kMaxRelations, ", not ", p.top_k);
 }
 

@@ -89,9 +89,11 @@ __global__ void __launch_bounds__(kRows) choose_blocks_kernel(const BlocksParams
         product += row[4 * d] * x.x + row[4 * d + 1] * x.y + row[4 * d + 2] * x.z + row[4 * d + 3] * x.w;
       }
       int block = block0 + j;
+      bool moved = false;  // from there on the others move up a place
 #pragma unroll
       for (int r = 0; r < kMaxRelations - 1; ++r)
-        if (r < p.top_k - 1 && product > best[r]) {
+        if (r < p.top_k - 1 && (moved || product > best[r])) {
+          moved = true;
           const float displaced = best[r];
           const int its = chosen[r];
           best[r] = product, chosen[r] = block;

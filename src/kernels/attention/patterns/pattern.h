@@ -19,6 +19,7 @@
 namespace scfa {
 
 inline constexpr int64_t kMaxRounds = kMaxRelations;
+inline constexpr int64_t kMaxBlock = 1 << 20;  // tokens of a block or a chunk
 
 struct AttentionPattern {
   std::string pattern = "dense";
@@ -43,12 +44,12 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("buckets", p.buckets, "hash, reformer: buckets per head; 1 (hash) or even", between(1, 64));
   visit("rounds", p.rounds,
         "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
-        "pair that "
-        "several put together counts that many times in the softmax",
+        "pair "
+        "that several put together counts that many times in the softmax",
         between(1, static_cast<double>(kMaxRounds)));
   visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
-        at_least(0));
-  visit("block", p.block, "blocks: tokens per block", at_least(1));
+        between(0, kMaxBlock));
+  visit("block", p.block, "blocks: tokens per block", between(1, kMaxBlock));
   visit("top_k", p.top_k, "blocks: how many blocks a query sees, its own included",
         between(1, static_cast<double>(kMaxRelations)));
   visit("drop_rate", p.drop_rate, "drop: fraction of queries and of keys left out, drawn per head", between(0, 1));
@@ -58,7 +59,8 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
         "included; 0: all",
         at_least(0));
-  visit("heads", p.heads, "in a mixture: of so many heads; 0: of all heads that no other entry names", at_least(0));
+  visit("heads", p.heads, "in a mixture: of so many heads; 0: of all heads that no other entry names",
+        between(0, 65535));
 }
 
 // ---- one pattern ----------------------------------------------------------------------------------------------------
@@ -67,7 +69,8 @@ Visibility visibility(const AttentionPattern& pattern);
 int64_t segment_count(const AttentionPattern& pattern, int64_t T);
 int64_t relation_count(const AttentionPattern& pattern);
 std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
-// Expected, of the causal pairs of T tokens, each counted once per relation; buckets taken as balanced.
+// Expected, of the causal pairs of T tokens, each counted once per relation. Buckets are taken as balanced, and the
+// pattern's pairs as spread evenly, so that a window leaves the same share of them as of all.
 double share_of_pairs(const AttentionPattern& pattern, int64_t T);
 bool needs_projections(const AttentionPattern& pattern);
 // Whether the segments of a token depend on it and on earlier tokens only.

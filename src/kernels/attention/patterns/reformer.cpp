@@ -62,7 +62,7 @@ void validate_reformer(const AttentionPattern& p) {
           "attention.buckets: must be an even number from 2 to ", "64 for reformer, not ", p.buckets);
   require(p.rounds >= 1 && 2 * p.rounds <= kMaxRelations, "attention.rounds: must be 1 to ", kMaxRelations / 2,
           " for reformer, not ", p.rounds);
-  require(p.chunk >= 0, "attention.chunk: must be 0 or more, not ", p.chunk);
+  require(p.chunk >= 0 && p.chunk <= kMaxBlock, "attention.chunk: must be 0 to ", kMaxBlock, ", not ", p.chunk);
 }
 
 std::string describe_reformer(const AttentionPattern& p) {

@@ -13,6 +13,7 @@ namespace scfa::gpu::sm80 {
 namespace {
 
 // A block owns a query tile of kBlockM rows, a warp 16 of them. Keys and values come in steps of kBlockN rows.
+// With ranges three blocks per SM would spill registers.
 template <class Traits, bool kRanges>
 __global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlocksPerSm)
     attention_backward_dq_sm80_kernel(const AttentionParams p) {

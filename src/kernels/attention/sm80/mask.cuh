@@ -4,9 +4,9 @@
 
 namespace scfa::gpu::sm80 {
 
-// With ranges, which rows an outer row sees has another end too: begin_key of a query, or end_query of a key.
 // A lane's two rows (lane / 4 and lane / 4 + 8 of the warp's) and the bound of each: end_key of a query, or
-// begin_query of a key. least and most are over the rows of the warp.
+// begin_query of a key. With ranges there is another end: begin_key of a query, or end_query of a key. least and most
+// are over the rows of the warp.
 struct RowBounds {
   int bound[2], least = INT_MAX, most = 0;
 

@@ -4,8 +4,8 @@
 
 namespace scfa::gpu::sm80 {
 
-// Rows [skip, skip + rows) of a tile; possibly none. end_key and begin_query stay those
-// of the whole tile: kernels read the bounds of the rows instead.
+// Rows [skip, skip + rows) of a tile; possibly none. end_key and begin_query stay those of the whole tile: kernels read
+// the bounds of the rows instead.
 __device__ inline void narrow(QueryTile& tile, int skip, int rows) {
   tile.first_query += skip, tile.query_offset += skip;
   tile.num_queries = min(tile.num_queries - skip, rows);

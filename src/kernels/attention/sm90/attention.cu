@@ -51,8 +51,8 @@ const Probe& probe() {
 DqSums plan_dq_sums(const Segments& s, int64_t D) {
   const int64_t heads = s.q_segment.size(0) * s.q_segment.size(1), T = s.q_segment.size(2);
   const int64_t sms = properties().multiprocessors, blocks_per_head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
-  // From when a segment's last key tile is begun until tile 0 is done, the segment goes by, and about twice as many
-  // rows as there are in the tiles of all thread blocks: 2 x 3 x 64 rows per SM.
+  // From when a segment's last key tile is begun until its sums are complete, the segment goes by, and about twice as
+  // many rows as there are in the tiles of all thread blocks: 2 x 3 x 64 rows per SM.
   const int64_t ring = std::min(blocks_per_head + 6 * sms, heads * blocks_per_head);
   // A thread block takes a whole segment, so there should be enough of them to go round.
   const bool whole = heads * s.count() >= 2 * sms;

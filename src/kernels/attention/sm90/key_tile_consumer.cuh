@@ -330,7 +330,7 @@ class KeyTileConsumer {
   int m_block_step;   // 1, or -1 if backwards
   int seen_from;      // the first m_block whose queries see any of the group's keys
   int unmasked_from;  // the first m_block whose queries all see all of them
-  int seen_until;     // with ranges: the first m_block behind seen_from whose queries see none of them
+  int seen_until;     // with ranges: the first m_block behind seen_from whose queries see none of the group's keys
 };
 
 }  // namespace scfa::gpu::sm90

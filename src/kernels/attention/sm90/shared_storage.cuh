@@ -46,7 +46,7 @@ template <class Traits>
 struct WorkTileInfo {
   // In all kernels:
   int head, num_rows;  // head < 0: no tile is left
-  int begin, end;      // the inner rows that the tile meets, begin rounded down to a step
+  int begin, end;      // the inner rows that the tile meets; in backward begin is rounded down to a step
   // In backward:
   int n_block;       // the key tile's number within the segment
   int is_last;       // DqPrivate: whether it is the segment's last
