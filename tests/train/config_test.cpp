@@ -94,7 +94,7 @@ TEST(Config, ErrorsInMixturesAreNamed) {
   expect_error(read(R"({"mixture": [{}, {"bucket": 5}]})"), {"attention.mixture[1].bucket", "attention.buckets"});
   expect_error(read(R"({"mixture": [{"rounds": 9}]})"), {"attention.mixture[0].rounds", "from 1 to 8", "9"});
   expect_error(read(R"([{}, {"mixture": [{"mixture": []}]}])"), {"attention[1].mixture[0].mixture"});
-  expect_error(read(R"({"heads": -1})"), {"attention.heads", "at least 0"});
+  expect_error(read(R"({"heads": -1})"), {"attention.heads", "from 0 to 65535"});
 }
 
 TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {

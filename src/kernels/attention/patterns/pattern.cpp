@@ -76,9 +76,7 @@ void validate(const AttentionPattern& pattern) {
 
 HeadPatterns for_heads(HeadPatterns patterns, int64_t H) {
   int64_t named = 0, others = 0;
-  for (const AttentionPattern& entry : patterns) {
-    named += entry.heads, others += entry.heads == 0;
-  }
+  for (const AttentionPattern& entry : patterns) named += entry.heads, others += entry.heads == 0;
   require(others <= 1, "attention.heads: one entry of a mixture may have 0, the heads that no other names, not ",
           others);
   require(others == 0 ? named == H : named < H, "attention.heads: the entries of a layer must name model.n_head = ", H,
