@@ -78,8 +78,8 @@ AttentionCase attention_case(const CommandLine& line, int64_t longest, bool gpu)
   shape.B = batch_of(line, longest, gpu ? 16 : 1);
   shape.H = size(line, "heads", kMaxHeads, gpu ? 12 : 4);
   shape.D = line.integer("head-dim", 1, kMaxHeadDim);
-  shape.Hkv = size(line, "kv-heads", kMaxHeads, shape.H);
-  require(shape.H % shape.Hkv == 0, "--kv-heads: must be a divisor of the ", shape.H, " heads, not ", shape.Hkv);
+  shape.H_kv = size(line, "kv-heads", kMaxHeads, shape.H);
+  require(shape.H % shape.H_kv == 0, "--kv-heads: must be a divisor of the ", shape.H, " heads, not ", shape.H_kv);
   return settings;
 }
 

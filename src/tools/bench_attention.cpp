@@ -102,7 +102,7 @@ AttentionCase case_of(const Row& row, const AttentionCase& shape, int64_t T) {
   AttentionCase settings{.problem = shape.problem, .skew = row.skew};
   AttentionShape& its = settings.problem.shape;
   its.T = T;
-  if (row.groups > 1) its.Hkv = its.H / row.groups;
+  if (row.groups > 1) its.H_kv = its.H / row.groups;
   settings.problem.patterns = row.patterns;
   settings.problem.documents = row.documents;
   settings.problem.layout = shares_keys(row, its) ? AttentionLayout::kSharedQk : AttentionLayout::kQkv;

@@ -93,7 +93,7 @@ void expect_chunks(const AttentionTensors& t, int64_t first_head, const Attentio
 void expect_best_blocks(const AttentionTensors& t, int64_t first_head, const AttentionPattern& pattern) {
   const auto [B, T, H, D, given] = t.shape();
   const std::vector<double> q = t.read(t.q), k = t.read(t.k);
-  const int64_t Hkv = t.shape().kv_heads();
+  const int64_t H_kv = t.shape().kv_heads();
   std::vector<std::vector<double>> q_ids, k_ids;
   for (const Segments& relation : t.layer.relations)
     q_ids.push_back(t.read(relation.q_segment)), k_ids.push_back(t.read(relation.k_segment));
@@ -105,8 +105,8 @@ void expect_best_blocks(const AttentionTensors& t, int64_t first_head, const Att
         for (int64_t block = 0; block < own; ++block) {
           double sum = 0;
           for (int64_t j = block * pattern.block; j < (block + 1) * pattern.block; ++j)
-            sum +=
-                dot(q.data() + ((b * T + position) * H + h) * D, k.data() + ((b * T + j) * Hkv + h / (H / Hkv)) * D, D);
+            sum += dot(q.data() + ((b * T + position) * H + h) * D,
+                       k.data() + ((b * T + j) * H_kv + h / (H / H_kv)) * D, D);
           product.push_back(sum);
         }
         std::vector<double> sorted = product;

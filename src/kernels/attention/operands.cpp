@@ -12,7 +12,7 @@ namespace {
 Heads take_heads(Arena& arena, const std::string& name, DType dtype, const AttentionProblem& problem,
                  std::vector<Tensor>& holders) {
   const auto [B, T, H, D, given] = problem.shape;
-  const int64_t Hkv = problem.shape.kv_heads();
+  const int64_t H_kv = problem.shape.kv_heads();
   const auto take = [&](std::initializer_list<int64_t> sizes) {
     holders.push_back(arena.take(name, dtype, sizes));
     return holders.back();
@@ -20,18 +20,18 @@ Heads take_heads(Arena& arena, const std::string& name, DType dtype, const Atten
   Heads heads;
   switch (problem.layout) {
     case AttentionLayout::kQkv:
-      return {take({B, T, H + 2 * Hkv, D}), Tensor(), H, Hkv};
+      return {take({B, T, H + 2 * H_kv, D}), Tensor(), H, H_kv};
     case AttentionLayout::kQv:
     case AttentionLayout::kSharedQk: {
-      const Tensor qv = take({B, T, H + Hkv, D});
-      return {qv, take({B, T, Hkv, D}), H, Hkv};
+      const Tensor qv = take({B, T, H + H_kv, D});
+      return {qv, take({B, T, H_kv, D}), H, H_kv};
     }
     case AttentionLayout::kSeparate:
-      for (Tensor* part : {&heads.q, &heads.k, &heads.v}) *part = take({B, T, part == &heads.q ? H : Hkv, D});
+      for (Tensor* part : {&heads.q, &heads.k, &heads.v}) *part = take({B, T, part == &heads.q ? H : H_kv, D});
       return heads;
     case AttentionLayout::kByHead:
       for (Tensor* part : {&heads.q, &heads.k, &heads.v})
-        *part = take({B, part == &heads.q ? H : Hkv, T, D}).transpose(1, 2);
+        *part = take({B, part == &heads.q ? H : H_kv, T, D}).transpose(1, 2);
       return heads;
   }
   fail("attention: no such layout");
@@ -40,7 +40,7 @@ Heads take_heads(Arena& arena, const std::string& name, DType dtype, const Atten
 // The same for out or dout.
 Tensor take_rows(Arena& arena, const char* name, DType dtype, const AttentionProblem& problem,
                  std::vector<Tensor>& holders) {
-  const auto [B, T, H, D, Hkv] = problem.shape;
+  const auto [B, T, H, D, H_kv] = problem.shape;
   const bool by_head = problem.layout == AttentionLayout::kByHead;
   require(!by_head || !problem.strided_out, "attention: out by head cannot be strided too");
   if (by_head)
@@ -58,11 +58,11 @@ Tensor take_rows(Arena& arena, const char* name, DType dtype, const AttentionPro
 AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const AttentionProblem& p)
     : problem(p), scale(1.0f / std::sqrt(static_cast<float>(p.shape.D))) {
   const auto [B, T, H, D, given] = p.shape;
-  const int64_t Hkv = p.shape.kv_heads();
-  require(Hkv > 0 && H % Hkv == 0, "attention: the heads of keys and values must divide the ", H,
-          " heads of queries, not be ", Hkv);
-  require(p.layout != AttentionLayout::kSharedQk || Hkv == H,
-          "attention: keys that are the queries have as many heads, ", H, ", not ", Hkv);
+  const int64_t H_kv = p.shape.kv_heads();
+  require(H_kv > 0 && H % H_kv == 0, "attention: the heads of keys and values must divide the ", H,
+          " heads of queries, not be ", H_kv);
+  require(p.layout != AttentionLayout::kSharedQk || H_kv == H,
+          "attention: keys that are the queries have as many heads, ", H, ", not ", H_kv);
   const DType dtype = activation_type(ctx.device()), f32 = DType::kF32;
   const Heads heads = take_heads(arena, "q, k, v", dtype, p, inputs);
   q = heads.q, k = heads.k, v = heads.v;
@@ -79,7 +79,7 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
   samples = arena.take("samples", DType::kI32, {B});
   if (p.documents) document_start = arena.take("document_start", DType::kI32, {B, T});
   layer = LayerSegments::plan(arena, p.patterns, B, H, T, D, T, p.documents, p.segments, p.relations);
-  scratch = arena.take("scratch", f32, {attention_scratch(ctx, layer.relations, D, Hkv)});
+  scratch = arena.take("scratch", f32, {attention_scratch(ctx, layer.relations, D, H_kv)});
 }
 
 void AttentionOperands::draw(Context& ctx, const PatternDraw& at) const {

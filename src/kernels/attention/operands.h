@@ -12,8 +12,8 @@ namespace scfa {
 
 struct AttentionShape {  // sequences, positions, heads, width of a head
   int64_t B, T, H, D;
-  int64_t Hkv = 0;  // heads of keys and values; 0: H
-  int64_t kv_heads() const { return Hkv > 0 ? Hkv : H; }
+  int64_t H_kv = 0;  // heads of keys and values; 0: H
+  int64_t kv_heads() const { return H_kv > 0 ? H_kv : H; }
 };
 
 // Where q, k and v lie.

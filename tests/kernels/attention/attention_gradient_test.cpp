@@ -30,7 +30,7 @@ class AttentionGradient : public testing::TestWithParam<Path> {};
 TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
   const auto& [patterns, shared_qk, with_rotary, shape] = GetParam();
   const auto [B, T, H, D, given] = shape;
-  const int64_t Hkv = shape.kv_heads();
+  const int64_t H_kv = shape.kv_heads();
   Context ctx;
   const AttentionTensors t(ctx,
                            {.shape = shape,
@@ -58,7 +58,7 @@ TEST_P(AttentionGradient, IsTheDerivativeOfTheFormula) {
     return with_rotary ? rotated(x, T, heads, D, 0, kTheta, 1) : x;
   };
   const auto loss = [&] {
-    const AttentionFormula formula(shape, turned(q, H), turned(shared_qk ? normalised(q, D) : k, Hkv), v, visible,
+    const AttentionFormula formula(shape, turned(q, H), turned(shared_qk ? normalised(q, D) : k, H_kv), v, visible,
                                    static_cast<double>(t.scale));
     return dot(dout, formula.out);
   };
