@@ -108,33 +108,43 @@ ConstTensor Decoder::feed(int32_t token) {
   return ConstTensor(host_logits_.data(), DType::kF32, Device::kCpu, {c.vocab_size});
 }
 
-void Decoder::forward_cached(int32_t token) {
+template <class RunBlock>
+void Decoder::run_layers(const Tensor& ids, int64_t first_position, const Tensor& samples, const RunBlock& run_block) {
   const GptConfig& c = model_.config();
   const GptParams& p = model_.params();
   AttentionDraw draw;
   draw.seed = model_.seed();
   draw.step = kEvaluationStep;
-  draw.samples = samples_;
-  draw.first_position = length_;
-  ctx_.copy(ids_, ConstTensor(&token, DType::kI32, Device::kCpu, {1, 1}));
+  draw.samples = samples;
+  draw.first_position = first_position;
   Tensor x = acts_.blocks[0].residual_in, skip;
-  embedding_forward(ctx_, x, ids_, p.wte, p.wpe, length_);
+  embedding_forward(ctx_, x, ids, p.wte, p.wpe, first_position);
   for (int64_t layer = 0; layer < c.n_layer; ++layer) {
     const auto l = static_cast<size_t>(layer);
-    block_before_attention(ctx_, c, layer, p.blocks[l], acts_.blocks[l], x, skip, draw);
-    attend(layer, acts_.blocks[l]);
-    block_after_attention(ctx_, c, p.blocks[l], acts_.blocks[l], acts_);
+    run_block(layer, p.blocks[l], acts_.blocks[l], x, skip, draw);
     x = acts_.blocks[l].residual_mid;
     skip = acts_.branch;
   }
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip, p.ln_f_weight,
                     p.ln_f_bias, static_cast<float>(c.norm_eps));
-  matmul_forward(ctx_, logits_, acts_.hidden, p.head(), {});
+  const int64_t T = ids.size(1);
+  matmul_forward(ctx_, logits_, acts_.hidden.reshape({T, c.n_embd}).slice(T - 1, 1), p.head(), {});
+}
+
+void Decoder::forward_cached(int32_t token) {
+  const GptConfig& c = model_.config();
+  ctx_.copy(ids_, ConstTensor(&token, DType::kI32, Device::kCpu, {1, 1}));
+  run_layers(ids_, length_, samples_,
+             [&](int64_t layer, const BlockParams& p, BlockActivations& a, const Tensor& x, const Tensor& skip,
+                 const AttentionDraw& draw) {
+               block_before_attention(ctx_, c, layer, p, a, x, skip, draw);
+               attend(layer, a);
+               block_after_attention(ctx_, c, p, a, acts_);
+             });
 }
 
 void Decoder::forward_whole() {
   const GptConfig& c = model_.config();
-  const GptParams& p = model_.params();
   const auto T = static_cast<int64_t>(text_.size());
   Arena arena = over(memory_, ctx_.device());
   Plan plan = make_plan(arena, ctx_, c, T);
@@ -143,21 +153,9 @@ void Decoder::forward_whole() {
   ctx_.zero(plan.samples);
   ctx_.copy(plan.ids, ConstTensor(text_.data(), DType::kI32, Device::kCpu, {1, T}));
   if (c.documents) document_starts(ctx_, acts_.document_start, plan.ids, static_cast<int32_t>(c.end_of_text));
-  AttentionDraw draw;
-  draw.seed = model_.seed();
-  draw.step = kEvaluationStep;
-  draw.samples = plan.samples;
-  Tensor x = acts_.blocks[0].residual_in, skip;
-  embedding_forward(ctx_, x, plan.ids, p.wte, p.wpe, 0);
-  for (int64_t layer = 0; layer < c.n_layer; ++layer) {
-    const auto l = static_cast<size_t>(layer);
-    block_forward(ctx_, c, layer, p.blocks[l], acts_.blocks[l], acts_, x, skip, draw);
-    x = acts_.blocks[l].residual_mid;
-    skip = acts_.branch;
-  }
-  layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip, p.ln_f_weight,
-                    p.ln_f_bias, static_cast<float>(c.norm_eps));
-  matmul_forward(ctx_, logits_, acts_.hidden.reshape({T, c.n_embd}).slice(T - 1, 1), p.head(), {});
+  run_layers(plan.ids, 0, plan.samples,
+             [&](int64_t layer, const BlockParams& p, BlockActivations& a, const Tensor& x, const Tensor& skip,
+                 const AttentionDraw& draw) { block_forward(ctx_, c, layer, p, a, acts_, x, skip, draw); });
 }
 
 void Decoder::read_logits() {

@@ -24,6 +24,9 @@ class Decoder {
 
  private:
   void attend(int64_t layer, const BlockActivations& a);
+  // From ids (1, T) to the logits of the last token; run_block runs one layer.
+  template <class RunBlock>
+  void run_layers(const Tensor& ids, int64_t first_position, const Tensor& samples, const RunBlock& run_block);
   void forward_cached(int32_t token);
   void forward_whole();
   void read_logits();

@@ -3,17 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/attention/rows.h"
+
 namespace scfa {
 
 namespace {
 
-void check_rows(const char* op, const char* name, const ConstTensor& t) {
-  require(t.data && t.ndim == 4 && t.stride[3] == 1, op, ": ", name, " must be (B, T, H, D), D contiguous, not ",
-          t.data == nullptr ? "empty" : t.describe());
-}
-
 void check_like(const char* op, const char* name, const ConstTensor& t, const ConstTensor& like) {
-  check_rows(op, name, t);
+  require_rows(op, name, t);
   require(t.same_shape(like) && t.dtype == like.dtype, op, ": ", name, " must be like ", like.describe(), ", not ",
           t.describe());
 }
@@ -22,7 +19,7 @@ void check_like(const char* op, const char* name, const ConstTensor& t, const Co
 
 void combine_partial_results(Context& ctx, Tensor out, Tensor lse, ConstTensor partial_out, ConstTensor partial_lse) {
   constexpr const char* kOp = "combine_partial_results";
-  check_rows(kOp, "out", out);
+  require_rows(kOp, "out", out);
   require_activation(ctx, kOp, "out", out);
   check_like(kOp, "partial_out", partial_out, out);
   require_tensor(lse, kOp, "lse", DType::kF32, {out.size(0), out.size(2), out.size(1)});
@@ -36,7 +33,7 @@ void combine_partial_results(Context& ctx, Tensor out, Tensor lse, ConstTensor p
 
 void add_gradient(Context& ctx, Tensor to, ConstTensor from) {
   constexpr const char* kOp = "add_gradient";
-  check_rows(kOp, "to", to);
+  require_rows(kOp, "to", to);
   require_activation(ctx, kOp, "to", to);
   check_like(kOp, "from", from, to);
   ctx.require_here(kOp, {to, from});

@@ -1,14 +1,16 @@
 #include "kernels/attention/head_groups.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "kernels/attention/rows.h"
 
 namespace scfa {
 
 void sum_head_groups(Context& ctx, Tensor to, ConstTensor from) {
   constexpr const char* kOp = "sum_head_groups";
   for (const auto& [name, t] : {std::pair<const char*, ConstTensor>("to", to), std::pair("from", from)}) {
-    require(t.data && t.ndim == 4 && t.stride[3] == 1, kOp, ": ", name, " must be (B, T, H, D), D contiguous, not ",
-            t.data == nullptr ? "empty" : t.describe());
+    require_rows(kOp, name, t);
     require_activation(ctx, kOp, name, t);
   }
   require(to.size(0) == from.size(0) && to.size(1) == from.size(1) && to.size(3) == from.size(3) && to.size(2) > 0 &&
