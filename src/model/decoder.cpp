@@ -90,7 +90,7 @@ void Decoder::attend(int64_t layer, const BlockActivations& a) {
     by_head.push_back({std::min(std::max(window_begin, document_begin_), end), end, visible.heads});
   }
   attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, by_head,
-                   c.softmax_scale(), acts_.attention_scratch);
+                   c.softmax_scale());
 }
 
 ConstTensor Decoder::feed(int32_t token) {

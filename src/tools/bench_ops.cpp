@@ -302,7 +302,7 @@ OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {
           .writes = {out},
           .run =
               [=, &ctx] {
-                attention_decode(ctx, out, {}, q, cache, {&relation, 1}, {&all, 1}, 0.125f, {});
+                attention_decode(ctx, out, {}, q, cache, {&relation, 1}, {&all, 1}, 0.125f);
               },
           .flops = 4.0 * static_cast<double>(H * S * D)};
 }

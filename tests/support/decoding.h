@@ -16,7 +16,7 @@ inline void decode(Context& ctx, const Tensor& out, const ConstTensor& q, const 
   Segments relation;
   relation.q_segment = q_segment;
   const KeyRange range{begin, end};
-  attention_decode(ctx, out, lse, q, cache, {&relation, 1}, {&range, 1}, scale, {});
+  attention_decode(ctx, out, lse, q, cache, {&relation, 1}, {&range, 1}, scale);
 }
 
 }  // namespace scfa::test

@@ -5,7 +5,6 @@
 #include <string_view>
 #include <utility>
 
-#include "kernels/attention/combine.h"
 #include "kernels/attention/head_groups.h"
 #include "kernels/attention/normalise.h"
 
@@ -83,8 +82,7 @@ AttentionBackward& backward_form(const Context& ctx) {
 }
 
 // ---- several --------------------------------------------------------------------------------------------------------
-// Scratch, in f32 elements: what one relation needs; in backward of grouped heads dk and dv of every query head; then
-// the results of a relation beyond the first, which are out and lse in forward and dq, dk, dv in backward.
+// Scratch, in f32 elements: what one relation needs, then in backward of grouped heads dk and dv of every query head.
 
 constexpr int64_t kAlignment = 64;  // elements: 256 bytes
 
@@ -102,22 +100,11 @@ int64_t one_relation_scratch(const Context& ctx, std::span<const Segments> relat
   return most;
 }
 
-// Takes contiguous tensors from behind the scratch of one relation.
-class PartialResults {
- public:
-  PartialResults(const Context& ctx, std::span<const Segments> relations, int64_t D, const Tensor& scratch)
-      : scratch_(scratch.as<float>()), used_(aligned(one_relation_scratch(ctx, relations, D))) {}
-  Tensor take(DType dtype, Device device, std::initializer_list<int64_t> sizes) {
-    const Tensor view(scratch_ + used_, dtype, device, sizes);
-    used_ += aligned((view.bytes() + 3) / 4);
-    return view;
-  }
-  Tensor like(const ConstTensor& t) { return take(t.dtype, t.device, {t.size(0), t.size(1), t.size(2), t.size(3)}); }
-
- private:
-  float* scratch_;
-  int64_t used_;
-};
+// Of one (B, T, H, D) tensor in the scratch.
+int64_t head_gradient_elements(const Context& ctx, std::span<const Segments> relations, int64_t D) {
+  const int64_t element = ctx.on_gpu() ? 2 : 4;
+  return aligned((relations[0].q_segment.numel() * D * element + 3) / 4);
+}
 
 // normalise_keys_backward, as a part of attention_backward.
 void add_norm_gradient(Context& ctx, const Tensor& dq, const Tensor& dk, const ConstTensor& k,
@@ -152,13 +139,8 @@ std::string describe_attention(const Context& ctx) {
 
 int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D, int64_t kv_heads) {
   const int64_t one = one_relation_scratch(ctx, relations, D);
-  const int64_t rows = relations[0].q_segment.numel(), element = ctx.on_gpu() ? 2 : 4;
-  const int64_t part = aligned((rows * D * element + 3) / 4);
-  int64_t further = 0;  // in backward, and in forward
-  if (relations.size() > 1) further = std::max(3 * part, part + aligned(rows));
-  if (is_grouped(kv_heads, relations[0].q_segment.size(1)))
-    further = std::max(further, (relations.size() > 1 ? 5 : 2) * part);
-  return further == 0 ? one : aligned(one) + further;
+  if (!is_grouped(kv_heads, relations[0].q_segment.size(1))) return one;
+  return aligned(one) + 2 * head_gradient_elements(ctx, relations, D);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
@@ -170,14 +152,8 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
   AttentionForward& forward = forward_form(ctx);
-  forward(ctx, out, lse, q, k, v, relations[0], scale, scratch);
-  for (const Segments& further : relations.subspan(1)) {
-    PartialResults partial(ctx, relations, q.size(3), scratch);
-    const Tensor its_out = partial.like(out);
-    const Tensor its_lse = partial.take(DType::kF32, lse.device, {lse.size(0), lse.size(1), lse.size(2)});
-    forward(ctx, its_out, its_lse, q, k, v, further, scale, scratch);
-    combine_partial_results(ctx, out, lse, its_out, its_lse);
-  }
+  for (const Segments& segments : relations)
+    forward(ctx, out, lse, q, k, v, segments, scale, scratch, &segments != relations.data());
 }
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
@@ -203,18 +179,18 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
   AttentionBackward& backward = backward_form(ctx);
   const bool several = relations.size() > 1;  // the gradient through the norms is then that of the whole dk
   const bool grouped = is_grouped(k.size(2), q.size(2));
-  PartialResults behind(ctx, relations, q.size(3), scratch);
-  const Tensor head_dk = grouped ? behind.like(q) : dk, head_dv = grouped ? behind.like(q) : dv;
-  backward(ctx, dq, head_dk, head_dv, dout, q, k, v, out, lse, relations[0], scale, scratch,
-           several ? ConstTensor() : inverse_norm);
-  for (const Segments& further : relations.subspan(1)) {
-    PartialResults partial = behind;
-    const Tensor its_dq = partial.like(q), its_dk = partial.like(q), its_dv = partial.like(q);
-    backward(ctx, its_dq, its_dk, its_dv, dout, q, k, v, out, lse, further, scale, scratch, {});
-    add_gradient(ctx, dq, its_dq);
-    add_gradient(ctx, head_dk, its_dk);
-    add_gradient(ctx, head_dv, its_dv);
+  Tensor head_dk = dk, head_dv = dv;
+  if (grouped) {
+    float* space = scratch.as<float>() + aligned(one_relation_scratch(ctx, relations, q.size(3)));
+    const auto take = [&](int64_t i) {
+      return Tensor(space + i * head_gradient_elements(ctx, relations, q.size(3)), q.dtype, q.device,
+                    {q.size(0), q.size(1), q.size(2), q.size(3)});
+    };
+    head_dk = take(0), head_dv = take(1);
   }
+  for (const Segments& segments : relations)
+    backward(ctx, dq, head_dk, head_dv, dout, q, k, v, out, lse, segments, scale, scratch,
+             several ? ConstTensor() : inverse_norm, &segments != relations.data());
   if (grouped) {
     sum_head_groups(ctx, dk, head_dk);
     sum_head_groups(ctx, dv, head_dv);

@@ -179,28 +179,34 @@ int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int6
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
-                       const Segments& segments, float scale, Tensor scratch) {
+                       const Segments& segments, float scale, Tensor scratch, bool accumulate) {
   AttentionParams p = make_params(ctx, q, k, v, segments, scale, lse, scratch);
   p.out = head_rows(out);
+  p.accumulate = accumulate;
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
-  clear_dropped_out_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(p, segments.q_segment.as<uint16_t>(), rows);
-  check_launch("attention_forward", ctx.stream());
+  if (!accumulate) {
+    clear_dropped_out_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(p, segments.q_segment.as<uint16_t>(), rows);
+    check_launch("attention_forward", ctx.stream());
+  }
   backend().forward(ctx, p, segments);
 }
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
-                        Tensor scratch, ConstTensor inverse_norm) {
+                        Tensor scratch, ConstTensor inverse_norm, bool accumulate) {
   constexpr int64_t kMaxTokens = kTileRows * sm90::kMaxKeyTiles;
   require(q.size(1) <= kMaxTokens, "attention_backward: on the GPU at most ", kMaxTokens, " tokens, not ", q.size(1));
   AttentionParams p = make_params(ctx, q, k, v, segments, scale, lse, scratch);
   p.inverse_norm = inverse_norm ? inverse_norm.as<float>() : nullptr;
   p.out = head_rows(out), p.dout = head_rows(dout);
   p.dq = head_rows(dq), p.dk = head_rows(dk), p.dv = head_rows(dv);
+  p.accumulate = accumulate;
   const int64_t rows = q.size(0) * q.size(1) * q.size(2);
-  clear_dropped_gradients_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(
-      p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);
-  check_launch("attention_backward", ctx.stream());
+  if (!accumulate) {
+    clear_dropped_gradients_kernel<<<blocks_of_256(rows), 256, 0, ctx.stream()>>>(
+        p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);
+    check_launch("attention_backward", ctx.stream());
+  }
   p.D <= 64 ? compute_statistics<8>(ctx.stream(), p, rows) : compute_statistics<16>(ctx.stream(), p, rows);
   const Backend& chosen = backend();
   chosen.backward(ctx, p, segments);

@@ -22,12 +22,12 @@ namespace scfa {
 //   scratch  f32 (attention_scratch(ctx, relations, D, H_kv)), contents undefined
 // GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes.
 // Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.
-// Relations beyond the first are computed apart and combined (combine.h), and on the GPU rounded to bf16 in between.
+// Relations are computed one after the other; results so far are rounded to bf16 in between on the GPU.
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        std::span<const Segments> relations, float scale, Tensor scratch);
 
 // Gradients, overwritten: zero for rows in no segment and for keys that no query sees. Those of relations beyond the
-// first are added, rounded once per addition. Where H_kv < H, those of keys and values are first computed for every
+// first are added, rounded once per relation. Where H_kv < H, those of keys and values are first computed for every
 // query head, on the GPU in bf16, and then summed in f32.
 //   dq       out (B, T, H, D), strides free      dout, out, lse, q, k, v  in, as in forward
 //   dk, dv   out (B, T, H_kv, D), likewise
@@ -52,11 +52,13 @@ std::string describe_attention(const Context& ctx);
 
 // One relation. dk and dv are (B, T, H, D), of every query head. Backward takes lse and out of all relations together:
 // the probabilities that follow from that lse are the relation's share, and the gradients its part of the sum.
+//   accumulate  forward: out and lse hold the results of other relations and become those of all (combine.h);
+//               backward: dq, dk and dv are added to, and inverse_norm must be empty
 using AttentionForward = void(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
-                              const Segments& segments, float scale, Tensor scratch);
+                              const Segments& segments, float scale, Tensor scratch, bool accumulate);
 using AttentionBackward = void(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q,
                                ConstTensor k, ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments,
-                               float scale, Tensor scratch, ConstTensor inverse_norm);
+                               float scale, Tensor scratch, ConstTensor inverse_norm, bool accumulate);
 using AttentionScratch = int64_t(const Context& ctx, const Segments& segments, int64_t D);
 namespace cpu {
 AttentionForward attention_forward;

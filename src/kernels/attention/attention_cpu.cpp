@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/combine.h"
 #include "kernels/attention/normalise.h"
 #include "kernels/vector_math.h"
 
@@ -75,9 +76,20 @@ struct HeadRows {
 void gather(float* to, const HeadRows& from, const int32_t* index, int64_t n, int64_t D) {
   for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * D, from.row(index[i]), static_cast<size_t>(D) * sizeof(float));
 }
+// Adds to rows that are there, which are zeros at first.
 void scatter(const HeadRows& to, const float* from, const int32_t* index, int64_t n, int64_t D) {
-  for (int64_t i = 0; i < n; ++i)
-    std::memcpy(to.writable(index[i]), from + i * D, static_cast<size_t>(D) * sizeof(float));
+  for (int64_t i = 0; i < n; ++i) {
+    float* row = to.writable(index[i]);
+#pragma omp simd
+    for (int64_t d = 0; d < D; ++d) row[d] += from[i * D + d];
+  }
+}
+// row becomes what it is over the keys of both: existing_lse is that of the row, lse that of `added` and then of both.
+void combine(float* row, const float* added, int64_t D, float existing_lse, float& lse) {
+  const CombineWeights weights = combine_weights(existing_lse, lse);
+#pragma omp simd
+  for (int64_t d = 0; d < D; ++d) row[d] = row[d] * weights.existing + added[d] * weights.added;
+  lse = weights.lse;
 }
 
 void zero_rows(const HeadRows& rows, int64_t T, int64_t D) {
@@ -142,12 +154,14 @@ int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int6
 }
 
 void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
-                       const Segments& segments, float scale, Tensor scratch) {
+                       const Segments& segments, float scale, Tensor scratch, bool accumulate) {
   const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3), group = H / k.size(2);
   float* lse_out = lse.as<float>();
-  std::fill_n(lse_out, lse.numel(), INFINITY);
+  if (!accumulate) {
+    std::fill_n(lse_out, lse.numel(), INFINITY);
 #pragma omp parallel for
-  for (int64_t head = 0; head < B * H; ++head) zero_rows(HeadRows(out, head / H, head % H), T, D);
+    for (int64_t head = 0; head < B * H; ++head) zero_rows(HeadRows(out, head / H, head % H), T, D);
+  }
   for_each_segment(segments, D, scratch, [&](const HeadSegment& segment, float* space) {
     float *queries = space, *keys = queries + T * D, *values = keys + T * D;
     float *scores = values + T * D, *tile_out = scores + kTile * T;
@@ -161,24 +175,29 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
       const int64_t seen = segment.end_key[i + rows - 1] - first;
       if (seen == 0) continue;
       product_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
-      for (int64_t r = 0; r < rows; ++r) {
-        const float value = softmax_row(scores + r * seen, segment.first_key(i + r) - first,
-                                        segment.end_key[i + r] - first, seen, scale * kLog2E);
-        lse_out[(segment.b * H + segment.h) * T + segment.q_index[i + r]] = value;
-      }
+      float tile_lse[kTile];
+      for (int64_t r = 0; r < rows; ++r)
+        tile_lse[r] = softmax_row(scores + r * seen, segment.first_key(i + r) - first, segment.end_key[i + r] - first,
+                                  seen, scale * kLog2E);
       product(rows, D, seen, scores, values + first * D, tile_out);
-      scatter(out_rows, tile_out, segment.q_index + i, rows, D);
+      for (int64_t r = 0; r < rows; ++r) {
+        float& row_lse = lse_out[(segment.b * H + segment.h) * T + segment.q_index[i + r]];
+        combine(out_rows.writable(segment.q_index[i + r]), tile_out + r * D, D, row_lse, tile_lse[r]);
+        row_lse = tile_lse[r];
+      }
     }
   });
 }
 
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, const Segments& segments, float scale,
-                        Tensor scratch, ConstTensor inverse_norm) {
+                        Tensor scratch, ConstTensor inverse_norm, bool accumulate) {
   const int64_t B = q.size(0), T = q.size(1), H = q.size(2), D = q.size(3), group = H / k.size(2);
+  if (!accumulate) {
 #pragma omp parallel for
-  for (int64_t head = 0; head < B * H; ++head)
-    for (const Tensor& t : {dq, dk, dv}) zero_rows(HeadRows(t, head / H, head % H), T, D);
+    for (int64_t head = 0; head < B * H; ++head)
+      for (const Tensor& t : {dq, dk, dv}) zero_rows(HeadRows(t, head / H, head % H), T, D);
+  }
   const float* lse_in = lse.as<float>();
   for_each_segment(segments, D, scratch, [&](const HeadSegment& segment, float* space) {
     float *queries = space, *keys = queries + T * D, *values = keys + T * D, *douts = values + T * D;

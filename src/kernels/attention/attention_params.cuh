@@ -3,8 +3,10 @@
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/attention/head_rows.cuh"
+#include "kernels/attention/segments.h"
 #include "kernels/attention/work_items.h"
 
 namespace scfa::gpu {
@@ -31,7 +33,19 @@ struct AttentionParams {
   int H, T, S, D;
   float scale;       // of scores
   float scale_log2;  // the same for exponentials of base two: scale * log2(e)
+  // Forward: out and lse hold the results of other relations and become those of all. Backward: dq, dk and dv are added
+  // to what is there, and inverse_norm is null.
+  bool accumulate;
 };
+
+// Calls launch(ranges, accumulate), both std::bool_constant: whether the segments have ranges, and p.accumulate.
+template <class Launch>
+void bool_switch(const Segments& segments, const AttentionParams& p, const Launch& launch) {
+  if (segments.has_ranges())
+    p.accumulate ? launch(std::true_type(), std::true_type()) : launch(std::true_type(), std::false_type());
+  else
+    p.accumulate ? launch(std::false_type(), std::true_type()) : launch(std::false_type(), std::false_type());
+}
 
 template <class Item>
 __device__ inline const Item* work_items(const AttentionParams& p) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/attention/combine.h"
 
@@ -68,17 +69,11 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
   cpu::cache_append(ctx, cache, position, k, v, relations);
 }
 
-int64_t decode_scratch(const KeyValueCache& cache) {
-  const int64_t H = cache.segments.size(1), D = cache.keys.size(2);
-  return (H * D + 3) / 4 * 4 + H;
-}
-
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
-                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale,
-                      Tensor scratch) {
+                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale) {
   constexpr const char* kOp = "attention_decode";
   check_cache(kOp, cache, relations);
-  const int64_t H = cache.segments.size(1), D = cache.keys.size(2);
+  const int64_t H = cache.segments.size(1);
   check_rows(kOp, cache, q, "q", H);
   check_rows(kOp, cache, out, "out", H);
   for (const Segments& segments : relations) {
@@ -87,21 +82,12 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
   }
   for_each_range(by_head, cache, [](int64_t, int64_t, const KeyRange&) {});
   if (lse || relations.size() > 1) require_tensor(lse, kOp, "lse", DType::kF32, {1, H, 1});
-  require(
-      relations.size() == 1 || (scratch && scratch.dtype == DType::kF32 && scratch.numel() >= decode_scratch(cache)),
-      kOp, ": with several relations scratch must be ", decode_scratch(cache), " elements of f32");
-  ctx.require_here(kOp, {out, lse, q, cache.keys, cache.values, cache.segments, scratch});
+  ctx.require_here(kOp, {out, lse, q, cache.keys, cache.values, cache.segments});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   AttentionDecode& decode = decode_form(ctx);
-  decode(ctx, out, lse, q, cache, cache.segments.select(0), relations[0].q_segment, by_head, scale);
-  for (size_t r = 1; r < relations.size(); ++r) {
-    float* space = scratch.as<float>();
-    const Tensor its_out(space, out.dtype, out.device, {1, 1, H, D});
-    const Tensor its_lse(space + decode_scratch(cache) - H, DType::kF32, out.device, {1, H, 1});
-    decode(ctx, its_out, its_lse, q, cache, cache.segments.select(static_cast<int64_t>(r)), relations[r].q_segment,
-           by_head, scale);
-    combine_partial_results(ctx, out, lse, its_out, its_lse);
-  }
+  for (size_t r = 0; r < relations.size(); ++r)
+    decode(ctx, out, lse, q, cache, cache.segments.select(static_cast<int64_t>(r)), relations[r].q_segment, by_head,
+           scale, r > 0);
 }
 
 namespace cpu {
@@ -121,9 +107,9 @@ void cache_append(Context& /*ctx*/, const KeyValueCache& cache, int64_t position
 
 namespace {
 
-// One head. lse: or null.
-void decode_head(float* to, float* lse, const float* query, const float* keys, const float* values,
-                 const uint16_t* segments, uint16_t wanted, const KeyRange& range, int64_t D, float scale) {
+// One head. to: D elements. Returns lse.
+float decode_head(float* to, const float* query, const float* keys, const float* values, const uint16_t* segments,
+                  uint16_t wanted, const KeyRange& range, int64_t D, float scale) {
   float top = -INFINITY, sum = 0.0f;
   std::fill_n(to, D, 0.0f);
   for (int64_t j = range.begin; j < range.end; ++j) {  // online softmax: sums are rescaled when the maximum grows
@@ -138,23 +124,34 @@ void decode_head(float* to, float* lse, const float* query, const float* keys, c
     sum = sum * old + weight;
     top = next;
   }
-  if (lse != nullptr) *lse = sum > 0 ? top * kLog2E + std::log2(sum) : INFINITY;
-  if (sum > 0)
-    for (int64_t d = 0; d < D; ++d) to[d] /= sum;
+  if (!(sum > 0)) return INFINITY;
+  for (int64_t d = 0; d < D; ++d) to[d] /= sum;
+  return top * kLog2E + std::log2(sum);
 }
 
 }  // namespace
 
 void attention_decode(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
-                      ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale) {
+                      ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale,
+                      bool accumulate) {
   const int64_t S = cache.keys.size(1), D = cache.keys.size(2), group = q.size(2) / cache.keys.size(0);
   for_each_range(by_head, cache, [&](int64_t first, int64_t end, const KeyRange& range) {
-#pragma omp parallel for
-    for (int64_t h = first; h < end; ++h)
-      decode_head(out.as<float>() + h * out.stride[2], lse ? lse.as<float>() + h : nullptr,
-                  q.as<float>() + h * q.stride[2], cache.keys.as<float>() + h / group * S * D,
-                  cache.values.as<float>() + h / group * S * D, key_segment.as<uint16_t>() + h * S,
-                  q_segment.as<uint16_t>()[h], range, D, scale);
+#pragma omp parallel
+    {
+      std::vector<float> added(static_cast<size_t>(D));
+#pragma omp for
+      for (int64_t h = first; h < end; ++h) {
+        const float head_lse =
+            decode_head(added.data(), q.as<float>() + h * q.stride[2], cache.keys.as<float>() + h / group * S * D,
+                        cache.values.as<float>() + h / group * S * D, key_segment.as<uint16_t>() + h * S,
+                        q_segment.as<uint16_t>()[h], range, D, scale);
+        float* row = out.as<float>() + h * out.stride[2];
+        const CombineWeights weights = combine_weights(accumulate ? lse.as<float>()[h] : INFINITY, head_lse);
+        for (int64_t d = 0; d < D; ++d)
+          row[d] = (accumulate ? row[d] * weights.existing : 0.0f) + added[static_cast<size_t>(d)] * weights.added;
+        if (lse) lse.as<float>()[h] = weights.lse;
+      }
+    }
   });
 }
 

@@ -1,6 +1,7 @@
 // Attention of one query over cached keys. One block per head. The kernel is bound by memory latency, so many keys are
 // in flight at once: 8 lanes form a group that processes one key at a time with an online softmax of its own; the
 // groups' partial results are merged at the end in a fixed order.
+#include "kernels/attention/combine.h"
 #include "kernels/attention/decode.h"
 #include "kernels/attention/head_rows.cuh"
 
@@ -33,11 +34,11 @@ __global__ void __launch_bounds__(128)
   if (r < k_segments.relations) segments[static_cast<int64_t>(r) * gridDim.x * S + at] = k_segments.of_relation[r][h];
 }
 
-// lse: (H), or null.
+// lse: (H), or null. accumulate: as in decode.h.
 __global__ void __launch_bounds__(kThreads)
     decode_kernel(HeadRows out, float* lse, HeadRows q, const __nv_bfloat16* keys, const __nv_bfloat16* values,
                   const uint16_t* segments, const uint16_t* q_segment, int64_t first_head, int heads_per_kv_head,
-                  int64_t begin, int64_t end, int64_t S, int D, float scale) {
+                  int64_t begin, int64_t end, int64_t S, int D, float scale, bool accumulate) {
   __shared__ alignas(16) float parts[kGroups][kMaxD];
   __shared__ float tops[kGroups], sums[kGroups];
   const int lane = threadIdx.x % 32, group = threadIdx.x / kLanes, shift = lane / kLanes * kLanes;
@@ -45,6 +46,7 @@ __global__ void __launch_bounds__(kThreads)
   const unsigned members = ((1u << kLanes) - 1) << shift;
   const int64_t h = first_head + blockIdx.x, rows = h / heads_per_kv_head * S;  // of keys and values
   const uint16_t wanted = q_segment[h];
+  const float existing_lse = accumulate ? lse[h] : INFINITY;
   float query[kPacks][kPack] = {}, result[kPacks][kPack] = {}, top = -INFINITY, sum = 0.0f;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p)
@@ -93,8 +95,13 @@ __global__ void __launch_bounds__(kThreads)
     total += sums[g] * weight;
     element += parts[g][d] * weight;
   }
-  out.row(0, 0, h)[d] = __float2bfloat16_rn(total > 0.0f ? element / total : 0.0f);
-  if (d == 0 && lse != nullptr) lse[h] = total > 0.0f ? highest * kLog2E + log2f(total) : INFINITY;
+  const CombineWeights weights =
+      combine_weights(existing_lse, total > 0.0f ? highest * kLog2E + log2f(total) : INFINITY);
+  __nv_bfloat16* to = out.row(0, 0, h) + d;
+  float x = total > 0.0f ? element / total * weights.added : 0.0f;
+  if (accumulate) x += __bfloat162float(*to) * weights.existing;
+  *to = __float2bfloat16_rn(x);
+  if (d == 0 && lse != nullptr) lse[h] = weights.lse;
 }
 
 }  // namespace
@@ -115,7 +122,8 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
 }
 
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
-                      ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale) {
+                      ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head, float scale,
+                      bool accumulate) {
   require_packs("attention_decode", "q", q);
   require_packs("attention_decode", "out", out);
   require_packs("attention_decode", "keys of the cache", cache.keys);
@@ -125,7 +133,7 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
         head_rows(out), lse ? lse.as<float>() : nullptr, head_rows(q),
         static_cast<const __nv_bfloat16*>(cache.keys.data), static_cast<const __nv_bfloat16*>(cache.values.data),
         key_segment.as<uint16_t>(), q_segment.as<uint16_t>(), first, static_cast<int>(q.size(2) / cache.keys.size(0)),
-        range.begin, range.end, cache.keys.size(1), static_cast<int>(q.size(3)), scale);
+        range.begin, range.end, cache.keys.size(1), static_cast<int>(q.size(3)), scale, accumulate);
     check_launch("attention_decode", ctx.stream());
   });
 }

@@ -36,11 +36,9 @@ struct KeyRange {
 //   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free
 //   lse  out (1, H, 1) f32, log2; may be empty with one relation
 //   relations  R of the cache; read are q_segment, (1, H, 1) u16 each      by_head  for all heads in order
-//   scratch  f32 (decode_scratch(cache)); may be empty with one relation
 // f32 on the CPU; bf16 on the GPU, D a multiple of 8 up to 128, rows aligned to 16 bytes. Deterministic.
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
-                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale,
-                      Tensor scratch);
+                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale);
 
 // Calls work(first_head, end_head, range) for each. Throws Error unless they are H heads and ranges of the cache.
 template <class Work>
@@ -59,14 +57,12 @@ void for_each_range(std::span<const KeyRange> by_head, const KeyValueCache& cach
   require(first == H, kOp, ": ranges of keys are given for ", first, " of ", H, " heads");
 }
 
-// In elements. attention_scratch of the same relations is not less.
-int64_t decode_scratch(const KeyValueCache& cache);
-
 // One relation.
-//   key_segment  in (H, S) u16      q_segment  in (1, H, 1) u16      lse  may be empty
+//   key_segment  in (H, S) u16      q_segment  in (1, H, 1) u16      lse  may be empty, unless accumulate
+//   accumulate   out and lse hold the results of other relations and become those of all (combine.h)
 using AttentionDecode = void(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
                              ConstTensor key_segment, ConstTensor q_segment, std::span<const KeyRange> by_head,
-                             float scale);
+                             float scale, bool accumulate);
 namespace cpu {
 decltype(scfa::cache_append) cache_append;
 AttentionDecode attention_decode;

@@ -18,12 +18,13 @@ __device__ inline float low_half(uint32_t pair) {
 __device__ inline float high_half(uint32_t pair) {
   return __uint_as_float(pair & 0xFFFF0000u);
 }
-// Sums of two and of eight pairs of bf16, added in f32.
-__device__ inline uint32_t add_bf16(uint32_t a, uint32_t b) {
-  return pack_bf16(low_half(a) + low_half(b), high_half(a) + high_half(b));
+// Sums of two and of eight pairs of bf16, a + weight * b, in f32.
+__device__ inline uint32_t add_bf16(uint32_t a, uint32_t b, float weight = 1.0f) {
+  return pack_bf16(low_half(a) + weight * low_half(b), high_half(a) + weight * high_half(b));
 }
-__device__ inline uint4 add_bf16(const uint4& a, const uint4& b) {
-  return {add_bf16(a.x, b.x), add_bf16(a.y, b.y), add_bf16(a.z, b.z), add_bf16(a.w, b.w)};
+__device__ inline uint4 add_bf16(const uint4& a, const uint4& b, float weight = 1.0f) {
+  return {add_bf16(a.x, b.x, weight), add_bf16(a.y, b.y, weight), add_bf16(a.z, b.z, weight),
+          add_bf16(a.w, b.w, weight)};
 }
 
 // Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as the A fragment of the next product.

@@ -87,7 +87,7 @@ TEST_F(DecodeGpu, RelationsAndRangesEqualTheCpu) {
   for (const int64_t R : {1, 2, 3}) {
     Array q(DType::kBF16, {1, 1, H, D}), keys(DType::kBF16, {H, S, D}), rows(DType::kBF16, {H, S, D});
     q.fill_normal(1), keys.fill_normal(2), rows.fill_normal(3);
-    const Array segments(DType::kU16, {R, H, S}), out(DType::kBF16, {1, 1, H, D}), lse({1, H, 1}), scratch({H * D + H});
+    const Array segments(DType::kU16, {R, H, S}), out(DType::kBF16, {1, 1, H, D}), lse({1, H, 1});
     draw(segments, 4, 3, 20);
     std::vector<Array> ids;
     for (int64_t r = 0; r < R; ++r) {
@@ -104,11 +104,10 @@ TEST_F(DecodeGpu, RelationsAndRangesEqualTheCpu) {
       relations[r].q_segment = ids[r];
       relations_gpu[r].q_segment = ids_gpu.back();
     }
-    attention_decode(cpu, want, want_lse, q_f32, {keys_f32, rows_f32, segments}, relations, by_head, 0.125f, scratch);
+    attention_decode(cpu, want, want_lse, q_f32, {keys_f32, rows_f32, segments}, relations, by_head, 0.125f);
     const GpuCopy q_gpu(ctx, q), keys_gpu(ctx, keys), rows_gpu(ctx, rows), segments_gpu(ctx, segments),
-        out_gpu(ctx, out), lse_gpu(ctx, lse), scratch_gpu(ctx, scratch);
-    attention_decode(ctx, out_gpu, lse_gpu, q_gpu, {keys_gpu, rows_gpu, segments_gpu}, relations_gpu, by_head, 0.125f,
-                     scratch_gpu);
+        out_gpu(ctx, out), lse_gpu(ctx, lse);
+    attention_decode(ctx, out_gpu, lse_gpu, q_gpu, {keys_gpu, rows_gpu, segments_gpu}, relations_gpu, by_head, 0.125f);
     out_gpu.download(out), lse_gpu.download(lse);
     EXPECT_TRUE(close(out, want.values(), static_cast<double>(R) * kRounding)) << R << " relations";
     EXPECT_TRUE(close(lse, want_lse.values(), 1e-4)) << R << " relations";

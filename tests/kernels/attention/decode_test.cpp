@@ -100,7 +100,7 @@ TEST(AttentionDecode, EqualsForwardOverRelationsAndRanges) {
     t.forward();
     const auto R = static_cast<int64_t>(t.layer.relations.size());
     const Cache cache(H, T, D, R);
-    const Array out({1, T, H, D}), lse({T, 1, H, 1}), scratch({decode_scratch(cache.view())});
+    const Array out({1, T, H, D}), lse({T, 1, H, 1});
     for (int64_t i = 0; i < T; ++i) {
       const auto row = [&](const Tensor& x) {  // (1, 1, H, D)
         Tensor view = x;
@@ -111,7 +111,7 @@ TEST(AttentionDecode, EqualsForwardOverRelationsAndRanges) {
       const RelationsAt at(t.layer, i);
       cache_append(ctx, cache.view(), i, row(t.k), row(t.v), at.relations);
       attention_decode(ctx, row(out), lse.view().select(i), row(t.q), cache.view(), at.relations, ranges_at(t.layer, i),
-                       t.scale, R > 1 ? scratch : Tensor());
+                       t.scale);
     }
     EXPECT_TRUE(close(out, values(t.out), 1e-6));
     EXPECT_TRUE(close(values(lse.view().reshape({T, H}).transpose(0, 1)), values(t.lse), 1e-6));
@@ -188,16 +188,13 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   const Array lse({1, 2, 1});
   EXPECT_TRUE(fails_naming(decode(q, two.view(), segment, 1), {"attention_decode: segments ", "u16[1, 2, 3]"}));
   const std::vector<Segments> relations(2, ids_alone(segment, segment));
-  const auto over_both = [&](const Tensor& sums, const Tensor& scratch, const std::vector<KeyRange>& by_head) {
-    return [&, sums, scratch, by_head] {
-      attention_decode(ctx, q, sums, q, two.view(), relations, by_head, 1.0f, scratch);
-    };
+  const auto over_both = [&](const Tensor& sums, const std::vector<KeyRange>& by_head) {
+    return [&, sums, by_head] { attention_decode(ctx, q, sums, q, two.view(), relations, by_head, 1.0f); };
   };
-  EXPECT_TRUE(fails_naming(over_both({}, {}, {{0, 1}}), {"attention_decode: lse ", "empty"}));
-  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1}}), {"attention_decode", "scratch", "18"}));
-  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 1}}), {"attention_decode", "1 of 2 heads"}));
-  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{0, 1, 2}, {0, 1, 1}}), {"attention_decode", "more than 2 heads"}));
-  EXPECT_TRUE(fails_naming(over_both(lse, {}, {{2, 1}}), {"attention_decode: keys 2 to 1"}));
+  EXPECT_TRUE(fails_naming(over_both({}, {{0, 1}}), {"attention_decode: lse ", "empty"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {{0, 1, 1}}), {"attention_decode", "1 of 2 heads"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {{0, 1, 2}, {0, 1, 1}}), {"attention_decode", "more than 2 heads"}));
+  EXPECT_TRUE(fails_naming(over_both(lse, {{2, 1}}), {"attention_decode: keys 2 to 1"}));
   EXPECT_TRUE(fails_naming([&] { append(ctx, good, 0, narrow, q, segment); }, {"cache_append: k "}));
   const Cache grouped(2, 3, 8, 1, 1), uneven(3, 3, 8, 1, 2);
   EXPECT_TRUE(fails_naming([&] { append(ctx, grouped.view(), 0, q, q, segment); }, {"cache_append: k ", "1, 8]"}));

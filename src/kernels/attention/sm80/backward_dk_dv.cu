@@ -16,7 +16,7 @@ namespace {
 // A block owns a key tile of kBlockN rows, a warp 16 of them. Queries and dout come in steps of kBlockM rows, from the
 // first query on that sees the tile's first key. Scores are transposed (keys by queries), so that probabilities become
 // an A fragment without leaving their registers.
-template <class Traits, bool kRanges>
+template <class Traits, bool kRanges, bool kAccumulate>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     attention_backward_dk_dv_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockM = Traits::kInnerRows, kBlockN = Traits::kOuterRows;
@@ -76,8 +76,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
     const KeyTile done = scheduler.tile();
     const int* tokens = p.k_index + done.key_offset;
-    scatter<kD, kBlockN>(dk, scale, keys, first, done.num_keys, p.dk.head(done.head, p.H), tokens, p.D);
-    scatter<kD, kBlockN>(dv, one, values, first, done.num_keys, p.dv.head(done.head, p.H), tokens, p.D);
+    const std::conditional_t<kAccumulate, Accumulate<>, Overwrite> existing;
+    scatter<kD, kBlockN>(dk, scale, keys, first, done.num_keys, p.dk.head(done.head, p.H), tokens, p.D, existing);
+    scatter<kD, kBlockN>(dv, one, values, first, done.num_keys, p.dv.head(done.head, p.H), tokens, p.D, existing);
   }
 }
 
@@ -90,9 +91,11 @@ struct Config128 {
 
 template <class Traits>
 void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
-  const auto kernel = s.has_ranges() ? attention_backward_dk_dv_sm80_kernel<Traits, true>
-                                     : attention_backward_dk_dv_sm80_kernel<Traits, false>;
-  launch_persistent<Traits>(ctx, "attention_backward", kernel, s.work.key_tiles, &s.work.device_counts()->key_tiles, p);
+  bool_switch(s, p, [&](auto ranges, auto accumulate) {
+    launch_persistent<Traits>(ctx, "attention_backward",
+                              attention_backward_dk_dv_sm80_kernel<Traits, ranges, accumulate>, s.work.key_tiles,
+                              &s.work.device_counts()->key_tiles, p);
+  });
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace {
 
 // A block owns a query tile of kBlockM rows, a warp 16 of them. Keys and values come in steps of kBlockN rows.
 // With ranges three blocks per SM would spill registers.
-template <class Traits, bool kRanges>
+template <class Traits, bool kRanges, bool kAccumulate>
 __global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlocksPerSm)
     attention_backward_dq_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows;
@@ -68,8 +68,9 @@ __global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlock
     });
     const QueryTile done = scheduler.tile();
     const float scale[2] = {p.scale, p.scale};
+    const std::conditional_t<kAccumulate, Accumulate<>, Overwrite> existing;
     scatter<kD, kBlockM>(dq, scale, queries, first, done.num_queries, p.dq.head(done.head, p.H),
-                         p.q_index + done.query_offset, p.D);
+                         p.q_index + done.query_offset, p.D, existing);
   }
 }
 
@@ -82,10 +83,10 @@ struct Config128 {
 
 template <class Traits>
 void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
-  const auto kernel = s.has_ranges() ? attention_backward_dq_sm80_kernel<Traits, true>
-                                     : attention_backward_dq_sm80_kernel<Traits, false>;
-  launch_persistent<Traits>(ctx, "attention_backward", kernel, s.work.query_tiles, &s.work.device_counts()->query_tiles,
-                            p);
+  bool_switch(s, p, [&](auto ranges, auto accumulate) {
+    launch_persistent<Traits>(ctx, "attention_backward", attention_backward_dq_sm80_kernel<Traits, ranges, accumulate>,
+                              s.work.query_tiles, &s.work.device_counts()->query_tiles, p);
+  });
 }
 
 }  // namespace

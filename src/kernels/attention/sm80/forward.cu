@@ -15,7 +15,7 @@ namespace {
 
 // A block owns a query tile of kBlockM rows, a warp 16 of them. Keys and values come in steps of kBlockN rows. Tuned
 // for segments of 512 rows and more.
-template <class Traits, bool kRanges>
+template <class Traits, bool kRanges, bool kAccumulate>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     attention_forward_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows;
@@ -64,16 +64,21 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
 
     const QueryTile done = scheduler.tile();
     const int* tokens = p.q_index + done.query_offset;
-    float inverse[2], *lse = p.lse + static_cast<int64_t>(done.head) * p.T;
+    float factor[2], *lse = p.lse + static_cast<int64_t>(done.head) * p.T;
+    std::conditional_t<kAccumulate, Combine<>, Overwrite> existing;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float total = quad_sum(softmax.row_sum[half]);
       const int row = first + 8 * half + lane / 4;
-      inverse[half] = total > 0.0f ? 1.0f / total : 0.0f;
-      if (lane % 4 == 0 && row < done.num_queries)
-        lse[tokens[row]] = total > 0.0f ? softmax.row_max[half] * p.scale_log2 + log2f(total) : INFINITY;
+      factor[half] = total > 0.0f ? 1.0f / total : 0.0f;
+      float row_lse = total > 0.0f ? softmax.row_max[half] * p.scale_log2 + log2f(total) : INFINITY;
+      const bool inside = row < done.num_queries;
+      float* at = lse + (inside ? tokens[row] : 0);
+      if constexpr (kAccumulate) combine_with_existing(factor[half], row_lse, existing.weights[half], at, inside);
+      if (lane % 4 == 0 && inside) *at = row_lse;
     }
-    scatter<kD, kBlockM>(out, inverse, queries, first, done.num_queries, p.out.head(done.head, p.H), tokens, p.D);
+    scatter<kD, kBlockM>(out, factor, queries, first, done.num_queries, p.out.head(done.head, p.H), tokens, p.D,
+                         existing);
   }
 }
 
@@ -86,10 +91,10 @@ struct Config128 {
 
 template <class Traits>
 void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
-  const auto kernel =
-      s.has_ranges() ? attention_forward_sm80_kernel<Traits, true> : attention_forward_sm80_kernel<Traits, false>;
-  launch_persistent<Traits>(ctx, "attention_forward", kernel, s.work.query_tiles, &s.work.device_counts()->query_tiles,
-                            p);
+  bool_switch(s, p, [&](auto ranges, auto accumulate) {
+    launch_persistent<Traits>(ctx, "attention_forward", attention_forward_sm80_kernel<Traits, ranges, accumulate>,
+                              s.work.query_tiles, &s.work.device_counts()->query_tiles, p);
+  });
 }
 
 }  // namespace

@@ -74,12 +74,10 @@ void launch_for(Stream stream, const AttentionParams& p, const Segments& s, cons
                 const int32_t* num_items) {
   static_assert(64 * Config64::kConsumerWarpgroups == kWideTileRows &&
                 64 * Config128::kConsumerWarpgroups == kTileRows);
-  if (p.D <= 64)
-    s.has_ranges() ? launch<KernelTraits<Config64, true>, Item>(stream, items, num_items, p)
-                   : launch<KernelTraits<Config64, false>, Item>(stream, items, num_items, p);
-  else
-    s.has_ranges() ? launch<KernelTraits<Config128, true>, Item>(stream, items, num_items, p)
-                   : launch<KernelTraits<Config128, false>, Item>(stream, items, num_items, p);
+  bool_switch(s, p, [&](auto ranges, auto accumulate) {
+    p.D <= 64 ? launch<KernelTraits<Config64, ranges, accumulate>, Item>(stream, items, num_items, p)
+              : launch<KernelTraits<Config128, ranges, accumulate>, Item>(stream, items, num_items, p);
+  });
 }
 
 }  // namespace

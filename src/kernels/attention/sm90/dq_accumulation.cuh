@@ -143,9 +143,10 @@ struct DqPrivate {
     for (int query = warp_tile.group * kQueryBlock; query < end; query += Traits::kConsumerWarpgroups * kQueryBlock) {
       float dq[kD / 2];
       load_sums_if(dq, query >= first_seen, sums(query / kQueryBlock, 0));
-      scatter<typename Traits::OuterTile>(dq, scale, e.values, warp_tile.warp_first,
-                                          warp_tile.group_first + end - query, p.dq.head(e.head, p.H), p.D,
-                                          [&](int row) { return index[query + row - warp_tile.group_first]; });
+      scatter<typename Traits::OuterTile>(
+          dq, scale, e.values, warp_tile.warp_first, warp_tile.group_first + end - query, p.dq.head(e.head, p.H), p.D,
+          [&](int row) { return index[query + row - warp_tile.group_first]; },
+          std::conditional_t<Traits::kAccumulate, Accumulate<>, Overwrite>());
     }
   }
 };
@@ -213,7 +214,7 @@ struct DqShared {
     write(dq, m_block, column_half, is_first_side);
     if (column_half + 1 == kD / 64 && storage.fuses_norm()) turn.block.release_merge(p, warp_tile.warp, is_first_side);
   }
-  // Writes complete sums as dq, or adds them to what the key side of a merge has written.
+  // Writes complete sums as dq, or adds them to what the key side of a merge or another relation has written.
   __device__ void write(const float (&dq)[32], int m_block, int column_half, bool is_first_side) const {
     uint4 piece[2][2];
     accumulator_to_chunks(piece, dq, p.scale);
@@ -227,7 +228,7 @@ struct DqShared {
       if (first + 8 * i > last) continue;
       __nv_bfloat16* row = data + index[first + 8 * i] * p.dq.row_stride;
       const bool inside[2] = {64 * column_half + lane % 4 * 8 < p.D, 64 * column_half + 32 + lane % 4 * 8 < p.D};
-      if (!is_first_side) {
+      if (Traits::kAccumulate || !is_first_side) {
         const uint4 none = make_uint4(0, 0, 0, 0);
         const uint4 there[2] = {inside[0] ? load_coherent(row) : none, inside[1] ? load_coherent(row + 32) : none};
         piece[i][0] = add_bf16(piece[i][0], there[0]), piece[i][1] = add_bf16(piece[i][1], there[1]);
@@ -255,7 +256,8 @@ struct DqShared {
     if (is_first_side)
       scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
     else
-      scatter<T, true>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
+      scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token,
+                 Accumulate<1>());
     block.release_merge(p, warp_tile.warp, is_first_side);
   }
   __device__ void write_dq(const KeyTileEpilogue&) const {}

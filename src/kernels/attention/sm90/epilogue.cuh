@@ -1,6 +1,7 @@
 // From accumulators to rows of bf16 in token order, and the backward pass of normalised keys on accumulators.
 #pragma once
 #include "kernels/attention/attention_params.cuh"
+#include "kernels/attention/existing_rows.cuh"
 #include "kernels/attention/fragment_math.cuh"
 #include "kernels/attention/sm90/ptx.cuh"
 #include "kernels/attention/tile.cuh"
@@ -8,11 +9,11 @@
 namespace scfa::gpu::sm90 {
 
 // Writes a warp's 16 rows of an accumulator, times factor, as bf16 to the tokens that token(row) names, through the
-// warp's own rows [first, first + 16) of a tile that nobody reads any more. kAdd: adds to what is there. rows: how many
-// the tile has.
-template <class T, bool kAdd = false, int kD, class Token>
+// warp's own rows [first, first + 16) of a tile that nobody reads any more. rows: how many the tile has. existing: of
+// existing_rows.cuh.
+template <class T, int kD, class Token, class Existing = Overwrite>
 __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2], uint32_t tile, int first, int rows,
-                               const HeadView& to, int D, const Token& token) {
+                               const HeadView& to, int D, const Token& token, const Existing& existing = {}) {
   const int lane = threadIdx.x % 32;
   const uint32_t corner = T::at(tile, first + lane % 16, lane / 16);
   __syncwarp();  // whatever the warp scattered before has left
@@ -25,18 +26,12 @@ __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2],
     stmatrix(T::step(corner, 0, 2 * k), packed);
   }
   __syncwarp();
-  constexpr int kRowsAtOnce = 32 / T::kChunks;
   const int chunk = lane % T::kChunks;
   __nv_bfloat16* data = to.data + chunk * 8;
-#pragma unroll
-  for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
-    const int row = first + i * kRowsAtOnce + lane / T::kChunks;
-    if (row >= rows || chunk * 8 >= D) continue;
-    __nv_bfloat16* at = data + token(row) * to.row_stride;
-    uint4 v = load_chunk(T::at(tile, row, chunk));
-    if (kAdd) v = add_bf16(v, load_coherent(at));
-    store_global(at, v);
-  }
+  store_rows<T::kChunks>(
+      existing, [&](int row) { return first + row < rows && chunk * 8 < D; },
+      [&](int row) { return data + token(first + row) * to.row_stride; },
+      [&](int row) { return load_chunk(T::at(tile, first + row, chunk)); });
 }
 
 // Transposes 64 columns of a warp's 16 rows among the four lanes of each quad, so that a lane has pieces of 16 bytes:

@@ -46,9 +46,9 @@ class ForwardConsumer {
     int first_step = 0;  // of which the group sees keys
     if constexpr (Traits::kRanges)
       if (steps > 0) first_step = min((warp_uniform(info.far_bound(group_first)) - tile_begin()) / kBlockN, steps);
-    // Of the last step's keys the group may see no more than half.
-    constexpr int kHalf = kBlockN / 2;
-    const bool ends_in_half = steps > first_step && visible - (steps - 1) * kBlockN <= kHalf;
+    // Of the last step's keys the group may see no more than half, if steps are long.
+    constexpr int kHalf = kBlockN > 64 ? kBlockN / 2 : kBlockN;
+    const bool ends_in_half = kHalf < kBlockN && steps > first_step && visible - (steps - 1) * kBlockN <= kHalf;
     queries = storage.outer(tiles.stage, 0);
     softmax = {{-INFINITY, -INFINITY}, {}};
     float out[kD / 2] = {};
@@ -170,17 +170,23 @@ class ForwardConsumer {
   }
 
   __device__ void write(const float (&out)[kD / 2]) {
-    float inverse[2];
+    float factor[2];
+    std::conditional_t<Traits::kAccumulate, Combine<>, Overwrite> existing;
     float* lse = p.lse + static_cast<int64_t>(info.head()) * p.T;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float total = quad_sum(softmax.sum[half]);
-      inverse[half] = total > 0.0f ? 1.0f / total : 0.0f;
-      if (lane % 4 == 0 && row + 8 * half < info.num_rows())
-        lse[info.token(row + 8 * half)] = total > 0.0f ? softmax.base[half] + log2f(total) : INFINITY;
+      factor[half] = total > 0.0f ? 1.0f / total : 0.0f;
+      float row_lse = total > 0.0f ? softmax.base[half] + log2f(total) : INFINITY;
+      const bool inside = row + 8 * half < info.num_rows();
+      float* at = lse + (inside ? info.token(row + 8 * half) : 0);
+      if constexpr (Traits::kAccumulate)
+        combine_with_existing(factor[half], row_lse, existing.weights[half], at, inside);
+      if (lane % 4 == 0 && inside) *at = row_lse;
     }
-    scatter<typename Traits::OuterTile>(out, inverse, queries, warp_first, info.num_rows(),
-                                        p.out.head(info.head(), p.H), p.D, [&](int at) { return info.token(at); });
+    scatter<typename Traits::OuterTile>(
+        out, factor, queries, warp_first, info.num_rows(), p.out.head(info.head(), p.H), p.D,
+        [&](int at) { return info.token(at); }, existing);
   }
 
   const AttentionParams& p;
@@ -218,9 +224,9 @@ struct Config64 {
   static constexpr int kProducerRegs = 32, kConsumerRegs = 160;
   static constexpr bool kHasDs = false;
 };
-// With ranges there are no registers for 128; and where few keys are seen, less of a step is in vain.
+// With ranges there are no registers for 128; and where few keys are seen, less of a step is in vain (docs/tuning.md).
 struct Config64Ranges : Config64 {
-  static constexpr int kInnerRows = 96, kStages = 5;
+  static constexpr int kInnerRows = 64, kStages = 8;
 };
 struct Config128 {
   static constexpr int kD = 128, kConsumerWarpgroups = 3, kOuterOperands = 1, kTileStages = 1;
@@ -239,10 +245,11 @@ void launch(Context& ctx, const AttentionParams& p, const Segments& s) {
 }  // namespace
 
 void forward(Context& ctx, const AttentionParams& p, const Segments& s) {
-  if (s.has_ranges())
-    return p.D <= 64 ? launch<KernelTraits<Config64Ranges, true>>(ctx, p, s)
-                     : launch<KernelTraits<Config128, true>>(ctx, p, s);
-  p.D <= 64 ? launch<KernelTraits<Config64, false>>(ctx, p, s) : launch<KernelTraits<Config128, false>>(ctx, p, s);
+  bool_switch(s, p, [&](auto ranges, auto accumulate) {
+    using Narrow = std::conditional_t<ranges, Config64Ranges, Config64>;
+    p.D <= 64 ? launch<KernelTraits<Narrow, ranges, accumulate>>(ctx, p, s)
+              : launch<KernelTraits<Config128, ranges, accumulate>>(ctx, p, s);
+  });
 }
 
 }  // namespace scfa::gpu::sm90

@@ -21,9 +21,10 @@ namespace scfa::gpu::sm90 {
 //   kProducerRegs, kConsumerRegs  registers per thread of the producer warpgroup and of consumer warpgroups
 //   kHasDs               in backward: buffers of ds (kOuterRows x kInnerRows bf16), one per consumer warpgroup
 // kRanges: queries may not see the first keys of their segment (Segments::has_ranges).
-template <class Config, bool kRanges_>
+// kAccumulate: AttentionParams::accumulate.
+template <class Config, bool kRanges_, bool kAccumulate_>
 struct KernelTraits : Config {
-  static constexpr bool kRanges = kRanges_;
+  static constexpr bool kRanges = kRanges_, kAccumulate = kAccumulate_;
   using Config::kD, Config::kConsumerWarpgroups, Config::kTileStages, Config::kInnerRows, Config::kStages;
   static constexpr int kOuterRows = 64 * kConsumerWarpgroups;
   static constexpr int kThreads = kWarpgroupSize * (1 + kConsumerWarpgroups);

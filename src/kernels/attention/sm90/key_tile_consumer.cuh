@@ -148,8 +148,9 @@ class KeyTileConsumer {
     const auto token = [&](int row) { return info.token(row); };
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
     using T = typename Traits::OuterTile;
-    scatter<T>(dv, one, values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
-    scatter<T>(dk, scale, values, warp_tile.warp_first, e.num_rows, p.dk.head(e.head, p.H), p.D, token);
+    const std::conditional_t<Traits::kAccumulate, Accumulate<>, Overwrite> existing;
+    scatter<T>(dv, one, values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token, existing);
+    scatter<T>(dk, scale, values, warp_tile.warp_first, e.num_rows, p.dk.head(e.head, p.H), p.D, token, existing);
     dq_sums.write_dq(e);
   }
 

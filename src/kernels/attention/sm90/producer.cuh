@@ -62,7 +62,18 @@ class Producer {
 
  private:
   __device__ void take_number() {
-    if (threadIdx.x == 0) next_item = atomicAdd(p.tile_counter, 1);
+    if constexpr (kWholeSegment && Traits::kAccumulate)  // predicated: with a branch next_item would be spilled
+      asm volatile(
+          "{\n"
+          ".reg .pred is_first;\n"
+          "setp.eq.u32 is_first, %1, 0;\n"
+          "@is_first atom.global.add.u32 %0, [%2], 1;\n"
+          "}"
+          : "+r"(next_item)
+          : "r"(threadIdx.x), "l"(p.tile_counter)
+          : "memory");
+    else if (threadIdx.x == 0)
+      next_item = atomicAdd(p.tile_counter, 1);
   }
   __device__ void fetch_item(int to) {
     if (threadIdx.x != 0) return;

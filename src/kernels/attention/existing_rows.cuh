@@ -1,0 +1,74 @@
+// What is in memory already where a warp writes its 16 rows of an accumulator: overwritten, or kept and added to.
+#pragma once
+#include "kernels/attention/combine.h"
+#include "kernels/attention/fragment_math.cuh"
+#include "kernels/attention/tile.cuh"
+
+namespace scfa::gpu {
+
+struct Overwrite {
+  static constexpr int kLoadsAhead = 0;
+  __device__ float weight(int, int) const { return 0.0f; }
+};
+
+// Adds to what is there. kLoadsAhead: how many of a lane's accesses are loaded before the first one is stored.
+template <int kLoadsAhead_ = 4>
+struct Accumulate {
+  static constexpr int kLoadsAhead = kLoadsAhead_;
+  __device__ float weight(int, int) const { return 1.0f; }
+};
+
+// Adds to what is there times a weight per row.
+template <int kLoadsAhead_ = 4>
+struct Combine {
+  static constexpr int kLoadsAhead = kLoadsAhead_;
+  float weights[2];  // of rows lane / 4 and lane / 4 + 8
+  // Of row `row` of 8 of a half. By all lanes.
+  __device__ float weight(int half, int row) const { return __shfl_sync(0xFFFFFFFFu, weights[half], row * 4); }
+};
+
+// Forward, a row of each quad of lanes: lse, where the row's lse is if the quad has one, holds that of other relations.
+// factor of the row becomes its weight times what it was, row_lse that of all.
+__device__ inline void combine_with_existing(float& factor, float& row_lse, float& existing_weight, const float* lse,
+                                             bool inside) {
+  const CombineWeights weights = combine_weights(inside ? *lse : INFINITY, row_lse);
+  __syncwarp();  // all lanes of the quad have read lse before one of them writes it
+  factor *= weights.added, existing_weight = weights.existing, row_lse = weights.lse;
+}
+
+// A warp stores its 16 rows: access i of a lane is 16 bytes of row i * kRowsAtOnce + lane / kChunks, if inside(row).
+// at(row): where they go; piece(row): what goes there or is added to what is there.
+template <int kChunks, class Existing, class Inside, class At, class Piece>
+__device__ inline void store_rows(const Existing& existing, const Inside& inside, const At& at, const Piece& piece) {
+  constexpr int kRowsAtOnce = 32 / kChunks, kAccesses = 16 / kRowsAtOnce;
+  const int lane_row = threadIdx.x % 32 / kChunks;
+  if constexpr (Existing::kLoadsAhead == 0) {
+#pragma unroll
+    for (int i = 0; i < kAccesses; ++i) {
+      const int row = i * kRowsAtOnce + lane_row;
+      if (!inside(row)) continue;
+      __nv_bfloat16* to = at(row);
+      store_global(to, piece(row));
+    }
+  } else {
+    constexpr int kBatch = Existing::kLoadsAhead;
+#pragma unroll
+    for (int batch = 0; batch < kAccesses; batch += kBatch) {
+      uint4 there[kBatch];
+      float weight[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int first = (batch + i) * kRowsAtOnce, row = first + lane_row;
+        there[i] = inside(row) ? load_coherent(at(row)) : make_uint4(0, 0, 0, 0);
+        weight[i] = existing.weight(first / 8, row % 8);
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int row = (batch + i) * kRowsAtOnce + lane_row;
+        if (inside(row)) store_global(at(row), add_bf16(piece(row), there[i], weight[i]));
+      }
+    }
+  }
+}
+
+}  // namespace scfa::gpu
