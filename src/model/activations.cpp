@@ -66,7 +66,8 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   a.branch = arena.take("scratch", f, {B, T, C});
   int64_t scratch = 0;
   for (const BlockActivations& block : a.blocks)
-    scratch = std::max(scratch, attention_scratch(ctx, block.segments.relations, c.head_dim(), c.kv_heads()));
+    scratch = std::max({scratch, block.segments.assign_scratch(ctx),
+                        attention_scratch(ctx, block.segments.relations, c.head_dim(), c.kv_heads())});
   a.attention_scratch = arena.take("scratch", f32, {scratch});
   if (!training) return a;
   a.dresidual = arena.take("activation gradients", f, {B, T, C});

@@ -16,8 +16,8 @@ Gelu gelu_kind(const GptConfig& c) {
 }
 
 // Where keys are the normalised queries, makes them in the same pass over the queries.
-void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActivations& a, const Heads& heads,
-                     const AttentionDraw& draw) {
+void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActivations& a, const Activations& shared,
+                     const Heads& heads, const AttentionDraw& draw) {
   if (draw.q_segment) {
     require(a.segments.relations.size() == 1, "forward: segments are given for one relation, and layer ", layer,
             " has ", a.segments.relations.size());
@@ -33,7 +33,8 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
                            .seed = draw.seed,
                            .step = draw.step,
                            .layer = static_cast<uint32_t>(layer),
-                           .first_position = draw.first_position};
+                           .first_position = draw.first_position,
+                           .scratch = shared.attention_scratch};
   if (c.shared_qk)
     a.segments.assign_and_normalise_keys(ctx, heads.k, a.inverse_norm, input);
   else
@@ -43,14 +44,14 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
 }  // namespace
 
 void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
-                            ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
+                            const Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
   layernorm_forward(ctx, a.ln_1, a.residual_in, a.ln_1_mean, a.ln_1_rstd, x, skip, p.ln_1_weight, p.ln_1_bias,
                     static_cast<float>(c.norm_eps));
   const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
   matmul_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), a.ln_1, p.attn_weight, p.attn_bias);
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
-  choose_segments(ctx, c, layer, a, heads, draw);
+  choose_segments(ctx, c, layer, a, shared, heads, draw);
   if (c.rotary())
     for (const Tensor& rows : {heads.q, heads.k}) rotary(ctx, rows, draw.first_position, c.rotary_theta, 1);
 }
@@ -68,7 +69,7 @@ void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& 
 void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
   a.segments.draw(ctx, draw.seed, draw.step, static_cast<uint32_t>(layer));
-  block_before_attention(ctx, c, layer, p, a, x, skip, draw);
+  block_before_attention(ctx, c, layer, p, a, shared, x, skip, draw);
   a.segments.build(ctx, shared.document_start);
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments.relations,

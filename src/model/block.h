@@ -30,7 +30,8 @@ void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p,
 // The parts of block_forward around attention, for callers that bring their own (generation with a cache).
 // Everything up to the rows that attention reads, and the segment of each.
 void block_before_attention(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p,
-                            BlockActivations& a, ConstTensor x, ConstTensor skip, const AttentionDraw& draw);
+                            BlockActivations& a, const Activations& shared, ConstTensor x, ConstTensor skip,
+                            const AttentionDraw& draw);
 // From a.attention to the block's last branch.
 void block_after_attention(Context& ctx, const GptConfig& config, const BlockParams& p, BlockActivations& a,
                            Activations& shared);

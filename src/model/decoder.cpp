@@ -137,7 +137,7 @@ void Decoder::forward_cached(int32_t token) {
   run_layers(ids_, length_, samples_,
              [&](int64_t layer, const BlockParams& p, BlockActivations& a, const Tensor& x, const Tensor& skip,
                  const AttentionDraw& draw) {
-               block_before_attention(ctx_, c, layer, p, a, x, skip, draw);
+               block_before_attention(ctx_, c, layer, p, a, acts_, x, skip, draw);
                attend(layer, a);
                block_after_attention(ctx_, c, p, a, acts_);
              });

@@ -77,6 +77,7 @@ std::vector<Row> all_rows() {
   for (const int64_t buckets : {8, 16, 32})
     rows.push_back({"hash", {{.pattern = "hash", .buckets = buckets, .attend_self = {}}}});
   rows.push_back({"hash_skewed", {{.pattern = "hash", .buckets = 16, .attend_self = {}}}, 0.3});
+  rows.push_back({"hash_balanced", {{.pattern = "hash", .buckets = 16, .balance = "prefix", .attend_self = {}}}});
   for (const double rate : {0.5, 0.7})
     rows.push_back({"drop", {{.pattern = "drop", .drop_rate = rate, .attend_self = {}}}});
   rows.push_back({"window", {{.pattern = "dense", .attend_self = {}, .window = 256}}});

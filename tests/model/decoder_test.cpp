@@ -118,10 +118,11 @@ void PrintTo(const NamedPatterns& patterns, std::ostream* to) {
 
 // Windows, rounds, mixtures, and both layers different.
 std::vector<NamedPatterns> various_patterns() {
-  AttentionPattern window, hash, rounds, drop;
+  AttentionPattern window, hash, rounds, drop, balanced;
   window.window = 6;
   hash.pattern = "hash", hash.buckets = 4, hash.window = 12;
   rounds.pattern = "hash", rounds.buckets = 4, rounds.rounds = 3;
+  balanced.pattern = "hash", balanced.buckets = 4, balanced.balance = "prefix";
   drop.pattern = "drop", drop.drop_rate = 0.3, drop.attend_self = false;
   const auto of_heads = [](AttentionPattern pattern, int64_t heads) {
     pattern.heads = heads;
@@ -131,6 +132,7 @@ std::vector<NamedPatterns> various_patterns() {
   return {{"window", {{window}}},
           {"hash_and_window", {{hash}}},
           {"rounds", {{rounds}}},
+          {"balanced", {{balanced}}},
           {"mixture", {mixture}},
           {"mixture_and_rounds", {mixture, {rounds}}}};
 }

@@ -32,11 +32,10 @@ LayerSegments LayerSegments::plan(Arena& arena, const HeadPatterns& patterns, in
             ? arena.take("segments", DType::kF32, {pattern.rounds, pattern.heads, pattern.buckets / 2, D})
             : Tensor());
   for (const AttentionPattern& pattern : layer.patterns) {
-    const auto elements = descriptor_of(pattern).state_elements;
-    layer.states.push_back(
-        elements == nullptr
-            ? Tensor()
-            : arena.take("segments", DType::kF32, {B, pattern.heads, elements(pattern, std::max(T, positions), D)}));
+    const auto state_elements = descriptor_of(pattern).state_elements;
+    const int64_t elements = state_elements == nullptr ? 0 : state_elements(pattern, std::max(T, positions), D);
+    layer.states.push_back(elements == 0 ? Tensor()
+                                         : arena.take("segments", DType::kF32, {B, pattern.heads, elements}));
   }
   const bool ranges = documents || std::any_of(patterns.begin(), patterns.end(),
                                                [](const AttentionPattern& pattern) { return pattern.window > 0; });
@@ -44,6 +43,14 @@ LayerSegments LayerSegments::plan(Arena& arena, const HeadPatterns& patterns, in
   for (int64_t r = std::max(relations, relation_count(patterns)); r > 0; --r)
     layer.relations.push_back(plan_segments(arena, B, H, T, D, count, ranges));
   return layer;
+}
+
+int64_t LayerSegments::assign_scratch(const Context& ctx) const {
+  int64_t most = 0;
+  for (const AttentionPattern& pattern : patterns)
+    most = std::max(most, scfa::assign_scratch(ctx, pattern, relations[0].q_segment.size(0), pattern.heads,
+                                               relations[0].q_segment.size(2)));
+  return most;
 }
 
 void LayerSegments::draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const {

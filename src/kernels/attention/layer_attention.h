@@ -23,6 +23,8 @@ struct LayerSegments {
   static LayerSegments plan(Arena& arena, const HeadPatterns& patterns, int64_t B, int64_t H, int64_t T, int64_t D,
                             int64_t positions = 0, bool documents = false, int64_t segments = 0, int64_t relations = 0);
 
+  int64_t assign_scratch(const Context& ctx) const;  // of input.scratch, in f32 elements
+
   // Each launches ops (draw: where there is something to draw) and returns nothing to the host. input: projections,
   // first_head and heads are set for each pattern.
   void draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const;

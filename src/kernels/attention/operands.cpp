@@ -79,7 +79,8 @@ AttentionOperands::AttentionOperands(Arena& arena, const Context& ctx, const Att
   samples = arena.take("samples", DType::kI32, {B});
   if (p.documents) document_start = arena.take("document_start", DType::kI32, {B, T});
   layer = LayerSegments::plan(arena, p.patterns, B, H, T, D, T, p.documents, p.segments, p.relations);
-  scratch = arena.take("scratch", f32, {attention_scratch(ctx, layer.relations, D, H_kv)});
+  scratch = arena.take("scratch", f32,
+                       {std::max(attention_scratch(ctx, layer.relations, D, H_kv), layer.assign_scratch(ctx))});
 }
 
 void AttentionOperands::draw(Context& ctx, const PatternDraw& at) const {
@@ -94,7 +95,8 @@ void AttentionOperands::assign(Context& ctx, const PatternDraw& at) const {
                            .samples = samples,
                            .seed = at.seed,
                            .step = at.step,
-                           .layer = at.layer};
+                           .layer = at.layer,
+                           .scratch = scratch};
   if (shared)
     layer.assign_and_normalise_keys(ctx, k, inverse_norm, input);
   else

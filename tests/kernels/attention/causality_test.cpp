@@ -18,6 +18,10 @@ std::vector<HeadPatterns> causal_patterns(int64_t H) {
     pattern.pattern = name, pattern.buckets = 4, pattern.rounds = 2, pattern.block = 8;
     if (!is_causal(pattern)) continue;
     all.push_back({pattern});
+    if (name == "hash") {
+      pattern.balance = "prefix";
+      all.push_back({pattern});
+    }
     pattern.window = 7;
     all.push_back({pattern});
     pattern.heads = 1;
@@ -104,7 +108,7 @@ TEST(Causality, LaterTokensChangeNothing) {
 TEST(Causality, EveryPatternIsTried) {
   size_t causal = 0;
   for (const PatternDescriptor* descriptor : kPatterns) causal += descriptor->causal;
-  EXPECT_EQ(causal_patterns(8).size(), 2 * causal + 1);
+  EXPECT_EQ(causal_patterns(8).size(), 2 * causal + 2);  // balance is tried besides
   EXPECT_GT(causal, 0u);
 }
 

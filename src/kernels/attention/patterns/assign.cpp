@@ -34,15 +34,20 @@ PatternInput checked(const char* op, const Context& ctx, std::span<const Segment
     require_tensor(input.projections, op, "projections", DType::kF32,
                    {pattern.rounds, input.heads, pattern.buckets / 2, D});
   const PatternDescriptor& descriptor = descriptor_of(pattern);
-  if (descriptor.state_elements != nullptr) {
-    const int64_t elements = descriptor.state_elements(pattern, input.first_position + T, D);
+  const int64_t elements =
+      descriptor.state_elements == nullptr ? 0 : descriptor.state_elements(pattern, input.first_position + T, D);
+  if (elements > 0)
     require(input.state.data && input.state.ndim == 3 && input.state.contiguous() && input.state.dtype == DType::kF32 &&
                 input.state.size(0) == B && input.state.size(1) == input.heads && input.state.size(2) >= elements,
             op, ": state must be (", B, ", ", input.heads, ", ", elements, ") f32 or more, not ",
             input.state.data == nullptr ? "empty" : input.state.describe());
-  }
+  const int64_t scratch = assign_scratch(ctx, pattern, B, input.heads, T);
+  require(
+      scratch == 0 || (input.scratch.data && input.scratch.dtype == DType::kF32 && input.scratch.numel() >= scratch),
+      op, ": scratch must be ", scratch, " elements of f32, not ",
+      input.scratch.data == nullptr ? "empty" : input.scratch.describe());
   require_elements(input.samples, op, "samples", DType::kI32, B);
-  ctx.require_here(op, {input.q, input.k, input.projections, input.samples, input.state});
+  ctx.require_here(op, {input.q, input.k, input.projections, input.samples, input.state, input.scratch});
   return input;
 }
 
@@ -64,6 +69,11 @@ void normalise(Context& ctx, const Tensor& keys, const Tensor& inverse_norm, con
 }
 
 }  // namespace
+
+int64_t assign_scratch(const Context& ctx, const AttentionPattern& pattern, int64_t B, int64_t heads, int64_t T) {
+  const auto elements = descriptor_of(pattern).scratch_elements;
+  return ctx.on_gpu() && elements != nullptr ? elements(pattern, B, heads, T) : 0;
+}
 
 void assign_segments(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                      const PatternInput& input) {

@@ -23,6 +23,7 @@ struct PatternInput {
   // (B, heads, elements) f32: what the pattern remembers of earlier positions of the same sequences, where it does. It
   // need not be initialised at position 0, and is updated.
   Tensor state = {};
+  Tensor scratch = {};                // f32 (assign_scratch), where that is not 0; undefined afterwards
   int64_t first_head = 0, heads = 0;  // the heads of q, k and the segments that the pattern is for; 0: all that follow
 };
 
@@ -42,6 +43,9 @@ void assign_segments(Context& ctx, std::span<const Segments> relations, const At
 void assign_segments_and_normalise_keys(Context& ctx, std::span<const Segments> relations, Tensor keys,
                                         Tensor inverse_norm, const AttentionPattern& pattern,
                                         const PatternInput& input);
+
+// In f32 elements, for B sequences of T rows.
+int64_t assign_scratch(const Context& ctx, const AttentionPattern& pattern, int64_t B, int64_t heads, int64_t T);
 
 // For patterns: gives all rows of some heads of a (B, H, T) u16 segment 0, or none.
 //   id  0 or kNoSegment

@@ -26,8 +26,10 @@ struct PatternDescriptor {
   bool (*needs_projections)(const AttentionPattern&) = nullptr;  // no
   bool shares_keys = false;                                      // for models whose keys are their queries only
   bool reads_keys = false;  // PatternInput::k has the keys where these are normalised queries, too
-  // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null: none.
+  // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null or 0: nothing.
   int64_t (*state_elements)(const AttentionPattern&, int64_t positions, int64_t D) = nullptr;
+  // f32 of scratch on the GPU. Null: none.
+  int64_t (*scratch_elements)(const AttentionPattern&, int64_t B, int64_t heads, int64_t T) = nullptr;
   void (*validate)(const AttentionPattern&) = nullptr;  // throws Error naming the key; nothing to check
   AssignSegments* assign;
   AssignSegments* assign_gpu;

@@ -1,9 +1,11 @@
 // The bucket of a random-projection hash, argmax over [xR, -xR]: Pagliardini et al. 2023, arXiv:2306.01160, section
-// 3.3. Each round hashes with directions of its own, and is a relation.
+// 3.3. Each round hashes with directions of its own, and is a relation. Balanced buckets: hash_balance.h.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/attention/patterns/descriptor.h"
+#include "kernels/attention/patterns/hash.h"
 
 namespace scfa {
 
@@ -45,6 +47,54 @@ void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& d
       }
 }
 
+// The same of standardised scores. state: of one head of one sequence, for each direction.
+void hash_head_balanced(uint16_t* segment, const float* in, int64_t stride, const float* directions, int64_t half,
+                        HashBalance balance, ScoreState* state, const PatternInput& input) {
+  const int64_t T = input.q.size(1), D = input.q.size(3);
+  std::vector<ScoreStatistics> statistics(static_cast<size_t>(half));
+  for (int64_t t = 0; t < T; ++t) {
+    const int64_t position = input.first_position + t, rows = statistics_rows(position);
+    if (position == rows)  // a chunk begins
+      for (int64_t c = 0; c < half; ++c) {
+        if (position == 0) state[c] = {};
+        state[c].before = state[c].all;
+      }
+    if (position == rows || t == 0)
+      for (int64_t c = 0; c < half; ++c)
+        statistics[static_cast<size_t>(c)] = score_statistics(state[c].before, rows, D, balance);
+    const float* row = in + t * stride;
+    float square = 0.0f;
+#pragma omp simd reduction(+ : square)
+    for (int64_t d = 0; d < D; ++d) square += row[d] * row[d];
+    const float inverse_norm = 1.0f / std::max(std::sqrt(square), 1e-12f);
+    BestBucket best;
+    for (int64_t c = 0; c < half; ++c) {
+      float y = 0.0f;
+#pragma omp simd reduction(+ : y)
+      for (int64_t d = 0; d < D; ++d) y += row[d] * directions[c * D + d];
+      const int score = fixed_point(y * inverse_norm);
+      best.offer(score, statistics[static_cast<size_t>(c)], static_cast<int>(c), static_cast<int>(half));
+      state[c].all.add(score);
+    }
+    segment[t] = static_cast<uint16_t>(best.bucket);
+  }
+}
+
+// state: of this round and of q or k; see hash.h.
+void hash_rows_balanced(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, int64_t state,
+                        HashBalance balance, const PatternInput& input) {
+  const int64_t B = x.size(0), T = x.size(1), H = segment.size(1), half = directions.size(1), group = H / x.size(2);
+#pragma omp parallel for collapse(2)
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t i = 0; i < input.heads; ++i) {
+      const int64_t h = input.first_head + i;
+      hash_head_balanced(segment.as<uint16_t>() + (b * H + h) * T,
+                         x.as<float>() + b * x.stride[0] + h / group * x.stride[2], x.stride[1],
+                         directions.as<float>() + i * half * x.size(3), half, balance, score_state(input, b, i) + state,
+                         input);
+    }
+}
+
 // k_segment = q_segment in the pattern's heads.
 void copy_rows(const Segments& relation, const PatternInput& input) {
   const int64_t B = relation.q_segment.size(0), H = relation.q_segment.size(1), T = relation.q_segment.size(2);
@@ -68,9 +118,16 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
       continue;
     }
     const ConstTensor directions = input.projections.select(round);
-    hash_rows(relation.q_segment, input.q, directions, input);
+    const HashBalance balance = balance_of(pattern);
+    const auto hash = [&](const Tensor& segment, const ConstTensor& x, bool of_keys) {
+      if (balance == HashBalance::kNone)
+        hash_rows(segment, x, directions, input);
+      else
+        hash_rows_balanced(segment, x, directions, score_state_offset(pattern, round, of_keys), balance, input);
+    };
+    hash(relation.q_segment, input.q, false);
     if (input.k)
-      hash_rows(relation.k_segment, input.k, directions, input);
+      hash(relation.k_segment, input.k, true);
     else
       copy_rows(relation, input);
   }
@@ -79,14 +136,27 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
 void validate_hash(const AttentionPattern& p) {
   require(p.buckets == 1 || (p.buckets >= 2 && p.buckets <= 64 && p.buckets % 2 == 0),
           "attention.buckets: must be 1 or an even number up to 64, not ", p.buckets);
+  balance_of(p);
   require(p.rounds >= 1 && p.rounds <= kMaxRounds, "attention.rounds: must be 1 to ", kMaxRounds, ", not ", p.rounds);
 }
 
 std::string describe_hash(const AttentionPattern& p) {
-  return concat("hash with ", p.buckets, " buckets", p.rounds > 1 ? concat(" in ", p.rounds, " rounds") : "");
+  return concat("hash with ", p.buckets, " buckets", p.rounds > 1 ? concat(" in ", p.rounds, " rounds") : "",
+                p.balance == "none" ? "" : concat(", balanced by ", p.balance));
+}
+
+bool is_balanced(const AttentionPattern& p) {
+  return has_directions(p) && p.balance != "none";
 }
 
 }  // namespace
+
+HashBalance balance_of(const AttentionPattern& p) {
+  if (p.balance == "none" || p.buckets == 1) return HashBalance::kNone;
+  if (p.balance == "mean") return HashBalance::kMean;
+  require(p.balance == "prefix", "attention.balance: must be none, mean or prefix, not \"", p.balance, "\"");
+  return HashBalance::kPrefix;
+}
 
 constexpr PatternDescriptor kHashPattern{
     .name = "hash",
@@ -98,6 +168,14 @@ constexpr PatternDescriptor kHashPattern{
                          int64_t) { return static_cast<double>(p.rounds) / static_cast<double>(p.buckets); },
     .describe = describe_hash,
     .needs_projections = has_directions,
+    .state_elements =
+        [](const AttentionPattern& p, int64_t, int64_t) {
+          return is_balanced(p) ? score_state_offset(p, p.rounds, false) * kStateElements : 0;
+        },
+    .scratch_elements =
+        [](const AttentionPattern& p, int64_t B, int64_t heads, int64_t T) {
+          return is_balanced(p) ? B * heads * HashScratch(p.buckets / 2, T).elements() : 0;
+        },
     .validate = validate_hash,
     .assign = assign_hash,
     .assign_gpu = gpu_form<gpu::assign_hash>(),

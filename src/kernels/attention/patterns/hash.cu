@@ -1,6 +1,9 @@
 // The hash pattern on the GPU.
+#include <type_traits>
+
 #include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/patterns/descriptor.h"
+#include "kernels/attention/patterns/hash.h"
 #include "kernels/attention/tile.cuh"
 
 namespace scfa::gpu {
@@ -11,16 +14,72 @@ AssignSegmentsAndNormaliseKeys assign_hash_and_normalise_keys;
 namespace {
 
 constexpr int kHashRows = 128;  // rows per block, one per thread
+constexpr int kMaxDirections = 32;
 
-// bucket = index of the largest |x . direction|, plus half where the product is negative; with kKeys also
-// keys = x / |x|. Rows are staged in shared memory, so that global reads and writes are coalesced; each thread then
-// holds its row in registers. Directions are read from shared memory, all threads of a warp from the same address
-// (broadcast). grid: (heads, T / kHashRows, B), heads fastest, since rows of all heads of a position are adjacent in
-// memory.
-template <int kD, bool kKeys>
+// Rows are staged in shared memory, so that global reads and writes are coalesced; each thread then holds its row in
+// registers. Directions are read from shared memory, all threads of a warp from the same address (broadcast).
+
+// Copies directions, zero behind D.
+template <int kD>
+__device__ inline void stage_directions(float* to, const float* directions, int half, int D) {
+  for (int i = threadIdx.x; i < half * kD; i += kHashRows)
+    to[i] = i % kD < D ? directions[(i / kD) * D + i % kD] : 0.0f;
+}
+
+template <int kD>
+__device__ inline float inverse_norm_of(const float (&row)[kD]) {
+  float square = 0.0f;
+#pragma unroll
+  for (int d = 0; d < kD; ++d) square = fmaf(row[d], row[d], square);
+  return 1.0f / fmaxf(sqrtf(square), 1e-12f);
+}
+
+// A score in fixed point (hash_balance.h), of the same bits in every kernel.
+template <int kD>
+__device__ inline int score_of(const float (&row)[kD], const float4* direction, float inverse_norm) {
+  float y[4] = {};
+#pragma unroll
+  for (int d = 0; d < kD / 4; ++d) {
+    const float4 at = direction[d];
+    y[0] = fmaf(row[4 * d], at.x, y[0]), y[1] = fmaf(row[4 * d + 1], at.y, y[1]);
+    y[2] = fmaf(row[4 * d + 2], at.z, y[2]), y[3] = fmaf(row[4 * d + 3], at.w, y[3]);
+  }
+  return fixed_point(((y[0] + y[1]) + (y[2] + y[3])) * inverse_norm);
+}
+
+// Of the scores of a warp's rows, and of their squares. By all lanes.
+struct WarpSums {
+  int sum;
+  unsigned square;
+  __device__ explicit WarpSums(int y)
+      : sum(__reduce_add_sync(0xFFFFFFFFu, y)),
+        square(__reduce_add_sync(0xFFFFFFFFu, static_cast<unsigned>(y * y >> kSquareShift))) {}
+  WarpSums() = default;
+};
+
+// What a balanced hash is given besides.
+struct BalanceParams {
+  int16_t* scores;   // see HashScratch
+  int2* chunk_sums;  // x: of scores, y: of squares, unsigned
+  int64_t stride;    // of scores
+  int chunks, half, D;
+  HashBalance balance;
+  ScoreState* state;     // of the round and of q or k
+  int64_t state_stride;  // from head to head
+  int64_t first_position;
+  __device__ int16_t* scores_of(int head) const { return scores + head * half * stride; }
+  __device__ int2* sums_of(int head, int chunk) const { return chunk_sums + (int64_t{head} * chunks + chunk) * half; }
+  __device__ ScoreState* state_of(int head) const { return state + head * state_stride; }
+};
+
+// bucket = index of the largest |x . direction|, plus half where the product is negative; kBalanced: not yet, but the
+// scores and the sums of each chunk, for choose_buckets_kernel. With kKeys also keys = x / |x|. grid: (heads,
+// T / kHashRows, B), heads fastest, since rows of all heads of a position are adjacent in memory.
+template <int kD, bool kKeys, bool kBalanced>
 __global__ void __launch_bounds__(kHashRows)
     hash_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, HeadRows keys, float* inverse_norm, HeadRows x,
-                     const float* projections, int half, int first_head, int H, int T, int D) {
+                     const float* projections, int half, int first_head, int H, int T, int D,
+                     const BalanceParams balance) {
   using Rows = Tile<kHashRows, kD>;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t tile = shared_address(shared);
@@ -36,9 +95,8 @@ __global__ void __launch_bounds__(kHashRows)
     copy_async<16>(Rows::at(tile, row, chunk), rows + (valid ? row * x.row_stride + chunk * kPack : 0), valid);
   }
   commit_copies();
-  auto* flat = reinterpret_cast<float*>(shared + Rows::kBytes);
-  for (int i = threadIdx.x; i < half * kD; i += kHashRows)
-    flat[i] = i % kD < D ? projections[(static_cast<int64_t>(blockIdx.x) * half + i / kD) * D + i % kD] : 0.0f;
+  stage_directions<kD>(reinterpret_cast<float*>(shared + Rows::kBytes),
+                       projections + static_cast<int64_t>(blockIdx.x) * half * D, half, D);
   wait_copies<0>();
   __syncthreads();
   const int own = threadIdx.x;
@@ -51,31 +109,49 @@ __global__ void __launch_bounds__(kHashRows)
 #pragma unroll
     for (int i = 0; i < kPack; ++i) row[chunk * kPack + i] = v[i];
   }
-  float best = -1.0f;
-  int bucket = 0;
-  for (int c = 0; c < half; ++c) {
-    float y = 0.0f;
+  const float scale = kKeys || kBalanced ? inverse_norm_of(row) : 0.0f;
+  if constexpr (kBalanced) {
+    // Where the rows were: with them, and 32 directions of 128, all of the 48 KB that need no opt-in are in use.
+    auto* warp_sums = reinterpret_cast<int2(*)[kMaxDirections]>(shared);
+    __syncthreads();
+    const int head = b * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+    int16_t* scores = balance.scores_of(head) + first + own;
+    for (int c = 0; c < half; ++c) {
+      const int y = score_of(row, directions + c * (kD / 4), scale);  // rows behind the last one are zeros
+      const WarpSums sums(y);
+      if (own < used) scores[c * balance.stride] = static_cast<int16_t>(y);
+      if (own % 32 == 0) warp_sums[own / 32][c] = make_int2(sums.sum, static_cast<int>(sums.square));
+    }
+    __syncthreads();
+    if (own < half) {
+      int2 total = warp_sums[0][own];
+      for (int w = 1; w < kHashRows / 32; ++w) total.x += warp_sums[w][own].x, total.y += warp_sums[w][own].y;
+      balance.sums_of(head, static_cast<int>(blockIdx.y))[own] = total;
+    }
+    if (kKeys) __syncthreads();
+  } else {
+    float best = -1.0f;
+    int bucket = 0;
+    for (int c = 0; c < half; ++c) {
+      float y = 0.0f;
 #pragma unroll
-    for (int d = 0; d < kD / 4; ++d) {
-      const float4 direction = directions[c * (kD / 4) + d];
-      y += row[4 * d] * direction.x + row[4 * d + 1] * direction.y + row[4 * d + 2] * direction.z +
-           row[4 * d + 3] * direction.w;
+      for (int d = 0; d < kD / 4; ++d) {
+        const float4 direction = directions[c * (kD / 4) + d];
+        y += row[4 * d] * direction.x + row[4 * d + 1] * direction.y + row[4 * d + 2] * direction.z +
+             row[4 * d + 3] * direction.w;
+      }
+      if (fabsf(y) > best) {
+        best = fabsf(y);
+        bucket = y < 0.0f ? c + half : c;
+      }
     }
-    if (fabsf(y) > best) {
-      best = fabsf(y);
-      bucket = y < 0.0f ? c + half : c;
+    if (own < used) {
+      const int64_t at = (static_cast<int64_t>(b) * H + h) * T + first + own;
+      q_segment[at] = static_cast<uint16_t>(bucket);
+      if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(bucket);
     }
-  }
-  if (own < used) {
-    const int64_t at = (static_cast<int64_t>(b) * H + h) * T + first + own;
-    q_segment[at] = static_cast<uint16_t>(bucket);
-    if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(bucket);
   }
   if constexpr (kKeys) {
-    float square = 0.0f;
-#pragma unroll
-    for (int d = 0; d < kD; ++d) square += row[d] * row[d];
-    const float scale = 1.0f / fmaxf(sqrtf(square), 1e-12f);
     if (own < used) inverse_norm[(static_cast<int64_t>(b) * T + first + own) * H + h] = scale;
 #pragma unroll
     for (int chunk = 0; chunk < Rows::kChunks; ++chunk) {
@@ -95,27 +171,200 @@ __global__ void __launch_bounds__(kHashRows)
   }
 }
 
-// x has H heads or fewer, each that of several consecutive ones. directions: (heads, half, D). keys, inverse_norm:
-// outputs of the fused normalisation, or empty. k_segment: gets the same buckets, or null.
-void hash_rows(Context& ctx, uint16_t* q_segment, uint16_t* k_segment, const Tensor& keys, const Tensor& inverse_norm,
-               const ConstTensor& x, const ConstTensor& directions, const PatternInput& input) {
+// The bucket of each row of a chunk: the sums of the chunks before give the statistics. In the first chunk they are of
+// the warps before, as far as statistics_rows says. The last chunk leaves the state. grid: (heads, chunks, B)
+__global__ void __launch_bounds__(kHashRows)
+    choose_buckets_kernel(uint16_t* q_segment, uint16_t* k_segment, int first_head, int H, int T,
+                          const BalanceParams p) {
+  static_assert(kHashRows == kScoreChunk && kFirstScoreChunk == 32);
+  constexpr int kWarps = kHashRows / 32;
+  __shared__ ScoreSums parts[kHashRows], before[kMaxDirections];
+  __shared__ int2 warp_sums[kWarps][kMaxDirections];
+  __shared__ ScoreStatistics statistics[kWarps][kMaxDirections];
+  const int own = threadIdx.x, warp = own / 32, lane = own % 32, half = p.half;
+  const int chunk = blockIdx.y, t = chunk * kScoreChunk + own;
+  const int head = static_cast<int>(blockIdx.z * gridDim.x + blockIdx.x);
+  const int16_t* scores = p.scores_of(head) + min(t, T - 1);
+  const bool is_last = chunk == p.chunks - 1;
+  if (chunk == 0) {
+    for (int c = 0; c < half; ++c) {
+      const WarpSums sums(t < T ? scores[c * p.stride] : 0);
+      if (lane == 0) warp_sums[warp][c] = make_int2(sums.sum, static_cast<int>(sums.square));
+    }
+    __syncthreads();
+    const auto sums_before = [&](int rows, int c) {
+      ScoreSums sums{};
+      for (int w = 0; w < rows / 32; ++w)
+        sums.sum += warp_sums[w][c].x, sums.square += static_cast<unsigned>(warp_sums[w][c].y);
+      return sums;
+    };
+    const int rows = static_cast<int>(statistics_rows(warp * 32));
+    if (lane < half) statistics[warp][lane] = score_statistics(sums_before(rows, lane), rows, p.D, p.balance);
+    if (is_last && own < half) before[own] = sums_before(static_cast<int>(statistics_rows(T - 1)), own);
+  } else {
+    const int ways = kHashRows / half, c = own % half, way = own / half;
+    ScoreSums sums{};
+    if (way < ways)
+      for (int i = way; i < chunk; i += ways) {
+        const int2 at = p.sums_of(head, i)[c];
+        sums.sum += at.x, sums.square += static_cast<unsigned>(at.y);
+      }
+    parts[own] = sums;
+    __syncthreads();
+    if (own < half) {
+      for (int i = 1; i < ways; ++i) sums.sum += parts[i * half + own].sum, sums.square += parts[i * half + own].square;
+      before[own] = sums;
+      statistics[0][own] = score_statistics(sums, int64_t{chunk} * kScoreChunk, p.D, p.balance);
+    }
+  }
+  __syncthreads();
+  const ScoreStatistics* its = statistics[chunk == 0 ? warp : 0];
+  BestBucket best;
+  for (int c = 0; c < half; ++c) best.offer(scores[c * p.stride], its[c], c, half);
+  if (t < T) {
+    const int64_t at = (static_cast<int64_t>(blockIdx.z) * H + first_head + blockIdx.x) * T + t;
+    q_segment[at] = static_cast<uint16_t>(best.bucket);
+    if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(best.bucket);
+  }
+  if (is_last && own < half) {
+    ScoreSums all = chunk == 0 ? ScoreSums{} : before[own];
+    const int2 mine = p.sums_of(head, chunk)[own];
+    all.sum += mine.x, all.square += static_cast<unsigned>(mine.y);
+    p.state_of(head)[own] = {before[own], all};
+  }
+}
+
+// All of it for rows that go on from a state: chunk by chunk, one block per head. For generation. keys, norms: as in
+// hash_rows_kernel, or norms is null. grid: (heads, 1, B)
+template <int kD>
+__global__ void __launch_bounds__(kHashRows)
+    hash_further_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, HeadRows keys, float* norms, HeadRows x,
+                             const float* projections, int first_head, int H, int T, const BalanceParams p) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  auto* directions = reinterpret_cast<float*>(shared);
+  __shared__ ScoreState state[kMaxDirections];
+  __shared__ ScoreStatistics statistics[kMaxDirections];
+  __shared__ int2 warp_sums[kHashRows / 32][kMaxDirections];
+  const int own = threadIdx.x, half = p.half, h = first_head + static_cast<int>(blockIdx.x), b = blockIdx.z;
+  const int head = b * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  stage_directions<kD>(directions, projections + static_cast<int64_t>(blockIdx.x) * half * p.D, half, p.D);
+  if (own < half) state[own] = p.state_of(head)[own];
+  for (int first = 0, count = 0; first < T; first += count) {
+    const int64_t position = p.first_position + first, rows = statistics_rows(position);
+    const int64_t chunk_end =
+        rows < 2 * kFirstScoreChunk ? rows + kFirstScoreChunk : (rows / kScoreChunk + 1) * kScoreChunk;
+    count = static_cast<int>(min(chunk_end - position, static_cast<int64_t>(T - first)));
+    if (own < half) {
+      if (position == rows) state[own].before = state[own].all;
+      statistics[own] = score_statistics(state[own].before, rows, p.D, p.balance);
+    }
+    __syncthreads();
+    const int t = first + own;
+    float row[kD] = {};
+    if (own < count) {
+      const __nv_bfloat16* from = x.row(b, t, x.head_of(h));
+#pragma unroll
+      for (int d = 0; d < kD; d += kPack)
+        if (d < p.D) {
+          float v[kPack];
+          load(v, from + d);
+#pragma unroll
+          for (int i = 0; i < kPack; ++i) row[d + i] = v[i];
+        }
+    }
+    const float inverse_norm = inverse_norm_of(row);
+    if (norms != nullptr && own < count) {
+      norms[(static_cast<int64_t>(b) * T + t) * H + h] = inverse_norm;
+#pragma unroll
+      for (int d = 0; d < kD; d += kPack)
+        if (d < p.D) {
+          float v[kPack];
+#pragma unroll
+          for (int i = 0; i < kPack; ++i) v[i] = row[d + i] * inverse_norm;
+          store(keys.row(b, t, h) + d, v);
+        }
+    }
+    BestBucket best;
+    for (int c = 0; c < half; ++c) {
+      const int y = score_of(row, reinterpret_cast<const float4*>(directions) + c * (kD / 4), inverse_norm);
+      best.offer(y, statistics[c], c, half);
+      const WarpSums sums(y);
+      if (own % 32 == 0) warp_sums[own / 32][c] = make_int2(sums.sum, static_cast<int>(sums.square));
+    }
+    if (own < count) {
+      const int64_t at = (static_cast<int64_t>(b) * H + h) * T + t;
+      q_segment[at] = static_cast<uint16_t>(best.bucket);
+      if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(best.bucket);
+    }
+    __syncthreads();
+    if (own < half)
+      for (const auto& of_warp : warp_sums)
+        state[own].all.sum += of_warp[own].x, state[own].all.square += static_cast<unsigned>(of_warp[own].y);
+  }
+  if (own < half) p.state_of(head)[own] = state[own];
+}
+
+BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput& input, int64_t round, bool of_keys) {
+  const HashBalance balance = balance_of(pattern);
+  if (balance == HashBalance::kNone) return {};
+  const int64_t half = pattern.buckets / 2, T = input.q.size(1);
+  const HashScratch scratch(half, T);
+  const int64_t heads = input.q.size(0) * input.heads;
+  auto* scores = input.scratch.as<float>();
+  return {reinterpret_cast<int16_t*>(scores),
+          reinterpret_cast<int2*>(scores + heads * scratch.score_elements()),
+          scratch.stride,
+          static_cast<int>(scratch.chunks),
+          static_cast<int>(half),
+          static_cast<int>(input.q.size(3)),
+          balance,
+          score_state(input, 0, 0) + score_state_offset(pattern, round, of_keys),
+          input.state.size(2) / kStateElements,
+          input.first_position};
+}
+
+// Where a pass of the hash writes to.
+struct HashOutputs {
+  uint16_t *q_segment, *k_segment;      // k_segment: gets the same buckets, or null
+  Tensor keys = {}, inverse_norm = {};  // of the fused normalisation, or empty
+};
+
+// x has H heads or fewer, each that of several consecutive ones.
+void hash_rows(Context& ctx, const HashOutputs& out, const ConstTensor& x, int64_t round,
+               const AttentionPattern& pattern, const PatternInput& input) {
   require_packs("assign_segments", "rows to hash", x);
-  const auto H = static_cast<int>(input.q.size(2));
+  const ConstTensor directions = input.projections.select(round);
+  const auto H = static_cast<int>(input.q.size(2)), first_head = static_cast<int>(input.first_head);
   const int T = static_cast<int>(x.size(1)), D = static_cast<int>(x.size(3));
   const int half = static_cast<int>(directions.size(1));
+  const BalanceParams balance = balance_params(pattern, input, round, x.data != input.q.data);
+  const HeadRows rows = head_rows(x, H / static_cast<int>(x.size(2))),
+                 keys = head_rows(out.keys ? ConstTensor(out.keys) : x);
+  float* norms = out.keys ? out.inverse_norm.as<float>() : nullptr;
   const dim3 grid(static_cast<unsigned>(input.heads), static_cast<unsigned>((T + kHashRows - 1) / kHashRows),
                   static_cast<unsigned>(x.size(0)));
-  const auto launch = [&](auto kernel, int padded) {
-    const auto bytes = static_cast<size_t>(kHashRows * padded * 2 + half * padded * 4);
-    kernel<<<grid, kHashRows, bytes, ctx.stream()>>>(
-        q_segment, k_segment, head_rows(keys ? ConstTensor(keys) : x), keys ? inverse_norm.as<float>() : nullptr,
-        head_rows(x, H / static_cast<int>(x.size(2))), directions.as<float>(), half, static_cast<int>(input.first_head),
-        H, T, D);
+  if (balance.half > 0 && input.first_position > 0) {
+    const auto kernel = D <= 64 ? hash_further_rows_kernel<64> : hash_further_rows_kernel<128>;
+    const auto bytes = static_cast<size_t>(half * (D <= 64 ? 64 : 128) * 4);
+    kernel<<<dim3(grid.x, 1, grid.z), kHashRows, bytes, ctx.stream()>>>(
+        out.q_segment, out.k_segment, keys, norms, rows, directions.as<float>(), first_head, H, T, balance);
+    return check_launch("assign_segments", ctx.stream());
+  }
+  const auto launch = [&](auto width, auto with_keys, auto balanced) {
+    const auto bytes = static_cast<size_t>(kHashRows * width * 2 + half * width * 4);
+    hash_rows_kernel<width, with_keys, balanced><<<grid, kHashRows, bytes, ctx.stream()>>>(
+        out.q_segment, out.k_segment, keys, norms, rows, directions.as<float>(), half, first_head, H, T, D, balance);
   };
-  if (D <= 64)
-    launch(keys ? hash_rows_kernel<64, true> : hash_rows_kernel<64, false>, 64);
-  else
-    launch(keys ? hash_rows_kernel<128, true> : hash_rows_kernel<128, false>, 128);
+  const auto with_keys = [&](auto width, auto balanced) {
+    out.keys ? launch(width, std::true_type(), balanced) : launch(width, std::false_type(), balanced);
+  };
+  const auto with_balance = [&](auto width) {
+    balance.half > 0 ? with_keys(width, std::true_type()) : with_keys(width, std::false_type());
+  };
+  D <= 64 ? with_balance(std::integral_constant<int, 64>()) : with_balance(std::integral_constant<int, 128>());
+  check_launch("assign_segments", ctx.stream());
+  if (balance.half == 0) return;
+  choose_buckets_kernel<<<grid, kHashRows, 0, ctx.stream()>>>(out.q_segment, out.k_segment, first_head, H, T, balance);
   check_launch("assign_segments", ctx.stream());
 }
 
@@ -130,17 +379,16 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
         fill_heads(ctx, segment, input.first_head, input.heads, 0);
       continue;
     }
-    const ConstTensor directions = input.projections.select(round);
     auto *q = relation.q_segment.as<uint16_t>(), *k = relation.k_segment.as<uint16_t>();
-    hash_rows(ctx, q, input.k ? nullptr : k, {}, {}, input.q, directions, input);
-    if (input.k) hash_rows(ctx, k, nullptr, {}, {}, input.k, directions, input);
+    hash_rows(ctx, {q, input.k ? nullptr : k}, input.q, round, pattern, input);
+    if (input.k) hash_rows(ctx, {k, nullptr}, input.k, round, pattern, input);
   }
 }
 
 void assign_hash_and_normalise_keys(Context& ctx, const Segments& relation, Tensor keys, Tensor inverse_norm,
-                                    const AttentionPattern& /*pattern*/, const PatternInput& input) {
-  hash_rows(ctx, relation.q_segment.as<uint16_t>(), relation.k_segment.as<uint16_t>(), keys, inverse_norm, input.q,
-            input.projections.select(0), input);
+                                    const AttentionPattern& pattern, const PatternInput& input) {
+  hash_rows(ctx, {relation.q_segment.as<uint16_t>(), relation.k_segment.as<uint16_t>(), keys, inverse_norm}, input.q, 0,
+            pattern, input);
 }
 
 }  // namespace scfa::gpu

@@ -25,6 +25,7 @@ struct AttentionPattern {
   std::string pattern = "dense";
   int64_t buckets = 16;
   int64_t rounds = 1;
+  std::string balance = "none";
   int64_t chunk = 0;
   int64_t block = 512;
   int64_t top_k = 3;
@@ -47,6 +48,10 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "pair "
         "that several put together counts that many times in the softmax",
         between(1, static_cast<double>(kMaxRounds)));
+  visit("balance", p.balance,
+        "hash: what is taken off the scores of earlier tokens of the same sequence and head, so that buckets become of "
+        "about one size: none, as in the paper; mean; prefix, the mean, and divided by the deviation",
+        one_of({"none", "mean", "prefix"}));
   visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
         between(0, kMaxBlock));
   visit("block", p.block, "blocks: tokens per block", between(1, kMaxBlock));

@@ -1,0 +1,31 @@
+// What the forms of the hash share.
+#pragma once
+#include "kernels/attention/patterns/assign.h"
+#include "kernels/attention/patterns/hash_balance.h"
+
+namespace scfa {
+
+HashBalance balance_of(const AttentionPattern& pattern);  // throws Error if there is none of the name
+
+// PatternInput::state of a balanced hash, per sequence and head: (rounds, 2, buckets/2) ScoreState, first of queries,
+// then of keys that are not the queries.
+inline constexpr int64_t kStateElements = sizeof(ScoreState) / sizeof(float);
+inline int64_t score_state_offset(const AttentionPattern& pattern, int64_t round, bool of_keys) {
+  return (2 * round + (of_keys ? 1 : 0)) * (pattern.buckets / 2);
+}
+// i: the head's number among those of the pattern.
+inline ScoreState* score_state(const PatternInput& input, int64_t b, int64_t i) {
+  return reinterpret_cast<ScoreState*>(input.state.as<float>() + (b * input.heads + i) * input.state.size(2));
+}
+
+// The scratch on the GPU, per sequence and head: (directions, T) int16 scores in fixed point, then
+// (T / kScoreChunk, directions) sums of each chunk.
+struct HashScratch {
+  int64_t directions, stride, chunks;  // stride: of the scores of a direction
+  HashScratch(int64_t directions_, int64_t T)
+      : directions(directions_), stride((T + 7) / 8 * 8), chunks((T + kScoreChunk - 1) / kScoreChunk) {}
+  int64_t score_elements() const { return directions * stride / 2; }  // of f32
+  int64_t elements() const { return score_elements() + chunks * directions * 2; }
+};
+
+}  // namespace scfa

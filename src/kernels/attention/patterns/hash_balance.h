@@ -1,0 +1,79 @@
+// Balanced buckets of the hash. Queries of a head have a large mean in common, which decides the bucket of most of
+// them. So each score y = direction . x / |x| is standardised by the mean and the deviation of y over earlier rows of
+// the same sequence and head, and the bucket is the argmax of +-(y - mean) / deviation. Adding one vector to all keys
+// of a query changes no softmax, so the mean carries nothing that attention could use.
+//
+// The statistics of a row are of all rows before the chunk that it is in. Chunks begin at 0, 32, 64, 128 and every 128
+// rows from there on. Few rows are mixed with a prior, that of unit vectors of random direction. Scores are in fixed
+// point and sums are integers: they do not depend on the order, so that training, evaluation and generation have the
+// same statistics to the bit.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "core/host_device.h"
+
+namespace scfa {
+
+enum class HashBalance { kNone, kMean, kPrefix };
+
+inline constexpr int kScoreChunk = 128, kFirstScoreChunk = 32;  // rows
+inline constexpr float kScoreUnit = 32767.0f;                   // the score 1
+inline constexpr int kSquareShift = 6;                          // of squares in sums: 128 of them fit into 32 bits
+inline constexpr double kPriorRows = 16;
+
+// How many rows the statistics of the row at a position are of.
+SCFA_HOST_DEVICE inline int64_t statistics_rows(int64_t position) {
+  if (position >= kScoreChunk) return position / kScoreChunk * kScoreChunk;
+  return position >= 2 * kFirstScoreChunk ? 2 * kFirstScoreChunk : position / kFirstScoreChunk * kFirstScoreChunk;
+}
+
+// A score in fixed point. Not a number is 0.
+SCFA_HOST_DEVICE inline int fixed_point(float y) {
+  const float inside = y >= 1.0f ? 1.0f : y > -1.0f ? y : y <= -1.0f ? -1.0f : 0.0f;
+  return static_cast<int>(rintf(inside * kScoreUnit));
+}
+
+// Of scores in fixed point and of their squares.
+struct ScoreSums {
+  int64_t sum, square;
+  SCFA_HOST_DEVICE void add(int y) {
+    sum += y;
+    square += y * y >> kSquareShift;
+  }
+};
+
+// What a sequence and head remember for a direction: sums over the rows that the last row's statistics are of, and over
+// all rows so far.
+struct ScoreState {
+  ScoreSums before, all;
+};
+
+// Of scores in fixed point; rstd is 1 / deviation, or 1 where only the mean is taken off.
+struct ScoreStatistics {
+  float mean, rstd;
+};
+SCFA_HOST_DEVICE inline ScoreStatistics score_statistics(const ScoreSums& sums, int64_t rows, int64_t D,
+                                                         HashBalance balance) {
+  const double n = static_cast<double>(rows) + kPriorRows, unit = kScoreUnit;
+  const double mean = static_cast<double>(sums.sum) / n;
+  if (balance == HashBalance::kMean) return {static_cast<float>(mean), 1.0f};
+  const double square =
+      static_cast<double>(sums.square) * (1 << kSquareShift) + kPriorRows * unit * unit / static_cast<double>(D);
+  const double variance = square / n - mean * mean;
+  return {static_cast<float>(mean), static_cast<float>(1.0 / sqrt(variance > 1.0 ? variance : 1.0))};
+}
+
+// The argmax of [z, -z], z the standardised scores: offer() each direction in order. Ties go to the lowest index.
+struct BestBucket {
+  float score = -1.0f;
+  int bucket = 0;
+  SCFA_HOST_DEVICE void offer(int y, const ScoreStatistics& statistics, int direction, int directions) {
+    const float z = (static_cast<float>(y) - statistics.mean) * statistics.rstd;
+    if (fabsf(z) <= score) return;
+    score = fabsf(z);
+    bucket = z < 0.0f ? direction + directions : direction;
+  }
+};
+
+}  // namespace scfa
