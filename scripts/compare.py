@@ -238,6 +238,9 @@ class Runner:
         for config in dict.fromkeys(job[1] for job in waiting):
             if not self.signal:
                 self.check(config)
+        if self.signal:
+            return []
+        self.save_plan()
         for config in dict.fromkeys(job[1] for job in waiting if job[0] == "seconds"):
             if "timing" not in self.plan["configs"][config] and not self.signal:
                 self.time_config(config, timing_steps)
@@ -349,7 +352,6 @@ def main():
         except OSError as error:
             fail(f"--out: {args.out}: {error.strerror}")
         runner = Runner(plan, args.out, train)
-        runner.save_plan()
         failed, stopped = runner.run_all(args.timing_steps), runner.signal
     sets = finished_runs(plan, args.out)
     warn_of_differences(plan, sets)

@@ -98,8 +98,11 @@ def read_plan(file):
 
 
 def join_plans(plan, earlier, file):
-    """The plan with the configs, seeds and speeds of the earlier one, which must not contradict it."""
-    other = "; use another --out, or give the same"
+    """The plan with the configs, seeds and speeds of the earlier one. What has runs must not be contradicted."""
+    other, runs = "; use another --out, give the same, or remove its runs", file.parent / "runs"
+    earlier["configs"] = {name: entry for name, entry in earlier["configs"].items() if any(runs.glob(f"{name}-s*"))}
+    if not earlier["configs"]:
+        return plan
     for key in ("data", "tokens", "seconds", "set"):
         if plan[key] != earlier[key]:
             fail(f"{file}: was made with {key} {earlier[key]}, not {plan[key]}{other}")

@@ -223,6 +223,19 @@ def check_cut_off(fixture):
     check("both are finished", (code, [r["step"] for r in fixture.rows("cut")]), (0, ["0", "5", "10", "15", "20"] * 2))
 
 
+def check_corrections(fixture):
+    """A config whose runs never began may be given otherwise; one that has runs may not."""
+    words = ("--tokens", "500", "--seeds", "1")
+    (fixture.folder / "corrected/runs").mkdir(parents=True)
+    check("not there", fixture.run("corrected", *words, "--set", "bad.key=1", configs=("dense",))[0], 1)
+    check("corrected", fixture.run("corrected", *words, configs=("dense",))[0], 0)
+    fixture.config("dense", rate=0.2, step_seconds=2.0, share=1, attention={"pattern": "dense"})
+    code, _, stderr = fixture.run("corrected", *words, configs=("dense",))
+    check("another text", (code, "dense was made with another text of" in stderr), (1, True))
+    (fixture.folder / "corrected/runs/dense-s1").rename(fixture.folder / "moved")
+    check("its runs are gone", fixture.run("corrected", *words, configs=("dense",))[0], 0)
+
+
 def check_errors(fixture):
     dense = fixture.folder / "dense.json"
     for words, message in (
@@ -249,7 +262,7 @@ def run():
         check_words()
         check_states(folder)
         fixture = Fixture(folder)
-        for part in (check_tokens, check_seconds, check_cut_off, check_errors):
+        for part in (check_tokens, check_seconds, check_cut_off, check_corrections, check_errors):
             part(fixture)
     print("[compare] self-test passed")
     return 0
