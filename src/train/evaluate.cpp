@@ -10,6 +10,13 @@
 
 namespace scfa {
 
+double share_of_pairs(const Evaluation& evaluation) {
+  double sum = 0, heads = 0;
+  for (const auto& layer : evaluation.balance)
+    for (const SegmentBalance& head : layer) sum += head.visible_share(), ++heads;
+  return sum / heads;
+}
+
 bool is_dense_everywhere(const Evaluation& evaluation) {
   for (const auto& layer : evaluation.balance)
     for (const SegmentBalance& head : layer)
@@ -112,6 +119,7 @@ Evaluation merge(World& world, const Evaluation& mine) {
       for (SegmentBalance& head : layer) {
         const SegmentBalance its = next(SegmentBalance());
         head.pairs += its.pairs;
+        head.visible += its.visible;
         head.largest += its.largest;
         head.sequences += its.sequences;
       }

@@ -52,6 +52,10 @@ Json header(const char* type, const Config& config, Gpt& model, int ranks) {
       {"config", to_json(config)}};
 }
 
+double rounded(double x, double scale) {
+  return std::round(x * scale) / scale;
+}
+
 // The step of a line that is a record of one: of the header 0. Nothing if it is no record of ours.
 std::optional<int64_t> step_of(const Json& record) {
   if (!record.is_object() || !record.contains("type")) return {};
@@ -127,8 +131,10 @@ void Metrics::step(const StepRecord& r) {
   write(record.dump());
 }
 
-void Metrics::profile(int64_t step, double seconds, const std::map<std::string, double>& times) {
-  write(Json{{"type", "profile"}, {"step", step}, {"seconds", seconds}, {"times", times}}.dump());
+void Metrics::profile(int64_t step, double seconds, double attention, const std::map<std::string, double>& times) {
+  const Json record = {
+      {"type", "profile"}, {"step", step}, {"seconds", seconds}, {"attention", attention}, {"times", times}};
+  write(record.dump());
 }
 
 void Metrics::eval(int64_t step, const Evaluation& evaluation, double seconds) {
@@ -140,15 +146,15 @@ void Metrics::eval(int64_t step, const Evaluation& evaluation, double seconds) {
                  {"perplexity", std::exp(sums.loss / tokens)},
                  {"accuracy", sums.correct / tokens},
                  {"tokens", sums.tokens},
-                 {"seconds", seconds}};
+                 {"seconds", seconds},
+                 {"share_of_pairs", rounded(share_of_pairs(evaluation), 1e6)}};
   if (!is_dense_everywhere(evaluation)) {
-    const auto rounded = [](double x) { return std::round(x * 1e4) / 1e4; };
     Json effective = Json::array(), largest = Json::array();
     for (const auto& layer : evaluation.balance) {
       Json of_layer = Json::array(), largest_of_layer = Json::array();
       for (const SegmentBalance& head : layer) {
-        of_layer.push_back(rounded(head.effective_segments()));
-        largest_of_layer.push_back(rounded(head.largest_share()));
+        of_layer.push_back(rounded(head.effective_segments(), 1e4));
+        largest_of_layer.push_back(rounded(head.largest_share(), 1e4));
       }
       effective.push_back(of_layer);
       largest.push_back(largest_of_layer);

@@ -37,9 +37,10 @@ class Metrics {
   Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks);
 
   void step(const StepRecord& record);
-  // Times of ops within a step, in seconds; those of one micro-batch stand for all.
-  void profile(int64_t step, double seconds, const std::map<std::string, double>& times);
-  // Unless every layer is dense, with how the rows of each layer and head spread over its segments.
+  // Times of ops within a step, in seconds; those of one micro-batch stand for all. attention: of these, its ops.
+  void profile(int64_t step, double seconds, double attention, const std::map<std::string, double>& times);
+  // With the measured share of dense attention's pairs; unless every layer is dense, with how the rows of each layer
+  // and head spread over its segments.
   void eval(int64_t step, const Evaluation& evaluation, double seconds);
 
   const std::string& path() const { return path_; }

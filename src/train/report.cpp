@@ -27,7 +27,7 @@ void Reporter::step(StepRecord record, const std::optional<StepTimes>& times) {
   if (!metrics_) return;
   if (times) {
     attention_share_ = times->attention / record.seconds;
-    metrics_->profile(record.step, record.seconds, times->seconds);
+    metrics_->profile(record.step, record.seconds, times->attention, times->seconds);
   }
   record.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / record.seconds;
   record.flops_per_second = record.tokens_per_second * flops_a_token_;

@@ -71,7 +71,7 @@ TEST(Ranks, AnyNumberTrainsTheSameModel) {
     EXPECT_GT(records(run, "profile").back()["times"]["communication_exposed"], 0);
     expect_close(losses(run), alone);
     // Of the same parameters: nothing depends on who evaluated which windows.
-    for (const char* key : {"loss", "accuracy", "tokens", "effective_segments", "largest_segment"})
+    for (const char* key : {"loss", "accuracy", "tokens", "share_of_pairs", "effective_segments", "largest_segment"})
       EXPECT_EQ(records(run, "eval").front()[key], first[key]) << key << " of " << n << " ranks";
     EXPECT_EQ(records(run, "header")[0]["ranks"], n);
     EXPECT_EQ(records(run, "step").back()["tokens"], 12 * 12 * 64);

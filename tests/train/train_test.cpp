@@ -54,6 +54,8 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
       ++evals;
       EXPECT_NEAR(record["perplexity"], std::exp(record["loss"].get<double>()), 1e-9);
       EXPECT_EQ(record["tokens"], 7 * 64);
+      EXPECT_GT(record["share_of_pairs"], 0.9 / static_cast<double>(config.model.patterns(0)[0].buckets));
+      EXPECT_LT(record["share_of_pairs"], 1.0);
       ASSERT_EQ(record["effective_segments"].size(), config.model.n_layer);
       for (size_t layer = 0; layer < record["effective_segments"].size(); ++layer) {
         ASSERT_EQ(record["effective_segments"][layer].size(), config.model.n_head);
@@ -71,6 +73,8 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
       ++profiles;
       for (const char* op : {"attention_forward", "attention_backward", "matmul_forward", "adamw"})
         EXPECT_GT(record["times"][op], 0.0) << op;
+      EXPECT_GT(record["attention"], record["times"]["attention_forward"].get<double>());
+      EXPECT_LT(record["attention"], record["seconds"].get<double>());
     }
     if (record["type"] != "step") continue;
     ++steps;

@@ -69,6 +69,29 @@ void build_segments(Context& ctx, const Segments& segments, std::span<const Visi
   cpu::build_segments(ctx, segments, by_head, document_start);
 }
 
+namespace {
+
+// Of some sequences and each of their heads, as (sequences * H): the pairs of a query and a key that it sees.
+std::vector<double> count_visible(Context& ctx, const Segments& s, int64_t sequences,
+                                  const std::vector<int32_t>& q_begin) {
+  const int64_t H = s.q_begin.size(1), S = s.count(), T = s.q_segment.size(2), rows = sequences * H * T;
+  std::vector<int32_t> end(static_cast<size_t>(rows)), begin(s.has_ranges() ? end.size() : 0);
+  ctx.copy(Tensor(end.data(), DType::kI32, Device::kCpu, {rows}), s.end_key.slice(0, sequences).reshape({rows}));
+  if (s.has_ranges())
+    ctx.copy(Tensor(begin.data(), DType::kI32, Device::kCpu, {rows}), s.begin_key.slice(0, sequences).reshape({rows}));
+  std::vector<double> visible(static_cast<size_t>(sequences * H));
+  for (int64_t i = 0; i < sequences * H; ++i) {
+    const auto first = static_cast<size_t>(i * T);
+    const size_t behind = first + static_cast<size_t>(q_begin[static_cast<size_t>(i * (S + 1) + S)]);
+    int64_t pairs = 0;
+    for (size_t query = first; query < behind; ++query) pairs += end[query] - (begin.empty() ? 0 : begin[query]);
+    visible[static_cast<size_t>(i)] = static_cast<double>(pairs);
+  }
+  return visible;
+}
+
+}  // namespace
+
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
                  int64_t sequences) {
   const auto H = static_cast<int64_t>(of_head.size());
@@ -80,6 +103,7 @@ void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<c
     std::vector<int32_t> q(static_cast<size_t>(entries)), k(q.size());
     ctx.copy(Tensor(q.data(), DType::kI32, Device::kCpu, {entries}), s.q_begin.slice(0, sequences).reshape({entries}));
     ctx.copy(Tensor(k.data(), DType::kI32, Device::kCpu, {entries}), s.k_begin.slice(0, sequences).reshape({entries}));
+    const std::vector<double> visible = count_visible(ctx, s, sequences, q);
     const auto length = static_cast<double>(s.q_segment.size(2));
     for (int64_t i = 0; i < sequences * H; ++i) {
       const auto first = static_cast<size_t>(i * (S + 1));
@@ -90,6 +114,7 @@ void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<c
         most = std::max(most, queries / length);
       }
       of_head[static_cast<size_t>(i % H)].pairs += pairs / (length * length);
+      of_head[static_cast<size_t>(i % H)].visible += visible[static_cast<size_t>(i)] / (length * (length + 1) / 2);
     }
   }
   for (int64_t i = 0; i < sequences * H; ++i) {

@@ -73,15 +73,18 @@ void for_each_visibility(std::span<const Visibility> by_head, int64_t H, const W
   require(first == H, "build_segments: visibility is given for ", first, " of ", H, " heads");
 }
 
-// How the rows of a head spread over its segments, summed over sequences. A window is not taken into account.
+// How the rows of a head spread over its segments, summed over sequences. Windows and documents count in `visible`
+// only.
 struct SegmentBalance {
   double pairs = 0;    // queries times keys of each segment, as a share of T^2, summed over relations: what is left of
                        // dense attention's work
+  double visible = 0;  // pairs of a query and a key that it sees, as a share of T (T + 1) / 2, summed over relations
   double largest = 0;  // share of the queries that are in the largest segment of any relation
   int64_t sequences = 0;
   // As many segments of one size would leave as much work; infinite where nobody is left.
   double effective_segments() const { return static_cast<double>(sequences) / pairs; }
   double largest_share() const { return largest / static_cast<double>(sequences); }
+  double visible_share() const { return visible / static_cast<double>(sequences); }
 };
 
 // Adds the first `sequences` sequences of what build_segments made of a layer's relations to of_head (H), on either

@@ -199,7 +199,7 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
     add_balance(ctx, balance, {&guarded.segments, 1},
                 2);  // the first once more, and the second; the third does not count
     for (int64_t h = 0; h < H; ++h) {
-      double pairs = 0, largest = 0;
+      double pairs = 0, largest = 0, visible = 0;
       for (const int64_t b : {0, 0, 1}) {
         const uint16_t *q = guarded.segments.q_segment.as<uint16_t>() + (b * H + h) * T,
                        *k = guarded.segments.k_segment.as<uint16_t>() + (b * H + h) * T;
@@ -210,11 +210,14 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
           most = std::max<int64_t>(most, queries);
         }
         largest += static_cast<double>(most) / T;
+        for (int64_t i = 0; i < T; ++i)
+          if (q[i] != kNoSegment) visible += static_cast<double>(std::count(k, k + i + 1, q[i]));
       }
       const SegmentBalance& got = balance[static_cast<size_t>(h)];
       EXPECT_EQ(got.sequences, 3);
       EXPECT_NEAR(got.pairs, pairs, 1e-12);
       EXPECT_NEAR(got.largest_share(), largest / 3, 1e-12);
+      EXPECT_NEAR(got.visible_share(), visible / (T * (T + 1) / 2) / 3, 1e-12);
       if (pairs > 0) {
         EXPECT_NEAR(got.effective_segments(), 3 / pairs, 1e-9);
       }
@@ -229,6 +232,27 @@ TEST(Segments, BalanceIsTheShareOfPairs) {
         add_balance(ctx, wrong, {&guarded.segments, 1}, 4);
       },
       {"add_balance", "4 sequences"}));
+}
+
+TEST(Segments, BalanceCountsWhatWindowsAndDocumentsLeave) {
+  Context ctx;
+  const int64_t T = 60, window = 7, second = 25;
+  const GuardedSegments guarded(ctx, 1, 2, T, 1, 64, true);
+  guarded.set([](SegmentIds& ids) {
+    for (const Array* segment : {&ids.q_segment, &ids.k_segment})
+      std::fill_n(segment->as<uint16_t>(), 2 * T, uint16_t{0});
+  });
+  std::vector<int32_t> starts(T, 0);
+  std::fill(starts.begin() + second, starts.end(), static_cast<int32_t>(second));
+  const std::vector<Visibility> by_head{{true, window, 1}, {true, 0, 1}};
+  guarded.build(by_head, ConstTensor(Tensor(starts.data(), DType::kI32, Device::kCpu, {1, T})));
+  std::vector<SegmentBalance> balance(2);
+  add_balance(ctx, balance, {&guarded.segments, 1}, 1);
+  const auto triangle = [](int64_t n) { return static_cast<double>(n * (n + 1) / 2); };
+  const auto in_window = [&](int64_t n) { return triangle(n) - triangle(n - window); };
+  EXPECT_DOUBLE_EQ(balance[0].visible_share(), (in_window(second) + in_window(T - second)) / triangle(T));
+  EXPECT_DOUBLE_EQ(balance[1].visible_share(), (triangle(second) + triangle(T - second)) / triangle(T));
+  EXPECT_DOUBLE_EQ(balance[0].effective_segments(), 1);
 }
 
 // Pairs of all relations together, and the largest segment of any.
@@ -253,6 +277,8 @@ TEST(Segments, BalanceOfSeveralRelations) {
   EXPECT_DOUBLE_EQ(balance[0].largest, 0.5);
   EXPECT_DOUBLE_EQ(balance[1].pairs, 1.5);
   EXPECT_DOUBLE_EQ(balance[1].largest, 1.0);
+  EXPECT_DOUBLE_EQ(balance[0].visible, 2 * 30 * 31.0 / (60 * 61));
+  EXPECT_DOUBLE_EQ(balance[1].visible, 1 + balance[0].visible);
   EXPECT_EQ(balance[1].sequences, 1);
 }
 

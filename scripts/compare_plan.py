@@ -1,0 +1,136 @@
+"""What compare.py is to train: the words of its command line, and the plan in OUT/compare.json."""
+import hashlib
+import json
+import pathlib
+import re
+import sys
+
+RESERVED = {"name", "runs", "seed", "data.directory", "train.steps"}
+BUDGETS = ("tokens", "seconds")
+
+
+def fail(message):
+    sys.exit(f"compare.py: {message}")
+
+
+def parse_count(text):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]?)", text)
+    count = float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]] if match else 0
+    if count < 1:
+        fail(f"--tokens: must be a number like 50000000, 500k, 50M or 1.5G, not {text}")
+    return round(count)
+
+
+def parse_seeds(text):
+    seeds = text.split(",")
+    if not all(re.fullmatch(r"\d+", seed) for seed in seeds) or len(set(map(int, seeds))) < len(seeds):
+        fail(f"--seeds: must be different whole numbers like 1,2, not {text}")
+    return [int(seed) for seed in seeds]
+
+
+def parse_setting(text, where):
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        fail(f"{where}: must be KEY=VALUE, as in train.batch_size=16, not {text}")
+    if key in RESERVED:
+        fail(f"{where}: {key} is set by compare.py; leave it out")
+    return [key, value]
+
+
+def parse_config(text):
+    """NAME=FILE[,key=value,...] -> (NAME, {"file", "overrides"}). A comma within a value stays in it."""
+    name, equals, rest = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        fail(f"{text}: must be NAME=CONFIG[,key=value,...], as in hash=configs/hash_8k.json,attention.buckets=32")
+    file, *settings = re.split(r",(?=\w+(?:\.\w+)*=)", rest)
+    return name, {"file": file, "overrides": [parse_setting(s, name) for s in settings]}
+
+
+def read_json_with_comments(file):
+    text = pathlib.Path(file).read_text(encoding="utf-8")
+    strings_or_comments = r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/'
+    return json.loads(re.sub(strings_or_comments, lambda m: m[1] or " ", text, flags=re.DOTALL))
+
+
+def tokens_per_step(name, entry, common):
+    """From the config and its overrides; other keys are left to ./train."""
+    try:
+        config = read_json_with_comments(entry["file"])
+    except OSError as error:
+        fail(f"{name}: {entry['file']}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{name}: {entry['file']}: is not JSON: {error}")
+    given, product = dict(map(tuple, [*common, *entry["overrides"]])), 1
+    for section, key, default in (("train", "batch_size", 8), ("model", "sequence_length", 1024)):
+        value = given.get(f"{section}.{key}", config.get(section, {}).get(key, default))
+        if not re.fullmatch(r"[1-9]\d*", str(value)):
+            fail(f"{name}: {section}.{key}: must be a whole number of at least 1, not {value}")
+        product *= int(value)
+    return product
+
+
+def make_plan(args):
+    """What the runs are. It stays as it is in OUT/compare.json; configs and seeds may be added."""
+    configs = [parse_config(text) for text in args.configs]
+    plan = {"data": str(args.data), "tokens": args.tokens and parse_count(args.tokens), "seconds": args.seconds,
+            "set": [parse_setting(s, "--set") for s in args.set], "seeds": parse_seeds(args.seeds), "configs": {}}
+    for name, entry in configs:
+        if name in plan["configs"]:
+            fail(f"{name}: is there twice; give each config a name of its own")
+        entry["tokens_per_step"] = tokens_per_step(name, entry, plan["set"])
+        entry["sha256"] = hashlib.sha256(pathlib.Path(entry["file"]).read_bytes()).hexdigest()
+        plan["configs"][name] = entry
+        if plan["tokens"] and plan["tokens"] < entry["tokens_per_step"]:
+            fail(f"--tokens: {plan['tokens']} is less than the {entry['tokens_per_step']} tokens of one step of {name}")
+    plan["baseline"] = args.baseline or ("dense" if "dense" in plan["configs"] else configs[0][0])
+    if plan["baseline"] not in plan["configs"]:
+        fail(f"--baseline: {plan['baseline']} is not one of {', '.join(plan['configs'])}")
+    return plan
+
+
+def read_plan(file):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        fail(f"{file}: {error.strerror}; --out names the folder of an earlier comparison")
+    except ValueError as error:
+        fail(f"{file}: is not JSON: {error}")
+
+
+def join_plans(plan, earlier, file):
+    """The plan with the configs, seeds and speeds of the earlier one. What has runs must not be contradicted."""
+    other, runs = "; use another --out, give the same, or remove its runs", file.parent / "runs"
+    earlier["configs"] = {name: entry for name, entry in earlier["configs"].items() if any(runs.glob(f"{name}-s*"))}
+    if not earlier["configs"]:
+        return plan
+    for key in ("data", "tokens", "seconds", "set"):
+        if plan[key] != earlier[key]:
+            fail(f"{file}: was made with {key} {earlier[key]}, not {plan[key]}{other}")
+    for name, entry in plan["configs"].items():
+        known = earlier["configs"].get(name, entry)
+        for key in ("overrides", "sha256", "tokens_per_step"):
+            if entry[key] != known[key]:
+                what = f"another text of {known['file']}" if key == "sha256" else f"{key} {known[key]}, not {entry[key]}"
+                fail(f"{file}: {name} was made with {what}{other}")
+        plan["configs"][name] = {**known, "file": entry["file"]}
+    plan["configs"] = {**earlier["configs"], **plan["configs"]}
+    plan["seeds"] = list(dict.fromkeys(earlier["seeds"] + plan["seeds"]))
+    return plan
+
+
+def suffix_of(plan, budget):
+    return f"-{budget}" if plan["tokens"] and plan["seconds"] else ""
+
+
+def jobs_of(plan):
+    """(budget, config, seed, name of the run), in the order in which they are made: seed by seed, all configs of each."""
+    return [(budget, config, seed, f"{config}-s{seed}{suffix_of(plan, budget)}")
+            for budget in BUDGETS if plan[budget] for seed in plan["seeds"] for config in plan["configs"]]
+
+
+def steps_of(plan, budget, config):
+    """None until the speed is known."""
+    entry = plan["configs"][config]
+    if budget == "tokens":
+        return max(1, round(plan["tokens"] / entry["tokens_per_step"]))
+    return max(1, round(plan["seconds"] / entry["timing"]["seconds_per_step"])) if "timing" in entry else None
