@@ -83,13 +83,14 @@ void Decoder::attend(int64_t layer, const BlockActivations& a) {
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   const KeyValueCache& cache = cache_[static_cast<size_t>(layer)];
   cache_append(ctx_, cache, length_, heads.k, heads.v, a.segments.relations);
-  std::vector<KeyRange> by_head;
-  for (const Visibility& visible : visibility(a.segments.patterns)) {
-    const int64_t end = visible.attend_self ? length_ + 1 : length_;
-    const int64_t window_begin = visible.window > 0 ? length_ + 1 - visible.window : 0;
-    by_head.push_back({std::min(std::max(window_begin, document_begin_), end), end, visible.heads});
-  }
-  attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, by_head,
+  std::vector<HeadRanges> ranges(a.segments.relations.size());
+  for (size_t r = 0; r < ranges.size(); ++r)
+    for (const Visibility& visible : visibility(a.segments.patterns, static_cast<int64_t>(r))) {
+      const int64_t end = std::max<int64_t>(length_ + 1 - visible.nearest(), 0);
+      const int64_t window_begin = visible.window > 0 ? length_ + 1 - visible.window : 0;
+      ranges[r].push_back({std::min(std::max(window_begin, document_begin_), end), end, visible.heads});
+    }
+  attention_decode(ctx_, as_heads(a.attention, c.n_head), a.lse, heads.q, cache, a.segments.relations, ranges,
                    c.softmax_scale());
 }
 

@@ -296,7 +296,7 @@ OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor q = o.activations({1, 1, H, D}), out = o.activations({1, 1, H, D});
   Segments relation;
   relation.q_segment = o.zeros(DType::kU16, {1, H, 1});
-  const KeyRange all{0, S};
+  const HeadRanges all{{0, S}};
   return {.sizes = concat(H, " x ", S, " x ", D),
           .reads = {cache.keys, cache.values, cache.segments, q},
           .writes = {out},

@@ -118,11 +118,12 @@ void PrintTo(const NamedPatterns& patterns, std::ostream* to) {
 
 // Windows, rounds, mixtures, and both layers different.
 std::vector<NamedPatterns> various_patterns() {
-  AttentionPattern window, hash, rounds, drop, balanced;
+  AttentionPattern window, hash, rounds, drop, balanced, near;
   window.window = 6;
   hash.pattern = "hash", hash.buckets = 4, hash.window = 12;
   rounds.pattern = "hash", rounds.buckets = 4, rounds.rounds = 3;
   balanced.pattern = "hash", balanced.buckets = 4, balanced.balance = "prefix";
+  near.pattern = "hash", near.buckets = 4, near.near = 5;
   drop.pattern = "drop", drop.drop_rate = 0.3, drop.attend_self = false;
   const auto of_heads = [](AttentionPattern pattern, int64_t heads) {
     pattern.heads = heads;
@@ -133,6 +134,8 @@ std::vector<NamedPatterns> various_patterns() {
           {"hash_and_window", {{hash}}},
           {"rounds", {{rounds}}},
           {"balanced", {{balanced}}},
+          {"near", {{near}}},
+          {"near_in_some_heads", {{of_heads(near, 1), of_heads(balanced, 0)}}},
           {"mixture", {mixture}},
           {"mixture_and_rounds", {mixture, {rounds}}}};
 }

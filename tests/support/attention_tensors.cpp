@@ -65,14 +65,18 @@ void AttentionTensors::poison_results() const {
 }
 
 std::vector<uint8_t> AttentionTensors::visible() const {
-  std::vector<Segments> on_this_side;
-  for (const Segments& relation : layer.relations) {
-    on_this_side.emplace_back();
-    on_this_side.back().q_segment = on_host(relation.q_segment);
-    on_this_side.back().k_segment = on_host(relation.k_segment);
+  std::vector<uint8_t> seen;
+  for (size_t r = 0; r < layer.relations.size(); ++r) {
+    Segments relation;
+    relation.q_segment = on_host(layer.relations[r].q_segment);
+    relation.k_segment = on_host(layer.relations[r].k_segment);
+    const std::vector<uint8_t> in_it =
+        visibility({&relation, 1}, scfa::visibility(layer.patterns, static_cast<int64_t>(r)),
+                   document_start ? ConstTensor(on_host(document_start)) : ConstTensor());
+    seen.resize(in_it.size());
+    for (size_t i = 0; i < seen.size(); ++i) seen[i] = static_cast<uint8_t>(seen[i] + in_it[i]);
   }
-  return visibility(on_this_side, scfa::visibility(layer.patterns),
-                    document_start ? ConstTensor(on_host(document_start)) : ConstTensor());
+  return seen;
 }
 
 namespace {

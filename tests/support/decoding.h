@@ -15,7 +15,7 @@ inline void decode(Context& ctx, const Tensor& out, const ConstTensor& q, const 
                    const Tensor& q_segment, int64_t begin, int64_t end, float scale, const Tensor& lse = {}) {
   Segments relation;
   relation.q_segment = q_segment;
-  const KeyRange range{begin, end};
+  const HeadRanges range{{begin, end}};
   attention_decode(ctx, out, lse, q, cache, {&relation, 1}, {&range, 1}, scale);
 }
 

@@ -36,7 +36,7 @@ std::vector<uint8_t> visibility(std::span<const Segments> relations, std::span<c
                 T = relations[0].q_segment.size(2);
   std::vector<uint8_t> seen(static_cast<size_t>(B * H * T * T), 0);
   const auto sees = [&](int64_t b, const Visibility& which, int64_t i, int64_t j) {
-    return (j < i || (which.attend_self && j == i)) && (which.window == 0 || i - j < which.window) &&
+    return i - j >= which.nearest() && (which.window == 0 || i - j < which.window) &&
            (!document_start || j >= document_start.as<int32_t>()[b * T + i]);
   };
   for (const Segments& relation : relations) {

@@ -12,6 +12,7 @@ HeadPatterns patterns_with(const std::vector<Visibility>& by_head) {
     pattern.attend_self = which.attend_self;
     pattern.window = which.window;
     pattern.heads = which.heads;
+    pattern.near = which.gap;  // the last relation has what is less than the gap back
     patterns.push_back(pattern);
   }
   return patterns;
@@ -72,6 +73,9 @@ std::vector<VisibilityCase> visibility_cases(const AttentionShape& shape, Attent
     add("three relations", {{self}}, 5, {kDropped, kOne, kSizes}, false);
     add("three relations, window and documents", {{self, 40}}, 5, {kDropped, kTied, kSizes}, true);
     add("mixture", {{self, 5, 1}, {!self, 0, 1}, {self, 64}}, 3, {kTied}, false);
+    add("gap of 30 and what is near", {{self, 0, 0, 30}}, 3, {kTied, kOne}, false);
+    add("gap of 100, window, documents and what is near", {{self, 120, 0, 100}}, 3, {kUntied, kTied}, true);
+    add("gap of 2 in some heads", {{self, 0, 1, 2}, {self}}, 4, {kDropped, kTied}, false);
     add("mixture, two relations and documents", {{!self, 0, 2}, {self, 33}}, 3, {kUntied, kTied}, true);
   }
   return cases;

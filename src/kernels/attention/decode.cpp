@@ -70,7 +70,7 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
 }
 
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
-                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale) {
+                      std::span<const Segments> relations, std::span<const HeadRanges> ranges, float scale) {
   constexpr const char* kOp = "attention_decode";
   check_cache(kOp, cache, relations);
   const int64_t H = cache.segments.size(1);
@@ -80,14 +80,16 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
     require_tensor(segments.q_segment, kOp, "q_segment", DType::kU16, {1, H, 1});
     ctx.require_here(kOp, {segments.q_segment});
   }
-  for_each_range(by_head, cache, [](int64_t, int64_t, const KeyRange&) {});
+  require(ranges.size() == 1 || ranges.size() == relations.size(), kOp, ": there must be ranges for 1 or ",
+          relations.size(), " relations, not ", ranges.size());
+  for (const HeadRanges& by_head : ranges) for_each_range(by_head, cache, [](int64_t, int64_t, const KeyRange&) {});
   if (lse || relations.size() > 1) require_tensor(lse, kOp, "lse", DType::kF32, {1, H, 1});
   ctx.require_here(kOp, {out, lse, q, cache.keys, cache.values, cache.segments});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   AttentionDecode& decode = decode_form(ctx);
   for (size_t r = 0; r < relations.size(); ++r)
-    decode(ctx, out, lse, q, cache, cache.segments.select(static_cast<int64_t>(r)), relations[r].q_segment, by_head,
-           scale, r > 0);
+    decode(ctx, out, lse, q, cache, cache.segments.select(static_cast<int64_t>(r)), relations[r].q_segment,
+           ranges[std::min(r, ranges.size() - 1)], scale, r > 0);
 }
 
 namespace cpu {

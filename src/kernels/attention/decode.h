@@ -1,6 +1,7 @@
 // Attention for generation: one query at a time over a cache of keys and values.
 #pragma once
 #include <span>
+#include <vector>
 
 #include "core/arena.h"
 #include "core/context.h"
@@ -31,14 +32,17 @@ struct KeyRange {
   int64_t heads = 0;  // of so many heads; 0: of all that follow
 };
 
-// A relation sees the keys of the query's segment among those of the range. out, lse: as attention_forward's over all
+// Those of all heads, in order.
+using HeadRanges = std::vector<KeyRange>;
+
+// A relation sees the keys of the query's segment among those of its ranges. out, lse: as attention_forward's over all
 // relations; out is zero where no key is seen.
 //   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free
 //   lse  out (1, H, 1) f32, log2; may be empty with one relation
-//   relations  R of the cache; read are q_segment, (1, H, 1) u16 each      by_head  for all heads in order
+//   relations  R of the cache; read are q_segment, (1, H, 1) u16 each      ranges  of each relation, or one for all
 // f32 on the CPU; bf16 on the GPU, D a multiple of 8 up to 128, rows aligned to 16 bytes. Deterministic.
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
-                      std::span<const Segments> relations, std::span<const KeyRange> by_head, float scale);
+                      std::span<const Segments> relations, std::span<const HeadRanges> ranges, float scale);
 
 // Calls work(first_head, end_head, range) for each. Throws Error unless they are H heads and ranges of the cache.
 template <class Work>

@@ -37,11 +37,13 @@ LayerSegments LayerSegments::plan(Arena& arena, const HeadPatterns& patterns, in
     layer.states.push_back(elements == 0 ? Tensor()
                                          : arena.take("segments", DType::kF32, {B, pattern.heads, elements}));
   }
-  const bool ranges = documents || std::any_of(patterns.begin(), patterns.end(),
-                                               [](const AttentionPattern& pattern) { return pattern.window > 0; });
   const int64_t count = std::max(segments, segment_count(patterns, T));
-  for (int64_t r = std::max(relations, relation_count(patterns)); r > 0; --r)
+  for (int64_t r = 0; r < std::max(relations, relation_count(patterns)); ++r) {
+    const std::vector<Visibility> by_head = visibility(patterns, r);
+    const bool ranges = documents || std::any_of(by_head.begin(), by_head.end(),
+                                                 [](const Visibility& visibility) { return visibility.window > 0; });
     layer.relations.push_back(plan_segments(arena, B, H, T, D, count, ranges));
+  }
   return layer;
 }
 
@@ -88,8 +90,8 @@ void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor 
 }
 
 void LayerSegments::build(Context& ctx, ConstTensor document_start) const {
-  const std::vector<Visibility> by_head = visibility(patterns);
-  for (const Segments& segments : relations) build_segments(ctx, segments, by_head, document_start);
+  for (size_t r = 0; r < relations.size(); ++r)
+    build_segments(ctx, relations[r], visibility(patterns, static_cast<int64_t>(r)), document_start);
 }
 
 }  // namespace scfa

@@ -42,6 +42,7 @@ void build_segments(Context& ctx, const Segments& segments, std::span<const Visi
   require_tensor(segments.begin_query, kOp, "begin_query", DType::kI32, {B, H, T});
   for_each_visibility(by_head, H, [&](int64_t, int64_t, const Visibility& visibility) {
     require(visibility.window >= 0, kOp, ": a window must be 0 or more, not ", visibility.window);
+    require(visibility.gap >= 0, kOp, ": a gap must be 0 or more, not ", visibility.gap);
     require(visibility.window == 0 || segments.has_ranges(), kOp, ": a window where no ranges were planned");
   });
   if (document_start) {
@@ -148,7 +149,29 @@ struct FirstVisible {
   }
 };
 
-// Both lists of a segment ascend by position, so both ends only move forward.
+// end_key and begin_query of one head where the nearest keys are not seen.
+void set_gap(const Segments& segments, int64_t head, int64_t gap) {
+  const int64_t T = segments.q_segment.size(2), S = segments.count();
+  const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
+  const int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
+  for (int64_t s = 0; s < S; ++s) {
+    const int32_t queries = q_begin[s + 1] - q_begin[s], keys = k_begin[s + 1] - k_begin[s];
+    const int32_t* q = segments.q_index.as<int32_t>() + head * T + q_begin[s];
+    const int32_t* k = segments.k_index.as<int32_t>() + head * T + k_begin[s];
+    int32_t* end_key = segments.end_key.as<int32_t>() + head * T + q_begin[s];
+    int32_t* begin_query = segments.begin_query.as<int32_t>() + head * T + k_begin[s];
+    for (int32_t i = 0, end = 0; i < queries; ++i) {
+      while (end < keys && k[end] <= q[i] - gap) ++end;
+      end_key[i] = end;
+    }
+    for (int32_t j = 0, first = 0; j < keys; ++j) {
+      while (first < queries && q[first] < k[j] + gap) ++first;
+      begin_query[j] = first;
+    }
+  }
+}
+
+// Both lists of a segment ascend by position, so both ends only move forward. What nobody sees is an empty range.
 void set_ranges(const Segments& segments, int64_t head, const FirstVisible& first_visible) {
   const int64_t T = segments.q_segment.size(2), S = segments.count();
   const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
@@ -159,13 +182,15 @@ void set_ranges(const Segments& segments, int64_t head, const FirstVisible& firs
     const int32_t* k = segments.k_index.as<int32_t>() + head * T + k_begin[s];
     int32_t* begin_key = segments.begin_key.as<int32_t>() + head * T + q_begin[s];
     int32_t* end_query = segments.end_query.as<int32_t>() + head * T + k_begin[s];
+    const int32_t* end_key = segments.end_key.as<int32_t>() + head * T + q_begin[s];
+    const int32_t* begin_query = segments.begin_query.as<int32_t>() + head * T + k_begin[s];
     for (int32_t i = 0, first = 0; i < queries; ++i) {
       while (first < keys && k[first] < first_visible(q[i])) ++first;
-      begin_key[i] = first;
+      begin_key[i] = std::min(first, end_key[i]);
     }
     for (int32_t j = 0, end = 0; j < keys; ++j) {
       while (end < queries && first_visible(q[end]) <= k[j]) ++end;
-      end_query[j] = end;
+      end_query[j] = std::max(end, begin_query[j]);
     }
   }
 }
@@ -217,6 +242,7 @@ void build_segments(Context& /*ctx*/, const Segments& segments, std::span<const 
         add_key();
       }
     }
+    if (visibility.gap > 1) set_gap(segments, head, visibility.gap);
     if (segments.has_ranges())
       set_ranges(segments, head,
                  {visibility.window, document_start ? document_start.as<int32_t>() + head / H * T : nullptr});

@@ -4,6 +4,7 @@
 // prefix, or with a window or documents a range that begins later. Patterns only choose segments; everything behind
 // this header is shared by all of them.
 #pragma once
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -42,6 +43,9 @@ struct Visibility {
   bool attend_self = true;  // a key at its own position
   int64_t window = 0;       // keys less than so many positions back, its own position included; 0: all earlier ones
   int64_t heads = 0;        // of so many heads; 0: of all that follow
+  int64_t gap = 0;          // not keys less than so many positions back
+  // How many positions back the nearest key that may be seen is.
+  int64_t nearest() const { return std::max<int64_t>(gap, attend_self ? 0 : 1); }
 };
 
 // Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the work

@@ -60,10 +60,11 @@ __device__ int first_blind(const int* positions, int count, int key, const First
   return low;
 }
 
-// begin_key and end_query. One thread takes the query and the key of one entry of a head's sorted lists. window: 0 for
+// With a gap of more than one end_key and begin_query; then, where they are there, begin_key and end_query. What nobody
+// sees is an empty range. One thread takes the query and the key of one entry of a head's sorted lists. window: 0 for
 // none. document_start: (B, T), or null. grid: (heads, B, T / 256)
 __global__ void __launch_bounds__(256)
-    ranges_kernel(SegmentLists lists, int first_head, int window, const int* document_start) {
+    ranges_kernel(SegmentLists lists, int first_head, int window, int gap, const int* document_start) {
   const int64_t head = head_of_block(lists, first_head), list = head * lists.T;
   const int entry = static_cast<int>(blockIdx.z * blockDim.x + threadIdx.x);
   const int *q_begin = lists.q_begin + head * (lists.S + 1), *k_begin = lists.k_begin + head * (lists.S + 1);
@@ -74,13 +75,21 @@ __global__ void __launch_bounds__(256)
   };
   if (entry < q_begin[lists.S]) {
     const int s = segment_at(q_begin, lists.S, entry);
-    lists.begin_key[list + entry] = lower_bound(lists.k_index + list + k_begin[s], k_begin[s + 1] - k_begin[s],
-                                                first_visible(lists.q_index[list + entry]));
+    const int *keys = lists.k_index + list + k_begin[s], count = k_begin[s + 1] - k_begin[s];
+    const int position = lists.q_index[list + entry];
+    if (gap > 1) lists.end_key[list + entry] = lower_bound(keys, count, position - gap + 1);
+    if (lists.begin_key != nullptr)
+      lists.begin_key[list + entry] =
+          min(lower_bound(keys, count, first_visible(position)), lists.end_key[list + entry]);
   }
   if (entry < k_begin[lists.S]) {
     const int s = segment_at(k_begin, lists.S, entry);
-    lists.end_query[list + entry] = first_blind(lists.q_index + list + q_begin[s], q_begin[s + 1] - q_begin[s],
-                                                lists.k_index[list + entry], first_visible);
+    const int *queries = lists.q_index + list + q_begin[s], count = q_begin[s + 1] - q_begin[s];
+    const int position = lists.k_index[list + entry];
+    if (gap > 1) lists.begin_query[list + entry] = lower_bound(queries, count, position + gap);
+    if (lists.end_query != nullptr)
+      lists.end_query[list + entry] =
+          max(first_blind(queries, count, position, first_visible), lists.begin_query[list + entry]);
   }
 }
 
@@ -103,10 +112,10 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
     sort_segments_kernel<<<grid, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
         lists, first_head, bits, warps, tied_fits, visibility.attend_self);
     check_launch(kOp, stream);
-    if (lists.begin_key == nullptr) return;
+    if (lists.begin_key == nullptr && visibility.gap <= 1) return;
     const auto window = static_cast<int>(std::min<int64_t>(visibility.window, lists.T));
     ranges_kernel<<<dim3(grid.x, grid.y, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(
-        lists, first_head, window, document_start);
+        lists, first_head, window, static_cast<int>(std::min<int64_t>(visibility.gap, lists.T)), document_start);
     check_launch(kOp, stream);
   });
 }

@@ -19,8 +19,9 @@ std::vector<HeadPatterns> causal_patterns(int64_t H) {
     if (!is_causal(pattern)) continue;
     all.push_back({pattern});
     if (name == "hash") {
-      pattern.balance = "prefix";
+      pattern.balance = "prefix", pattern.near = 12;
       all.push_back({pattern});
+      pattern.near = 0;
     }
     pattern.window = 7;
     all.push_back({pattern});

@@ -83,7 +83,7 @@ TEST_F(DecodeGpu, EqualsTheCpu) {
 TEST_F(DecodeGpu, RelationsAndRangesEqualTheCpu) {
   Context ctx(Device::kGpu), cpu;
   const int64_t H = 5, S = 700, D = 64;
-  const std::vector<KeyRange> by_head{{0, 600, 1}, {537, 600, 2}, {600, 600, 1}, {31, 599, 1}};
+  const HeadRanges by_head{{0, 600, 1}, {537, 600, 2}, {600, 600, 1}, {31, 599, 1}};
   for (const int64_t R : {1, 2, 3}) {
     Array q(DType::kBF16, {1, 1, H, D}), keys(DType::kBF16, {H, S, D}), rows(DType::kBF16, {H, S, D});
     q.fill_normal(1), keys.fill_normal(2), rows.fill_normal(3);
@@ -104,10 +104,11 @@ TEST_F(DecodeGpu, RelationsAndRangesEqualTheCpu) {
       relations[r].q_segment = ids[r];
       relations_gpu[r].q_segment = ids_gpu.back();
     }
-    attention_decode(cpu, want, want_lse, q_f32, {keys_f32, rows_f32, segments}, relations, by_head, 0.125f);
+    attention_decode(cpu, want, want_lse, q_f32, {keys_f32, rows_f32, segments}, relations, {&by_head, 1}, 0.125f);
     const GpuCopy q_gpu(ctx, q), keys_gpu(ctx, keys), rows_gpu(ctx, rows), segments_gpu(ctx, segments),
         out_gpu(ctx, out), lse_gpu(ctx, lse);
-    attention_decode(ctx, out_gpu, lse_gpu, q_gpu, {keys_gpu, rows_gpu, segments_gpu}, relations_gpu, by_head, 0.125f);
+    attention_decode(ctx, out_gpu, lse_gpu, q_gpu, {keys_gpu, rows_gpu, segments_gpu}, relations_gpu, {&by_head, 1},
+                     0.125f);
     out_gpu.download(out), lse_gpu.download(lse);
     EXPECT_TRUE(close(out, want.values(), static_cast<double>(R) * kRounding)) << R << " relations";
     EXPECT_TRUE(close(lse, want_lse.values(), 1e-4)) << R << " relations";

@@ -76,14 +76,15 @@ struct RelationsAt {
   }
 };
 
-std::vector<KeyRange> ranges_at(const LayerSegments& layer, int64_t i) {
-  std::vector<KeyRange> by_head;
-  for (const Visibility& which : visibility(layer.patterns)) {
-    const int64_t end = which.attend_self ? i + 1 : i;
-    const int64_t begin = which.window == 0 ? 0 : std::max<int64_t>(0, i + 1 - which.window);
-    by_head.push_back({std::min(begin, end), end, which.heads});
-  }
-  return by_head;
+std::vector<HeadRanges> ranges_at(const LayerSegments& layer, int64_t i) {
+  std::vector<HeadRanges> ranges(layer.relations.size());
+  for (size_t r = 0; r < ranges.size(); ++r)
+    for (const Visibility& which : visibility(layer.patterns, static_cast<int64_t>(r))) {
+      const int64_t end = std::max<int64_t>(0, i + 1 - which.nearest());
+      const int64_t begin = which.window == 0 ? 0 : std::max<int64_t>(0, i + 1 - which.window);
+      ranges[r].push_back({std::min(begin, end), end, which.heads});
+    }
+  return ranges;
 }
 
 // With windows, mixtures and several relations, out and lse.
@@ -188,8 +189,8 @@ TEST(AttentionDecode, WrongShapesAreNamed) {
   const Array lse({1, 2, 1});
   EXPECT_TRUE(fails_naming(decode(q, two.view(), segment, 1), {"attention_decode: segments ", "u16[1, 2, 3]"}));
   const std::vector<Segments> relations(2, ids_alone(segment, segment));
-  const auto over_both = [&](const Tensor& sums, const std::vector<KeyRange>& by_head) {
-    return [&, sums, by_head] { attention_decode(ctx, q, sums, q, two.view(), relations, by_head, 1.0f); };
+  const auto over_both = [&](const Tensor& sums, const HeadRanges& by_head) {
+    return [&, sums, by_head] { attention_decode(ctx, q, sums, q, two.view(), relations, {&by_head, 1}, 1.0f); };
   };
   EXPECT_TRUE(fails_naming(over_both({}, {{0, 1}}), {"attention_decode: lse ", "empty"}));
   EXPECT_TRUE(fails_naming(over_both(lse, {{0, 1, 1}}), {"attention_decode", "1 of 2 heads"}));

@@ -20,32 +20,32 @@ Positions positions_of(const uint16_t* segment, int64_t T, int64_t S) {
   return of;
 }
 
-// begin_key and end_query of the rows of one segment, likewise. first_visible(t): the first position that the token at
-// t may see.
+// begin_key and end_query of the rows of one segment, likewise: not behind end_key, not before begin_query.
+// first_visible(t): the first position that the token at t may see.
 template <class FirstVisible>
-void check_ranges(const int32_t* begin_key, const int32_t* end_query, const std::vector<int64_t>& q,
-                  const std::vector<int64_t>& k, const FirstVisible& first_visible) {
+void check_ranges(const int32_t* begin_key, const int32_t* end_query, const int32_t* end_key,
+                  const int32_t* begin_query, const std::vector<int64_t>& q, const std::vector<int64_t>& k,
+                  const FirstVisible& first_visible) {
   for (size_t i = 0; i < q.size(); ++i) {
     const auto hidden = std::count_if(k.begin(), k.end(), [&](int64_t key) { return key < first_visible(q[i]); });
-    ASSERT_EQ(begin_key[i], hidden) << "query at " << q[i];
+    ASSERT_EQ(begin_key[i], std::min<int64_t>(hidden, end_key[i])) << "query at " << q[i];
   }
   for (size_t j = 0; j < k.size(); ++j) {
     const auto near = std::count_if(q.begin(), q.end(), [&](int64_t query) { return first_visible(query) <= k[j]; });
-    ASSERT_EQ(end_query[j], near) << "key at " << k[j];
+    ASSERT_EQ(end_query[j], std::max<int64_t>(near, begin_query[j])) << "key at " << k[j];
   }
 }
 
 // Checks one head against the definitions in segments.h, counting everything anew. document_start: of the sequence, or
 // null.
 void check_head(const Segments& s, int64_t head, const Visibility& which, const int32_t* document_start = nullptr) {
-  const bool self = which.attend_self;
   const int64_t T = s.q_segment.size(2), S = s.count();
   const Positions queries = positions_of(s.q_segment.as<uint16_t>() + head * T, T, S);
   const Positions keys = positions_of(s.k_segment.as<uint16_t>() + head * T, T, S);
   const auto *q_begin = s.q_begin.as<int32_t>() + head * (S + 1), *k_begin = s.k_begin.as<int32_t>() + head * (S + 1);
   const auto *q_index = s.q_index.as<int32_t>() + head * T, *k_index = s.k_index.as<int32_t>() + head * T;
   const auto *end_key = s.end_key.as<int32_t>() + head * T, *begin_query = s.begin_query.as<int32_t>() + head * T;
-  const auto sees = [&](int64_t query, int64_t key) { return self ? key <= query : key < query; };
+  const auto sees = [&](int64_t query, int64_t key) { return query - key >= which.nearest(); };
   int64_t q_rows = 0, k_rows = 0;
   for (size_t segment = 0; segment < queries.size(); ++segment) {
     const auto &q = queries[segment], &k = keys[segment];
@@ -74,7 +74,8 @@ void check_head(const Segments& s, int64_t head, const Visibility& which, const 
       };
       const int64_t list = head * T;
       ASSERT_NO_FATAL_FAILURE(check_ranges(s.begin_key.as<int32_t>() + list + q_rows,
-                                           s.end_query.as<int32_t>() + list + k_rows, q, k, first_visible));
+                                           s.end_query.as<int32_t>() + list + k_rows, end_key + q_rows,
+                                           begin_query + k_rows, q, k, first_visible));
     }
     q_rows += static_cast<int64_t>(q.size());
     k_rows += static_cast<int64_t>(k.size());
@@ -96,9 +97,11 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
         const int64_t B = 2, H = 2;
         const GuardedSegments guarded(ctx, B, H, T, S);
         guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
-        guarded.build({self});
-        for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, {self});
-        if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self;
+        for (const int64_t gap : {0, 9}) {
+          guarded.build({self, 0, 0, gap});
+          for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, {self, 0, 0, gap});
+          if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self << ", gap " << gap;
+        }
       }
 }
 
@@ -106,8 +109,11 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
 TEST_P(SegmentsTest, RangesAreWhatTheyAreDefinedToBe) {
   Context ctx;
   const int64_t T = GetParam(), B = 2, H = 3;
-  const std::vector<std::vector<Visibility>> of_heads = {
-      {{true}}, {{true, 1}}, {{false, 5, 1}, {true, 0, 1}, {true, 64, 1}}, {{false, 300, 2}, {false, T}}};
+  const std::vector<std::vector<Visibility>> of_heads = {{{true}},
+                                                         {{true, 1}},
+                                                         {{false, 5, 1}, {true, 0, 1}, {true, 64, 1}},
+                                                         {{false, 300, 2}, {false, T}},
+                                                         {{true, 0, 1, 2}, {false, 0, 1, 40}, {true, 50, 1, 70}}};
   Array documents(DType::kI32, {B, T});
   documents.assign(document_starts(B, T, 3));
   for (const int64_t S : {1, 3, 64})

@@ -51,14 +51,21 @@ PatternInput checked(const char* op, const Context& ctx, std::span<const Segment
   return input;
 }
 
+// What is near is one segment, whose window says how near. Relations beyond those of the pattern have none.
+void fill_others(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
+                 const PatternInput& input) {
+  const auto count = static_cast<size_t>(relation_count(pattern));
+  for (size_t r = pattern.near > 0 ? count - 1 : count; r < relations.size(); ++r)
+    for (const Tensor& segment : {relations[r].q_segment, relations[r].k_segment})
+      fill_heads(ctx, segment, input.first_head, input.heads, r < count ? 0 : kNoSegment);
+}
+
 void assign(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
             const PatternInput& input) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   require(input.k || !descriptor.reads_keys, "assign_segments: ", descriptor.name, " needs keys");
   (ctx.on_gpu() ? descriptor.assign_gpu : descriptor.assign)(ctx, relations, pattern, input);
-  for (const Segments& beyond : relations.subspan(static_cast<size_t>(relation_count(pattern))))
-    for (const Tensor& segment : {beyond.q_segment, beyond.k_segment})
-      fill_heads(ctx, segment, input.first_head, input.heads, kNoSegment);
+  fill_others(ctx, relations, pattern, input);
 }
 
 // normalise_keys without a time of its own.
@@ -97,8 +104,11 @@ void assign_segments_and_normalise_keys(Context& ctx, std::span<const Segments> 
   ctx.require_here(kOp, {keys, inverse_norm});
   const ProfileRange range(ctx, "assign_segments", Category::kAttention);
   const auto fused = descriptor_of(pattern).assign_and_normalise_gpu;
-  if (ctx.on_gpu() && fused != nullptr && needs_projections(pattern) && relations.size() == 1)
-    return fused(ctx, relations[0], keys, inverse_norm, pattern, whole);
+  if (ctx.on_gpu() && fused != nullptr && needs_projections(pattern) &&
+      relation_count(pattern) == (pattern.near > 0 ? 2 : 1)) {
+    fused(ctx, relations[0], keys, inverse_norm, pattern, whole);
+    return fill_others(ctx, relations, pattern, whole);
+  }
   normalise(ctx, keys, inverse_norm, input.q);
   PatternInput with_keys = whole;
   if (descriptor_of(pattern).reads_keys) with_keys.k = keys;

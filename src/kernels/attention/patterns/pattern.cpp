@@ -24,8 +24,9 @@ bool attends_self(const AttentionPattern& pattern) {
   return pattern.attend_self.value_or(descriptor_of(pattern).attend_self);
 }
 
-Visibility visibility(const AttentionPattern& pattern) {
-  return {attends_self(pattern), pattern.window, pattern.heads};
+Visibility visibility(const AttentionPattern& pattern, int64_t relation) {
+  if (pattern.near > 0 && relation == relation_count(pattern) - 1) return {true, pattern.near, pattern.heads};
+  return {attends_self(pattern), pattern.window, pattern.heads, pattern.near};
 }
 
 int64_t segment_count(const AttentionPattern& pattern, int64_t T) {
@@ -34,22 +35,25 @@ int64_t segment_count(const AttentionPattern& pattern, int64_t T) {
 
 int64_t relation_count(const AttentionPattern& pattern) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
-  return descriptor.relations == nullptr ? 1 : descriptor.relations(pattern);
+  return (descriptor.relations == nullptr ? 1 : descriptor.relations(pattern)) + (pattern.near > 0 ? 1 : 0);
 }
 
 std::string describe(const AttentionPattern& p) {
   std::string text = descriptor_of(p).describe(p);
   if (p.window > 0) text += concat(", window ", p.window);
+  if (p.near > 0) text += concat(", and the last ", p.near);
   if (p.attend_self) text += *p.attend_self ? ", seeing itself" : ", not seeing itself";
   return text;
 }
 
 double share_of_pairs(const AttentionPattern& pattern, int64_t T) {
-  const auto length = static_cast<double>(T), window = static_cast<double>(pattern.window);
   // Of T (T + 1) / 2 pairs, those of tokens that have less than a window before them, and a window for each other.
-  const double in_window =
-      pattern.window == 0 || pattern.window >= T ? 1.0 : window * (2 * length - window + 1) / (length * (length + 1));
-  return descriptor_of(pattern).share_of_pairs(pattern, T) * in_window;
+  const auto within = [&](int64_t tokens) {
+    const auto length = static_cast<double>(T), window = static_cast<double>(std::min(tokens, T));
+    return window * (2 * length - window + 1) / (length * (length + 1));
+  };
+  const double near = within(pattern.near), in_window = pattern.window == 0 ? 1.0 : within(pattern.window);
+  return descriptor_of(pattern).share_of_pairs(pattern, T) * std::max(in_window - near, 0.0) + near;
 }
 
 bool needs_projections(const AttentionPattern& pattern) {
@@ -69,6 +73,9 @@ void validate(const AttentionPattern& pattern) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   if (descriptor.validate != nullptr) descriptor.validate(pattern);
   require(pattern.window >= 0, "attention.window: must be 0 or more, not ", pattern.window);
+  require(pattern.near >= 0, "attention.near: must be 0 or more, not ", pattern.near);
+  require(relation_count(pattern) <= kMaxRelations, "attention.near: ", describe(pattern), " has ",
+          relation_count(pattern), " relations, where ", kMaxRelations, " are the most");
   require(pattern.heads >= 0, "attention.heads: must be 0 or more, not ", pattern.heads);
 }
 
@@ -109,9 +116,9 @@ double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T) {
   return sum / static_cast<double>(H);
 }
 
-std::vector<Visibility> visibility(const HeadPatterns& patterns) {
+std::vector<Visibility> visibility(const HeadPatterns& patterns, int64_t relation) {
   std::vector<Visibility> by_head;
-  for (const AttentionPattern& entry : patterns) by_head.push_back(visibility(entry));
+  for (const AttentionPattern& entry : patterns) by_head.push_back(visibility(entry, relation));
   return by_head;
 }
 

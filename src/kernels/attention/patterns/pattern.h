@@ -32,6 +32,7 @@ struct AttentionPattern {
   double drop_rate = 0.5;
   std::optional<bool> attend_self;
   int64_t window = 0;
+  int64_t near = 0;
   int64_t heads = 0;
 };
 
@@ -64,14 +65,20 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
         "included; 0: all",
         at_least(0));
+  visit(
+      "near", p.near,
+      "besides what its pattern lets it see, a token sees those less than so many positions back, itself included, in "
+      "the same softmax; 0: no others",
+      at_least(0));
   visit("heads", p.heads, "in a mixture: of so many heads; 0: of all heads that no other entry names",
         between(0, 65535));
 }
 
 // ---- one pattern ----------------------------------------------------------------------------------------------------
 bool attends_self(const AttentionPattern& pattern);
-Visibility visibility(const AttentionPattern& pattern);
+Visibility visibility(const AttentionPattern& pattern, int64_t relation);
 int64_t segment_count(const AttentionPattern& pattern, int64_t T);
+// Those of its descriptor, and behind them one for what is near.
 int64_t relation_count(const AttentionPattern& pattern);
 std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
 // Expected, of the causal pairs of T tokens, each counted once per relation. Buckets are taken as balanced, and the
@@ -95,7 +102,7 @@ int64_t segment_count(const HeadPatterns& patterns, int64_t T);
 int64_t relation_count(const HeadPatterns& patterns);
 bool is_causal(const HeadPatterns& patterns);  // whether all of them are
 double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T);
-std::vector<Visibility> visibility(const HeadPatterns& patterns);
+std::vector<Visibility> visibility(const HeadPatterns& patterns, int64_t relation);
 std::string describe(const HeadPatterns& patterns);  // "4 heads dense, window 256 + 8 heads hash with 16 buckets"
 void validate(const HeadPatterns& patterns, int64_t H);
 
