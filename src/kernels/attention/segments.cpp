@@ -99,6 +99,28 @@ void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<c
   }
 }
 
+std::vector<double> count_pairs(Context& ctx, std::span<const Segments> relations, int64_t sequences) {
+  std::vector<double> of_head;
+  for (const Segments& s : relations) {
+    const int64_t H = s.q_index.size(1), T = s.q_index.size(2), S = s.count(), rows = sequences * H;
+    require(sequences >= 0 && sequences <= s.q_index.size(0), "count_pairs: ", sequences, " sequences from ",
+            s.q_index.describe());
+    of_head.resize(static_cast<size_t>(H));
+    const auto on_host = [&](const Tensor& from, int64_t each) {
+      std::vector<int32_t> values(static_cast<size_t>(rows * each));
+      ctx.copy(Tensor(values.data(), DType::kI32, Device::kCpu, {rows * each}),
+               from.slice(0, sequences).reshape({rows * each}));
+      return values;
+    };
+    const std::vector<int32_t> begins = on_host(s.q_begin, S + 1), ends = on_host(s.end_key, T);
+    const std::vector<int32_t> firsts = s.has_ranges() ? on_host(s.begin_key, T) : std::vector<int32_t>(ends.size());
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = row * T; i < row * T + begins[static_cast<size_t>(row * (S + 1) + S)]; ++i)
+        of_head[static_cast<size_t>(row % H)] += ends[static_cast<size_t>(i)] - firsts[static_cast<size_t>(i)];
+  }
+  return of_head;
+}
+
 namespace cpu {
 
 namespace {
