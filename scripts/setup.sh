@@ -83,7 +83,7 @@ if nvcc=$(find_nvcc); then
 else
   preset=${preset:-cpu}
 fi
-programs=(train prepare_data generate bench inspect)
+programs=(train prepare_data generate evaluate bench inspect)
 if [[ -n $programs_only ]]; then
   build "$preset" "${programs[@]}"
 else

@@ -45,14 +45,13 @@ int64_t global_batch(const LoaderOptions& options) {
   return options.batch * options.micro_steps * options.world;
 }
 
-// Reads T + 1 tokens and lays them out as inputs and targets.
+}  // namespace
+
 void read_row(const TokenSet& set, int64_t offset, int64_t sequence_length, int32_t* inputs, int32_t* targets) {
   set.read(offset, sequence_length, inputs);
   std::copy(inputs + 1, inputs + sequence_length, targets);
   set.read(offset + sequence_length, 1, targets + sequence_length - 1);
 }
-
-}  // namespace
 
 SampleOrder parse_sample_order(std::string_view name) {
   if (name == "epoch") return SampleOrder::kEpoch;

@@ -45,6 +45,9 @@ struct TokenBatch {
 // Offset of the first token of row g of a step: what the loader reads there.
 int64_t sample_offset(const LoaderOptions& options, int64_t tokens, int64_t step, int64_t g);
 
+// Inputs are the T tokens of a set from an offset on, targets those one later.
+void read_row(const TokenSet& set, int64_t offset, int64_t sequence_length, int32_t* inputs, int32_t* targets);
+
 // Window w of the fixed cut of a set into windows of T tokens: inputs are tokens [w T, w T + T), targets one later.
 void read_window(const TokenSet& set, int64_t window, int64_t sequence_length, int32_t* inputs, int32_t* targets);
 

@@ -67,13 +67,18 @@ void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& 
 }
 
 void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
-                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
+                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
+                   const std::function<void()>& attend) {
   a.segments.draw(ctx, draw.seed, draw.step, static_cast<uint32_t>(layer));
   block_before_attention(ctx, c, layer, p, a, shared, x, skip, draw);
   a.segments.build(ctx, shared.document_start);
-  const Heads heads = heads_of(c, a.qkv, a.shared_keys);
-  attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments.relations,
-                    c.softmax_scale(), shared.attention_scratch);
+  if (attend) {
+    attend();
+  } else {
+    const Heads heads = heads_of(c, a.qkv, a.shared_keys);
+    attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments.relations,
+                      c.softmax_scale(), shared.attention_scratch);
+  }
   block_after_attention(ctx, c, p, a, shared);
 }
 

@@ -19,8 +19,10 @@ struct AttentionDraw {
 
 // x: the residual stream (B, T, C) entering; skip: the previous block's branch, to be added to it first, or empty.
 // Leaves the sum in a.residual_mid and this block's last branch in shared.branch.
+// attend: fills a.attention instead of attention over a.segments, which are built; empty: there is nothing else.
 void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
-                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw);
+                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
+                   const std::function<void()>& attend = {});
 
 // shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return.
 // before_attention is called when all before attention's backward pass has been launched.

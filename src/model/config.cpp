@@ -44,6 +44,12 @@ void validate_for_gpu(const GptConfig& c) {
           c.sequence_length, kOtherwise);
 }
 
+std::string describe_patterns(const GptConfig& c) {
+  std::string text;
+  for (const HeadPatterns& patterns : c.attention) text += (text.empty() ? "" : " | ") + describe(patterns);
+  return c.documents ? text + ", documents apart" : text;
+}
+
 double model_flops_per_token(const GptConfig& c) {
   const double C = static_cast<double>(c.n_embd), L = static_cast<double>(c.n_layer);
   const double block = C * (static_cast<double>(c.qkv_width()) + C + 8 * C);

@@ -78,6 +78,9 @@ void validate(const GptConfig& config);
 // What the GPU form of the ops can take. Throws Error naming the key.
 void validate_for_gpu(const GptConfig& config);
 
+// The patterns, those of the layers one after the other where they differ, and whether documents are kept apart.
+std::string describe_patterns(const GptConfig& config);
+
 // Matrix products and attention of forward and backward, counting 2 a multiply-add and attention by the pairs that the
 // patterns leave on average. Documents are not taken into account: how much they leave is known with the text only.
 double model_flops_per_token(const GptConfig& config);

@@ -14,14 +14,21 @@ namespace scfa {
 
 namespace {
 
-Activations plan(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode) {
-  if (mode == Gpt::Mode::kDecoding) return {};
-  return plan_activations(arena, ctx, config, batch, config.sequence_length, mode == Gpt::Mode::kTraining);
+int64_t length_of(const GptConfig& config, int64_t length) {
+  require(length >= 0 && length <= config.sequence_length,
+          "a sequence must have up to model.sequence_length = ", config.sequence_length, " tokens, not ", length);
+  return length > 0 ? length : config.sequence_length;
 }
 
-Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode) {
+Activations plan(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode,
+                 int64_t length) {
+  if (mode == Gpt::Mode::kDecoding) return {};
+  return plan_activations(arena, ctx, config, batch, length, mode == Gpt::Mode::kTraining);
+}
+
+Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode, int64_t length) {
   Arena arena(ctx.device());
-  plan(arena, ctx, config, batch, mode);
+  plan(arena, ctx, config, batch, mode, length);
   return arena;
 }
 
@@ -67,25 +74,32 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
-Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode)
+Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length)
     : store_(store),
       ctx_(store.context()),
       config_(validated(config, ctx_.device())),
       batch_(batch),
+      length_(length_of(config, length)),
       seed_(seed),
       training_(mode == Mode::kTraining) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
   require(!training_ || store.training(), "gpt: training asked of parameters without gradients");
-  arena_ = std::make_unique<Arena>(ctx_.device(), measure(ctx_, config, batch, mode).used());
-  acts_ = plan(*arena_, ctx_, config_, batch, mode);
+  arena_ = std::make_unique<Arena>(ctx_.device(), measure(ctx_, config, batch, mode, length_).used());
+  acts_ = plan(*arena_, ctx_, config_, batch, mode, length_);
   params_ = view_parameters(config_, store.compute_params());
   if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
   if (training_) grads_ = view_parameters(config_, store.gradients());
 }
 
-std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode) {
+std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
+                                          int64_t length) {
   validate(config);
-  return measure(ctx, config, batch, mode).items();
+  return measure(ctx, config, batch, mode, length_of(config, length)).items();
+}
+
+void Gpt::set_attention(LayerAttention attention) {
+  require(!training_, "set_attention: the model was made for training");
+  attention_ = std::move(attention);
 }
 
 void Gpt::zero_gradients() {
@@ -104,8 +118,8 @@ AttentionDraw Gpt::draw(const Batch& batch, int64_t layer) const {
 }
 
 void Gpt::forward(const Batch& batch, bool gradients) {
-  require_tensor(batch.ids, "forward", "ids", DType::kI32, {batch_, config_.sequence_length});
-  require_tensor(batch.targets, "forward", "targets", DType::kI32, {batch_, config_.sequence_length});
+  require_tensor(batch.ids, "forward", "ids", DType::kI32, {batch_, length_});
+  require_tensor(batch.targets, "forward", "targets", DType::kI32, {batch_, length_});
   require(!acts_.blocks.empty(), "forward: the model was made for decoding only");
   require(!gradients || training_, "forward: gradients asked of a model made for evaluation");
   const auto about_to_use = [&](size_t group) {
@@ -119,7 +133,9 @@ void Gpt::forward(const Batch& batch, bool gradients) {
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
     const auto l = static_cast<size_t>(layer);
     about_to_use(l + 1);
-    block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip, draw(batch, layer));
+    std::function<void()> attend;
+    if (attention_) attend = [&, layer] { attention_(layer, acts_.blocks[l], batch); };
+    block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip, draw(batch, layer), attend);
     x = acts_.blocks[l].residual_mid;
     skip = acts_.branch;
   }
@@ -143,7 +159,7 @@ void Gpt::head(const Batch& batch, bool gradients) {
     if (gradients)
       matmul_backward(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), dhead, {}, logits, rows, params_.head());
   }
-  const int64_t counted = batch.rows > 0 ? batch.rows * config_.sequence_length : N;
+  const int64_t counted = batch.rows > 0 ? batch.rows * length_ : N;
   add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, counted);
   tokens_ += counted;
 }

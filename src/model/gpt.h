@@ -1,6 +1,7 @@
 // A GPT: forward and backward over one micro-batch at a time. Owns activations; parameters and gradients are those of a
 // store.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -40,6 +41,9 @@ class GptObserver {
   virtual void before_attention_backward() = 0;
 };
 
+// Fills a.attention of a layer from a.qkv and a.shared_keys, on the context's stream, where a.segments are built.
+using LayerAttention = std::function<void(int64_t layer, const BlockActivations& a, const Batch& batch)>;
+
 class Gpt {
  public:
   enum class Mode {
@@ -49,16 +53,20 @@ class Gpt {
   };
 
   // Throws Error if config is invalid or memory does not suffice. The store, of the same config, must outlive the
-  // model; for kTraining it must be one for training. batch: sequences of a micro-batch. seed: of the random numbers of
-  // attention.
-  Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode);
+  // model; for kTraining it must be one for training. batch: sequences of a micro-batch, T tokens each. seed: of the
+  // random numbers of attention. length: T, if it is not config.sequence_length, which is then the most there can be.
+  Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length = 0);
 
   // Bytes of activations by name, without allocating anything.
-  static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode);
+  static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
+                                              int64_t length = 0);
 
   const std::vector<Arena::Item>& memory() const { return arena_->items(); }  // what was allocated
 
   void set_observer(GptObserver* observer) { observer_ = observer; }  // null: none. Must outlive its use
+
+  // What forward() calls in place of attention; empty: nothing. Not for training.
+  void set_attention(LayerAttention attention);
 
   // Adds the micro-batch's losses to the sums. With gradients, the head's backward pass runs here too (logits are kept
   // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
@@ -90,11 +98,12 @@ class Gpt {
   ParameterStore& store_;
   Context& ctx_;
   GptConfig config_;
-  int64_t batch_;
+  int64_t batch_, length_;
   uint64_t seed_;
   bool training_;
   std::unique_ptr<Arena> arena_;
   GptObserver* observer_ = nullptr;
+  LayerAttention attention_;
   int64_t tokens_ = 0;  // in the loss sums
   GptParams params_, grads_;
   Activations acts_;

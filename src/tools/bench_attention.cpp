@@ -2,32 +2,24 @@
 
 #include <algorithm>
 #include <iostream>
+#include <numeric>
 #include <optional>
 
 #include "core/human.h"
 #include "core/program.h"
 #include "core/rng.h"
 #include "core/signals.h"
+#include "data/table_file.h"
 #include "kernels/attention/attention.h"
 #include "kernels/random.h"
-#include "tools/bench_file.h"
 #include "tools/bench_timer.h"
 #include "train/machine.h"
 
 namespace scfa {
 
-double count_pairs(Context& ctx, const Segments& s) {
-  const int64_t heads = s.q_index.size(0) * s.q_index.size(1), T = s.q_index.size(2), S = s.count();
-  std::vector<int32_t> begins(static_cast<size_t>(heads * (S + 1))), ends(static_cast<size_t>(heads * T)),
-      firsts(ends.size());
-  ctx.copy(Tensor(begins.data(), DType::kI32, Device::kCpu, {heads * (S + 1)}), s.q_begin);
-  ctx.copy(Tensor(ends.data(), DType::kI32, Device::kCpu, {heads * T}), s.end_key);
-  if (s.has_ranges()) ctx.copy(Tensor(firsts.data(), DType::kI32, Device::kCpu, {heads * T}), s.begin_key);
-  double pairs = 0;
-  for (int64_t head = 0; head < heads; ++head)
-    for (int32_t i = 0; i < begins[static_cast<size_t>(head * (S + 1) + S)]; ++i)
-      pairs += ends[static_cast<size_t>(head * T + i)] - firsts[static_cast<size_t>(head * T + i)];
-  return pairs;
+double all_pairs(Context& ctx, std::span<const Segments> relations) {
+  const std::vector<double> of_head = count_pairs(ctx, relations, relations[0].q_index.size(0));
+  return std::accumulate(of_head.begin(), of_head.end(), 0.0);
 }
 
 namespace {
@@ -171,15 +163,13 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     forward.push_back(times[1]);
     backward.push_back(times[2]);
   }
-  double pairs = 0;
-  for (const Segments& each : w.layer.relations) pairs += count_pairs(ctx, each);
-  return {median(prepare), median(forward), median(backward), pairs};
+  return {median(prepare), median(forward), median(backward), all_pairs(ctx, w.layer.relations)};
 }
 
 void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
                      const std::vector<std::string>& names, const std::string& csv) {
   const std::vector<Row> rows = chosen_rows(names, shape.problem.shape);
-  std::optional<BenchFile> file;
+  std::optional<TableFile> file;
   if (!csv.empty()) {
     file.emplace(csv);
     file->append("system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu\n");

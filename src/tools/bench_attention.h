@@ -1,5 +1,6 @@
 // Times of attention by pattern: preparation (projections, normalising, hash, sort), forward and backward.
 #pragma once
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ struct AttentionTimes {  // milliseconds, medians
 // Each run has other random data and starts from cold caches.
 AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& settings, int repeats);
 
-double count_pairs(Context& ctx, const Segments& segments);  // of queries and keys they see
+double all_pairs(Context& ctx, std::span<const Segments> relations);  // of queries and keys they see, over all heads
 
 // Runs the rows of the table with these names (none: all that the shape can have) at each length, prints it and, if csv
 // is not empty, writes it there too.

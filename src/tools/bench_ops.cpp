@@ -276,7 +276,7 @@ OpCase attention_forward_case(Context& ctx, Operands& o, const OpShape& s) {
           .reads = {h.q, h.k, h.v},
           .writes = {h.out, h.lse},
           .run = [=, &ctx] { h.forward(ctx); },
-          .flops = o.real() ? 4.0 * count_pairs(ctx, h.layer.relations[0]) * static_cast<double>(s.head_dim) : 0};
+          .flops = o.real() ? 4.0 * all_pairs(ctx, h.layer.relations) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -285,7 +285,7 @@ OpCase attention_backward_case(Context& ctx, Operands& o, const OpShape& s) {
           .reads = {h.q, h.k, h.v, h.out, h.dout, h.lse},
           .writes = {h.dq, h.dk, h.dv},
           .run = [=, &ctx] { h.backward(ctx); },
-          .flops = o.real() ? 10.0 * count_pairs(ctx, h.layer.relations[0]) * static_cast<double>(s.head_dim) : 0};
+          .flops = o.real() ? 10.0 * all_pairs(ctx, h.layer.relations) * static_cast<double>(s.head_dim) : 0};
 }
 
 OpCase attention_decode_case(Context& ctx, Operands& o, const OpShape& s) {

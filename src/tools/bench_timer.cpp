@@ -65,13 +65,6 @@ void CacheFlush::operator()() const {
     std::memset(buffer_.data(), 1, buffer_.bytes());
 }
 
-void check_fits(const Context& ctx, const std::string& what, int64_t bytes) {
-  const int64_t free = ctx.on_gpu() ? gpu::free_memory() : available_memory();
-  const bool known = ctx.on_gpu() || free > 0;
-  require(!known || bytes <= free, what, ": needs ", format_bytes(bytes),
-          ctx.on_gpu() ? " of GPU memory" : " of memory", ", and ", format_bytes(free), " are free");
-}
-
 double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::function<void()>& op) {
   op();
   std::vector<double> times;

@@ -43,9 +43,6 @@ class CacheFlush {
 // Interrupted once a signal asked to stop.
 double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::function<void()>& op);
 
-// Throws Error saying what needs more memory than is free.
-void check_fits(const Context& ctx, const std::string& what, int64_t bytes);
-
 struct Peaks {
   double copy;     // bytes a second, read and written, of a large copy
   double product;  // FLOP/s of a large matrix product in the device's type

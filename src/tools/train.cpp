@@ -22,13 +22,6 @@ constexpr const char* kUsage =
     "       mpirun -n N train --config FILE [--KEY VALUE ...]\n"
     "       train --resume runs/NAME [--KEY VALUE ...]\n";
 
-std::string keys_text() {
-  std::string text = "\nKeys (type, default):\n";
-  for (const FieldDoc& doc : config_docs())
-    text += "  --" + doc.key + "  (" + doc.type + ", " + doc.default_text + ")\n      " + doc.meaning + "\n";
-  return text + "  --attention  (JSON)\n      one pattern for all layers, or a list with one a layer\n";
-}
-
 CommandLine make_command_line() {
   CommandLine line("train", kUsage);
   line.add_option("config", "what to train; configs/ holds examples", "FILE");
@@ -42,9 +35,7 @@ CommandLine make_command_line() {
   line.add_flag("share-gpu",
                 "let several ranks use one GPU: for testing runs of many ranks on few GPUs, which is slow");
   line.add_flag("print-config-docs", "print docs/configuration.md");
-  line.set_footer(keys_text());
-  line.add_hidden_option("attention");
-  for (const FieldDoc& doc : config_docs()) line.add_hidden_option(doc.key);
+  add_config_options(line);
   return line;
 }
 

@@ -26,6 +26,17 @@ std::vector<FieldDoc> config_docs() {
   return docs;
 }
 
+void add_config_options(CommandLine& line, const std::string& section) {
+  std::string text = "\nKeys (type, default):\n";
+  for (const FieldDoc& doc : config_docs()) {
+    if (!section.empty() && !doc.key.starts_with(section + ".")) continue;
+    text += "  --" + doc.key + "  (" + doc.type + ", " + doc.default_text + ")\n      " + doc.meaning + "\n";
+    line.add_hidden_option(doc.key);
+  }
+  line.add_hidden_option("attention");
+  line.set_footer(text + "  --attention  (JSON)\n      one pattern for all layers, or a list with one a layer\n");
+}
+
 std::string config_markdown() {
   std::string text =
       "# Configuration\n\n"

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/command_line.h"
 #include "train/config.h"
 
 namespace scfa {
@@ -24,6 +25,8 @@ struct FieldDoc {
   std::string key, type, default_text, meaning;
 };
 std::vector<FieldDoc> config_docs();
+// Options for all keys, or for those of a section, with "attention" for JSON, and the list of them below --help's.
+void add_config_options(CommandLine& line, const std::string& section = "");
 std::string config_markdown();
 
 // Keys whose values differ: (key, value in a, value in b) as JSON text.

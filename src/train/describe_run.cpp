@@ -21,10 +21,6 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   const int64_t windows = count_windows(train_set, config.model.sequence_length);
   require(windows > 0, config.data.directory, ": its training split of ", train_set.tokens(),
           " tokens is shorter than one window of ", config.model.sequence_length, "; lower model.sequence_length");
-  std::string attention;
-  for (const HeadPatterns& patterns : config.model.attention)
-    attention += (attention.empty() ? "" : " | ") + describe(patterns);
-  if (config.model.documents) attention += ", documents apart";
   const std::string heads = concat(config.model.n_head, " heads",
                                    config.model.kv_heads() < config.model.n_head
                                        ? concat(" (", config.model.kv_heads(), " of keys and values)")
@@ -39,7 +35,7 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   }
   console.line(fmt::format("model: {} parameters, {} layers, {}, width {}, {} tokens a sequence; attention {}",
                            format_count(static_cast<double>(table.count)), config.model.n_layer, heads,
-                           config.model.n_embd, config.model.sequence_length, attention));
+                           config.model.n_embd, config.model.sequence_length, describe_patterns(config.model)));
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
                            evaluator.windows(), evaluator.available()));

@@ -60,8 +60,7 @@ void Evaluator::run_batch(Gpt& model, Feeder& feeder, int64_t begin) {
   samples_.resize(static_cast<size_t>(batch_));
   for (int64_t b = 0; b < batch_; ++b) {  // rows past the last window repeat it and do not count
     const int64_t index = std::min(begin + b, windows_ - 1);
-    read_window(set_, index * available_ / windows_, length_, inputs_.data() + b * length_,
-                targets_.data() + b * length_);
+    read_window(set_, window(index), length_, inputs_.data() + b * length_, targets_.data() + b * length_);
     samples_[static_cast<size_t>(b)] = static_cast<uint32_t>(index);
   }
   Batch batch = feeder.put(inputs_, targets_, samples_);
@@ -76,8 +75,8 @@ double Evaluator::probe(Gpt& model, Feeder& feeder) {
   return sums.loss / static_cast<double>(sums.tokens);
 }
 
-Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks,
-                          const std::function<void(double)>& progress) {
+Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks, const std::function<void(double)>& progress,
+                          const std::function<void(int64_t)>& after_batch) {
   const std::vector<BlockActivations>& blocks = model.activations().blocks;
   const int64_t batches = (windows_ + batch_ - 1) / batch_;
   Evaluation mine;
@@ -89,9 +88,10 @@ Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks,
     const int64_t begin = (round + rank) * batch_;
     run_batch(model, feeder, begin);
     mine.batches[static_cast<size_t>(round + rank)] = model.take_losses();
+    const int64_t sequences = std::min(batch_, windows_ - begin);
     for (size_t layer = 0; layer < blocks.size(); ++layer)
-      add_balance(model.context(), mine.balance[layer], blocks[layer].segments.relations,
-                  std::min(batch_, windows_ - begin));
+      add_balance(model.context(), mine.balance[layer], blocks[layer].segments.relations, sequences);
+    if (after_batch) after_batch(sequences);
   }
   return mine;
 }

@@ -39,11 +39,14 @@ class Evaluator {
   double probe(Gpt& model, Feeder& feeder);
 
   // This rank's share of the batches: every ranks-th, from its rank on; what the others have is zero until merge().
-  // progress(share) is called on every rank before each round of batches and may throw to stop.
-  Evaluation run(Gpt& model, Feeder& feeder, int rank, int ranks, const std::function<void(double)>& progress);
+  // progress(share) is called on every rank before each round of batches and may throw to stop. after_batch(sequences),
+  // if given, while the model's activations are those of a batch, of whose sequences the first count.
+  Evaluation run(Gpt& model, Feeder& feeder, int rank, int ranks, const std::function<void(double)>& progress,
+                 const std::function<void(int64_t)>& after_batch = {});
 
   int64_t windows() const { return windows_; }
-  int64_t available() const { return available_; }  // windows of the split
+  int64_t available() const { return available_; }                       // windows of the split
+  int64_t window(int64_t i) const { return i * available_ / windows_; }  // of those, the i-th that is used
 
  private:
   void run_batch(Gpt& model, Feeder& feeder, int64_t begin);

@@ -96,6 +96,13 @@ int64_t available_memory() {
   return available;
 }
 
+void check_fits(const Context& ctx, const std::string& what, int64_t bytes) {
+  const int64_t free = ctx.on_gpu() ? gpu::free_memory() : available_memory();
+  const bool known = ctx.on_gpu() || free > 0;
+  require(!known || bytes <= free, what, ": needs ", format_bytes(bytes),
+          ctx.on_gpu() ? " of GPU memory" : " of memory", ", and ", format_bytes(free), " are free");
+}
+
 void require_blas_memory(int64_t beside) {
   constexpr size_t kThread = size_t{136} << 20;  // stack and malloc's arena
   const auto threads = static_cast<size_t>(omp_get_max_threads());

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/tensor.h"
+#include "core/context.h"
 
 namespace scfa {
 
@@ -27,6 +27,8 @@ double peak_flops(Device device);  // the same of the device of this rank; 0 for
 // Bytes that could be allocated now, within the limits of the container and of the process (ulimit -v) if there are
 // any.
 int64_t available_memory();
+// Throws Error saying what needs more memory of the context's device than is free.
+void check_fits(const Context& ctx, const std::string& what, int64_t bytes);
 // Throws Error unless there is address space for `beside` bytes and for what OpenBLAS and OpenMP take at the first
 // product: OpenBLAS would ask for it for ever.
 void require_blas_memory(int64_t beside);

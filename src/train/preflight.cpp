@@ -19,12 +19,6 @@ namespace scfa {
 
 namespace {
 
-int64_t total(const std::vector<Arena::Item>& items) {
-  int64_t bytes = 0;
-  for (const Arena::Item& item : items) bytes += item.bytes;
-  return bytes;
-}
-
 // Of the last rank, which has the largest part.
 std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks) {
   const ParameterTable table(config.model);
@@ -51,6 +45,12 @@ bool harmless(const std::string& key) {
 
 }  // namespace
 
+int64_t total_bytes(const std::vector<Arena::Item>& items) {
+  int64_t bytes = 0;
+  for (const Arena::Item& item : items) bytes += item.bytes;
+  return bytes;
+}
+
 TokenSet open_split(const Config& config, Split split) {
   const std::string& directory = config.data.directory;
   const std::string command = config.data.prepare.empty()
@@ -76,21 +76,21 @@ Config complete(Config config, const TokenSet& set, Device device) {
 void check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
   const std::vector<Arena::Item> items = memory_plan(ctx, config, config.train.micro_batch_size, ranks);
   std::string text = concat("memory", ranks > 1 ? concat(" of each of ", ranks, " ranks") : "", ": ") +
-                     format_bytes(total(items)) + " (";
+                     format_bytes(total_bytes(items)) + " (";
   for (size_t i = 0; i < items.size(); ++i)
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
   console.line(text + ")");
   const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
-  if (available == 0 || total(items) <= available) {
-    if (!ctx.on_gpu()) require_blas_memory(total(items));
+  if (available == 0 || total_bytes(items) <= available) {
+    if (!ctx.on_gpu()) require_blas_memory(total_bytes(items));
     return;
   }
   int64_t fits = config.train.micro_batch_size - 1;
-  while (fits > 0 &&
-         (config.train.batch_size % (fits * ranks) != 0 || total(memory_plan(ctx, config, fits, ranks)) > available))
+  while (fits > 0 && (config.train.batch_size % (fits * ranks) != 0 ||
+                      total_bytes(memory_plan(ctx, config, fits, ranks)) > available))
     --fits;
   fail(
-      "memory: ", format_bytes(total(items)), " are needed and ", format_bytes(available), " are available",
+      "memory: ", format_bytes(total_bytes(items)), " are needed and ", format_bytes(available), " are available",
       ctx.on_gpu() ? " on the GPU; " : "; ",
       fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
 }
@@ -119,11 +119,15 @@ std::string data_fingerprint(const TokenSet& set) {
   return to_hex(checksum.value());
 }
 
+void check_tokenizer(const CheckpointState& state, const TokenSet& set) {
+  require(state.tokenizer == set.manifest().tokenizer, state.path, ": was trained on tokens of ", state.tokenizer,
+          ", but ", set.directory(), " holds tokens of ", set.manifest().tokenizer);
+}
+
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
                      int ranks, Console& console) {
   constexpr const char* kOther = ": the run will not be what it would have been without the stop";
-  require(state.tokenizer == set.manifest().tokenizer, state.path, ": was trained on tokens of ", state.tokenizer,
-          ", but ", config.data.directory, " holds tokens of ", set.manifest().tokenizer);
+  check_tokenizer(state, set);
   for (const Difference& d : differences(state.config, config)) {
     require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), state.path, ": was trained with ", d.key,
             " = ", d.a, ", not ", d.b);

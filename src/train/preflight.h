@@ -1,7 +1,9 @@
 // What is checked before a run takes memory or touches its folder.
 #pragma once
 #include <string>
+#include <vector>
 
+#include "core/arena.h"
 #include "data/token_file.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
@@ -16,6 +18,8 @@ TokenSet open_split(const Config& config, Split split);
 // device: what it will run on.
 Config complete(Config config, const TokenSet& set, Device device);
 
+int64_t total_bytes(const std::vector<Arena::Item>& items);  // of a memory plan
+
 // Prints the memory plan of a rank by name. Throws Error if it does not fit, with the micro-batch that would.
 void check_memory(const Context& ctx, const Config& config, int ranks, Console& console);
 
@@ -25,6 +29,9 @@ void verify_data(const Config& config, const TokenSet& train_set, const TokenSet
 
 // One number for the training tokens of a set, from the checksums of its shards.
 std::string data_fingerprint(const TokenSet& set);
+
+// Throws Error unless the set's tokens are of the checkpoint's tokenizer.
+void check_tokenizer(const CheckpointState& state, const TokenSet& set);
 
 // Whether config may go on from a checkpoint. Throws Error if that is of another model or tokenizer; warns of whatever
 // else will make the run another one than it would have been without the stop.

@@ -72,12 +72,12 @@ TEST(RunProgram, WhatASignalInterruptedExitsWithItsCode) {
 }
 
 // Programs that print something and do nothing else.
-const std::vector<std::vector<std::string>> kTalkers = {{"train", "--help"},    {"train", "--print-config-docs"},
-                                                        {"generate", "--help"}, {"generate", "--version"},
-                                                        {"bench", "--help"},    {"bench", "op"},
-                                                        {"inspect", "-h"},      {"inspect", "--version"}};
+const std::vector<std::vector<std::string>> kTalkers = {
+    {"train", "--help"},    {"train", "--print-config-docs"}, {"generate", "--help"}, {"generate", "--version"},
+    {"evaluate", "--help"}, {"evaluate", "--version"},        {"bench", "--help"},    {"bench", "op"},
+    {"inspect", "-h"},      {"inspect", "--version"}};
 
-const std::vector<std::string> kPrograms = {"train", "prepare_data", "generate", "bench", "inspect"};
+const std::vector<std::string> kPrograms = {"train", "prepare_data", "generate", "evaluate", "bench", "inspect"};
 
 TEST(EveryProgram, NamesTheWordThatItDoesNotUnderstand) {
   for (const std::string& program : kPrograms)

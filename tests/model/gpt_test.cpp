@@ -8,6 +8,8 @@
 
 #include "core/rng.h"
 #include "kernels/attention/attention.h"
+#include "support/compare.h"
+#include "support/expect_error.h"
 #include "support/small_model.h"
 
 namespace scfa {
@@ -162,6 +164,34 @@ TEST(Gpt, RowsLimitsWhatCounts) {
   const LossSums alone = test::run(one, single, false);
   EXPECT_EQ(first.tokens, c.sequence_length);
   EXPECT_NEAR(first.loss, alone.loss, 1e-4);
+}
+
+// A model for shorter sequences than its config's, of the same parameters.
+TEST(Gpt, ShorterSequencesAreTheBeginningOfLongOnes) {
+  Context ctx;
+  for (const char* positions : {"learned", "rotary"}) {
+    GptConfig c = small_config("hash");
+    c.positions = positions;
+    ParameterStore store(ctx, c, {});
+    store.init(1);
+    const int64_t n = 12;
+    Gpt whole(store, c, 1, 1, Gpt::Mode::kEvaluation), part(store, c, 1, 1, Gpt::Mode::kEvaluation, n);
+    test::fill_large(whole);
+    const OwnedBatch owned(c, 1, 1);
+    Batch beginning = owned.batch;
+    beginning.ids = owned.batch.ids.narrow(1, 0, n);
+    beginning.targets = owned.batch.targets.narrow(1, 0, n);
+    test::run(whole, owned.batch, false);
+    EXPECT_EQ(test::run(part, beginning, false).tokens, n);
+    EXPECT_TRUE(test::close(part.activations().losses, test::values(whole.activations().losses.slice(0, n)), 1e-5));
+    EXPECT_THROW(part.forward(owned.batch, false), Error);
+    int64_t planned = 0, allocated = 0;
+    for (const Arena::Item& item : Gpt::memory_plan(ctx, c, 1, Gpt::Mode::kEvaluation, n)) planned += item.bytes;
+    for (const Arena::Item& item : part.memory()) allocated += item.bytes;
+    EXPECT_EQ(planned, allocated);
+    test::expect_error([&] { Gpt(store, c, 1, 1, Gpt::Mode::kEvaluation, c.sequence_length + 1); },
+                       {"model.sequence_length = 33", "not 34"});
+  }
 }
 
 TEST(Gpt, OneBucketAndNothingDroppedEqualDense) {

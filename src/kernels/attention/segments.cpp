@@ -70,29 +70,6 @@ void build_segments(Context& ctx, const Segments& segments, std::span<const Visi
   cpu::build_segments(ctx, segments, by_head, document_start);
 }
 
-namespace {
-
-// Of some sequences and each of their heads, as (sequences * H): the pairs of a query and a key that it sees.
-std::vector<double> count_visible(Context& ctx, const Segments& s, int64_t sequences,
-                                  const std::vector<int32_t>& q_begin) {
-  const int64_t H = s.q_begin.size(1), S = s.count(), T = s.q_segment.size(2), rows = sequences * H * T;
-  std::vector<int32_t> end(static_cast<size_t>(rows)), begin(s.has_ranges() ? end.size() : 0);
-  ctx.copy(Tensor(end.data(), DType::kI32, Device::kCpu, {rows}), s.end_key.slice(0, sequences).reshape({rows}));
-  if (s.has_ranges())
-    ctx.copy(Tensor(begin.data(), DType::kI32, Device::kCpu, {rows}), s.begin_key.slice(0, sequences).reshape({rows}));
-  std::vector<double> visible(static_cast<size_t>(sequences * H));
-  for (int64_t i = 0; i < sequences * H; ++i) {
-    const auto first = static_cast<size_t>(i * T);
-    const size_t behind = first + static_cast<size_t>(q_begin[static_cast<size_t>(i * (S + 1) + S)]);
-    int64_t pairs = 0;
-    for (size_t query = first; query < behind; ++query) pairs += end[query] - (begin.empty() ? 0 : begin[query]);
-    visible[static_cast<size_t>(i)] = static_cast<double>(pairs);
-  }
-  return visible;
-}
-
-}  // namespace
-
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
                  int64_t sequences) {
   const auto H = static_cast<int64_t>(of_head.size());
@@ -104,7 +81,6 @@ void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<c
     std::vector<int32_t> q(static_cast<size_t>(entries)), k(q.size());
     ctx.copy(Tensor(q.data(), DType::kI32, Device::kCpu, {entries}), s.q_begin.slice(0, sequences).reshape({entries}));
     ctx.copy(Tensor(k.data(), DType::kI32, Device::kCpu, {entries}), s.k_begin.slice(0, sequences).reshape({entries}));
-    const std::vector<double> visible = count_visible(ctx, s, sequences, q);
     const auto length = static_cast<double>(s.q_segment.size(2));
     for (int64_t i = 0; i < sequences * H; ++i) {
       const auto first = static_cast<size_t>(i * (S + 1));
@@ -115,14 +91,38 @@ void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<c
         most = std::max(most, queries / length);
       }
       of_head[static_cast<size_t>(i % H)].pairs += pairs / (length * length);
-      of_head[static_cast<size_t>(i % H)].visible += visible[static_cast<size_t>(i)] / (length * (length + 1) / 2);
     }
   }
+  const std::vector<double> visible = count_pairs(ctx, relations, sequences);
+  const auto length = static_cast<double>(relations[0].q_segment.size(2));
+  for (size_t h = 0; h < of_head.size(); ++h) of_head[h].visible += visible[h] / (length * (length + 1) / 2);
   for (int64_t i = 0; i < sequences * H; ++i) {
     SegmentBalance& head = of_head[static_cast<size_t>(i % H)];
     head.largest += largest[static_cast<size_t>(i)];
     ++head.sequences;
   }
+}
+
+std::vector<double> count_pairs(Context& ctx, std::span<const Segments> relations, int64_t sequences) {
+  std::vector<double> of_head;
+  for (const Segments& s : relations) {
+    const int64_t H = s.q_index.size(1), T = s.q_index.size(2), S = s.count(), rows = sequences * H;
+    require(sequences >= 0 && sequences <= s.q_index.size(0), "count_pairs: ", sequences, " sequences from ",
+            s.q_index.describe());
+    of_head.resize(static_cast<size_t>(H));
+    const auto on_host = [&](const Tensor& from, int64_t each) {
+      std::vector<int32_t> values(static_cast<size_t>(rows * each));
+      ctx.copy(Tensor(values.data(), DType::kI32, Device::kCpu, {rows * each}),
+               from.slice(0, sequences).reshape({rows * each}));
+      return values;
+    };
+    const std::vector<int32_t> begins = on_host(s.q_begin, S + 1), ends = on_host(s.end_key, T);
+    const std::vector<int32_t> firsts = s.has_ranges() ? on_host(s.begin_key, T) : std::vector<int32_t>(ends.size());
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = row * T; i < row * T + begins[static_cast<size_t>(row * (S + 1) + S)]; ++i)
+        of_head[static_cast<size_t>(row % H)] += ends[static_cast<size_t>(i)] - firsts[static_cast<size_t>(i)];
+  }
+  return of_head;
 }
 
 namespace cpu {

@@ -96,6 +96,10 @@ struct SegmentBalance {
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
                  int64_t sequences);
 
+// Pairs of a query and a key that it sees, by head (H), of the first `sequences` sequences of what build_segments made
+// of a layer's relations, on either device; a pair counts once for every relation in which it is seen. Waits for it.
+std::vector<double> count_pairs(Context& ctx, std::span<const Segments> relations, int64_t sequences);
+
 namespace cpu {
 void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,
                     ConstTensor document_start);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "support/compare.h"
+#include "support/formulas.h"
 #include "support/segment_cases.h"
 #include "support/visibility_cases.h"
 
@@ -286,6 +287,31 @@ TEST(Segments, BalanceOfSeveralRelations) {
   EXPECT_DOUBLE_EQ(balance[0].visible, 2 * 30 * 31.0 / (60 * 61));
   EXPECT_DOUBLE_EQ(balance[1].visible, 1 + balance[0].visible);
   EXPECT_EQ(balance[1].sequences, 1);
+}
+
+TEST(Segments, PairsAreThoseThatQueriesSee) {
+  Context ctx;
+  const int64_t B = 3, H = 3, T = 70, S = 4;
+  const std::vector<Visibility> by_head{{.heads = 1}, {.attend_self = false, .window = 9, .heads = 2}};
+  const auto plan = [&](Arena& arena) { return plan_segments(arena, B, H, T, 4, S, true); };
+  Arena measured(Device::kCpu);
+  plan(measured), plan(measured);
+  Arena arena(Device::kCpu, measured.used());
+  const std::vector<Segments> relations{plan(arena), plan(arena)};
+  for (const Segments& s : relations) {
+    const int64_t length = &s == relations.data() ? 3 : 5;
+    for (int64_t i = 0; i < B * H * T; ++i) {
+      s.q_segment.as<uint16_t>()[i] = i % 11 == 0 ? kNoSegment : static_cast<uint16_t>(i / length % S);
+      s.k_segment.as<uint16_t>()[i] = static_cast<uint16_t>(i / 3 % S);
+    }
+    build_segments(ctx, s, by_head);
+  }
+  const std::vector<uint8_t> seen = test::visibility(relations, by_head);
+  std::vector<double> want(H);
+  for (int64_t i = 0; i < 2 * H * T * T; ++i)
+    want[static_cast<size_t>(i / (T * T) % H)] += static_cast<double>(seen[static_cast<size_t>(i)]);
+  EXPECT_EQ(count_pairs(ctx, relations, 2), want);  // the third sequence does not count
+  EXPECT_TRUE(fails_naming([&] { count_pairs(ctx, relations, 4); }, {"count_pairs", "4 sequences"}));
 }
 
 TEST(Segments, WrongIdsAndShapesAreNamed) {

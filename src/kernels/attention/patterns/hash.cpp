@@ -1,11 +1,12 @@
 // The bucket of a random-projection hash, argmax over [xR, -xR]: Pagliardini et al. 2023, arXiv:2306.01160, section
 // 3.3. Each round hashes with directions of its own, and is a relation. Balanced buckets: hash_balance.h.
+#include "kernels/attention/patterns/hash.h"
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "kernels/attention/patterns/descriptor.h"
-#include "kernels/attention/patterns/hash.h"
 
 namespace scfa {
 

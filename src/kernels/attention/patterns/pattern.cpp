@@ -21,7 +21,7 @@ std::vector<std::string> pattern_names() {
 }
 
 bool attends_self(const AttentionPattern& pattern) {
-  return pattern.attend_self.value_or(descriptor_of(pattern).attend_self);
+  return pattern.near > 0 || pattern.attend_self.value_or(descriptor_of(pattern).attend_self);
 }
 
 Visibility visibility(const AttentionPattern& pattern, int64_t relation) {

@@ -9,12 +9,12 @@ namespace scfa {
 
 // Collects what is appended in a file beside its place, which commit() moves there, over one of that name. Without
 // commit() nothing is left. Every failure throws Error naming the file.
-class BenchFile {
+class TableFile {
  public:
-  explicit BenchFile(const std::string& path);
-  ~BenchFile();
-  BenchFile(const BenchFile&) = delete;
-  BenchFile& operator=(const BenchFile&) = delete;
+  explicit TableFile(const std::string& path);
+  ~TableFile();
+  TableFile(const TableFile&) = delete;
+  TableFile& operator=(const TableFile&) = delete;
 
   void append(const std::string& text);
   void commit();

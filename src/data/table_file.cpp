@@ -1,4 +1,4 @@
-#include "tools/bench_file.h"
+#include "data/table_file.h"
 
 #include <unistd.h>
 
@@ -13,7 +13,7 @@ namespace scfa {
 
 namespace fs = std::filesystem;
 
-BenchFile::BenchFile(const std::string& path) {
+TableFile::TableFile(const std::string& path) {
   std::error_code none;
   const fs::path target = fs::weakly_canonical(path, none);  // a link stays one
   path_ = target.empty() ? path : target.string();
@@ -22,15 +22,15 @@ BenchFile::BenchFile(const std::string& path) {
   file_ = std::make_unique<OutputFile>(partial_);
 }
 
-BenchFile::~BenchFile() {
+TableFile::~TableFile() {
   if (!partial_.empty()) ::unlink(partial_.c_str());
 }
 
-void BenchFile::append(const std::string& text) {
+void TableFile::append(const std::string& text) {
   file_->append(text.data(), text.size());
 }
 
-void BenchFile::commit() {
+void TableFile::commit() {
   file_->close();
   const bool renamed = std::rename(partial_.c_str(), path_.c_str()) == 0;
   require(renamed, path_, ": cannot be written: ", std::strerror(errno));

@@ -1,0 +1,67 @@
+// What a checkpoint makes of a prepared set, with the patterns it was trained with or others in their place: loss by
+// position, what patterns leave of dense attention (model/recall.h), and what tokens far back are worth.
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/manifest.h"
+#include "model/recall.h"
+#include "train/config.h"
+#include "train/evaluate.h"
+
+namespace scfa {
+
+struct CheckpointEvaluationOptions {
+  std::string checkpoint{};  // a checkpoint, or a run: its newest
+  std::string data{};        // a prepared set; empty: the one that the checkpoint's config names
+  Split split = Split::kVal;
+  std::optional<int64_t> windows{};  // of T tokens, spread evenly; 0: all; by default eval.windows of the config
+  std::optional<int64_t> batch{};    // sequences at a time; by default train.micro_batch_size of the config
+  // Keys "attention" and "attention.NAME" with their values, as of override_config. Keys that are not given stay as the
+  // checkpoint was trained.
+  std::vector<std::pair<std::string, std::string>> attention{};
+  bool recall = false;
+  int64_t short_context = 0;    // N, even, up to T; 0: without
+  std::string device = "auto";  // as in a config
+  // progress(share, what is computed and the time left), before each batch; may be empty.
+  std::function<void(double, const std::string&)> progress{};
+};
+
+struct PositionRange {
+  int64_t first = 0, last = 0;  // positions in the context
+  LossSums sums;
+};
+
+// The same tokens with all of their context, and at the end of windows of N tokens.
+struct ShortContextRange {
+  int64_t first = 0, last = 0;
+  LossSums full, truncated;
+};
+
+struct CheckpointEvaluation {
+  std::string checkpoint;  // its path
+  int64_t step = 0;
+  Config trained, config;    // as it was trained; with the patterns of this evaluation
+  std::string data, device;  // the set's folder; the device's name
+  Split split = Split::kVal;
+  int64_t windows = 0, available = 0;
+  Evaluation losses;                     // as training evaluates: on the same windows the same loss, to the bit
+  std::vector<PositionRange> positions;  // 0-63, 64-127, 128-255, ...: together all tokens
+  // With recall:
+  std::optional<LossSums> dense;                // with the dense attention that recall is measured on
+  std::vector<std::vector<HeadRecall>> recall;  // by layer and head
+  // With short_context N, ranges as above from position N / 2 on: windows of N tokens begin every N / 2 tokens, and the
+  // second half of each counts. What no second half covers at the end of T is left out.
+  std::vector<ShortContextRange> short_context;
+  ShortContextRange short_context_total() const;
+};
+
+// Deterministic. Throws Error naming what does not go together: a checkpoint or a set that is not there or broken,
+// another tokenizer, patterns that the model cannot have, a split shorter than a window, too little memory; where the
+// loss is not finite; Interrupted once a signal asked to stop.
+CheckpointEvaluation evaluate_checkpoint(const CheckpointEvaluationOptions& options);
+
+}  // namespace scfa
