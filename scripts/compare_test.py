@@ -181,8 +181,11 @@ def check_gpus(fixture):
     check("the third waits", "end" in [event[0] for event in events[:ends]], True)
     code, stdout, _ = fixture.run("gpus", *words, configs=configs)
     check("goes on", (code, stdout.count("going on from its checkpoint")), (0, 1))
-    code, stdout, _ = fixture.run("timed", "--seconds", "10", "--seeds", "1", "--timing-steps", "8", "--gpus", "0,1")
-    check("timing runs", (code, stdout.count("in 8 steps on GPU 5"), stdout.count("in 8 steps on GPU 7")), (0, 1, 1))
+    code, stdout, stderr = fixture.run("timed", "--seconds", "10", "--seeds", "1", "--timing-steps", "8", "--gpus", "0,1",
+                                       configs=("dense", "weak", "hash"))
+    check("timing runs", [f"in 8 steps on GPU {gpu}" in stdout for gpu in "57"], [True, True])
+    check("one that fails", (code, stderr.count("weak: measuring its speed failed: train: no more memory")), (1, 1))
+    check("the others are made", {row["config"] for row in fixture.rows("timed")}, {"dense", "hash"})
     fixture.run("one", *words[:-2])
     check("without --gpus", {tuple(event[2:]) for event in fixture.events("one") if event[0] == "begin"}, {("5,7", "-")})
 
