@@ -5,6 +5,8 @@ import pathlib
 import re
 import sys
 
+from compare_report import describe_pattern
+
 RESERVED = {"name", "runs", "seed", "data.directory", "train.steps"}
 BUDGETS = ("tokens", "seconds")
 
@@ -52,21 +54,35 @@ def read_json_with_comments(file):
     return json.loads(re.sub(strings_or_comments, lambda m: m[1] or " ", text, flags=re.DOTALL))
 
 
-def tokens_per_step(name, entry, common):
-    """From the config and its overrides; other keys are left to ./train."""
+def pattern_of(attention, given):
+    """The attention of a config in words, or "" if ./train will refuse it."""
+    try:
+        for key, value in given.items():
+            first, _, rest = key.partition(".")
+            if first == "attention":
+                value = json.loads(value) if re.match(r"[\[{\d]", value) else value
+                attention = {**attention, rest: value} if rest else value
+        return describe_pattern(attention)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+
+
+def describe_config(name, entry, common):
+    """Adds what follows from the config and its overrides; other keys are left to ./train."""
     try:
         config = read_json_with_comments(entry["file"])
     except OSError as error:
         fail(f"{name}: {entry['file']}: {error.strerror}")
     except ValueError as error:
         fail(f"{name}: {entry['file']}: is not JSON: {error}")
-    given, product = dict(map(tuple, [*common, *entry["overrides"]])), 1
+    given, numbers = dict(map(tuple, [*common, *entry["overrides"]])), []
     for section, key, default in (("train", "batch_size", 8), ("model", "sequence_length", 1024)):
         value = given.get(f"{section}.{key}", config.get(section, {}).get(key, default))
         if not re.fullmatch(r"[1-9]\d*", str(value)):
             fail(f"{name}: {section}.{key}: must be a whole number of at least 1, not {value}")
-        product *= int(value)
-    return product
+        numbers.append(int(value))
+    entry["tokens_per_step"], entry["sequence_length"] = numbers[0] * numbers[1], numbers[1]
+    entry["pattern"] = pattern_of(config.get("attention", {}), given)
 
 
 def make_plan(args):
@@ -77,15 +93,26 @@ def make_plan(args):
     for name, entry in configs:
         if name in plan["configs"]:
             fail(f"{name}: is there twice; give each config a name of its own")
-        entry["tokens_per_step"] = tokens_per_step(name, entry, plan["set"])
+        describe_config(name, entry, plan["set"])
         entry["sha256"] = hashlib.sha256(pathlib.Path(entry["file"]).read_bytes()).hexdigest()
         plan["configs"][name] = entry
         if plan["tokens"] and plan["tokens"] < entry["tokens_per_step"]:
             fail(f"--tokens: {plan['tokens']} is less than the {entry['tokens_per_step']} tokens of one step of {name}")
-    plan["baseline"] = args.baseline or ("dense" if "dense" in plan["configs"] else configs[0][0])
-    if plan["baseline"] not in plan["configs"]:
-        fail(f"--baseline: {plan['baseline']} is not one of {', '.join(plan['configs'])}")
     return plan
+
+
+def choose_baseline(plan, wanted):
+    """The name, or what names begin with."""
+    names = list(plan["configs"])
+    baseline = wanted or ("dense" if any(name.startswith("dense") for name in names) else names[0])
+    if not any(name.startswith(baseline) for name in names):
+        fail(f"--baseline: no config has the name {baseline}, or one that begins so: {', '.join(names)}")
+    return baseline
+
+
+def baseline_of(names, baseline):
+    """Of the configs of one sequence length, the one with that name, or the first whose name begins so."""
+    return baseline if baseline in names else next((name for name in names if name.startswith(baseline)), None)
 
 
 def read_plan(file):
@@ -112,7 +139,7 @@ def join_plans(plan, earlier, file):
             if entry[key] != known[key]:
                 what = f"another text of {known['file']}" if key == "sha256" else f"{key} {known[key]}, not {entry[key]}"
                 fail(f"{file}: {name} was made with {what}{other}")
-        plan["configs"][name] = {**known, "file": entry["file"]}
+        plan["configs"][name] = {**known, **entry}
     plan["configs"] = {**earlier["configs"], **plan["configs"]}
     plan["seeds"] = list(dict.fromkeys(earlier["seeds"] + plan["seeds"]))
     return plan
@@ -134,3 +161,33 @@ def steps_of(plan, budget, config):
     if budget == "tokens":
         return max(1, round(plan["tokens"] / entry["tokens_per_step"]))
     return max(1, round(plan["seconds"] / entry["timing"]["seconds_per_step"])) if "timing" in entry else None
+
+
+def longest_first(plan, jobs, steps_left):
+    """The jobs by expected seconds. Without speeds dense patterns and long sequences come first."""
+    entries = plan["configs"]
+    if all("timing" in entries[config] for _, config, *_ in jobs):
+        return sorted(jobs, key=lambda job: -steps_left(job) * entries[job[1]]["timing"]["seconds_per_step"])
+
+    def length(job):  # an entry of an earlier version may have neither
+        entry = entries[job[1]]
+        dense = re.search(r"\bdense\b(?! window)", entry.get("pattern", ""))
+        return bool(dense), entry.get("sequence_length", 0)
+    return sorted(jobs, key=length, reverse=True)
+
+
+def parse_gpus(text, visible, present):
+    """--gpus as values of CUDA_VISIBLE_DEVICES. visible: its value, or None; present: number of GPUs, None if not known."""
+    if not re.fullmatch(r"[1-9]\d{0,3}|\d{1,4}(,\d{1,4})+", text):
+        fail(f"--gpus: must be how many, as in 4, or which, as in 0,2,3, not {text}")
+    numbers = [int(number) for number in text.split(",")] if "," in text else list(range(int(text)))
+    if len(set(numbers)) < len(numbers):
+        fail(f"--gpus: {text} has a GPU twice")
+    if visible in ("", "-1"):  # GPUs are hidden on purpose
+        return [visible] * len(numbers)
+    names = visible.split(",") if visible else [str(i) for i in range(present or max(numbers) + 1)]
+    for number in numbers:
+        if number >= len(names):
+            reason = f"CUDA_VISIBLE_DEVICES is {visible}" if visible else f"nvidia-smi -L lists {present}"
+            fail(f"--gpus: there is no GPU {number}, counted from 0: {reason}")
+    return [names[number] for number in numbers]

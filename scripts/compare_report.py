@@ -69,6 +69,7 @@ class Run:
         headers = [(r.get("step", 0), r) for r in records if r["type"] in ("header", "resume")]
         evals = {r["step"]: r for r in records if r["type"] == "eval"}
         self.settings = headers[0][1]["config"]
+        self.length = self.settings["model"]["sequence_length"]
         self.rows, buckets, share = [], None, None
         for step, tokens, seconds, loss in self.points:
             buckets = mean_of(evals[step].get("effective_segments", [])) or buckets
@@ -145,8 +146,13 @@ def to_baseline(runs, baseline):
     return with_spread([s for s, _ in found], 1), with_spread([s / of for s, of in found], 3)
 
 
+def by_length(runs):
+    """{sequence length: runs}, as losses at different lengths are of other windows."""
+    return {length: [run for run in runs if run.length == length] for length in sorted({run.length for run in runs})}
+
+
 def table_text(runs, budget, baseline):
-    """A Markdown table of the runs of one budget, "tokens" or "seconds"."""
+    """A Markdown table of the runs of one budget, "tokens" or "seconds", and one sequence length."""
     columns = {"tokens": TOKENS, "seconds": SECONDS}
     least = {name: min(run.last[column] for run in runs) for name, column in columns.items()}
     other = "seconds" if budget == "tokens" else "tokens"
@@ -171,7 +177,7 @@ def table_text(runs, budget, baseline):
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     at = f"{least['seconds']:.1f} s" if other == "seconds" else f"{least['tokens']:,.0f} tokens"
-    return (f"Equal {budget}. Means over seeds, in brackets largest minus smallest; losses are of validation, seconds "
+    return (f"Equal {budget}, T = {runs[0].length:,}. Means over seeds, in brackets largest minus smallest; losses are of validation, seconds "
             f"are of training.\n~: between evaluations at {at}, where not every schedule has ended.\n\n"
             + "\n".join(lines) + "\n")
 
@@ -183,8 +189,17 @@ def mean_points(runs):
     return [tuple(statistics.fmean(points[step][i] for points in by_step) for i in range(4)) for step in steps]
 
 
+def plot_panel(axes, runs, column):
+    for index, name in enumerate(dict.fromkeys(run.config for run in runs)):
+        mine, color = [run for run in runs if run.config == name], f"C{index % 10}"
+        for points, style in [*((run.points, {"linewidth": 0.6, "alpha": 0.6}) for run in mine),
+                              (mean_points(mine), {"linewidth": 1.6, "marker": "o", "markersize": 3, "label": name})]:
+            points = [p for p in points if p[0] > 0]  # an untrained model would set the scale
+            axes.plot([p[column] for p in points], [p[LOSS] for p in points], color=color, **style)
+
+
 def plot(runs, path):
-    """Writes validation loss against seconds and against tokens. Returns a line that says what was done."""
+    """Writes validation loss against seconds and tokens, a row per sequence length. Returns a line that says so."""
     try:
         import matplotlib
     except ImportError:
@@ -193,19 +208,15 @@ def plot(runs, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
-    names = list(dict.fromkeys(run.config for run in runs))
-    for axes, column, label in zip(panels, (SECONDS, TOKENS), ("seconds of training", "tokens")):
-        for index, name in enumerate(names):
-            mine, color = [run for run in runs if run.config == name], f"C{index % 10}"
-            for points, style in [*((run.points, {"linewidth": 0.6, "alpha": 0.6}) for run in mine),
-                                  (mean_points(mine), {"linewidth": 1.6, "marker": "o", "markersize": 3, "label": name})]:
-                points = [p for p in points if p[0] > 0]  # an untrained model would set the scale
-                axes.plot([p[column] for p in points], [p[LOSS] for p in points], color=color, **style)
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("validation loss (nats per token)")
-    panels[0].legend()
+    lengths = by_length(runs)
+    figure, rows = plt.subplots(len(lengths), 2, figsize=(12, 5 * len(lengths)), sharey="row", squeeze=False)
+    for panels, (length, of_length) in zip(rows, lengths.items()):
+        for axes, column, label in zip(panels, (SECONDS, TOKENS), ("seconds of training", "tokens")):
+            plot_panel(axes, of_length, column)
+            axes.set_xlabel(label)
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel("validation loss (nats per token)" + (f", T = {length:,}" if len(lengths) > 1 else ""))
+        panels[0].legend()
     figure.tight_layout()
     partial = path.with_name(".partial-" + path.name)
     figure.savefig(partial, dpi=150)
@@ -214,11 +225,15 @@ def plot(runs, path):
     return f"wrote {path}"
 
 
-def write_report(out, sets, baseline, plots=True):
-    """Writes quality.csv, table.md and the plots of the finished runs. sets: {budget: (suffix of names, runs)}."""
+def write_report(out, sets, baselines, plots=True):
+    """Writes quality.csv, table.md and the plots of the finished runs.
+
+    sets: {budget: (suffix of names, runs)}. baselines: {sequence length: config, or None}.
+    """
     out = pathlib.Path(out)
     write_whole(out / "quality.csv", csv_text([run for _, runs in sets.values() for run in runs]))
-    tables = [table_text(runs, budget, baseline + suffix) for budget, (suffix, runs) in sets.items() if runs]
+    tables = [table_text(of_length, budget, (baselines.get(length) or "") + suffix)
+              for budget, (suffix, runs) in sets.items() for length, of_length in by_length(runs).items()]
     write_whole(out / "table.md", "\n".join(tables))
     lines = []
     for suffix, runs in sets.values() if plots else []:

@@ -1,5 +1,4 @@
 """The self-test of compare.py, on made-up run folders and with a made-up ./train in a temporary directory."""
-import csv
 import json
 import os
 import pathlib
@@ -9,67 +8,11 @@ import sys
 import tempfile
 import time
 
-import compare
 import compare_plan as plans
+import compare_progress as progress
 import compare_report as report
-
-SCRIPT = pathlib.Path(__file__).with_name("compare.py")
-
-# Stands for ./train: a step takes the config's `step_seconds`, the loss falls by its `rate`. It saves every 5 steps, ends
-# after `fail_after` steps once, waits in step 12 for a signal if `wait` is set, and saves and ends when one comes.
-TRAIN = '''
-import json, pathlib, re, signal, sys, time
-o, words = {}, sys.argv[1:]
-while words:
-    word = words.pop(0)
-    key, equals, value = word[2:].partition("=")
-    o[key] = value if equals else words.pop(0) if words and not words[0].startswith("--") else "true"
-c, steps = json.loads(pathlib.Path(o["config"]).read_text().split("\\n", 1)[1]), int(o.get("train.steps", 1000))
-if "bad.key" in o:
-    sys.exit("train: --bad.key: there is no such key")
-if "dry-run" in o:
-    sys.exit()
-folder = pathlib.Path(o["runs"], o["name"])
-folder.mkdir(parents=True, exist_ok=True)
-file, done, lines = folder / "metrics.jsonl", 0, []
-if "resume" in o:
-    done = max(int(x.name[-8:]) for x in folder.glob("checkpoint-*"))
-    lines = [l for l in file.read_text().splitlines() if json.loads(l).get("step", 0) <= done]
-config = {"seed": int(o["seed"]), "train": {"steps": steps, "batch_size": 2}, "data": {"order": "epoch"},
-          "model": {"sequence_length": 50}, "eval": {"windows": 4}, "attention": c["attention"]}
-lines.append(json.dumps({"type": "resume" if done else "header", "step": done, "commit": "abc", "config": config,
-                         "machine": {"gpu": {"name": "GPU X"}}}))
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-def write(**record):
-    lines.append(json.dumps(record))
-    file.write_text("\\n".join(lines) + "\\n")
-def evaluate(step):
-    more = {"effective_segments": [[2, 4], [None, 3]]} if c["attention"]["pattern"] == "hash" else {}
-    write(type="eval", step=step, loss=10 - step * c["rate"], seconds=5, share_of_pairs=c["share"], **more)
-def save(step):
-    (folder / f"checkpoint-{step:08d}").mkdir(exist_ok=True)
-    (folder / f"checkpoint-{step:08d}" / "checkpoint.xxh3").touch()
-for step in range(done + 1, steps + 1):
-    if step % 5 == 1 and not any(json.loads(l)["type"] == "eval" and json.loads(l)["step"] == step - 1 for l in lines):
-        evaluate(step - 1)
-    write(type="step", step=step, loss=1.0, tokens=step * 100, seconds=c["step_seconds"])
-    write(type="profile", step=step, seconds=1.0, attention=0.25, times={})
-    begun = time.monotonic()
-    while c.get("wait") and step == 12 and not stop and not done and time.monotonic() < begun + 60:
-        time.sleep(0.01)
-    if stop:
-        save(step)
-        sys.exit(143)
-    if step % 5 == 0:
-        save(step)
-    if step == c.get("fail_after") and not done:
-        sys.exit("train: no more memory")
-evaluate(steps)
-save(steps)
-print("trained")
-'''
-
+import compare_run as runs
+from compare_fixture import SCRIPT, Fixture
 
 def check(what, got, expected):
     if got != expected:
@@ -103,7 +46,7 @@ def check_words():
         file.write('// a "comment"\n{"url": "http://x/*no*/", /* one\nmore */ "a": "\\"//"}')
         file.flush()
         check("comments", plans.read_json_with_comments(file.name), {"url": "http://x/*no*/", "a": '"//'})
-    check("duration", [compare.duration(s) for s in (5, 125, 7500)], ["5 s", "2 min", "2 h 05 min"])
+    check("duration", [progress.duration(s) for s in (5, 125, 7500)], ["5 s", "2 min", "2 h 05 min"])
 
 
 def check_states(folder):
@@ -125,8 +68,8 @@ def check_states(folder):
         if checkpoint:
             (run / checkpoint).mkdir()
             (run / checkpoint / ("checkpoint.xxh3" if records is not None else "state.json")).touch()
-        check(f"state {number}", compare.state_of(run, 10), state)
-    check("other steps", failure_of(lambda: compare.state_of(folder / "state-7", 11)),
+        check(f"state {number}", runs.state_of(run, 10), state)
+    check("other steps", failure_of(lambda: runs.state_of(folder / "state-7", 11)),
           f"compare.py: {folder}/state-7: was made with train.steps 10, not 11; remove it, or use another --out")
 
 
@@ -136,32 +79,6 @@ def failure_of(work):
     except SystemExit as end:
         return end.code
     return "no error"
-
-
-class Fixture:
-    """A folder with a made-up ./train and configs for it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        (folder / "train.py").write_text(TRAIN, encoding="utf-8")
-        self.config("dense", rate=0.1, step_seconds=2.0, share=1, attention={"pattern": "dense"})
-        self.config("hash", rate=0.15, step_seconds=1.0, share=0.3, attention={"pattern": "hash", "buckets": 4})
-
-    def config(self, name, **values):
-        text = json.dumps({"train": {"batch_size": 2}, "model": {"sequence_length": 50}, **values})
-        (self.folder / f"{name}.json").write_text("// Of the test.\n" + text, encoding="utf-8")
-
-    def command(self, out, *words, configs=("dense", "hash")):
-        return [sys.executable, str(SCRIPT), "--data", "d", "--out", str(self.folder / out), "--train",
-                f"{sys.executable} {self.folder}/train.py", *words, *(f"{c}={self.folder}/{c}.json" for c in configs)]
-
-    def run(self, out, *words, **more):
-        done = subprocess.run(self.command(out, *words, **more), capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
-
-    def rows(self, out):
-        with open(self.folder / out / "quality.csv", encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
 
 
 def cells(stdout, config):
@@ -208,11 +125,8 @@ def check_cut_off(fixture):
     fixture.config("weak", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "dense"}, fail_after=7)
     fixture.config("slow", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "dense"}, wait=True)
     words, configs = ("--tokens", "2k", "--seeds", "1"), ("weak", "slow")
-    with subprocess.Popen(fixture.command("cut", *words, configs=configs), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
-        metrics, until = fixture.folder / "cut/runs/slow-s1/metrics.jsonl", time.monotonic() + 60
-        while time.monotonic() < until and not (metrics.exists() and '"step": 12,' in metrics.read_text(encoding="utf-8")):
-            time.sleep(0.05)
+    with fixture.start("cut", *words, configs=configs) as process:
+        fixture.wait_for(lambda: fixture.in_step("cut", "slow-s1", 12))
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate()
     check("the signal's exit code", process.returncode, 143)
@@ -221,6 +135,89 @@ def check_cut_off(fixture):
     for name in ("weak-s1", "slow-s1"):
         check(f"{name} goes on", f"{name}: 20 steps, going on from its checkpoint" in stdout, True)
     check("both are finished", (code, [r["step"] for r in fixture.rows("cut")]), (0, ["0", "5", "10", "15", "20"] * 2))
+
+
+def check_queue():
+    check("GPUs", [plans.parse_gpus(*words) for words in (("3", None, None), ("0,2", None, 4), ("0,2", "4,GPU-a,GPU-b", 8),
+                                                          ("2", "", 8))],
+          [["0", "1", "2"], ["0", "2"], ["4", "GPU-b"], ["", ""]])
+    for words, message in ((("0", None, None), "must be how many, as in 4, or which, as in 0,2,3, not 0"),
+                           (("1,1", None, None), "1,1 has a GPU twice"),
+                           (("4", None, 2), "there is no GPU 2, counted from 0: nvidia-smi -L lists 2"),
+                           (("0,1", "3", 8), "there is no GPU 1, counted from 0: CUDA_VISIBLE_DEVICES is 3")):
+        check("--gpus", failure_of(lambda words=words: plans.parse_gpus(*words)), f"compare.py: --gpus: {message}")
+    given = {"attention.pattern": "dense", "attention.window": "0"}
+    for attention, more, pattern in (({"pattern": "hash"}, given, "dense"), ([], given, ""),
+                                     ({}, {"attention": '[{"pattern":"drop"}]'}, "drop rate 0.5")):
+        check("pattern of a config", plans.pattern_of(attention, more), pattern)
+    patterns = {"a": ("hash 4 buckets", 50), "b": ("dense", 50), "c": ("dense window 8", 100), "d": ("drop | dense", 100)}
+    plan = {"configs": {name: {"pattern": pattern, "sequence_length": length, "tokens_per_step": 2}
+                        for name, (pattern, length) in patterns.items()}}
+    jobs, steps = [("tokens", name, 1, name) for name in "abcd"], {"a": 9, "b": 1, "c": 2, "d": 4}
+    check("simple order", "".join(job[1] for job in plans.longest_first(plan, jobs, None)), "dbca")
+    for seconds, entry in enumerate(plan["configs"].values(), 1):
+        entry["timing"] = {"seconds_per_step": seconds}
+    check("order by seconds", "".join(job[1] for job in plans.longest_first(plan, jobs, lambda job: steps[job[1]])), "dacb")
+    shown = progress.Progress(plan, 2)
+    for name in "dacb":  # 16 s on the first GPU, 9 + 6 + 2 s on the second
+        shown.expect(name, name, 2 * steps[name])
+    check("seconds left", shown.seconds_left(), 17.0)
+
+
+def check_gpus(fixture):
+    """Three runs on two GPUs: two at once, the longest first, and one that fails stops no other."""
+    fixture.config("both", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "dense"}, together=2)
+    fixture.config("weak", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "drop"}, fail_after=7)
+    words = ("--tokens", "1k", "--seeds", "1", "--gpus", "2")
+    configs = ("weak", "a=both.json", "b=both.json,model.sequence_length=100")
+    code, stdout, stderr = fixture.run("gpus", *words, configs=configs)
+    begun = [line.split()[1] for line in stdout.splitlines() if " steps on GPU " in line]
+    check("the longest first", begun, ["b-s1:", "a-s1:", "weak-s1:"])
+    check("exit code", (code, stderr.count("weak-s1: train: no more memory")), (1, 1))
+    check("the others are finished", {row["config"] for row in fixture.rows("gpus")}, {"a", "b"})
+    events, threads = fixture.events("gpus"), str(max(1, len(os.sched_getaffinity(0)) // 2))
+    check("two begin before one ends", sorted(events[:2]), [["begin", "a-s1", "7", threads], ["begin", "b-s1", "5", threads]])
+    ends = [event[:2] for event in events].index(["begin", "weak-s1"])
+    check("the third waits", "end" in [event[0] for event in events[:ends]], True)
+    code, stdout, _ = fixture.run("gpus", *words, configs=configs)
+    check("goes on", (code, stdout.count("going on from its checkpoint")), (0, 1))
+    code, stdout, stderr = fixture.run("timed", "--seconds", "10", "--seeds", "1", "--timing-steps", "8", "--gpus", "0,1",
+                                       configs=("dense", "weak", "hash"))
+    check("timing runs", [f"in 8 steps on GPU {gpu}" in stdout for gpu in "57"], [True, True])
+    check("one that fails", (code, stderr.count("weak: measuring its speed failed: train: no more memory")), (1, 1))
+    check("the others are made", {row["config"] for row in fixture.rows("timed")}, {"dense", "hash"})
+    fixture.run("one", *words[:-2])
+    check("without --gpus", {tuple(event[2:]) for event in fixture.events("one") if event[0] == "begin"}, {("5,7", "-")})
+
+
+def check_signal(fixture):
+    """A signal comes to all runs; what waits does not begin; compare.py ends when all have saved."""
+    words, configs = ("--tokens", "2k", "--seeds", "1", "--gpus", "2"), ("a=slow.json", "b=slow.json", "c=slow.json")
+    with fixture.start("signal", *words, configs=configs) as process:
+        fixture.wait_for(lambda: all(fixture.in_step("signal", name, 12) for name in ("a-s1", "b-s1")))
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    check("exit code", process.returncode, 130)
+    saved = {path.parent.name: path.name for path in fixture.folder.glob("signal/runs/*/checkpoint-*12")}
+    check("all have saved", saved, {"a-s1": "checkpoint-00000012", "b-s1": "checkpoint-00000012"})
+    check("nothing else began", (fixture.folder / "signal/runs/c-s1").exists(), False)
+
+
+def check_lengths(fixture):
+    """A table and a baseline per sequence length."""
+    long, words = "model.sequence_length=100", ("--tokens", "2k", "--seeds", "1")
+    configs = ("dense50=dense.json", "hash50=hash.json", f"hash100=hash.json,{long}", f"dense100=dense.json,{long}")
+    code, stdout, stderr = fixture.run("lengths", *words, configs=configs)
+    check("exit code and warnings", (code, stderr.count("warning")), (0, 0))
+    check("tables", [line.split(".")[0] for line in stdout.splitlines() if line.startswith("Equal")],
+          ["Equal tokens, T = 50", "Equal tokens, T = 100"])
+    # 20 and 10 steps; the dense ones end at 8.0 and 9.0, where the others are after 13 1/3 and 6 2/3 steps.
+    check("baselines", [cells(stdout, name)[7:9] for name in ("dense50 (baseline)", "hash50", "dense100 (baseline)", "hash100")],
+          [["40.0", "1.000"], ["13.3", "0.333"], ["20.0", "1.000"], ["6.7", "0.333"]])
+    check("T", [row["T"] for row in fixture.rows("lengths")[::5]], ["50", "50", "100", "100"])
+    _, stdout, stderr = fixture.run("lengths", *words, "--baseline", "dense50", configs=configs)
+    check("no baseline", (cells(stdout, "hash100")[7:9], stderr.count("no baseline for T = 100")), (["-", "-"], 1))
+    check("exact names first", plans.baseline_of(["dense2", "dense"], "dense"), "dense")
 
 
 def check_corrections(fixture):
@@ -244,7 +241,7 @@ def check_errors(fixture):
             (["--tokens", "1k", "--seeds", "1,1"], "--seeds: must be different whole numbers like 1,2, not 1,1"),
             (["--tokens", "1k", "--set", "train.steps=5"], "--set: train.steps is set by compare.py; leave it out"),
             (["--tokens", "1k", "--set", "bad.key=5"], "dense: train: --bad.key: there is no such key"),
-            (["--tokens", "1k", "--baseline", "drop"], "--baseline: drop is not one of dense"),
+            (["--tokens", "1k", "--baseline", "drop"], "--baseline: no config has the name drop, or one that begins so: dense"),
             (["--tokens", "1k", "x=nowhere.json"], "x: nowhere.json: No such file or directory"),
             (["--tokens", "1k", f"x={dense},model.sequence_length=no"],
              "x: model.sequence_length: must be a whole number of at least 1, not no"),
@@ -255,14 +252,17 @@ def check_errors(fixture):
 
 
 def run():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
     os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         check_interpolation()
         check_words()
         check_states(folder)
+        check_queue()
         fixture = Fixture(folder)
-        for part in (check_tokens, check_seconds, check_cut_off, check_corrections, check_errors):
+        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_lengths, check_corrections,
+                     check_errors):
             part(fixture)
     print("[compare] self-test passed")
     return 0

@@ -1,0 +1,238 @@
+"""How compare.py makes its runs: a queue of ./train, one at a time or one per GPU."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+from compare_plan import fail, jobs_of, longest_first, steps_of
+from compare_progress import Follower, Progress, duration
+from compare_report import read_records, write_whole
+
+NO_CHECKPOINT = "none of its checkpoints can be used"  # as ./train --resume says it
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def saved_step(folder):
+    """The step of the last whole checkpoint, or None. The checksums are written last, a save under way has another name."""
+    steps = [int(c.name[11:]) for c in folder.glob("checkpoint-*")
+             if re.fullmatch(r"checkpoint-\d+", c.name) and (c / "checkpoint.xxh3").exists()]
+    return max(steps, default=None)
+
+
+def state_of(folder, steps):
+    """What is to be done with a run: "start", "skip" (it is finished), "resume", or "overwrite" (nothing to resume from)."""
+    metrics = folder / "metrics.jsonl"
+    checkpoints = list(folder.glob("checkpoint-*"))
+    if not metrics.exists():
+        return "overwrite" if checkpoints else "start"
+    records = read_records(metrics)
+    if records:
+        planned = records[0].get("config", {}).get("train", {}).get("steps")
+        if steps is not None and planned not in (None, steps):
+            fail(f"{folder}: was made with train.steps {planned}, not {steps}; remove it, or use another --out")
+        ended = {r["type"] for r in records if r.get("step") == planned}
+        if {"step", "eval"} <= ended:
+            return "skip"
+    return "resume" if saved_step(folder) is not None else "overwrite"
+
+
+class Child:
+    """A ./train with its metrics in runs/NAME. `begin` gives its arguments, `end` says whether it is to run once more."""
+
+    def __init__(self, runner, name, config, steps, runs):
+        self.runner, self.name, self.config, self.steps, self.runs = runner, name, config, steps, runs
+        self.follower = Follower(runs / name / "metrics.jsonl")
+        self.gpu = self.process = self.log_begin = self.begun = None
+        self.log = runner.out / "logs" / f"{name}.log"
+
+    def start(self, gpu):
+        self.gpu, self.begun = gpu, time.monotonic()
+        words = [*self.runner.train, *self.begin(f" on GPU {gpu}" if gpu else ""), "--runs", self.runs, "--name", self.name]
+        with open(self.log, "a", encoding="utf-8") as output:
+            self.log_begin = output.tell()
+            # A session of its own: a Ctrl-C comes once, from here, and so do other signals.
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                            start_new_session=True, env=self.runner.environment(gpu))
+
+    def last_line(self):
+        with open(self.log, encoding="utf-8", errors="replace") as output:
+            output.seek(self.log_begin)
+            lines = output.read().strip().splitlines()
+        return lines[-1] if lines else f"no output; exit code {self.process.returncode}"
+
+
+class TimingRun(Child):
+    """Measures seconds per step without evaluations, in steps like those of the runs. The first quarter warms up."""
+
+    def begin(self, where):
+        self.runner.progress.line(f"{self.config}: measuring its speed in {self.steps} steps{where}")
+        return [*self.runner.options(self.config, self.runner.plan["seeds"][0], [
+            ("train.steps", self.steps), ("eval.every", 0), ("eval.windows", 1), ("checkpoint.every", 0)]), "--overwrite"]
+
+    def end(self):
+        if self.runner.signal:
+            return False
+        if self.process.returncode:
+            self.runner.fails(f"{self.config}: measuring its speed failed: {self.last_line()}; the log is {self.log}")
+            return False
+        records = read_records(self.runs / self.name / "metrics.jsonl")
+        seconds = [r["seconds"] for r in records if r["type"] == "step"][self.steps // 4:]
+        self.runner.plan["configs"][self.config]["timing"] = {
+            "seconds_per_step": sum(seconds) / len(seconds), "steps": len(seconds),
+            "gpu": (records[0]["machine"].get("gpu") or {}).get("name", "cpu"), "commit": records[0]["commit"]}
+        for checkpoint in (self.runs / self.name).glob("checkpoint-*"):  # large, and of no use
+            shutil.rmtree(checkpoint)
+        self.runner.save_plan()
+        return False
+
+
+class TrainingRun(Child):
+    def __init__(self, runner, name, config, steps, seed):
+        super().__init__(runner, name, config, steps, runner.out / "runs")
+        self.seed, self.state = seed, None
+
+    def begin(self, where):
+        anew = self.state == "overwrite"  # once more
+        self.state = self.state if anew else state_of(self.runs / self.name, self.steps)
+        how = {"resume": ", going on from its checkpoint", "overwrite": ", anew: it has no checkpoint"}.get(self.state, "")
+        self.runner.progress.line(f"{self.name}: " + (f"anew: {NO_CHECKPOINT}" if anew else f"{self.steps} steps{where}{how}"))
+        flags = {"resume": ["--resume"], "overwrite": ["--overwrite"]}.get(self.state, [])
+        return [*self.runner.options(self.config, self.seed, [("train.steps", self.steps)]), *flags]
+
+    def end(self):
+        if self.runner.signal:
+            return False
+        if self.process.returncode and self.state == "resume" and NO_CHECKPOINT in self.last_line():
+            self.state = "overwrite"
+            return True
+        number = self.runner.progress.finished(self.name)
+        if self.process.returncode:
+            self.runner.fails(f"{self.name}: {self.last_line()}; the log is {self.log}")
+        else:
+            self.runner.progress.line(f"{self.name}: done in {duration(time.monotonic() - self.begun)}, {number}")
+        return False
+
+
+class Runner:
+    """gpus: values of CUDA_VISIBLE_DEVICES, each for one run at a time; [None] leaves the environment as it is."""
+
+    def __init__(self, plan, out, train, gpus):
+        self.plan, self.out, self.train, self.gpus = plan, out, train, gpus
+        self.progress, self.signals, self.passed_on, self.failed = Progress(plan, len(gpus)), [], 0, []
+
+    @property
+    def signal(self):
+        return self.signals[0] if self.signals else 0
+
+    def environment(self, gpu):
+        if gpu is None:
+            return None
+        threads = max(1, len(os.sched_getaffinity(0)) // len(self.gpus))
+        return {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+
+    def options(self, config, seed, extra):
+        settings = [["checkpoint.keep", "1"], ["checkpoint.keep_best", "false"], *self.plan["set"],
+                    *self.plan["configs"][config]["overrides"], *extra]
+        last = {key: value for key, value in settings}  # of a key that is given twice
+        return ["--config", self.plan["configs"][config]["file"], "--data.directory", self.plan["data"],
+                "--seed", str(seed), *(f"--{key}={value}" for key, value in last.items())]
+
+    def check(self, config):
+        """Lets ./train check the config before anything is trained."""
+        options = self.options(config, self.plan["seeds"][0], [("data.verify", "false")])
+        name = f"{config}.check"  # of no run
+        done = subprocess.run([*self.train, *options, "--runs", str(self.out / "runs"), "--name", name, "--dry-run"],
+                              capture_output=True, text=True, check=False)
+        if done.returncode and not self.signal:
+            fail(f"{config}: " + (done.stderr.strip().splitlines() or [f"ended with exit code {done.returncode}"])[-1])
+
+    def follow(self, child):
+        child.follower.read()
+        if child.name in self.progress.left:
+            total = child.steps * self.plan["configs"][child.config]["tokens_per_step"]
+            self.progress.expect(child.name, child.config, max(0, total - child.follower.tokens))
+            if child.follower.seconds_per_token():
+                self.progress.rate[child.config] = child.follower.seconds_per_token()
+
+    def pass_on_signals(self, running):
+        new, self.passed_on = self.signals[self.passed_on:], len(self.signals)
+        for number in new:
+            for child in running:
+                child.process.send_signal(number)
+            if running:
+                run = "the run saves a checkpoint" if len(running) == 1 else "the runs save checkpoints"
+                self.progress.line(f"stopping: {run} first; the same command goes on from there")
+
+    def run_queue(self, waiting, ended=lambda: None):
+        """Makes children in their order, each on a GPU of its own, and waits for all. Calls `ended` after the end of one."""
+        free, running, read = list(self.gpus), [], 0.0
+        (self.out / "logs").mkdir(exist_ok=True)
+        try:
+            while running or (waiting and not self.signal):
+                while free and waiting and not self.signal:
+                    child = waiting.pop(0)
+                    child.start(free.pop(0))
+                    running.append(child)
+                self.pass_on_signals(running)
+                at_end = [child for child in running if child.process.poll() is not None]
+                if at_end or time.monotonic() - read > 0.5:
+                    read = time.monotonic()
+                    for child in running:
+                        self.follow(child)
+                for child in at_end:
+                    running.remove(child)
+                    free.insert(0, child.gpu)
+                    if child.end():
+                        waiting.insert(0, child)
+                    elif not self.signal:
+                        ended()
+                self.progress.show([(child.name, child.follower.step, child.steps) for child in running])
+                if not at_end:
+                    time.sleep(0.05)
+        finally:  # none is left behind after an error in here
+            for child in running:
+                child.process.terminate()
+            for child in running:
+                child.process.wait()
+            self.progress.clear()
+
+    def fails(self, text):
+        self.failed.append(text)
+        self.progress.line(text)
+
+    def save_plan(self):
+        write_whole(self.out / "compare.json", json.dumps(self.plan, indent=2) + "\n")
+
+    def run_all(self, timing_steps, ended):
+        """Returns what went wrong, one text a run that failed. Calls `ended` after each run."""
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda number, _: self.signals.append(number))
+        jobs = [job for job in jobs_of(self.plan)
+                if state_of(self.out / "runs" / job[3], steps_of(self.plan, job[0], job[1])) != "skip"]
+        for config in dict.fromkeys(job[1] for job in jobs):
+            if not self.signal:
+                self.check(config)
+        if self.signal:
+            return []
+        self.save_plan()
+        configs = dict.fromkeys(config for budget, config, *_ in jobs if budget == "seconds")
+        self.run_queue([TimingRun(self, config, config, timing_steps, self.out / "timing") for config in configs
+                        if "timing" not in self.plan["configs"][config]])
+        self.run_queue(self.training_runs(jobs), ended)
+        return self.failed
+
+    def training_runs(self, jobs):
+        """In the order in which they are to be made. Configs whose speed could not be measured have no runs of seconds."""
+        def steps_left(job):
+            return steps_of(self.plan, job[0], job[1]) - (saved_step(self.out / "runs" / job[3]) or 0)
+        jobs = [job for job in jobs if steps_of(self.plan, job[0], job[1])]
+        if len(self.gpus) > 1:
+            jobs = longest_first(self.plan, jobs, steps_left)
+        for job in jobs:
+            self.progress.expect(job[3], job[1], steps_left(job) * self.plan["configs"][job[1]]["tokens_per_step"])
+        return [TrainingRun(self, name, config, steps_of(self.plan, budget, config), seed)
+                for budget, config, seed, name in jobs]
