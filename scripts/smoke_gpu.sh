@@ -35,7 +35,7 @@ done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for tokenizer in gpt2 bytes; do
-  "$programs/prepare_data" --input assets/moby-dick.txt --tokenizer "$tokenizer" --val-fraction 0.1 \
+  "$programs/prepare_data" --input assets/moby-dick.txt --tokenizer "$tokenizer" --val-fraction 0.2 \
     --output "$folder/$tokenizer" >/dev/null
 done
 
