@@ -90,7 +90,7 @@ Evaluation Evaluator::run(Gpt& model, Feeder& feeder, int rank, int ranks, const
     mine.batches[static_cast<size_t>(round + rank)] = model.take_losses();
     const int64_t sequences = std::min(batch_, windows_ - begin);
     for (size_t layer = 0; layer < blocks.size(); ++layer)
-      add_balance(model.context(), mine.balance[layer], blocks[layer].segments.relations, sequences);
+      add_balance(model.context(), mine.balance[layer], blocks[layer].segments.relations, sequences, begin == 0);
     if (after_batch) after_batch(sequences);
   }
   return mine;
@@ -120,6 +120,7 @@ Evaluation merge(World& world, const Evaluation& mine) {
         const SegmentBalance its = next(SegmentBalance());
         head.pairs += its.pairs;
         head.visible += its.visible;
+        head.counted += its.counted;
         head.largest += its.largest;
         head.sequences += its.sequences;
       }

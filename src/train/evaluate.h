@@ -17,8 +17,8 @@ struct Evaluation {
   std::vector<std::vector<SegmentBalance>> balance;  // by layer and head
 };
 
-// The pairs of a query and a key that it sees, as a share of dense attention's: the mean over layers and heads. A pair
-// counts once for each relation.
+// The pairs of a query and a key that it sees, as a share of dense attention's: the mean over layers and heads, of the
+// first batch. A pair counts once for each relation.
 double share_of_pairs(const Evaluation& evaluation);
 
 // Whether all rows of every head are in one segment.

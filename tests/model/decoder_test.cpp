@@ -130,14 +130,10 @@ std::vector<NamedPatterns> various_patterns() {
     return pattern;
   };
   const HeadPatterns mixture{of_heads(window, 1), of_heads(rounds, 2), of_heads(drop, 0)};
-  return {{"window", {{window}}},
-          {"hash_and_window", {{hash}}},
-          {"rounds", {{rounds}}},
-          {"balanced", {{balanced}}},
-          {"near", {{near}}},
-          {"near_in_some_heads", {{of_heads(near, 1), of_heads(balanced, 0)}}},
-          {"mixture", {mixture}},
-          {"mixture_and_rounds", {mixture, {rounds}}}};
+  return {{"window", {{window}}}, {"hash_and_window", {{hash}}},
+          {"rounds", {{rounds}}}, {"balanced", {{balanced}}},
+          {"near", {{near}}},     {"near_in_some_heads", {{of_heads(near, 1), of_heads(balanced, 0)}}},
+          {"mixture", {mixture}}, {"mixture_and_rounds", {mixture, {rounds}}}};
 }
 
 class DecoderOfVariousPatterns : public testing::TestWithParam<std::tuple<NamedPatterns, bool, const char*, Device>> {

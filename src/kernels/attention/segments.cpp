@@ -71,7 +71,7 @@ void build_segments(Context& ctx, const Segments& segments, std::span<const Visi
 }
 
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
-                 int64_t sequences) {
+                 int64_t sequences, bool counts_visible) {
   const auto H = static_cast<int64_t>(of_head.size());
   std::vector<double> largest(static_cast<size_t>(sequences * H), 0.0);  // of all relations
   for (const Segments& s : relations) {
@@ -93,9 +93,14 @@ void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<c
       of_head[static_cast<size_t>(i % H)].pairs += pairs / (length * length);
     }
   }
-  const std::vector<double> visible = count_pairs(ctx, relations, sequences);
-  const auto length = static_cast<double>(relations[0].q_segment.size(2));
-  for (size_t h = 0; h < of_head.size(); ++h) of_head[h].visible += visible[h] / (length * (length + 1) / 2);
+  if (counts_visible) {
+    const std::vector<double> visible = count_pairs(ctx, relations, sequences);
+    const auto length = static_cast<double>(relations[0].q_segment.size(2));
+    for (size_t h = 0; h < of_head.size(); ++h) {
+      of_head[h].visible += visible[h] / (length * (length + 1) / 2);
+      of_head[h].counted += sequences;
+    }
+  }
   for (int64_t i = 0; i < sequences * H; ++i) {
     SegmentBalance& head = of_head[static_cast<size_t>(i % H)];
     head.largest += largest[static_cast<size_t>(i)];

@@ -84,17 +84,17 @@ struct SegmentBalance {
                        // dense attention's work
   double visible = 0;  // pairs of a query and a key that it sees, as a share of T (T + 1) / 2, summed over relations
   double largest = 0;  // share of the queries that are in the largest segment of any relation
-  int64_t sequences = 0;
+  int64_t sequences = 0, counted = 0;  // counted: how many of them `visible` is summed over
   // As many segments of one size would leave as much work; infinite where nobody is left.
   double effective_segments() const { return static_cast<double>(sequences) / pairs; }
   double largest_share() const { return largest / static_cast<double>(sequences); }
-  double visible_share() const { return visible / static_cast<double>(sequences); }
+  double visible_share() const { return visible / static_cast<double>(counted); }
 };
 
 // Adds the first `sequences` sequences of what build_segments made of a layer's relations to of_head (H), on either
-// device. Waits for it.
+// device. Waits for it. counts_visible: also what `visible` is about, for which every row is copied to the host.
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
-                 int64_t sequences);
+                 int64_t sequences, bool counts_visible = true);
 
 // Pairs of a query and a key that it sees, by head (H), of the first `sequences` sequences of what build_segments made
 // of a layer's relations, on either device; a pair counts once for every relation in which it is seen. Waits for it.

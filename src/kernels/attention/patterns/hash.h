@@ -22,8 +22,8 @@ inline ScoreState* score_state(const PatternInput& input, int64_t b, int64_t i) 
 // (T / kScoreChunk, directions) sums of each chunk.
 struct HashScratch {
   int64_t directions, stride, chunks;  // stride: of the scores of a direction
-  HashScratch(int64_t directions_, int64_t T)
-      : directions(directions_), stride((T + 7) / 8 * 8), chunks((T + kScoreChunk - 1) / kScoreChunk) {}
+  HashScratch(int64_t half, int64_t T)
+      : directions(half), stride((T + 7) / 8 * 8), chunks((T + kScoreChunk - 1) / kScoreChunk) {}
   int64_t score_elements() const { return directions * stride / 2; }  // of f32
   int64_t elements() const { return score_elements() + chunks * directions * 2; }
 };

@@ -25,7 +25,8 @@ inline constexpr double kPriorRows = 16;
 // How many rows the statistics of the row at a position are of.
 SCFA_HOST_DEVICE inline int64_t statistics_rows(int64_t position) {
   if (position >= kScoreChunk) return position / kScoreChunk * kScoreChunk;
-  return position >= 2 * kFirstScoreChunk ? 2 * kFirstScoreChunk : position / kFirstScoreChunk * kFirstScoreChunk;
+  constexpr int64_t kSecond = int64_t{2} * kFirstScoreChunk;
+  return position >= kSecond ? kSecond : position / kFirstScoreChunk * kFirstScoreChunk;
 }
 
 // A score in fixed point. Not a number is 0.
