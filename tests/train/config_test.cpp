@@ -263,6 +263,7 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
     if (doc.key == "train.reduce_dtype") text = "bf16";
     if (doc.key == "train.overlap") text = "after";
     if (doc.key == "attention.pattern") text = "drop";
+    if (doc.key == "attention.balance") text = "prefix";
     if (doc.key == "attention.top_k") text = "2";
     ASSERT_NE(text, doc.default_text) << doc.key;
     override_config(c, doc.key, text);

@@ -42,7 +42,7 @@ TEST(Programs, BenchWritesItsTable) {
   const std::string text = test::read_text(csv);
   EXPECT_EQ(text.substr(0, text.find('\n')),
             "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu");
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 14) << text;
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 15) << text;
   EXPECT_NE(text.find("\nscfa,hash_skewed,128,"), std::string::npos) << text;
 }
 
