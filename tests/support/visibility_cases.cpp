@@ -75,6 +75,7 @@ std::vector<VisibilityCase> visibility_cases(const AttentionShape& shape, Attent
     add("mixture", {{self, 5, 1}, {!self, 0, 1}, {self, 64}}, 3, {kTied}, false);
     add("gap of 30 and what is near", {{self, 0, 0, 30}}, 3, {kTied, kOne}, false);
     add("gap of 100, window, documents and what is near", {{self, 120, 0, 100}}, 3, {kUntied, kTied}, true);
+    add("gap of 1 and what is near", {{self, 0, 0, 1}}, 2, {kTied, kOne}, false);
     add("gap of 2 in some heads", {{self, 0, 1, 2}, {self}}, 4, {kDropped, kTied}, false);
     add("mixture, two relations and documents", {{!self, 0, 2}, {self, 33}}, 3, {kUntied, kTied}, true);
   }

@@ -154,41 +154,31 @@ struct FirstVisible {
   }
 };
 
-// end_key and begin_query of one head where the nearest keys are not seen.
-void set_gap(const Segments& segments, int64_t head, int64_t gap) {
+// With a gap of more than one end_key and begin_query of one head; then, where they are there, begin_key and end_query.
+// Both lists of a segment ascend by position, so all ends only move forward. What nobody sees is an empty range.
+void set_ranges(const Segments& segments, int64_t head, int64_t gap, const FirstVisible& first_visible) {
   const int64_t T = segments.q_segment.size(2), S = segments.count();
   const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
   const int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
   for (int64_t s = 0; s < S; ++s) {
     const int32_t queries = q_begin[s + 1] - q_begin[s], keys = k_begin[s + 1] - k_begin[s];
-    const int32_t* q = segments.q_index.as<int32_t>() + head * T + q_begin[s];
-    const int32_t* k = segments.k_index.as<int32_t>() + head * T + k_begin[s];
-    int32_t* end_key = segments.end_key.as<int32_t>() + head * T + q_begin[s];
-    int32_t* begin_query = segments.begin_query.as<int32_t>() + head * T + k_begin[s];
-    for (int32_t i = 0, end = 0; i < queries; ++i) {
-      while (end < keys && k[end] <= q[i] - gap) ++end;
-      end_key[i] = end;
+    const int64_t of_queries = head * T + q_begin[s], of_keys = head * T + k_begin[s];
+    const int32_t *q = segments.q_index.as<int32_t>() + of_queries, *k = segments.k_index.as<int32_t>() + of_keys;
+    int32_t* end_key = segments.end_key.as<int32_t>() + of_queries;
+    int32_t* begin_query = segments.begin_query.as<int32_t>() + of_keys;
+    if (gap > 1) {
+      for (int32_t i = 0, end = 0; i < queries; ++i) {
+        while (end < keys && k[end] <= q[i] - gap) ++end;
+        end_key[i] = end;
+      }
+      for (int32_t j = 0, first = 0; j < keys; ++j) {
+        while (first < queries && q[first] < k[j] + gap) ++first;
+        begin_query[j] = first;
+      }
     }
-    for (int32_t j = 0, first = 0; j < keys; ++j) {
-      while (first < queries && q[first] < k[j] + gap) ++first;
-      begin_query[j] = first;
-    }
-  }
-}
-
-// Both lists of a segment ascend by position, so both ends only move forward. What nobody sees is an empty range.
-void set_ranges(const Segments& segments, int64_t head, const FirstVisible& first_visible) {
-  const int64_t T = segments.q_segment.size(2), S = segments.count();
-  const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);
-  const int32_t* k_begin = segments.k_begin.as<int32_t>() + head * (S + 1);
-  for (int64_t s = 0; s < S; ++s) {
-    const int32_t queries = q_begin[s + 1] - q_begin[s], keys = k_begin[s + 1] - k_begin[s];
-    const int32_t* q = segments.q_index.as<int32_t>() + head * T + q_begin[s];
-    const int32_t* k = segments.k_index.as<int32_t>() + head * T + k_begin[s];
-    int32_t* begin_key = segments.begin_key.as<int32_t>() + head * T + q_begin[s];
-    int32_t* end_query = segments.end_query.as<int32_t>() + head * T + k_begin[s];
-    const int32_t* end_key = segments.end_key.as<int32_t>() + head * T + q_begin[s];
-    const int32_t* begin_query = segments.begin_query.as<int32_t>() + head * T + k_begin[s];
+    if (!segments.has_ranges()) continue;
+    int32_t* begin_key = segments.begin_key.as<int32_t>() + of_queries;
+    int32_t* end_query = segments.end_query.as<int32_t>() + of_keys;
     for (int32_t i = 0, first = 0; i < queries; ++i) {
       while (first < keys && k[first] < first_visible(q[i])) ++first;
       begin_key[i] = std::min(first, end_key[i]);
@@ -239,7 +229,7 @@ void build_segments(Context& /*ctx*/, const Segments& segments, std::span<const 
         q_index[entry] = static_cast<int32_t>(t);
         end_key[entry] = k_seen[q[t]];
       };
-      if (visibility.attend_self) {
+      if (visibility.nearest() == 0) {
         add_key();
         add_query();
       } else {
@@ -247,9 +237,8 @@ void build_segments(Context& /*ctx*/, const Segments& segments, std::span<const 
         add_key();
       }
     }
-    if (visibility.gap > 1) set_gap(segments, head, visibility.gap);
-    if (segments.has_ranges())
-      set_ranges(segments, head,
+    if (visibility.gap > 1 || segments.has_ranges())
+      set_ranges(segments, head, visibility.gap,
                  {visibility.window, document_start ? document_start.as<int32_t>() + head / H * T : nullptr});
   }
 }

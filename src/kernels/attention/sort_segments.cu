@@ -110,7 +110,7 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
     const dim3 grid(static_cast<unsigned>(end - first), static_cast<unsigned>(lists.heads / lists.H));
     const auto first_head = static_cast<int>(first);
     sort_segments_kernel<<<grid, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
-        lists, first_head, bits, warps, tied_fits, visibility.attend_self);
+        lists, first_head, bits, warps, tied_fits, visibility.nearest() == 0);
     check_launch(kOp, stream);
     if (lists.begin_key == nullptr && visibility.gap <= 1) return;
     const auto window = static_cast<int>(std::min<int64_t>(visibility.window, lists.T));

@@ -98,7 +98,7 @@ TEST_P(SegmentsTest, AreWhatTheyAreDefinedToBe) {
         const int64_t B = 2, H = 2;
         const GuardedSegments guarded(ctx, B, H, T, S);
         guarded.set(chosen(choice, S, static_cast<uint64_t>(T * S)));
-        for (const int64_t gap : {0, 9}) {
+        for (const int64_t gap : {0, 1, 9}) {
           guarded.build({self, 0, 0, gap});
           for (int64_t head = 0; head < B * H; ++head) check_head(guarded.segments, head, {self, 0, 0, gap});
           if (HasFatalFailure()) FAIL() << choice.name << ", " << S << " segments, self " << self << ", gap " << gap;
