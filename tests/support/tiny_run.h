@@ -2,6 +2,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -102,6 +103,20 @@ class TinyRunTest : public testing::Test {
  protected:
   TinyRun tiny;
   Config config = tiny.config();
+};
+
+// One run for all tests of a suite.
+class TinyRunSuite : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    tiny_ = std::make_unique<TinyRun>();
+    tiny_->run(tiny_->config());
+  }
+  static void TearDownTestSuite() { tiny_.reset(); }
+
+  static std::string run() { return tiny_->path(""); }
+
+  inline static std::unique_ptr<TinyRun> tiny_;
 };
 
 }  // namespace scfa::test

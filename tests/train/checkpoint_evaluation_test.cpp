@@ -24,15 +24,8 @@ using test::expect_one_line;
 using test::Outcome;
 
 // One run for all tests of this file: 2 layers of 2 heads that hash into 4 buckets, context 64, tokens are bytes.
-class Evaluate : public testing::Test {
+class Evaluate : public test::TinyRunSuite {
  protected:
-  static void SetUpTestSuite() {
-    tiny_ = std::make_unique<test::TinyRun>();
-    tiny_->run(tiny_->config());
-  }
-  static void TearDownTestSuite() { tiny_.reset(); }
-
-  static std::string run() { return tiny_->path(""); }
   static CheckpointEvaluation evaluate(CheckpointEvaluationOptions options) {
     options.checkpoint = run();
     options.device = "cpu";
@@ -43,10 +36,7 @@ class Evaluate : public testing::Test {
     words.insert(words.end(), more);
     return execute(words);
   }
-
-  static std::unique_ptr<test::TinyRun> tiny_;
 };
-std::unique_ptr<test::TinyRun> Evaluate::tiny_;
 
 TEST_F(Evaluate, TheLossIsThatOfTraining) {
   const CheckpointEvaluation found = evaluate({});

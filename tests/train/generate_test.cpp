@@ -28,15 +28,8 @@ using test::expect_one_line;
 using test::Outcome;
 
 // One run for all tests of this file: context 64, tokens are bytes.
-class Generate : public testing::Test {
+class Generate : public test::TinyRunSuite {
  protected:
-  static void SetUpTestSuite() {
-    tiny_ = std::make_unique<test::TinyRun>();
-    tiny_->run(tiny_->config());
-  }
-  static void TearDownTestSuite() { tiny_.reset(); }
-
-  static std::string run() { return tiny_->path(""); }
   static std::vector<std::string> words(std::initializer_list<std::string> more) {
     std::vector<std::string> all{"generate", "--checkpoint", run()};
     all.insert(all.end(), more);
@@ -47,10 +40,7 @@ class Generate : public testing::Test {
     made.clear();
     return generate(options, [&](std::string_view bytes) { made += bytes; });
   }
-
-  static std::unique_ptr<test::TinyRun> tiny_;
 };
-std::unique_ptr<test::TinyRun> Generate::tiny_;
 
 TEST_F(Generate, EndsAtTheEdgeOfTheContextAndSaysSo) {
   std::string made;

@@ -8,7 +8,6 @@ namespace scfa::gpu {
 
 struct Overwrite {
   static constexpr int kLoadsAhead = 0;
-  __device__ float weight(int, int) const { return 0.0f; }
 };
 
 // Adds to what is there. kLoadsAhead: how many of a lane's accesses are loaded before the first one is stored.
@@ -19,9 +18,8 @@ struct Accumulate {
 };
 
 // Adds to what is there times a weight per row.
-template <int kLoadsAhead_ = 4>
 struct Combine {
-  static constexpr int kLoadsAhead = kLoadsAhead_;
+  static constexpr int kLoadsAhead = 4;
   float weights[2];  // of rows lane / 4 and lane / 4 + 8
   // Of row `row` of 8 of a half. By all lanes.
   __device__ float weight(int half, int row) const { return __shfl_sync(0xFFFFFFFFu, weights[half], row * 4); }

@@ -35,6 +35,19 @@ struct HeadRows {
   }
 };
 
+// The first D elements of a row, where the others are left as they are.
+template <int kD>
+__device__ inline void load_row(float (&row)[kD], const __nv_bfloat16* from, int D) {
+#pragma unroll
+  for (int d = 0; d < kD; d += kPack)
+    if (d < D) {
+      float pack[kPack];
+      load(pack, from + d);
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) row[d + i] = pack[i];
+    }
+}
+
 inline HeadRows head_rows(const ConstTensor& t, int group = 1) {
   const auto inverse =
       static_cast<uint32_t>(((1u << 31) + static_cast<uint32_t>(group) - 1) / static_cast<uint32_t>(group));

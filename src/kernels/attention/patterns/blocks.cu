@@ -58,15 +58,7 @@ __global__ void __launch_bounds__(kRows) choose_blocks_kernel(const BlocksParams
   const int most =
       static_cast<int>((p.first_position + last) / p.block);  // no row of the thread block has more before it
   float row[kD] = {};
-  const __nv_bfloat16* q = p.q.row(b, min(t, last), h);
-#pragma unroll
-  for (int d = 0; d < kD; d += kPack)
-    if (d < p.D) {
-      float pack[kPack];
-      load(pack, q + d);
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) row[d + j] = pack[j];
-    }
+  load_row(row, p.q.row(b, min(t, last), h), p.D);
   float best[kMaxRelations - 1];
   int chosen[kMaxRelations - 1];
 #pragma unroll

@@ -261,17 +261,7 @@ __global__ void __launch_bounds__(kHashRows)
     __syncthreads();
     const int t = first + own;
     float row[kD] = {};
-    if (own < count) {
-      const __nv_bfloat16* from = x.row(b, t, x.head_of(h));
-#pragma unroll
-      for (int d = 0; d < kD; d += kPack)
-        if (d < p.D) {
-          float v[kPack];
-          load(v, from + d);
-#pragma unroll
-          for (int i = 0; i < kPack; ++i) row[d + i] = v[i];
-        }
-    }
+    if (own < count) load_row(row, x.row(b, t, x.head_of(h)), p.D);
     const float inverse_norm = inverse_norm_of(row);
     if (norms != nullptr && own < count) {
       norms[(static_cast<int64_t>(b) * T + t) * H + h] = inverse_norm;

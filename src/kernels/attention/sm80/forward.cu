@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     const QueryTile done = scheduler.tile();
     const int* tokens = p.q_index + done.query_offset;
     float factor[2], *lse = p.lse + static_cast<int64_t>(done.head) * p.T;
-    std::conditional_t<kAccumulate, Combine<>, Overwrite> existing;
+    std::conditional_t<kAccumulate, Combine, Overwrite> existing;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float total = quad_sum(softmax.row_sum[half]);

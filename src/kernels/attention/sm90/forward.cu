@@ -171,7 +171,7 @@ class ForwardConsumer {
 
   __device__ void write(const float (&out)[kD / 2]) {
     float factor[2];
-    std::conditional_t<Traits::kAccumulate, Combine<>, Overwrite> existing;
+    std::conditional_t<Traits::kAccumulate, Combine, Overwrite> existing;
     float* lse = p.lse + static_cast<int64_t>(info.head()) * p.T;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
