@@ -29,6 +29,8 @@ class Arena {
   // A contiguous tensor, 256-byte aligned within the arena. Items of one name are added up in items().
   Tensor take(const std::string& name, DType dtype, std::initializer_list<int64_t> shape);
 
+  void clear() { used_ = 0, items_.clear(); }  // what it gave may be given again
+
   Device device() const { return device_; }
   int64_t used() const { return used_; }
   const std::vector<Item>& items() const { return items_; }

@@ -80,4 +80,14 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   return a;
 }
 
+void attach_bucket_biases(Activations& activations, const GptConfig& config, const BucketBiasTable& table,
+                          Tensor biases, Tensor loads) {
+  if (!biases) return;
+  for (size_t l = 0; l < activations.blocks.size(); ++l) {
+    LayerSegments& segments = activations.blocks[l].segments;
+    segments.bucket_biases = view_bucket_biases(table, config, static_cast<int64_t>(l), biases);
+    if (loads) segments.bucket_loads = view_bucket_biases(table, config, static_cast<int64_t>(l), loads);
+  }
+}
+
 }  // namespace scfa

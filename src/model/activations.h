@@ -4,6 +4,7 @@
 
 #include "core/arena.h"
 #include "kernels/attention/operands.h"
+#include "model/bucket_biases.h"
 #include "model/config.h"
 
 namespace scfa {
@@ -41,6 +42,10 @@ struct Activations {
 
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,
                              bool training);
+
+// Gives the segments the biases of their buckets, and their loads unless these are empty.
+void attach_bucket_biases(Activations& activations, const GptConfig& config, const BucketBiasTable& table,
+                          Tensor biases, Tensor loads = {});
 
 // A (B, T, C) tensor as (B, T, H, D).
 inline Tensor as_heads(const Tensor& x, int64_t H) {

@@ -72,6 +72,7 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
   a.segments.draw(ctx, draw.seed, draw.step, static_cast<uint32_t>(layer));
   block_before_attention(ctx, c, layer, p, a, shared, x, skip, draw);
   a.segments.build(ctx, shared.document_start);
+  if (draw.counts_loads) a.segments.add_bucket_loads(ctx);
   if (attend) {
     attend();
   } else {

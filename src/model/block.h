@@ -14,6 +14,7 @@ struct AttentionDraw {
   uint32_t step = 0;
   ConstTensor samples;  // (B) i32
   int64_t first_position = 0;
+  bool counts_loads = false;         // of buckets, where a bias is learned by them
   ConstTensor q_segment, k_segment;  // (B, H, T) u16 of one relation, or empty: the patterns choose
 };
 

@@ -1,8 +1,47 @@
 #include "model/config.h"
 
+#include <cmath>
+
 #include "kernels/rotary.h"
 
 namespace scfa {
+
+namespace {
+
+void validate_attention(const GptConfig& c) {
+  const auto layers = static_cast<int64_t>(c.attention.size());
+  require(layers == 1 || layers == c.n_layer, "attention: must be one entry or a list of model.n_layer = ", c.n_layer,
+          ", not of ", layers);
+  for (const HeadPatterns& patterns : c.attention) {
+    validate(patterns, c.n_head);
+    for (const AttentionPattern& pattern : patterns) {
+      require(c.shared_qk || !shares_keys(pattern), "attention.pattern: ", pattern.pattern,
+              " is for models whose keys are their queries; set model.shared_qk to true");
+      const int64_t segments = segment_count(pattern, c.sequence_length);
+      require(segments <= kMaxSegments, "attention: ", describe(pattern), " would be ", segments, " segments of ",
+              c.sequence_length, " tokens; there can be ", kMaxSegments);
+    }
+  }
+}
+
+}  // namespace
+
+GptConfig GptConfig::at_stage(int64_t stage) const {
+  GptConfig config = *this;
+  if (!schedule.empty()) config.attention = schedule.at(static_cast<size_t>(stage)).attention;
+  return config;
+}
+
+int64_t GptConfig::first_step(int64_t stage, int64_t steps) const {
+  if (stage == 0) return 0;
+  return std::llround(schedule.at(static_cast<size_t>(stage)).from * static_cast<double>(steps));
+}
+
+int64_t GptConfig::stage_of(int64_t step, int64_t steps) const {
+  int64_t stage = stages() - 1;
+  while (first_step(stage, steps) > step) --stage;
+  return stage;
+}
 
 void validate(const GptConfig& c) {
   require(c.vocab_size > 0, "model.vocab_size: must be at least 1, not ", c.vocab_size);
@@ -20,18 +59,12 @@ void validate(const GptConfig& c) {
   require(!c.documents || (c.end_of_text >= 0 && c.end_of_text < c.vocab_size),
           "model.end_of_text: with model.documents it must be an entry of the vocabulary, 0 to ", c.vocab_size - 1,
           ", not ", c.end_of_text);
-  const auto layers = static_cast<int64_t>(c.attention.size());
-  require(layers == 1 || layers == c.n_layer, "attention: must be one entry or a list of model.n_layer = ", c.n_layer,
-          ", not of ", layers);
-  for (const HeadPatterns& patterns : c.attention) {
-    validate(patterns, c.n_head);
-    for (const AttentionPattern& pattern : patterns) {
-      require(c.shared_qk || !shares_keys(pattern), "attention.pattern: ", pattern.pattern,
-              " is for models whose keys are their queries; set model.shared_qk to true");
-      const int64_t segments = segment_count(pattern, c.sequence_length);
-      require(segments <= kMaxSegments, "attention: ", describe(pattern), " would be ", segments, " segments of ",
-              c.sequence_length, " tokens; there can be ", kMaxSegments);
-    }
+  validate_attention(c);
+  for (size_t i = 0; i < c.schedule.size(); ++i) {
+    const double from = c.schedule[i].from, before = i == 0 ? 0 : c.schedule[i - 1].from;
+    require(i == 0 ? from == 0 : from > before && from < 1, "attention.schedule[", i, "].from: must be ",
+            i == 0 ? "0, where the run begins" : concat("more than ", before, " and less than 1"), ", not ", from);
+    validate_attention(c.at_stage(static_cast<int64_t>(i)));
   }
 }
 
@@ -48,6 +81,14 @@ std::string describe_patterns(const GptConfig& c) {
   std::string text;
   for (const HeadPatterns& patterns : c.attention) text += (text.empty() ? "" : " | ") + describe(patterns);
   return c.documents ? text + ", documents apart" : text;
+}
+
+std::string describe_schedule(const GptConfig& c) {
+  std::string text = describe_patterns(c.at_stage(0));
+  for (int64_t i = 1; i < c.stages(); ++i)
+    text += concat("; from ", 100 * c.schedule[static_cast<size_t>(i)].from, " % of the steps on ",
+                   describe_patterns(c.at_stage(i)));
+  return text;
 }
 
 double model_flops_per_token(const GptConfig& c) {

@@ -10,6 +10,13 @@
 
 namespace scfa {
 
+// The patterns of a part of a run, up to the next stage: those of the heads, the same for all layers or an entry per
+// layer.
+struct AttentionStage {
+  double from = 0;  // the share of the steps that are before it
+  std::vector<HeadPatterns> attention;
+};
+
 struct GptConfig {
   int64_t n_layer = 12;
   int64_t n_head = 12;
@@ -29,6 +36,8 @@ struct GptConfig {
   double norm_eps = 1e-5;
   // The patterns of the heads, the same for all layers or an entry per layer; a key of its own in configs.
   std::vector<HeadPatterns> attention{HeadPatterns(1)};
+  // Where patterns change during a run: all its stages, of which `attention` is one. Empty: there is no other.
+  std::vector<AttentionStage> schedule;
 
   int64_t head_dim() const { return n_embd / n_head; }
   float softmax_scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim())); }
@@ -41,6 +50,15 @@ struct GptConfig {
   const HeadPatterns& patterns(int64_t layer) const {
     return attention.size() == 1 ? attention[0] : attention.at(static_cast<size_t>(layer));
   }
+
+  int64_t stages() const { return schedule.empty() ? 1 : static_cast<int64_t>(schedule.size()); }
+  // With the patterns of a stage; the schedule stays.
+  GptConfig at_stage(int64_t stage) const;
+  // In a run of `steps`: the first step of a stage; which stage a step belongs to, 0 <= step < steps; and which the
+  // last of `done` steps did.
+  int64_t first_step(int64_t stage, int64_t steps) const;
+  int64_t stage_of(int64_t step, int64_t steps) const;
+  int64_t stage_after(int64_t done, int64_t steps) const { return done > 0 ? stage_of(done - 1, steps) : 0; }
 };
 
 template <class Config, class Visit>
@@ -80,6 +98,8 @@ void validate_for_gpu(const GptConfig& config);
 
 // The patterns, those of the layers one after the other where they differ, and whether documents are kept apart.
 std::string describe_patterns(const GptConfig& config);
+// Of all stages: "hash with 16 buckets; from 90 % of the steps on dense".
+std::string describe_schedule(const GptConfig& config);
 
 // Matrix products and attention of forward and backward, counting 2 a multiply-add and attention by the pairs that the
 // patterns leave on average. Documents are not taken into account: how much they leave is known with the text only.

@@ -27,7 +27,7 @@ struct Plan {
 };
 
 // For `length` tokens at once, with caches if it is one.
-Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c, int64_t length) {
+Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c, const ParameterStore& store, int64_t length) {
   const DType type = activation_type(ctx.device());
   Plan plan{{},
             arena.take("ids", DType::kI32, {1, length}),
@@ -35,6 +35,7 @@ Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c, int64_t len
             arena.take("logits", type, {1, c.padded_vocab()}),
             {}};
   plan.acts = plan_activations(arena, ctx, c, 1, length, false);
+  attach_bucket_biases(plan.acts, c, store.bucket_bias_table(), store.bucket_biases());
   if (!all_causal(c)) return plan;
   for (int64_t layer = 0; layer < c.n_layer; ++layer)
     plan.cache.push_back(plan_cache(arena, type, c.n_head, c.sequence_length, c.head_dim(),
@@ -42,9 +43,9 @@ Plan make_plan(Arena& arena, const Context& ctx, const GptConfig& c, int64_t len
   return plan;
 }
 
-int64_t measure(const Context& ctx, const GptConfig& c) {
+int64_t measure(const Context& ctx, const GptConfig& c, const ParameterStore& store) {
   Arena arena(ctx.device());
-  make_plan(arena, ctx, c, all_causal(c) ? 1 : c.sequence_length);
+  make_plan(arena, ctx, c, store, all_causal(c) ? 1 : c.sequence_length);
   return arena.used();
 }
 
@@ -62,10 +63,10 @@ Arena over(const Buffer& memory, Device device) {
 Decoder::Decoder(Gpt& model)
     : model_(model),
       ctx_(model.context()),
-      memory_(static_cast<size_t>(measure(ctx_, model.config())), ctx_.device()),
+      memory_(static_cast<size_t>(measure(ctx_, model.config(), model.store())), ctx_.device()),
       causal_(all_causal(model.config())) {
   Arena arena = over(memory_, ctx_.device());
-  Plan plan = make_plan(arena, ctx_, model.config(), 1);
+  Plan plan = make_plan(arena, ctx_, model.config(), model.store(), 1);
   acts_ = plan.acts;
   ids_ = plan.ids;
   samples_ = plan.samples;
@@ -148,7 +149,7 @@ void Decoder::forward_whole() {
   const GptConfig& c = model_.config();
   const auto T = static_cast<int64_t>(text_.size());
   Arena arena = over(memory_, ctx_.device());
-  Plan plan = make_plan(arena, ctx_, c, T);
+  Plan plan = make_plan(arena, ctx_, c, model_.store(), T);
   acts_ = plan.acts;
   logits_ = plan.logits;
   ctx_.zero(plan.samples);

@@ -20,16 +20,21 @@ int64_t length_of(const GptConfig& config, int64_t length) {
   return length > 0 ? length : config.sequence_length;
 }
 
-Activations plan(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode,
-                 int64_t length) {
+Activations plan_for(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode,
+                     int64_t length) {
   if (mode == Gpt::Mode::kDecoding) return {};
   return plan_activations(arena, ctx, config, batch, length, mode == Gpt::Mode::kTraining);
 }
 
+// Of the stage that takes most.
 Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode, int64_t length) {
-  Arena arena(ctx.device());
-  plan(arena, ctx, config, batch, mode, length);
-  return arena;
+  Arena most(ctx.device());
+  for (int64_t stage = 0; stage < config.stages(); ++stage) {
+    Arena arena(ctx.device());
+    plan_for(arena, ctx, config.at_stage(stage), batch, mode, length);
+    if (stage == 0 || arena.used() > most.used()) most = std::move(arena);
+  }
+  return most;
 }
 
 const GptConfig& validated(const GptConfig& config, Device device) {
@@ -77,18 +82,35 @@ LossSums& LossSums::operator+=(const LossSums& other) {
 Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length)
     : store_(store),
       ctx_(store.context()),
-      config_(validated(config, ctx_.device())),
+      config_(validated(config, ctx_.device()).at_stage(0)),
       batch_(batch),
       length_(length_of(config, length)),
       seed_(seed),
+      mode_(mode),
       training_(mode == Mode::kTraining) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
   require(!training_ || store.training(), "gpt: training asked of parameters without gradients");
-  arena_ = std::make_unique<Arena>(ctx_.device(), measure(ctx_, config, batch, mode, length_).used());
-  acts_ = plan(*arena_, ctx_, config_, batch, mode, length_);
+  const Arena measured = measure(ctx_, config_, batch, mode, length_);
+  memory_ = measured.items();
+  arena_ = std::make_unique<Arena>(ctx_.device(), measured.used());
+  plan();
   params_ = view_parameters(config_, store.compute_params());
-  if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
   if (training_) grads_ = view_parameters(config_, store.gradients());
+}
+
+void Gpt::plan() {
+  arena_->clear();
+  acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_);
+  attach_bucket_biases(acts_, config_, store_.bucket_bias_table(), store_.bucket_biases(), store_.bucket_loads());
+  if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
+}
+
+bool Gpt::set_stage(int64_t stage) {
+  if (stage == stage_) return false;
+  stage_ = stage;
+  config_ = config_.at_stage(stage);
+  plan();
+  return true;
 }
 
 std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
@@ -104,13 +126,19 @@ void Gpt::set_attention(LayerAttention attention) {
 
 void Gpt::zero_gradients() {
   ctx_.zero(store_.gradients());
+  if (store_.bucket_loads()) ctx_.zero(store_.bucket_loads());
 }
 
-AttentionDraw Gpt::draw(const Batch& batch, int64_t layer) const {
+void Gpt::update_bucket_biases() {
+  for (const BlockActivations& block : acts_.blocks) block.segments.update_bucket_biases(ctx_);
+}
+
+AttentionDraw Gpt::draw(const Batch& batch, int64_t layer, bool gradients) const {
   AttentionDraw draw;
   draw.seed = seed_;
   draw.step = batch.step;
   draw.samples = batch.samples;
+  draw.counts_loads = gradients;
   if (!batch.q_segments) return draw;
   draw.q_segment = batch.q_segments.select(layer);
   draw.k_segment = batch.k_segments.select(layer);
@@ -135,7 +163,8 @@ void Gpt::forward(const Batch& batch, bool gradients) {
     about_to_use(l + 1);
     std::function<void()> attend;
     if (attention_) attend = [&, layer] { attention_(layer, acts_.blocks[l], batch); };
-    block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip, draw(batch, layer), attend);
+    block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip,
+                  draw(batch, layer, gradients), attend);
     x = acts_.blocks[l].residual_mid;
     skip = acts_.branch;
   }

@@ -57,11 +57,15 @@ class Gpt {
   // random numbers of attention. length: T, if it is not config.sequence_length, which is then the most there can be.
   Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length = 0);
 
-  // Bytes of activations by name, without allocating anything.
+  // Bytes of activations by name, without allocating anything: of the stage of the config that takes most.
   static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
                                               int64_t length = 0);
 
-  const std::vector<Arena::Item>& memory() const { return arena_->items(); }  // what was allocated
+  const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
+
+  // From here on with the patterns of this stage of the config; the first one to begin with. Between passes, when
+  // take_losses has been called. What the last forward pass left is gone. Returns whether the stage is another one.
+  bool set_stage(int64_t stage);
 
   void set_observer(GptObserver* observer) { observer_ = observer; }  // null: none. Must outlive its use
 
@@ -72,7 +76,8 @@ class Gpt {
   // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
   void forward(const Batch& batch, bool gradients);
   void backward(const Batch& batch);
-  void zero_gradients();
+  void zero_gradients();        // and the loads of buckets, where biases are learned by them
+  void update_bucket_biases();  // by the loads of the step
 
   // The sums since the last call; waits for the device.
   LossSums take_losses();
@@ -83,7 +88,7 @@ class Gpt {
   // The first tensor, in the order of computation, that holds a value that is not finite; empty if there is none.
   std::string first_non_finite() const;
 
-  const GptConfig& config() const { return config_; }
+  const GptConfig& config() const { return config_; }  // attention: of the current stage
   const ParameterTable& table() const { return store_.table(); }
   uint64_t seed() const { return seed_; }
   Context& context() { return ctx_; }
@@ -92,15 +97,19 @@ class Gpt {
   const Activations& activations() const { return acts_; }
 
  private:
+  void plan();
   void head(const Batch& batch, bool gradients);
-  AttentionDraw draw(const Batch& batch, int64_t layer) const;
+  AttentionDraw draw(const Batch& batch, int64_t layer, bool gradients) const;
 
   ParameterStore& store_;
   Context& ctx_;
   GptConfig config_;
   int64_t batch_, length_;
   uint64_t seed_;
+  Mode mode_;
   bool training_;
+  int64_t stage_ = 0;
+  std::vector<Arena::Item> memory_;
   std::unique_ptr<Arena> arena_;
   GptObserver* observer_ = nullptr;
   LayerAttention attention_;

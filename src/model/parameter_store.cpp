@@ -20,26 +20,29 @@ std::vector<Range> shards_of(const ParameterTable& table, const std::vector<Rang
 }
 
 struct Plan {
-  Tensor master_params, compute_params, gradients, first_moment, second_moment;
+  Tensor master_params, compute_params, gradients, first_moment, second_moment, bucket_biases, bucket_loads;
 };
 
-Plan make_plan(Arena& arena, const Context& ctx, const ParameterTable& table, const StoreOptions& o) {
+Plan make_plan(Arena& arena, const Context& ctx, const ParameterTable& table, const BucketBiasTable& biases,
+               const StoreOptions& o) {
   int64_t owned = 0;
   for (const Range& shard : shards_of(table, make_buckets(table, o.bucket_elements), o)) owned += shard.size();
   const int64_t all = table.length;
   Plan plan;
   plan.master_params = arena.take("parameters", DType::kF32, {ctx.on_gpu() ? owned : all});
   plan.compute_params = ctx.on_gpu() ? arena.take("weights in bf16", DType::kBF16, {all}) : plan.master_params;
+  if (biases.length > 0) plan.bucket_biases = arena.take("parameters", DType::kF32, {biases.length});
   if (!o.training) return plan;
+  if (biases.length > 0) plan.bucket_loads = arena.take("optimizer state", DType::kF64, {biases.length});
   plan.gradients = arena.take("parameter gradients", DType::kF32, {all});
   plan.first_moment = arena.take("optimizer state", DType::kF32, {owned});
   plan.second_moment = arena.take("optimizer state", DType::kF32, {owned});
   return plan;
 }
 
-Arena measure(const Context& ctx, const ParameterTable& table, const StoreOptions& o) {
+Arena measure(const Context& ctx, const ParameterTable& table, const BucketBiasTable& biases, const StoreOptions& o) {
   Arena arena(ctx.device());
-  make_plan(arena, ctx, table, o);
+  make_plan(arena, ctx, table, biases, o);
   return arena;
 }
 
@@ -68,13 +71,16 @@ ParameterStore::ParameterStore(Context& ctx, const GptConfig& config, const Stor
       config_(config),
       options_(options),
       table_(config),
+      bucket_bias_table_(config),
       buckets_(make_buckets(table_, options.bucket_elements)) {
   require(options.training || !options.sharded, "parameter store: only the state of training can be sharded");
-  arena_ = std::make_unique<Arena>(ctx.device(), measure(ctx, table_, options).used());
-  const Plan plan = make_plan(*arena_, ctx, table_, options);
+  arena_ = std::make_unique<Arena>(ctx.device(), measure(ctx, table_, bucket_bias_table_, options).used());
+  const Plan plan = make_plan(*arena_, ctx, table_, bucket_bias_table_, options);
   master_params_ = plan.master_params, compute_params_ = plan.compute_params, gradients_ = plan.gradients;
   first_moment_ = plan.first_moment, second_moment_ = plan.second_moment;
-  for (const Tensor& t : {master_params_, compute_params_, gradients_, first_moment_, second_moment_})
+  bucket_biases_ = plan.bucket_biases, bucket_loads_ = plan.bucket_loads;
+  for (const Tensor& t :
+       {master_params_, compute_params_, gradients_, first_moment_, second_moment_, bucket_biases_, bucket_loads_})
     if (t) ctx.zero(t);  // what lies between tensors stays zero
   if (!options.training) return;
   int64_t owned = 0;
@@ -92,7 +98,7 @@ ParameterStore::ParameterStore(Context& ctx, const GptConfig& config, const Stor
 
 std::vector<Arena::Item> ParameterStore::memory_plan(const Context& ctx, const GptConfig& config,
                                                      const StoreOptions& options) {
-  return measure(ctx, ParameterTable(config), options).items();
+  return measure(ctx, ParameterTable(config), BucketBiasTable(config), options).items();
 }
 
 bool ParameterStore::is_whole(State state) const {
@@ -126,6 +132,7 @@ void ParameterStore::init(uint64_t seed) {
   init_parameters(table_, flat, config_.n_layer, seed);
   if (ctx_.on_gpu()) ctx_.copy(staged, flat);
   put(State::kMasterParams);
+  if (bucket_biases_) ctx_.zero(bucket_biases_);
   ctx_.synchronize();  // the host buffer goes away
 }
 

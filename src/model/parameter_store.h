@@ -11,6 +11,7 @@
 
 #include "core/arena.h"
 #include "core/context.h"
+#include "model/bucket_biases.h"
 #include "model/params.h"
 
 namespace scfa {
@@ -46,6 +47,11 @@ class ParameterStore {
   Tensor compute_params() const { return compute_params_; }  // flat; bf16 on a GPU
   Tensor gradients() const { return gradients_; }            // flat, f32; empty unless training
 
+  // Flat, f32 and f64, the same on all ranks; empty where no pattern learns biases, the loads unless training.
+  const BucketBiasTable& bucket_bias_table() const { return bucket_bias_table_; }
+  Tensor bucket_biases() const { return bucket_biases_; }
+  Tensor bucket_loads() const { return bucket_loads_; }
+
   // What this rank owns, that is updates: all parameters, or its part of each bucket. Views of f32 but for the last.
   struct Shard {
     Range range;  // of the flat buffers
@@ -78,9 +84,10 @@ class ParameterStore {
   GptConfig config_;
   StoreOptions options_;
   ParameterTable table_;
+  BucketBiasTable bucket_bias_table_;
   std::vector<Range> buckets_;
   std::unique_ptr<Arena> arena_;
-  Tensor master_params_, compute_params_, gradients_, first_moment_, second_moment_;
+  Tensor master_params_, compute_params_, gradients_, first_moment_, second_moment_, bucket_biases_, bucket_loads_;
   std::vector<Shard> shards_;
 };
 

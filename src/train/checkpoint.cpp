@@ -26,6 +26,14 @@ std::vector<NamedTensor> named(const ParameterTable& table, const Tensor& flat, 
   return tensors;
 }
 
+// The model: parameters and biases of buckets.
+std::vector<NamedTensor> named_model(const ParameterTable& table, const HostState& host_state) {
+  std::vector<NamedTensor> tensors = named(table, host_state.view(State::kMasterParams), "");
+  for (const BucketBiasEntry& entry : host_state.bucket_bias_table().entries)
+    tensors.push_back({entry.name, entry.shape, host_state.bucket_biases().as<float>() + entry.offset});
+  return tensors;
+}
+
 std::vector<NamedTensor> moments(const ParameterTable& table, const Tensor& first, const Tensor& second) {
   std::vector<NamedTensor> tensors = named(table, first, "m.");
   for (NamedTensor& tensor : named(table, second, "v.")) tensors.push_back(std::move(tensor));
@@ -117,7 +125,7 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
     const WrittenFile written = write_safetensors(folder.file(name), tensors, {{"format", "scfa"}});
     files.push_back({name, written.bytes, written.xxh3});
   };
-  write(kModelFile, named(table, host_state.view(State::kMasterParams), ""));
+  write(kModelFile, named_model(table, host_state));
   write(kOptimizerFile, moments(table, host_state.view(State::kFirstMoment), host_state.view(State::kSecondMoment)));
   Json json = {{"format", kFormat},
                {"step", state.step},
@@ -190,7 +198,7 @@ void read_checkpoint(const std::string& checkpoint, const ParameterTable& table,
     const Tensor all = host_state.view(state);
     if (all) std::memset(all.data, 0, static_cast<size_t>(all.bytes()));  // what lies between tensors
   }
-  read_safetensors(fs::path(checkpoint) / kModelFile, named(table, host_state.view(State::kMasterParams), ""));
+  read_safetensors(fs::path(checkpoint) / kModelFile, named_model(table, host_state), kBucketBiasName);
   if (!host_state.has_moments()) return;
   read_safetensors(fs::path(checkpoint) / kOptimizerFile,
                    moments(table, host_state.view(State::kFirstMoment), host_state.view(State::kSecondMoment)));

@@ -1,6 +1,6 @@
 // Checkpoints: a folder checkpoint-STEP of a run with the parameters and the optimizer state in safetensors and the
 // rest in JSON. Written to a temporary folder, synced, then renamed, so that one either is there whole or is not there.
-//   model.safetensors      parameters, by name (docs/architecture.md)
+//   model.safetensors      parameters, by name (docs/architecture.md), and biases of buckets where some are learned
 //   optimizer.safetensors  first and second moments: "m.NAME", "v.NAME"
 //   state.json             format, step, tokens, validation loss, config, tokenizer, data, threads, device
 //   checkpoint.xxh3        sizes and checksums of the three (train/checkpoint_files.h)
@@ -58,7 +58,8 @@ CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify:
 // Whether path is a checkpoint's folder, whole or not, and not a run's.
 bool is_checkpoint_folder(const std::string& path);
 
-// Fills what host_state has room for. Throws Error naming the tensor that does not fit.
+// Fills what host_state has room for; biases of buckets of other patterns are passed over. Throws Error naming the
+// tensor that does not fit.
 void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state);
 
 // Fills the parameters of a store that is not sharded, and its moments if it has any.

@@ -54,7 +54,9 @@ class Run {
         ctx_(choose_device(options.device)) {
     result_.checkpoint = state_.path;
     result_.step = state_.step;
-    result_.trained = result_.config = state_.config;
+    result_.trained = state_.config;
+    result_.trained.model = model_after(state_.config, state_.step);
+    result_.config = result_.trained;
     result_.data = set_.directory();
     result_.split = options.split;
     result_.device = device_name(ctx_.device());
@@ -152,7 +154,7 @@ class Run {
       result_.positions.push_back({first, last, full.over(first, last)});
     });
     if (!options_.recall) return;
-    const RecallMeter meter(gpt, state_.config.model.attention);
+    const RecallMeter meter(gpt, result_.trained.model.attention);
     result_.dense = pass("measuring recall", {}).sums;
     result_.recall = meter.heads();
   }

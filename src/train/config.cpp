@@ -9,6 +9,12 @@
 
 namespace scfa {
 
+GptConfig model_after(const Config& config, int64_t done) {
+  GptConfig model = config.model.at_stage(config.model.stage_after(done, config.train.steps));
+  model.schedule.clear();
+  return model;
+}
+
 void validate(const Config& c) {
   visit_fields(c, [](const char* section, const char* key, const auto& value, const char*, const FieldRule&) {
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, std::string>)

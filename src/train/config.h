@@ -151,6 +151,9 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("log", "every", c.log.every, "steps between lines on the console", at_least(1));
 }
 
+// The model as it is after `done` steps: with the patterns of the last step, and no others.
+GptConfig model_after(const Config& config, int64_t done);
+
 // Checks what single fields cannot: throws Error naming the keys. The model is checked once its vocabulary is known.
 void validate(const Config& config);
 

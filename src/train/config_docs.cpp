@@ -34,7 +34,8 @@ void add_config_options(CommandLine& line, const std::string& section) {
     line.add_hidden_option(doc.key);
   }
   line.add_hidden_option("attention");
-  line.set_footer(text + "  --attention  (JSON)\n      one pattern for all layers, or a list with one a layer\n");
+  line.set_footer(
+      text + "  --attention  (JSON)\n      one pattern for all layers, a list with one per layer, or a schedule\n");
 }
 
 std::string config_markdown() {
@@ -47,9 +48,17 @@ std::string config_markdown() {
       "per\n"
       "layer. An entry is an object with the keys below, for all heads, or `{\"mixture\": [{\"heads\": 4, \"pattern\": "
       "\"dense\",\n"
-      "\"window\": 256}, {\"heads\": 8, \"pattern\": \"hash\"}]}` for consecutive ranges of heads. On the command "
-      "line\n"
-      "`--attention.KEY` changes every object of every layer, and `--attention JSON` replaces them all.\n\n"
+      "\"window\": 256}, {\"heads\": 8, \"pattern\": \"hash\"}]}` for consecutive ranges of heads. Patterns may change "
+      "during\n"
+      "a run: `\"attention\": {\"schedule\": [{\"from\": 0, \"attention\": {\"pattern\": \"hash\"}}, {\"from\": 0.9, "
+      "\"attention\":\n"
+      "{\"pattern\": \"dense\"}}]}` ends with a tenth of the steps dense; `from` is the share of the steps before, and "
+      "`attention` what\n"
+      "it would be without a schedule. An evaluation or a checkpoint has the patterns of the last step before it. On "
+      "the "
+      "command\n"
+      "line `--attention.KEY` changes every object of every layer and stage, and `--attention JSON` replaces them "
+      "all.\n\n"
       "This page is generated: `./train --print-config-docs`.\n";
   std::string section = "?";
   for (const FieldDoc& doc : config_docs()) {

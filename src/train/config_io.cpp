@@ -100,16 +100,47 @@ Json json_of_heads(const HeadPatterns& patterns) {
   return list.size() == 1 ? list[0] : Json{{kMixture, list}};
 }
 
-void read_attention(Config& config, const Json& json, const std::string& where) {
-  config.model.attention.clear();
-  if (!json.is_array()) {
-    config.model.attention.push_back(read_heads(json, where));
-    return;
-  }
+std::vector<HeadPatterns> read_layers(const Json& json, const std::string& where) {
+  if (!json.is_array()) return {read_heads(json, where)};
   require(!json.empty(), where, ": a list of patterns must have one entry a layer, not none");
   require(json.size() <= kMostLayers, where, ": a list of patterns must have one entry a layer, not ", json.size());
-  for (const Json& entry : json)
-    config.model.attention.push_back(read_heads(entry, concat(where, "[", config.model.attention.size(), "]")));
+  std::vector<HeadPatterns> layers;
+  for (const Json& entry : json) layers.push_back(read_heads(entry, concat(where, "[", layers.size(), "]")));
+  return layers;
+}
+
+Json json_of_layers(const std::vector<HeadPatterns>& attention) {
+  Json list = Json::array();
+  for (const HeadPatterns& patterns : attention) list.push_back(json_of_heads(patterns));
+  return list.size() == 1 ? list[0] : list;
+}
+
+constexpr const char *kSchedule = "schedule", *kFrom = "from", *kAttention = "attention";
+constexpr size_t kMostStages = 1000;
+
+AttentionStage read_stage(const Json& json, const std::string& where) {
+  require(json.is_object() && json.size() == 2 && json.contains(kFrom) && json.contains(kAttention), where,
+          ": must be an object of \"from\", a share of the steps, and \"attention\", not ", shown(json));
+  AttentionStage stage;
+  assign(stage.from, json[kFrom], between(0, 1), concat(where, ".", kFrom));
+  stage.attention = read_layers(json[kAttention], concat(where, ".", kAttention));
+  return stage;
+}
+
+void read_attention(Config& config, const Json& json, const std::string& where) {
+  config.model.schedule.clear();
+  if (!json.is_object() || !json.contains(kSchedule)) {
+    config.model.attention = read_layers(json, where);
+    return;
+  }
+  const std::string at = concat(where, ".", kSchedule);
+  require(json.size() == 1, at, ": must be alone in its object; other keys belong into its entries");
+  const Json& entries = json[kSchedule];
+  require(entries.is_array() && !entries.empty() && entries.size() <= kMostStages, at,
+          ": must be a list of {\"from\": share of the steps, \"attention\": ...}, not ", shown(entries));
+  for (const Json& entry : entries)
+    config.model.schedule.push_back(read_stage(entry, concat(at, "[", config.model.schedule.size(), "]")));
+  config.model.attention = config.model.schedule[0].attention;
 }
 
 }  // namespace
@@ -155,9 +186,13 @@ void override_config(Config& config, const std::string& key, const std::string& 
     assign(target, parse_text<T>(text), rule, where);
   };
   if (key.starts_with("attention.")) {
-    for (HeadPatterns& patterns : config.model.attention)
-      for (AttentionPattern& pattern : patterns)
-        if (!set_pattern_field(pattern, key.substr(10), set)) unknown_key(key, where);
+    const auto set_in = [&](std::vector<HeadPatterns>& attention) {
+      for (HeadPatterns& patterns : attention)
+        for (AttentionPattern& pattern : patterns)
+          if (!set_pattern_field(pattern, key.substr(10), set)) unknown_key(key, where);
+    };
+    set_in(config.model.attention);
+    for (AttentionStage& stage : config.model.schedule) set_in(stage.attention);
     return;
   }
   if (!set_field(config, key, set)) unknown_key(key, where);
@@ -168,9 +203,14 @@ Json to_json(const Config& config) {
   visit_fields(config, [&](const char* section, const char* key, const auto& value, const char*, const FieldRule&) {
     (*section ? json[section][key] : json[key]) = json_of(value);
   });
-  Json list = Json::array();
-  for (const HeadPatterns& patterns : config.model.attention) list.push_back(json_of_heads(patterns));
-  json["attention"] = list.size() == 1 ? list[0] : list;
+  if (config.model.schedule.empty()) {
+    json[kAttention] = json_of_layers(config.model.attention);
+    return json;
+  }
+  Json stages = Json::array();
+  for (const AttentionStage& stage : config.model.schedule)
+    stages.push_back({{kFrom, stage.from}, {kAttention, json_of_layers(stage.attention)}});
+  json[kAttention] = {{kSchedule, stages}};
   return json;
 }
 

@@ -35,7 +35,7 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   }
   console.line(fmt::format("model: {} parameters, {} layers, {}, width {}, {} tokens a sequence; attention {}",
                            format_count(static_cast<double>(table.count)), config.model.n_layer, heads,
-                           config.model.n_embd, config.model.sequence_length, describe_patterns(config.model)));
+                           config.model.n_embd, config.model.sequence_length, describe_schedule(config.model)));
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
                            evaluator.windows(), evaluator.available()));

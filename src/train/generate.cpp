@@ -10,7 +10,7 @@ namespace scfa {
 Generator::Generator(const GenerateOptions& options) : options_(options), ctx_(choose_device(options.device)) {
   require(options.tokens >= 1, "tokens must be at least 1, not ", options.tokens);
   const CheckpointState state = find_checkpoint(options.checkpoint);
-  const GptConfig& config = state.config.model;
+  const GptConfig config = model_after(state.config, state.step);
   context_length_ = config.sequence_length;
   tokenizer_ = make_tokenizer(state.tokenizer);
   require(tokenizer_->vocab_size() <= config.vocab_size, state.path, ": the vocabulary of the model, ",

@@ -21,6 +21,10 @@ HostState::HostState(ParameterStore& store, bool moments, bool here) : store_(st
     copies_[i] = Buffer(static_cast<size_t>(staging.bytes()), Device::kCpu);
     views_[i] = Tensor(copies_[i].data(), DType::kF32, Device::kCpu, {staging.numel()});
   });
+  bucket_biases_ = store.bucket_biases();
+  if (!bucket_biases_ || bucket_biases_.device == Device::kCpu) return;
+  bucket_bias_copy_ = Buffer(static_cast<size_t>(bucket_biases_.bytes()), Device::kCpu);
+  bucket_biases_ = Tensor(bucket_bias_copy_.data(), DType::kF32, Device::kCpu, {bucket_biases_.numel()});
 }
 
 void HostState::download(const WithTensor& complete) {
@@ -29,6 +33,8 @@ void HostState::download(const WithTensor& complete) {
     if (complete && taken.data == store_.gradients().data) complete(taken);
     if (here_ && view(state).data != taken.data) store_.context().copy(view(state), taken);
   });
+  const Tensor biases = store_.bucket_biases();
+  if (here_ && bucket_biases_.data != biases.data) store_.context().copy(bucket_biases_, biases);
 }
 
 void HostState::upload(const WithTensor& spread) {
@@ -38,6 +44,10 @@ void HostState::upload(const WithTensor& spread) {
     if (spread) spread(staging);
     store_.put(state);
   });
+  if (const Tensor biases = store_.bucket_biases(); biases) {
+    if (here_ && bucket_biases_.data != biases.data) store_.context().copy(biases, bucket_biases_);
+    if (spread) spread(biases);
+  }
   store_.context().synchronize();  // the host's copies go away
 }
 

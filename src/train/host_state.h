@@ -15,6 +15,8 @@ class HostState {
 
   Tensor view(State state) const { return views_[static_cast<size_t>(state)]; }  // empty if there is none
   bool has_moments() const { return moments_; }
+  const BucketBiasTable& bucket_bias_table() const { return store_.bucket_bias_table(); }
+  Tensor bucket_biases() const { return bucket_biases_; }  // flat; empty if there are none
 
   // From the store to the host; complete() is called with each tensor that holds but this rank's shards, to gather the
   // others'. Back; spread() is called with each tensor before the store takes it over, to pass on rank 0's.
@@ -30,6 +32,8 @@ class HostState {
   bool moments_, here_;
   std::array<Buffer, 3> copies_;
   std::array<Tensor, 3> views_;
+  Buffer bucket_bias_copy_;
+  Tensor bucket_biases_;
 };
 
 }  // namespace scfa

@@ -12,6 +12,7 @@ namespace {
 uint64_t hash_of(const ParameterStore& store, Context& ctx, const Tensor& hash) {
   std::vector<Tensor> same{store.compute_params()};
   if (!store.sharded()) same = {store.master_params(), store.shards()[0].first_moment, store.shards()[0].second_moment};
+  if (store.bucket_biases()) same.push_back(store.bucket_biases());
   uint64_t all = 0;
   for (const Tensor& tensor : same) {
     uint64_t bits = 0;

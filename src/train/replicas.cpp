@@ -157,9 +157,9 @@ void Replicas::finish_gradients() {
   comm_->join();
 }
 
-void Replicas::all_reduce(const Tensor& sums) {
+void Replicas::all_reduce(const Tensor& sums, const char* what) {
   if (alone()) return;
-  const World::Doing doing(world_, "all-reduce of the gradient norm");
+  const World::Doing doing(world_, what);
   comm_->fork();
   comm_->run([&] { collectives_->all_reduce(sums); });
   comm_->join();

@@ -33,7 +33,7 @@ class Replicas : public GptObserver {
   // all_reduce() for what else is summed, finish_step() behind the update.
   void begin_step();
   void finish_gradients();
-  void all_reduce(const Tensor& sums);
+  void all_reduce(const Tensor& sums, const char* what);
   void finish_step();
   // After a step, with the time it took. Returns what train.overlap auto found (train/overlap.h), in the step in which
   // it does, on all ranks.

@@ -2,6 +2,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -18,8 +19,9 @@ Reporter::Reporter(Console& console, std::unique_ptr<Metrics> metrics, const Con
       config_(config),
       policy_(config),
       started_at_(started_at),
-      flops_a_token_(model_flops_per_token(config.model)),
       peak_flops_(peak_flops(ctx.device()) * ranks) {
+  for (int64_t stage = 0; stage < config.model.stages(); ++stage)
+    flops_a_token_.push_back(model_flops_per_token(config.model.at_stage(stage)));
   if (metrics_ && !metrics_->warning().empty()) console.warning(metrics_->warning());
 }
 
@@ -30,11 +32,12 @@ void Reporter::step(StepRecord record, const std::optional<StepTimes>& times) {
     metrics_->profile(record.step, record.seconds, times->attention, times->seconds);
   }
   record.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / record.seconds;
-  record.flops_per_second = record.tokens_per_second * flops_a_token_;
+  record.flops_per_second = record.tokens_per_second * flops_a_token(record.step);
   record.utilisation = peak_flops_ > 0 ? record.flops_per_second / peak_flops_ : 0;
   record.peak_memory = ctx_.on_gpu() ? gpu::peak_allocated() : peak_memory();
   metrics_->step(record);
   trained_seconds_ += record.seconds;
+  trained_flops_ += flops_a_token(record.step);
   interval_.seconds += record.seconds;
   interval_.data_wait += record.data_wait;
   ++interval_.steps;
@@ -47,7 +50,7 @@ void Reporter::step(StepRecord record, const std::optional<StepTimes>& times) {
 
 void Reporter::print_step(const StepRecord& record, const std::string& left) {
   const double rate = static_cast<double>(interval_.steps * config_.tokens_per_step()) / interval_.seconds;
-  const double flops = rate * flops_a_token_;
+  const double flops = rate * flops_a_token(record.step);
   const std::string use = peak_flops_ > 0 ? fmt::format(" ({:.1f}%)", 100 * flops / peak_flops_) : "";
   console_.line(fmt::format(
       "step {:>{}}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {} tok/s  {}FLOP/s{}  {}wait {:.1f}%  mem {}  {} left",
@@ -58,9 +61,16 @@ void Reporter::print_step(const StepRecord& record, const std::string& left) {
   interval_ = {};
 }
 
+// Steps to come take as long as those so far, in proportion to their FLOPs.
 double Reporter::seconds_left(int64_t done) const {
-  const double a_step = trained_seconds_ / static_cast<double>(done - started_at_);
-  return static_cast<double>(policy_.steps_after(done)) * a_step +
+  double flops = 0;
+  for (int64_t stage = config_.model.stages() - 1, end = policy_.steps(); stage >= 0 && end > done; --stage) {
+    const int64_t begin = std::max(done, config_.model.first_step(stage, policy_.steps()));
+    if (begin >= end) continue;
+    flops += static_cast<double>(end - begin) * flops_a_token_[static_cast<size_t>(stage)];
+    end = begin;
+  }
+  return flops * trained_seconds_ / trained_flops_ +
          static_cast<double>(policy_.evaluations_after(done)) * eval_seconds_;
 }
 

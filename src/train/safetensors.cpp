@@ -79,7 +79,7 @@ WrittenFile write_safetensors(const std::string& path, const std::vector<NamedTe
   return {static_cast<int64_t>(sizeof length + length + offset), checksum.value()};
 }
 
-void read_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors) {
+void read_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors, const std::string& ignored) {
   const InputFile file(path);
   int64_t start = 0;
   const SortedJson header = read_header(file, &start);
@@ -95,7 +95,8 @@ void read_safetensors(const std::string& path, const std::vector<NamedTensor>& t
     offsets.push_back(*offset);
   }
   for (const auto& [name, entry] : header.items())
-    require(known.contains(name), path, ": has a tensor \"", abbreviate(name), "\" that this model does not have");
+    require(known.contains(name) || (!ignored.empty() && name.find(ignored) != std::string::npos), path,
+            ": has a tensor \"", abbreviate(name), "\" that this model does not have");
   for (size_t i = 0; i < tensors.size(); ++i)
     file.read(start + offsets[i], tensors[i].data, static_cast<int64_t>(bytes_of(tensors[i])));
 }

@@ -20,8 +20,13 @@ std::optional<StepResult> TrainStep::run(int64_t step, bool profiled) {
   profiler_.begin_step(profiled);
   const bool whole = accumulate_gradients(step);
   if (whole) {
-    memory_.optimizer.measure([this](const Tensor& sums) { memory_.replicas->all_reduce(sums); });
+    memory_.optimizer.measure(
+        [this](const Tensor& sums) { memory_.replicas->all_reduce(sums, "all-reduce of the gradient norm"); });
     memory_.optimizer.update(result.lr, step + 1);
+    if (const Tensor loads = memory_.store.bucket_loads(); loads) {
+      memory_.replicas->all_reduce(loads, "all-reduce of the loads of buckets");
+      memory_.model.update_bucket_biases();
+    }
     memory_.replicas->finish_step();
   }
   profiler_.work_launched();

@@ -80,6 +80,7 @@ class Trainer {
     memory_ = allocate_training(world, inputs_.ctx, config(), inputs_.train_set, options_.share_gpu);
     if (world.size() > 1) control_.console.line(memory_->replicas->describe());
     state_ = load_start(control_, *memory_, checkpoint, static_cast<uint64_t>(config().seed));
+    memory_->model.set_stage(config().model.stage_after(state_.step, config().train.steps));
     step_ = std::make_unique<TrainStep>(control_, config(), *memory_);
     world.run_on_all("starting", [] { check_stop("stopped before the first step; nothing was changed"); });
     std::unique_ptr<Metrics> metrics;
@@ -113,6 +114,7 @@ class Trainer {
 
   // Nothing if a signal came before the step was whole.
   std::optional<Decision> train_step() {
+    enter_stage();
     const Clock::time_point began = Clock::now();
     const bool profiled = policy_.profiles(state_.step + 1);
     const std::optional<StepResult> result = step_->run(state_.step, profiled);
@@ -133,6 +135,14 @@ class Trainer {
     if (const std::string found = memory_->replicas->note_step(seconds); !found.empty()) control_.console.line(found);
     if (policy_.compares_replicas(state_.step)) memory_->replicas->compare(state_.step);
     return decision;
+  }
+
+  // An evaluation after the last step of a stage has still the patterns of that stage, and so has a checkpoint.
+  void enter_stage() {
+    const GptConfig& model = config().model;
+    if (!memory_->model.set_stage(model.stage_of(state_.step, config().train.steps))) return;
+    control_.console.line(
+        concat("from step ", state_.step + 1, " on attention is ", describe_patterns(memory_->model.config())));
   }
 
   // Where all ranks say what their losses are, whether they were asked to stop or save, and whether it is time to save.

@@ -22,6 +22,7 @@ void expect_decoder_equals_forward(const GptConfig& c, Device device, int64_t al
   test::OwnedGpt model(ctx, c, 1, 9, Gpt::Mode::kEvaluation);
   model.init(3);
   test::fill_large(model);
+  test::fill_bucket_biases(model);
   const test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
   Feeder feeder(ctx, 1, c.sequence_length);
   Batch batch = feeder.put(owned.ids, owned.targets, owned.samples);
@@ -118,12 +119,15 @@ void PrintTo(const NamedPatterns& patterns, std::ostream* to) {
 
 // Windows, rounds, mixtures, and both layers different.
 std::vector<NamedPatterns> various_patterns() {
-  AttentionPattern window, hash, rounds, drop, balanced, near;
+  AttentionPattern window, hash, rounds, drop, balanced, near, biased;
   window.window = 6;
   hash.pattern = "hash", hash.buckets = 4, hash.window = 12;
   rounds.pattern = "hash", rounds.buckets = 4, rounds.rounds = 3;
   balanced.pattern = "hash", balanced.buckets = 4, balanced.balance = "prefix";
   near.pattern = "hash", near.buckets = 4, near.near = 5;
+  biased.pattern = "hash", biased.buckets = 4, biased.rounds = 2, biased.bias_rate = 0.1;
+  AttentionPattern biased_too = balanced;
+  biased_too.bias_rate = 0.1;
   drop.pattern = "drop", drop.drop_rate = 0.3, drop.attend_self = false;
   const auto of_heads = [](AttentionPattern pattern, int64_t heads) {
     pattern.heads = heads;
@@ -133,6 +137,7 @@ std::vector<NamedPatterns> various_patterns() {
   return {{"window", {{window}}}, {"hash_and_window", {{hash}}},
           {"rounds", {{rounds}}}, {"balanced", {{balanced}}},
           {"near", {{near}}},     {"near_in_some_heads", {{of_heads(near, 1), of_heads(balanced, 0)}}},
+          {"biased", {{biased}}}, {"biased_in_some_heads", {{of_heads(near, 1), of_heads(biased_too, 0)}}},
           {"mixture", {mixture}}, {"mixture_and_rounds", {mixture, {rounds}}}};
 }
 

@@ -246,6 +246,49 @@ TEST(Gpt, APatternForEachLayer) {
   EXPECT_THROW(validate(c), Error);
 }
 
+// A stage of a schedule computes what a model of these patterns alone does, and has memory for the largest from the
+// beginning.
+TEST(Gpt, GoesFromStageToStage) {
+  Context ctx;
+  GptConfig c = small_config();
+  c.shared_qk = true;
+  const std::vector<HeadPatterns> hash = small_config("hash").attention, dense = small_config().attention,
+                                  blocks = small_config("blocks").attention;
+  c.schedule = {{0, hash}, {0.25, dense}, {0.5, blocks}, {0.75, hash}};
+  c.attention = hash;
+  OwnedGpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
+  model.init(1);
+  const OwnedBatch owned(c, 2, 1);
+  const auto allocated = [](const Gpt& gpt) {
+    int64_t bytes = 0;
+    for (const Arena::Item& item : gpt.memory()) bytes += item.bytes;
+    return bytes;
+  };
+  const auto gradients = [](const OwnedGpt& gpt) {
+    const Tensor flat = gpt.gradients();
+    return std::vector<float>(flat.as<float>(), flat.as<float>() + flat.numel());
+  };
+  const int64_t bytes = allocated(model);
+  int64_t largest = 0;
+  for (int64_t stage = 0; stage < c.stages(); ++stage) {
+    EXPECT_EQ(model.set_stage(stage), stage > 0);
+    EXPECT_FALSE(model.set_stage(stage));
+    EXPECT_EQ(allocated(model), bytes);
+    GptConfig alone = c.at_stage(stage);
+    alone.schedule.clear();
+    OwnedGpt other(ctx, alone, 2, 1, Gpt::Mode::kTraining);
+    other.init(1);
+    largest = std::max(largest, allocated(other));
+    model.zero_gradients();
+    other.zero_gradients();
+    EXPECT_EQ(run(model, owned.batch, true).loss, run(other, owned.batch, true).loss);
+    model.backward(owned.batch);
+    other.backward(owned.batch);
+    EXPECT_EQ(gradients(model), gradients(other)) << stage;
+  }
+  EXPECT_EQ(bytes, largest);
+}
+
 // By name, so that a new op has to be put on one side or the other.
 TEST(Gpt, AttentionIsToldApartInTheTimesOfAStep) {
   for (const bool shared : {false, true}) {

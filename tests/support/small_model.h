@@ -84,4 +84,15 @@ inline void fill_large(Gpt& model, float scale = 12.0f) {
   ctx.synchronize();
 }
 
+// Biases of buckets, where there are some, that change what tokens see.
+inline void fill_bucket_biases(Gpt& model) {
+  const Tensor biases = model.store().bucket_biases();
+  if (!biases) return;
+  std::mt19937 random(5);
+  std::vector<float> host(static_cast<size_t>(biases.numel()));
+  for (float& value : host) value = std::normal_distribution<float>()(random);
+  model.context().copy(biases, ConstTensor(host.data(), DType::kF32, Device::kCpu, {biases.numel()}));
+  model.context().synchronize();
+}
+
 }  // namespace scfa::test

@@ -104,6 +104,34 @@ TEST_F(Evaluate, APatternInPlaceOfTheTrainedOne) {
             trained.losses.sums.loss);
 }
 
+// With the patterns of the last step before it, and the biases that its buckets had then.
+TEST_F(Evaluate, ACheckpointHasThePatternsOfItsStep) {
+  test::TinyRun tiny;
+  Config config = tiny.config();
+  config.model.attention[0][0].bias_rate = 0.1;
+  config.model.schedule = {{0, config.model.attention}, {0.75, {HeadPatterns(1)}}};
+  config.eval.every = 3;
+  config.checkpoint.every = 3;
+  tiny.run(config);
+  const auto of = [](const std::string& checkpoint, const std::string& attention = "") {
+    CheckpointEvaluationOptions options{.checkpoint = checkpoint, .device = "cpu"};
+    if (!attention.empty()) options.attention.emplace_back("attention", attention);
+    return evaluate_checkpoint(options);
+  };
+  for (const int64_t step : {6, 9, 12}) {
+    SCOPED_TRACE(step);
+    const std::string checkpoint = tiny.path(concat("checkpoint-", step < 10 ? "0000000" : "000000", step));
+    const CheckpointEvaluation found = of(checkpoint);
+    EXPECT_EQ(found.config.model.attention[0][0].pattern, step == 12 ? "dense" : "hash");
+    EXPECT_EQ(found.trained.model.attention[0][0].pattern, step == 12 ? "dense" : "hash");
+    EXPECT_EQ(found.losses.sums.loss / (7 * 64), find_checkpoint(checkpoint).validation_loss);
+    EXPECT_NE(of(checkpoint, R"({"pattern": "hash", "buckets": 4})").losses.sums.loss, found.losses.sums.loss);
+  }
+  // Biases that nothing has learned.
+  expect_error([&] { of(tiny.path(""), R"({"pattern": "hash", "buckets": 8, "bias_rate": 0.1})"); },
+               {"model.safetensors", "no tensor", "bucket_bias", "buckets_8"});
+}
+
 TEST_F(Evaluate, RecallOfDenseAttentionIsOneAndOfOthersLess) {
   const CheckpointEvaluation hash = evaluate({.recall = true}),
                              dense = evaluate({.attention = {{"attention.pattern", "dense"}}, .recall = true}),

@@ -85,6 +85,58 @@ TEST(Config, AMixtureSurvivesTheRoundTrip) {
   EXPECT_EQ(found[0].key, "attention.mixture.1.rounds");
 }
 
+constexpr const char* kEndsDense = R"({"schedule": [{"from": 0, "attention": {"pattern": "hash", "buckets": 8}},
+                                                    {"from": 0.9, "attention": [{"window": 9}, {}]}]})";
+
+TEST(Config, AttentionMayHaveASchedule) {
+  Config c = parse(concat(R"({"model": {"n_layer": 2, "vocab_size": 10}, "attention": )", kEndsDense, "}"));
+  EXPECT_NO_THROW(validate(c.model));
+  ASSERT_EQ(c.model.stages(), 2);
+  EXPECT_EQ(c.model.patterns(1)[0].buckets, 8);
+  EXPECT_EQ(c.model.at_stage(1).patterns(0)[0].window, 9);
+  EXPECT_EQ(c.model.first_step(1, 750), 675);
+  for (const auto& [step, stage] : std::vector<std::pair<int64_t, int64_t>>{{0, 0}, {674, 0}, {675, 1}, {749, 1}})
+    EXPECT_EQ(c.model.stage_of(step, 750), stage) << step;
+  EXPECT_EQ(c.model.stage_after(0, 750), 0);
+  EXPECT_EQ(c.model.stage_after(675, 750), 0);  // the last step was one of the first stage
+  EXPECT_EQ(c.model.stage_after(676, 750), 1);
+  EXPECT_EQ(describe_schedule(c.model), "hash with 8 buckets; from 90 % of the steps on dense, window 9 | dense");
+  EXPECT_EQ(to_json(config_from_json(to_json(c), "again")), to_json(c));
+  c.train.steps = 750;
+  EXPECT_EQ(model_after(c, 100).patterns(0)[0].pattern, "hash");
+  EXPECT_EQ(model_after(c, 750).patterns(0)[0].pattern, "dense");
+  EXPECT_TRUE(model_after(c, 750).schedule.empty());
+  override_config(c, "attention.near", "5");  // in all stages
+  EXPECT_EQ(c.model.patterns(0)[0].near, 5);
+  EXPECT_EQ(c.model.at_stage(1).patterns(1)[0].near, 5);
+  override_config(c, "attention", R"({"pattern": "drop"})");
+  EXPECT_EQ(c.model.stages(), 1);
+  EXPECT_EQ(c.model.patterns(0)[0].pattern, "drop");
+}
+
+TEST(Config, ErrorsInSchedulesAreNamed) {
+  const auto read = [](const std::string& schedule) {
+    return [=] {
+      validate(
+          parse(R"({"model": {"n_layer": 2, "vocab_size": 10}, "attention": {"schedule": )" + schedule + "}}").model);
+    };
+  };
+  const std::string first = R"([{"from": 0, "attention": {}}, )";
+  expect_error(read("[]"), {"attention.schedule", "list"});
+  expect_error(read("5"), {"attention.schedule", "list"});
+  expect_error(read("[5]"), {"attention.schedule[0]", "from", "attention"});
+  expect_error(read(R"([{"from": 0}])"), {"attention.schedule[0]", "from", "attention"});
+  expect_error(read(R"([{"from": 0, "attention": {"bucket": 4}}])"), {"attention.schedule[0].attention.bucket"});
+  expect_error(read(R"([{"from": 0.1, "attention": {}}])"), {"attention.schedule[0].from", "0", "0.1"});
+  expect_error(read(first + R"({"from": 1.5, "attention": {}}])"), {"attention.schedule[1].from", "from 0 to 1"});
+  expect_error(read(first + R"({"from": 1, "attention": {}}])"), {"attention.schedule[1].from", "less than 1"});
+  expect_error(read(first + R"({"from": 0, "attention": {}}])"), {"attention.schedule[1].from", "more than 0"});
+  expect_error(read(first + R"({"from": 0.5, "attention": [{}, {}, {}]}])"), {"n_layer = 2", "3"});
+  expect_error(read(first + R"({"from": 0.5, "attention": {"pattern": "reformer"}}])"), {"reformer", "shared_qk"});
+  expect_error([] { parse(R"({"attention": {"schedule": [{"from": 0, "attention": {}}], "window": 4}})"); },
+               {"attention.schedule", "alone"});
+}
+
 TEST(Config, ErrorsInMixturesAreNamed) {
   const auto read = [](const char* attention) { return [=] { parse(concat(R"({"attention": )", attention, "}")); }; };
   expect_error(read(R"({"mixture": []})"), {"attention.mixture", "list"});
@@ -265,6 +317,7 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
     if (doc.key == "attention.pattern") text = "drop";
     if (doc.key == "attention.balance") text = "prefix";
     if (doc.key == "attention.top_k") text = "2";
+    if (doc.key == "attention.bias_rate") text = "0.5";
     ASSERT_NE(text, doc.default_text) << doc.key;
     override_config(c, doc.key, text);
   }

@@ -10,6 +10,7 @@
 #include "comm/mpi.h"
 #include "data/json_file.h"
 #include "support/rank_run.h"
+#include "support/safetensors_reader.h"
 #include "train/checkpoint.h"
 
 namespace scfa {
@@ -86,6 +87,26 @@ TEST(Ranks, ARunIsTheSameBitForBitEachTime) {
   RankRun::expect_success(run.ranks(3, {"--overwrite"}));
   EXPECT_EQ(losses(run), first);
   EXPECT_TRUE(last_state(run) == state);
+}
+
+// The loads of buckets are those of all ranks, so biases are as with one, to rounding of the parameters.
+TEST(Ranks, LearnBiasesOfBucketsTogether) {
+  RankRun run;
+  const Words words{"--overwrite", "--attention.bias_rate", "0.1", "--train.check_replicas", "1"};
+  RankRun::expect_success(run.ranks(1, words));
+  const std::vector<double> alone = losses(run);
+  const char* name = "h.1.attn.bucket_bias.heads_0_to_1.rounds_1.buckets_4";
+  const auto biases = [&] {
+    return test::SafetensorsFile(run.checkpoint(12, "model.safetensors")).tensors.at(name).values;
+  };
+  const std::vector<float> want = biases();
+  EXPECT_GT(*std::max_element(want.begin(), want.end()), 0.05f);
+  for (const int n : {2, 3}) {
+    RankRun::expect_success(run.ranks(n, words));
+    expect_close(losses(run), alone);
+    const std::vector<float> got = biases();
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 2e-2f) << i;
+  }
 }
 
 // On CPUs sums have one order however they are made.

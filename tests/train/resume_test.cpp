@@ -57,6 +57,32 @@ INSTANTIATE_TEST_SUITE_P(Train, Resume,
                                          name_of(std::get<2>(row.param)));
                          });
 
+// What is learned beside the parameters is saved with them, and patterns change where they would have.
+TEST_P(Resume, WithBiasesOfBucketsAndASchedule) {
+  const auto [pattern, order, device] = GetParam();
+  if (std::string(pattern) != "hash" || std::string(order) != "epoch") GTEST_SKIP() << "once will do";
+  TinyRun tiny;
+  Config config = tiny.config("hash", name_of(device));
+  HeadPatterns biased = config.model.attention[0];
+  biased[0].bias_rate = 0.1;
+  config.model.schedule = {{0, {biased}}, {0.6, {HeadPatterns(1)}}, {0.75, {biased}}};  // steps 0, 7, 9
+  config.model.attention = config.model.schedule[0].attention;
+  const TrainResult whole = tiny.run(config);
+  EXPECT_NE(tiny.out.find("from step 8 on attention is dense"), std::string::npos) << tiny.out;
+  EXPECT_NE(tiny.out.find("from step 10 on attention is hash"), std::string::npos) << tiny.out;
+  const std::string parameters = read_text(tiny.path("checkpoint-00000012/model.safetensors"));
+  EXPECT_NE(parameters.find("h.1.attn.bucket_bias.heads_0_to_1.rounds_1.buckets_4"), std::string::npos);
+  const std::vector<std::string> losses = tiny.records(1);
+  for (const int64_t from : {10, 5}) {
+    fs::remove_all(tiny.path("checkpoint-00000012"));
+    if (from == 5) fs::remove_all(tiny.path("checkpoint-00000010"));
+    fs::remove(tiny.path("metrics.jsonl"));
+    EXPECT_EQ(tiny.run(config, {.resume = true}).validation_loss, whole.validation_loss);
+    EXPECT_EQ(tiny.records(1), std::vector<std::string>(losses.begin() + from, losses.end()));
+    EXPECT_TRUE(read_text(tiny.path("checkpoint-00000012/model.safetensors")) == parameters) << "from " << from;
+  }
+}
+
 class Checkpoint : public test::TinyRunTest {};
 
 TEST_F(Checkpoint, HasFewerHeadsOfKeysAndValues) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "core/rng.h"
 #include "kernels/attention/normalise.h"
+#include "kernels/attention/patterns/bucket_bias.h"
 #include "kernels/attention/patterns/descriptor.h"
 #include "kernels/attention/patterns/projections.h"
 
@@ -37,6 +39,8 @@ LayerSegments LayerSegments::plan(Arena& arena, const HeadPatterns& patterns, in
     layer.states.push_back(elements == 0 ? Tensor()
                                          : arena.take("segments", DType::kF32, {B, pattern.heads, elements}));
   }
+  layer.bucket_biases.resize(layer.patterns.size());
+  layer.bucket_loads.resize(layer.patterns.size());
   const int64_t count = std::max(segments, segment_count(patterns, T));
   for (int64_t r = 0; r < std::max(relations, relation_count(patterns)); ++r) {
     const std::vector<Visibility> by_head = visibility(patterns, r);
@@ -57,7 +61,9 @@ int64_t LayerSegments::assign_scratch(const Context& ctx) const {
 
 void LayerSegments::draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const {
   for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
-    if (needs_projections(patterns[i])) draw_projections(ctx, projections[i], seed, step, layer, first_head);
+    if (!needs_projections(patterns[i])) return;
+    const uint32_t drawn_at = learns_bucket_bias(patterns[i]) ? kEvaluationStep : step;  // a bias is of its directions
+    draw_projections(ctx, projections[i], seed, drawn_at, layer, first_head);
   });
 }
 
@@ -66,6 +72,7 @@ void LayerSegments::assign_each(Context& ctx, const PatternInput& input, ConstTe
     PatternInput its = input;
     its.projections = projections[i];
     its.state = states[i];
+    its.bucket_bias = bucket_biases[i];
     its.first_head = first_head;
     its.heads = patterns[i].heads;
     if (keys && descriptor_of(patterns[i]).reads_keys) its.k = keys;
@@ -83,6 +90,7 @@ void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor 
     PatternInput whole = input;
     whole.projections = projections[0];
     whole.state = states[0];
+    whole.bucket_bias = bucket_biases[0];
     return assign_segments_and_normalise_keys(ctx, relations, keys, inverse_norm, patterns[0], whole);
   }
   normalise_keys(ctx, keys, inverse_norm, input.q);
@@ -92,6 +100,28 @@ void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor 
 void LayerSegments::build(Context& ctx, ConstTensor document_start) const {
   for (size_t r = 0; r < relations.size(); ++r)
     build_segments(ctx, relations[r], visibility(patterns, static_cast<int64_t>(r)), document_start);
+}
+
+void LayerSegments::add_bucket_loads(Context& ctx) const {
+  for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
+    const Tensor& loads = bucket_loads[i];
+    if (!loads) return;
+    for (int64_t side = 0; side < loads.size(0); ++side)
+      for (int64_t round = 0; round < loads.size(1); ++round) {
+        const Segments& relation = relations[static_cast<size_t>(round)];
+        scfa::add_bucket_loads(ctx, loads.select(side).select(round), side == 0 ? relation.q_begin : relation.k_begin,
+                               first_head);
+      }
+  });
+}
+
+void LayerSegments::update_bucket_biases(Context& ctx) const {
+  for (size_t i = 0; i < patterns.size(); ++i) {
+    if (!bucket_loads[i]) continue;
+    const int64_t buckets = patterns[i].buckets, rows = bucket_loads[i].numel() / buckets;
+    update_bucket_bias(ctx, bucket_biases[i].reshape({rows, buckets}), bucket_loads[i].reshape({rows, buckets}),
+                       static_cast<float>(patterns[i].bias_rate));
+  }
 }
 
 }  // namespace scfa

@@ -17,6 +17,9 @@ struct LayerSegments {
   std::vector<Tensor> projections;  // of each pattern: (rounds, heads, buckets/2, D) f32, or empty
   std::vector<Tensor> states;       // of each pattern: (B, heads, elements) f32, or empty
 
+  // Of each pattern that learns a bias per bucket, else empty; plan() leaves them empty, since they outlive a pass.
+  std::vector<Tensor> bucket_biases, bucket_loads;  // (1 or 2, rounds, heads, buckets) f32 and f64: see bucket_bias.h
+
   // positions: how long sequences may get that are given in several parts, T at least. documents: build gets a
   // document_start. More segments than the patterns have: where a caller fills q_segment and
   // k_segment itself.
@@ -31,6 +34,8 @@ struct LayerSegments {
   void assign(Context& ctx, const PatternInput& input) const;
   void assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm, const PatternInput& input) const;
   void build(Context& ctx, ConstTensor document_start = {}) const;
+  void add_bucket_loads(Context& ctx) const;      // after build
+  void update_bucket_biases(Context& ctx) const;  // by the loads
 
  private:
   // keys: where these are normalised queries, for patterns that read them.

@@ -41,13 +41,17 @@ PatternInput checked(const char* op, const Context& ctx, std::span<const Segment
                 input.state.size(0) == B && input.state.size(1) == input.heads && input.state.size(2) >= elements,
             op, ": state must be (", B, ", ", input.heads, ", ", elements, ") f32 or more, not ",
             input.state.data == nullptr ? "empty" : input.state.describe());
+  if (input.bucket_bias)
+    require_tensor(input.bucket_bias, op, "bucket_bias", DType::kF32,
+                   {input.k ? 2 : 1, pattern.rounds, input.heads, pattern.buckets});
   const int64_t scratch = assign_scratch(ctx, pattern, B, input.heads, T);
   require(
       scratch == 0 || (input.scratch.data && input.scratch.dtype == DType::kF32 && input.scratch.numel() >= scratch),
       op, ": scratch must be ", scratch, " elements of f32, not ",
       input.scratch.data == nullptr ? "empty" : input.scratch.describe());
   require_elements(input.samples, op, "samples", DType::kI32, B);
-  ctx.require_here(op, {input.q, input.k, input.projections, input.samples, input.state, input.scratch});
+  ctx.require_here(op,
+                   {input.q, input.k, input.projections, input.samples, input.state, input.bucket_bias, input.scratch});
   return input;
 }
 

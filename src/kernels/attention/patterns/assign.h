@@ -23,6 +23,9 @@ struct PatternInput {
   // (B, heads, elements) f32: what the pattern remembers of earlier positions of the same sequences, where it does. It
   // need not be initialised at position 0, and is updated.
   Tensor state = {};
+  // (1 or 2, rounds, heads, buckets) f32: of queries, and of keys that are not the queries (bucket_bias.h). Empty:
+  // none, as if they were 0.
+  ConstTensor bucket_bias = {};
   Tensor scratch = {};                // f32 (assign_scratch), where that is not 0; undefined afterwards
   int64_t first_head = 0, heads = 0;  // the heads of q, k and the segments that the pattern is for; 0: all that follow
 };

@@ -17,14 +17,15 @@ using AssignSegmentsAndNormaliseKeys = void(Context& ctx, const Segments& relati
 // Functions of a pattern's parameters; those that may be null have a default.
 struct PatternDescriptor {
   const char* name;
-  bool attend_self;                                              // unless the config says otherwise
-  bool causal;                                                   // the segments of a token depend on no later token
-  int64_t (*segments)(const AttentionPattern&, int64_t T);       // how many there are
-  int64_t (*relations)(const AttentionPattern&) = nullptr;       // 1
-  double (*share_of_pairs)(const AttentionPattern&, int64_t T);  // see pattern.h; without the window
-  std::string (*describe)(const AttentionPattern&);              // without window and attend_self
-  bool (*needs_projections)(const AttentionPattern&) = nullptr;  // no
-  bool shares_keys = false;                                      // for models whose keys are their queries only
+  bool attend_self;                                               // unless the config says otherwise
+  bool causal;                                                    // the segments of a token depend on no later token
+  int64_t (*segments)(const AttentionPattern&, int64_t T);        // how many there are
+  int64_t (*relations)(const AttentionPattern&) = nullptr;        // 1
+  double (*share_of_pairs)(const AttentionPattern&, int64_t T);   // see pattern.h; without the window
+  std::string (*describe)(const AttentionPattern&);               // without window and attend_self
+  bool (*needs_projections)(const AttentionPattern&) = nullptr;   // no
+  bool (*learns_bucket_bias)(const AttentionPattern&) = nullptr;  // no
+  bool shares_keys = false;                                       // for models whose keys are their queries only
   bool reads_keys = false;  // PatternInput::k has the keys where these are normalised queries, too
   // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null or 0: nothing.
   int64_t (*state_elements)(const AttentionPattern&, int64_t positions, int64_t D) = nullptr;

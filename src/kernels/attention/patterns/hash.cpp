@@ -17,11 +17,23 @@ AssignSegmentsAndNormaliseKeys assign_hash_and_normalise_keys;
 
 namespace {
 
-// bucket = argmax of [y, -y], y = x R: the index of the largest |y|, plus half where y is negative. Ties go to the
-// lowest index.
+float dot(const float* a, const float* b, int64_t D) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t d = 0; d < D; ++d) sum += a[d] * b[d];
+  return sum;
+}
+
+float inverse_norm(const float* row, int64_t D) {
+  return 1.0f / std::max(std::sqrt(dot(row, row, D)), 1e-12f);
+}
+
+// bucket = argmax of [y, -y], y = x R, or of [z, -z] + bias, z = y sqrt(D) / |x|.
 //   segment     (B, H, T); x may have fewer heads, each that of several consecutive ones of the segment
 //   directions  (heads, half, D)
-void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, const PatternInput& input) {
+//   bias        (heads, 2 half), or null
+void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, const float* bias,
+               const PatternInput& input) {
   const int64_t B = x.size(0), T = x.size(1), H = segment.size(1), D = x.size(3), half = directions.size(1);
   const int64_t group = H / x.size(2);
   const float* in = x.as<float>();
@@ -32,25 +44,18 @@ void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& d
       for (int64_t t = 0; t < T; ++t) {
         const int64_t h = input.first_head + i;
         const float* row = in + b * x.stride[0] + t * x.stride[1] + h / group * x.stride[2];
-        float best = -1.0f;
-        int64_t bucket = 0;
-        for (int64_t c = 0; c < half; ++c) {
-          const float* direction = directions.as<float>() + (i * half + c) * D;
-          float y = 0.0f;
-#pragma omp simd reduction(+ : y)
-          for (int64_t d = 0; d < D; ++d) y += row[d] * direction[d];
-          if (std::fabs(y) > best) {
-            best = std::fabs(y);
-            bucket = y < 0.0f ? c + half : c;
-          }
-        }
-        out[(b * H + h) * T + t] = static_cast<uint16_t>(bucket);
+        const float scale = bias == nullptr ? 1.0f : std::sqrt(static_cast<float>(D)) * inverse_norm(row, D);
+        BestBucket best;
+        for (int64_t c = 0; c < half; ++c)
+          best.offer(scale * dot(row, directions.as<float>() + (i * half + c) * D, D), static_cast<int>(c),
+                     static_cast<int>(half), bias == nullptr ? nullptr : bias + i * 2 * half);
+        out[(b * H + h) * T + t] = static_cast<uint16_t>(best.bucket);
       }
 }
 
-// The same of standardised scores. state: of one head of one sequence, for each direction.
+// The same of standardised scores. state: of one head of one sequence, for each direction. bias: of the head, or null.
 void hash_head_balanced(uint16_t* segment, const float* in, int64_t stride, const float* directions, int64_t half,
-                        HashBalance balance, ScoreState* state, const PatternInput& input) {
+                        HashBalance balance, const float* bias, ScoreState* state, const PatternInput& input) {
   const int64_t T = input.q.size(1), D = input.q.size(3);
   std::vector<ScoreStatistics> statistics(static_cast<size_t>(half));
   for (int64_t t = 0; t < T; ++t) {
@@ -64,17 +69,12 @@ void hash_head_balanced(uint16_t* segment, const float* in, int64_t stride, cons
       for (int64_t c = 0; c < half; ++c)
         statistics[static_cast<size_t>(c)] = score_statistics(state[c].before, rows, D, balance);
     const float* row = in + t * stride;
-    float square = 0.0f;
-#pragma omp simd reduction(+ : square)
-    for (int64_t d = 0; d < D; ++d) square += row[d] * row[d];
-    const float inverse_norm = 1.0f / std::max(std::sqrt(square), 1e-12f);
+    const float scale = inverse_norm(row, D);
     BestBucket best;
     for (int64_t c = 0; c < half; ++c) {
-      float y = 0.0f;
-#pragma omp simd reduction(+ : y)
-      for (int64_t d = 0; d < D; ++d) y += row[d] * directions[c * D + d];
-      const int score = fixed_point(y * inverse_norm);
-      best.offer(score, statistics[static_cast<size_t>(c)], static_cast<int>(c), static_cast<int>(half));
+      const int score = fixed_point(dot(row, directions + c * D, D) * scale);
+      best.offer(standardised(score, statistics[static_cast<size_t>(c)]), static_cast<int>(c), static_cast<int>(half),
+                 bias);
       state[c].all.add(score);
     }
     segment[t] = static_cast<uint16_t>(best.bucket);
@@ -82,8 +82,8 @@ void hash_head_balanced(uint16_t* segment, const float* in, int64_t stride, cons
 }
 
 // state: of this round and of q or k; see hash.h.
-void hash_rows_balanced(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, int64_t state,
-                        HashBalance balance, const PatternInput& input) {
+void hash_rows_balanced(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, const float* bias,
+                        int64_t state, HashBalance balance, const PatternInput& input) {
   const int64_t B = x.size(0), T = x.size(1), H = segment.size(1), half = directions.size(1), group = H / x.size(2);
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < B; ++b)
@@ -91,8 +91,8 @@ void hash_rows_balanced(const Tensor& segment, const ConstTensor& x, const Const
       const int64_t h = input.first_head + i;
       hash_head_balanced(segment.as<uint16_t>() + (b * H + h) * T,
                          x.as<float>() + b * x.stride[0] + h / group * x.stride[2], x.stride[1],
-                         directions.as<float>() + i * half * x.size(3), half, balance, score_state(input, b, i) + state,
-                         input);
+                         directions.as<float>() + i * half * x.size(3), half, balance,
+                         bias == nullptr ? nullptr : bias + i * 2 * half, score_state(input, b, i) + state, input);
     }
 }
 
@@ -121,10 +121,11 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
     const ConstTensor directions = input.projections.select(round);
     const HashBalance balance = balance_of(pattern);
     const auto hash = [&](const Tensor& segment, const ConstTensor& x, bool of_keys) {
+      const float* bias = bucket_bias(input, round, of_keys);
       if (balance == HashBalance::kNone)
-        hash_rows(segment, x, directions, input);
+        hash_rows(segment, x, directions, bias, input);
       else
-        hash_rows_balanced(segment, x, directions, score_state_offset(pattern, round, of_keys), balance, input);
+        hash_rows_balanced(segment, x, directions, bias, score_state_offset(pattern, round, of_keys), balance, input);
     };
     hash(relation.q_segment, input.q, false);
     if (input.k)
@@ -143,7 +144,8 @@ void validate_hash(const AttentionPattern& p) {
 
 std::string describe_hash(const AttentionPattern& p) {
   return concat("hash with ", p.buckets, " buckets", p.rounds > 1 ? concat(" in ", p.rounds, " rounds") : "",
-                p.balance == "none" ? "" : concat(", balanced by ", p.balance));
+                p.balance == "none" && p.bias_rate == 0 ? "" : ", balanced by ", p.balance == "none" ? "" : p.balance,
+                p.balance != "none" && p.bias_rate > 0 ? " and " : "", p.bias_rate > 0 ? "a learned bias" : "");
 }
 
 bool is_balanced(const AttentionPattern& p) {
@@ -169,6 +171,7 @@ constexpr PatternDescriptor kHashPattern{
                          int64_t) { return static_cast<double>(p.rounds) / static_cast<double>(p.buckets); },
     .describe = describe_hash,
     .needs_projections = has_directions,
+    .learns_bucket_bias = [](const AttentionPattern& p) { return has_directions(p) && p.bias_rate > 0; },
     .state_elements =
         [](const AttentionPattern& p, int64_t, int64_t) {
           return is_balanced(p) ? score_state_offset(p, p.rounds, false) * kStateElements : 0;

@@ -67,15 +67,22 @@ struct BalanceParams {
   ScoreState* state;     // of the round and of q or k
   int64_t state_stride;  // from head to head
   int64_t first_position;
+  const float* bias;  // (heads, 2 half), or null
+  __device__ const float* bias_of(int i) const { return bias == nullptr ? nullptr : bias + i * 2 * half; }
   __device__ int16_t* scores_of(int head) const { return scores + head * half * stride; }
   __device__ int2* sums_of(int head, int chunk) const { return chunk_sums + (int64_t{head} * chunks + chunk) * half; }
   __device__ ScoreState* state_of(int head) const { return state + head * state_stride; }
 };
 
-// bucket = index of the largest |x . direction|, plus half where the product is negative; kBalanced: not yet, but the
-// scores and the sums of each chunk, for choose_buckets_kernel. With kKeys also keys = x / |x|. grid: (heads,
-// T / kHashRows, B), heads fastest, since rows of all heads of a position are adjacent in memory.
-template <int kD, bool kKeys, bool kBalanced>
+enum class HashMode {
+  kProducts,  // the bucket of the largest |x . direction|
+  kBiased,    // that of the largest +-x . direction sqrt(D) / |x| + bias
+  kScores,    // no bucket yet, but the scores and the sums of each chunk, for choose_buckets_kernel
+};
+
+// The bucket of each row; see HashMode. With kKeys also keys = x / |x|. grid: (heads, T / kHashRows, B), heads fastest,
+// since rows of all heads of a position are adjacent in memory.
+template <int kD, bool kKeys, HashMode kMode>
 __global__ void __launch_bounds__(kHashRows)
     hash_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, HeadRows keys, float* inverse_norm, HeadRows x,
                      const float* projections, int half, int first_head, int H, int T, int D,
@@ -109,8 +116,8 @@ __global__ void __launch_bounds__(kHashRows)
 #pragma unroll
     for (int i = 0; i < kPack; ++i) row[chunk * kPack + i] = v[i];
   }
-  const float scale = kKeys || kBalanced ? inverse_norm_of(row) : 0.0f;
-  if constexpr (kBalanced) {
+  const float scale = kKeys || kMode != HashMode::kProducts ? inverse_norm_of(row) : 0.0f;
+  if constexpr (kMode == HashMode::kScores) {
     // Where the rows were: with them, and 32 directions of 128, all of the 48 KB that need no opt-in are in use.
     auto* warp_sums = reinterpret_cast<int2(*)[kMaxDirections]>(shared);
     __syncthreads();
@@ -130,8 +137,9 @@ __global__ void __launch_bounds__(kHashRows)
     }
     if (kKeys) __syncthreads();
   } else {
-    float best = -1.0f;
-    int bucket = 0;
+    BestBucket best;
+    const float* bias = kMode == HashMode::kBiased ? balance.bias + blockIdx.x * 2 * half : nullptr;
+    const float unit = kMode == HashMode::kBiased ? scale * sqrtf(static_cast<float>(D)) : 1.0f;
     for (int c = 0; c < half; ++c) {
       float y = 0.0f;
 #pragma unroll
@@ -140,15 +148,12 @@ __global__ void __launch_bounds__(kHashRows)
         y += row[4 * d] * direction.x + row[4 * d + 1] * direction.y + row[4 * d + 2] * direction.z +
              row[4 * d + 3] * direction.w;
       }
-      if (fabsf(y) > best) {
-        best = fabsf(y);
-        bucket = y < 0.0f ? c + half : c;
-      }
+      best.offer(kMode == HashMode::kBiased ? rounded_product(y, unit) : y, c, half, bias);
     }
     if (own < used) {
       const int64_t at = (static_cast<int64_t>(b) * H + h) * T + first + own;
-      q_segment[at] = static_cast<uint16_t>(bucket);
-      if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(bucket);
+      q_segment[at] = static_cast<uint16_t>(best.bucket);
+      if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(best.bucket);
     }
   }
   if constexpr (kKeys) {
@@ -220,7 +225,8 @@ __global__ void __launch_bounds__(kHashRows)
   __syncthreads();
   const ScoreStatistics* its = statistics[chunk == 0 ? warp : 0];
   BestBucket best;
-  for (int c = 0; c < half; ++c) best.offer(scores[c * p.stride], its[c], c, half);
+  const float* bias = p.bias_of(static_cast<int>(blockIdx.x));
+  for (int c = 0; c < half; ++c) best.offer(standardised(scores[c * p.stride], its[c]), c, half, bias);
   if (t < T) {
     const int64_t at = (static_cast<int64_t>(blockIdx.z) * H + first_head + blockIdx.x) * T + t;
     q_segment[at] = static_cast<uint16_t>(best.bucket);
@@ -277,7 +283,7 @@ __global__ void __launch_bounds__(kHashRows)
     BestBucket best;
     for (int c = 0; c < half; ++c) {
       const int y = score_of(row, reinterpret_cast<const float4*>(directions) + c * (kD / 4), inverse_norm);
-      best.offer(y, statistics[c], c, half);
+      best.offer(standardised(y, statistics[c]), c, half, p.bias_of(static_cast<int>(blockIdx.x)));
       const WarpSums sums(y);
       if (own % 32 == 0) warp_sums[own / 32][c] = make_int2(sums.sum, static_cast<int>(sums.square));
     }
@@ -296,21 +302,24 @@ __global__ void __launch_bounds__(kHashRows)
 
 BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput& input, int64_t round, bool of_keys) {
   const HashBalance balance = balance_of(pattern);
-  if (balance == HashBalance::kNone) return {};
+  BalanceParams params{};
+  params.balance = balance;
+  params.bias = bucket_bias(input, round, of_keys);
+  if (balance == HashBalance::kNone) return params;
   const int64_t half = pattern.buckets / 2, T = input.q.size(1);
   const HashScratch scratch(half, T);
   const int64_t heads = input.q.size(0) * input.heads;
   auto* scores = input.scratch.as<float>();
-  return {reinterpret_cast<int16_t*>(scores),
-          reinterpret_cast<int2*>(scores + heads * scratch.score_elements()),
-          scratch.stride,
-          static_cast<int>(scratch.chunks),
-          static_cast<int>(half),
-          static_cast<int>(input.q.size(3)),
-          balance,
-          score_state(input, 0, 0) + score_state_offset(pattern, round, of_keys),
-          input.state.size(2) / kStateElements,
-          input.first_position};
+  params.scores = reinterpret_cast<int16_t*>(scores);
+  params.chunk_sums = reinterpret_cast<int2*>(scores + heads * scratch.score_elements());
+  params.stride = scratch.stride;
+  params.chunks = static_cast<int>(scratch.chunks);
+  params.half = static_cast<int>(half);
+  params.D = static_cast<int>(input.q.size(3));
+  params.state = score_state(input, 0, 0) + score_state_offset(pattern, round, of_keys);
+  params.state_stride = input.state.size(2) / kStateElements;
+  params.first_position = input.first_position;
+  return params;
 }
 
 // Where a pass of the hash writes to.
@@ -333,27 +342,37 @@ void hash_rows(Context& ctx, const HashOutputs& out, const ConstTensor& x, int64
   float* norms = out.keys ? out.inverse_norm.as<float>() : nullptr;
   const dim3 grid(static_cast<unsigned>(input.heads), static_cast<unsigned>((T + kHashRows - 1) / kHashRows),
                   static_cast<unsigned>(x.size(0)));
-  if (balance.half > 0 && input.first_position > 0) {
+  const HashMode mode = balance.balance != HashBalance::kNone ? HashMode::kScores
+                        : balance.bias != nullptr             ? HashMode::kBiased
+                                                              : HashMode::kProducts;
+  if (mode == HashMode::kScores && input.first_position > 0) {
     const auto kernel = D <= 64 ? hash_further_rows_kernel<64> : hash_further_rows_kernel<128>;
     const auto bytes = static_cast<size_t>(half * (D <= 64 ? 64 : 128) * 4);
     kernel<<<dim3(grid.x, 1, grid.z), kHashRows, bytes, ctx.stream()>>>(
         out.q_segment, out.k_segment, keys, norms, rows, directions.as<float>(), first_head, H, T, balance);
     return check_launch("assign_segments", ctx.stream());
   }
-  const auto launch = [&](auto width, auto with_keys, auto balanced) {
+  const auto launch = [&](auto width, auto with_keys, auto its_mode) {
     const auto bytes = static_cast<size_t>(kHashRows * width * 2 + half * width * 4);
-    hash_rows_kernel<width, with_keys, balanced><<<grid, kHashRows, bytes, ctx.stream()>>>(
+    hash_rows_kernel<width, with_keys, its_mode><<<grid, kHashRows, bytes, ctx.stream()>>>(
         out.q_segment, out.k_segment, keys, norms, rows, directions.as<float>(), half, first_head, H, T, D, balance);
   };
-  const auto with_keys = [&](auto width, auto balanced) {
-    out.keys ? launch(width, std::true_type(), balanced) : launch(width, std::false_type(), balanced);
+  const auto with_keys = [&](auto width, auto its_mode) {
+    out.keys ? launch(width, std::true_type(), its_mode) : launch(width, std::false_type(), its_mode);
   };
-  const auto with_balance = [&](auto width) {
-    balance.half > 0 ? with_keys(width, std::true_type()) : with_keys(width, std::false_type());
+  const auto with_mode = [&](auto width) {
+    switch (mode) {
+      case HashMode::kProducts:
+        return with_keys(width, std::integral_constant<HashMode, HashMode::kProducts>());
+      case HashMode::kBiased:
+        return with_keys(width, std::integral_constant<HashMode, HashMode::kBiased>());
+      case HashMode::kScores:
+        return with_keys(width, std::integral_constant<HashMode, HashMode::kScores>());
+    }
   };
-  D <= 64 ? with_balance(std::integral_constant<int, 64>()) : with_balance(std::integral_constant<int, 128>());
+  D <= 64 ? with_mode(std::integral_constant<int, 64>()) : with_mode(std::integral_constant<int, 128>());
   check_launch("assign_segments", ctx.stream());
-  if (balance.half == 0) return;
+  if (mode != HashMode::kScores) return;
   choose_buckets_kernel<<<grid, kHashRows, 0, ctx.stream()>>>(out.q_segment, out.k_segment, first_head, H, T, balance);
   check_launch("assign_segments", ctx.stream());
 }

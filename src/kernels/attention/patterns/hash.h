@@ -13,6 +13,11 @@ inline constexpr int64_t kStateElements = sizeof(ScoreState) / sizeof(float);
 inline int64_t score_state_offset(const AttentionPattern& pattern, int64_t round, bool of_keys) {
   return (2 * round + (of_keys ? 1 : 0)) * (pattern.buckets / 2);
 }
+// The biases of the pattern's buckets in a round, (heads, buckets); null: there are none.
+inline const float* bucket_bias(const PatternInput& input, int64_t round, bool of_keys) {
+  return input.bucket_bias ? input.bucket_bias.select(of_keys).select(round).as<float>() : nullptr;
+}
+
 // i: the head's number among those of the pattern.
 inline ScoreState* score_state(const PatternInput& input, int64_t b, int64_t i) {
   return reinterpret_cast<ScoreState*>(input.state.as<float>() + (b * input.heads + i) * input.state.size(2));

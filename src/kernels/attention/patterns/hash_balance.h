@@ -3,6 +3,9 @@
 // the same sequence and head, and the bucket is the argmax of +-(y - mean) / deviation. Adding one vector to all keys
 // of a query changes no softmax, so the mean carries nothing that attention could use.
 //
+// A bias per bucket (bucket_bias.h) is added to the score before the argmax, where there is one. Then scores that are
+// not standardised are y sqrt(D), so that those of random unit vectors have deviation 1.
+//
 // The statistics of a row are of all rows before the chunk that it is in. Chunks begin at 0, 32, 64, 128 and every 128
 // rows from there on. Few rows are mixed with a prior, that of unit vectors of random direction. Scores are in fixed
 // point and sums are integers: they do not depend on the order, so that training, evaluation and generation have the
@@ -50,7 +53,7 @@ struct ScoreState {
   ScoreSums before, all;
 };
 
-// Of scores in fixed point; rstd is 1 / deviation, or 1 where only the mean is taken off.
+// Of scores in fixed point; rstd is 1 / deviation, or where only the mean is taken off that of random unit vectors.
 struct ScoreStatistics {
   float mean, rstd;
 };
@@ -58,22 +61,44 @@ SCFA_HOST_DEVICE inline ScoreStatistics score_statistics(const ScoreSums& sums, 
                                                          HashBalance balance) {
   const double n = static_cast<double>(rows) + kPriorRows, unit = kScoreUnit;
   const double mean = static_cast<double>(sums.sum) / n;
-  if (balance == HashBalance::kMean) return {static_cast<float>(mean), 1.0f};
+  if (balance == HashBalance::kMean)
+    return {static_cast<float>(mean), static_cast<float>(sqrt(static_cast<double>(D)) / unit)};
   const double square =
       static_cast<double>(sums.square) * (1 << kSquareShift) + kPriorRows * unit * unit / static_cast<double>(D);
   const double variance = square / n - mean * mean;
   return {static_cast<float>(mean), static_cast<float>(1.0 / sqrt(variance > 1.0 ? variance : 1.0))};
 }
 
-// The argmax of [z, -z], z the standardised scores: offer() each direction in order. Ties go to the lowest index.
+// Not contracted with what is added to the product, so that every kernel has the same bits.
+SCFA_HOST_DEVICE inline float rounded_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+SCFA_HOST_DEVICE inline float standardised(int y, const ScoreStatistics& statistics) {
+  return rounded_product(static_cast<float>(y) - statistics.mean, statistics.rstd);
+}
+
+// The argmax of [z, -z] + bias: offer() the score z of each direction in order. Ties go to the lowest direction, and
+// of its two buckets to the first. bias: of each bucket, or null.
 struct BestBucket {
-  float score = -1.0f;
+  float score = -INFINITY;
   int bucket = 0;
-  SCFA_HOST_DEVICE void offer(int y, const ScoreStatistics& statistics, int direction, int directions) {
-    const float z = (static_cast<float>(y) - statistics.mean) * statistics.rstd;
-    if (fabsf(z) <= score) return;
-    score = fabsf(z);
-    bucket = z < 0.0f ? direction + directions : direction;
+  SCFA_HOST_DEVICE void offer(float z, int direction, int directions, const float* bias) {
+    if (bias == nullptr) {
+      consider(fabsf(z), z < 0.0f ? direction + directions : direction);
+    } else {
+      consider(z + bias[direction], direction);
+      consider(bias[direction + directions] - z, direction + directions);
+    }
+  }
+  SCFA_HOST_DEVICE void consider(float its_score, int its_bucket) {
+    if (!(its_score > score)) return;
+    score = its_score;
+    bucket = its_bucket;
   }
 };
 

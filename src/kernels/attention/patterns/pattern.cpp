@@ -56,6 +56,11 @@ double share_of_pairs(const AttentionPattern& pattern, int64_t T) {
   return descriptor_of(pattern).share_of_pairs(pattern, T) * std::max(in_window - near, 0.0) + near;
 }
 
+bool learns_bucket_bias(const AttentionPattern& pattern) {
+  const PatternDescriptor& descriptor = descriptor_of(pattern);
+  return descriptor.learns_bucket_bias != nullptr && descriptor.learns_bucket_bias(pattern);
+}
+
 bool needs_projections(const AttentionPattern& pattern) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   return descriptor.needs_projections != nullptr && descriptor.needs_projections(pattern);

@@ -26,6 +26,7 @@ struct AttentionPattern {
   int64_t buckets = 16;
   int64_t rounds = 1;
   std::string balance = "none";
+  double bias_rate = 0;
   int64_t chunk = 0;
   int64_t block = 512;
   int64_t top_k = 3;
@@ -53,6 +54,11 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "hash: what is taken off the scores of earlier tokens of the same sequence and head, so that buckets become of "
         "about one size: none, as in the paper; mean; prefix, the mean, and divided by the deviation",
         one_of({"none", "mean", "prefix"}));
+  visit(
+      "bias_rate", p.bias_rate,
+      "hash: how fast a bias per bucket, added to its scores, learns to make buckets of one size, from their sizes in "
+      "the steps so far; 0.1 is fast; 0: no bias. With it directions are drawn once, not anew in every step",
+      between(0, 1));
   visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
         between(0, kMaxBlock));
   visit("block", p.block, "blocks: tokens per block", between(1, kMaxBlock));
@@ -85,6 +91,7 @@ std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 1
 // pattern's pairs as spread evenly, so that a window leaves the same share of them as of all.
 double share_of_pairs(const AttentionPattern& pattern, int64_t T);
 bool needs_projections(const AttentionPattern& pattern);
+bool learns_bucket_bias(const AttentionPattern& pattern);
 // Whether the segments of a token depend on it and on earlier tokens only.
 bool is_causal(const AttentionPattern& pattern);
 // Whether it is for models whose keys are their queries (shared_qk) only.
