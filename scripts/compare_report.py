@@ -33,6 +33,9 @@ def read_records(file):
 
 def describe_pattern(attention):
     """The `attention` of a config in the words of ./train."""
+    if "schedule" in attention:
+        return "; ".join((f"from {100 * stage['from']:g} % of the steps on " if stage["from"] else "") +
+                         describe_pattern(stage["attention"]) for stage in attention["schedule"])
     if isinstance(attention, list):
         return " | ".join(dict.fromkeys(describe_pattern(layer) for layer in attention))
     if "mixture" in attention:
@@ -43,12 +46,17 @@ def describe_pattern(attention):
         words.append(f"{attention.get('buckets', 16)} buckets")
         if attention.get("rounds", 1) > 1:
             words.append(f"{attention['rounds']} rounds")
+        if pattern == "hash":
+            words += [attention["balance"]] if attention.get("balance", "none") != "none" else []
+            words += ["bias"] if attention.get("bias_rate", 0) else []
     elif pattern == "drop":
         words.append(f"rate {attention.get('drop_rate', 0.5):g}")
     elif pattern == "blocks":
         words.append(f"best {attention.get('top_k', 3)} of {attention.get('block', 512)} tokens")
     if attention.get("window", 0):
         words.append(f"window {attention['window']}")
+    if attention.get("near", 0):
+        words.append(f"near {attention['near']}")
     return " ".join([pattern, *words])
 
 

@@ -36,7 +36,11 @@ def check_words():
             ({"pattern": "hash", "buckets": 8, "rounds": 2, "window": 64}, "hash 8 buckets 2 rounds window 64"),
             ([{"pattern": "dense"}, {"pattern": "drop", "drop_rate": 0.5}, {"pattern": "dense"}], "dense | drop rate 0.5"),
             ({"mixture": [{"heads": 4, "pattern": "dense", "window": 256}, {"pattern": "blocks", "heads": 0}]},
-             "4 heads dense window 256 + other heads blocks best 3 of 512 tokens")):
+             "4 heads dense window 256 + other heads blocks best 3 of 512 tokens"),
+            ({"pattern": "hash", "balance": "prefix", "bias_rate": 0.1, "near": 64}, "hash 16 buckets prefix bias near 64"),
+            ({"schedule": [{"from": 0, "attention": {"pattern": "hash", "balance": "none", "bias_rate": 0}},
+                           {"from": 0.9, "attention": [{"pattern": "dense"}]}]},
+             "hash 16 buckets; from 90 % of the steps on dense")):
         check("pattern", report.describe_pattern(attention), text)
     check("config", plans.parse_config('a=x.json,attention=[{"p":1},{"p":2}],train.batch_size=4'),
           ("a", {"file": "x.json", "overrides": [["attention", '[{"p":1},{"p":2}]'], ["train.batch_size", "4"]]}))
