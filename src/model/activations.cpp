@@ -21,11 +21,10 @@ int64_t head_chunk(const GptConfig& c, int64_t tokens, Device device) {
   return std::min(tokens, (tokens + chunks * 64 - 1) / (chunks * 64) * 64);
 }
 
-BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int64_t B, int64_t T) {
+// What backward may compute again, except for the output of GELU.
+void plan_recomputed(BlockActivations& a, Arena& arena, const GptConfig& c, int64_t B, int64_t T) {
   const int64_t C = c.n_embd, H = c.n_head, D = c.head_dim();
   const DType f = activation_type(arena.device()), f32 = DType::kF32;
-  BlockActivations a;
-  a.residual_in = arena.take("residual stream", f, {B, T, C});
   a.ln_1 = arena.take("layer norms", f, {B, T, C});
   a.ln_1_mean = arena.take("layer norms", f32, {B, T});
   a.ln_1_rstd = arena.take("layer norms", f32, {B, T});
@@ -34,26 +33,40 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
     a.shared_keys = arena.take("queries, keys, values", f, {B, T, H, D});
     a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
   }
-  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, D, c.sequence_length, c.documents);
-  a.attention = arena.take("attention output", f, {B, T, C});
-  a.lse = arena.take("attention output", f32, {B, H, T});
   a.residual_mid = arena.take("residual stream", f, {B, T, C});
   a.ln_2 = arena.take("layer norms", f, {B, T, C});
   a.ln_2_mean = arena.take("layer norms", f32, {B, T});
   a.ln_2_rstd = arena.take("layer norms", f32, {B, T});
   a.fc = arena.take("MLP", f, {B, T, 4 * C});
-  a.gelu = arena.take("MLP", f, {B, T, 4 * C});
+}
+
+// first: the first block, or null for itself.
+BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int64_t B, int64_t T, Recompute recompute,
+                            const BlockActivations* first) {
+  const int64_t C = c.n_embd, H = c.n_head;
+  const DType f = activation_type(arena.device());
+  BlockActivations a;
+  if (first == nullptr || recompute != Recompute::kBlock)
+    plan_recomputed(a, arena, c, B, T);
+  else
+    a = *first;
+  a.gelu = first == nullptr || recompute == Recompute::kNone ? arena.take("MLP", f, {B, T, 4 * C}) : first->gelu;
+  a.residual_in = arena.take("residual stream", f, {B, T, C});
+  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, c.head_dim(), c.sequence_length, c.documents);
+  a.attention = arena.take("attention output", f, {B, T, C});
+  a.lse = arena.take("attention output", DType::kF32, {B, H, T});
   return a;
 }
 
 }  // namespace
 
-Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& c, int64_t B, int64_t T,
-                             bool training) {
+Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& c, int64_t B, int64_t T, bool training,
+                             Recompute recompute) {
   const int64_t C = c.n_embd;
   const DType f = activation_type(arena.device()), f32 = DType::kF32;
   Activations a;
-  for (int64_t layer = 0; layer < c.n_layer; ++layer) a.blocks.push_back(plan_block(arena, c, layer, B, T));
+  for (int64_t layer = 0; layer < c.n_layer; ++layer)
+    a.blocks.push_back(plan_block(arena, c, layer, B, T, recompute, layer == 0 ? nullptr : a.blocks.data()));
   if (c.documents) a.document_start = arena.take("segments", DType::kI32, {B, T});
   a.residual_out = arena.take("residual stream", f, {B, T, C});
   a.hidden = arena.take("layer norms", f, {B, T, C});

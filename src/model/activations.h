@@ -9,8 +9,12 @@
 
 namespace scfa {
 
+// What forward does not keep for backward, which computes it again: the outputs of GELU, or all of a block but its
+// input, its segments and its attention's output. Gradients are the same to the bit.
+enum class Recompute { kNone, kGelu, kBlock };
+
 // B sequences of T tokens, width C, H heads of D, H_kv of keys and values; gradients carry a d. Each tensor is written
-// once a forward pass.
+// once a forward pass; what is computed again is in the same memory for all blocks.
 struct BlockActivations {
   Tensor residual_in;                 // (B, T, C) the residual stream that enters the block
   Tensor ln_1, ln_1_mean, ln_1_rstd;  // (B, T, C), (B, T), (B, T)
@@ -41,7 +45,7 @@ struct Activations {
 };
 
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,
-                             bool training);
+                             bool training, Recompute recompute = Recompute::kNone);
 
 // Gives the segments the biases of their buckets, and their loads unless these are empty.
 void attach_bucket_biases(Activations& activations, const GptConfig& config, const BucketBiasTable& table,

@@ -41,6 +41,16 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
     a.segments.assign(ctx, input);
 }
 
+// From a.attention to the output of GELU.
+void attention_to_gelu(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
+                       Activations& shared) {
+  matmul_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
+  layernorm_forward(ctx, a.ln_2, a.residual_mid, a.ln_2_mean, a.ln_2_rstd, a.residual_in, shared.branch, p.ln_2_weight,
+                    p.ln_2_bias, static_cast<float>(c.norm_eps));
+  matmul_forward(ctx, a.fc, a.ln_2, p.fc_weight, p.fc_bias);
+  gelu_forward(ctx, a.gelu, a.fc, gelu_kind(c));
+}
+
 }  // namespace
 
 void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
@@ -58,11 +68,7 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
 
 void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
                            Activations& shared) {
-  matmul_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
-  layernorm_forward(ctx, a.ln_2, a.residual_mid, a.ln_2_mean, a.ln_2_rstd, a.residual_in, shared.branch, p.ln_2_weight,
-                    p.ln_2_bias, static_cast<float>(c.norm_eps));
-  matmul_forward(ctx, a.fc, a.ln_2, p.fc_weight, p.fc_bias);
-  gelu_forward(ctx, a.gelu, a.fc, gelu_kind(c));
+  attention_to_gelu(ctx, c, p, a, shared);
   matmul_forward(ctx, shared.branch, a.gelu, p.mlp_proj_weight, p.mlp_proj_bias);
 }
 
@@ -81,6 +87,13 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
                       c.softmax_scale(), shared.attention_scratch);
   }
   block_after_attention(ctx, c, p, a, shared);
+}
+
+void block_recompute(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
+                     Activations& shared, const AttentionDraw& draw, Recompute recompute) {
+  if (recompute == Recompute::kGelu) return gelu_forward(ctx, a.gelu, a.fc, gelu_kind(c));
+  block_before_attention(ctx, c, layer, p, a, shared, a.residual_in, {}, draw);
+  attention_to_gelu(ctx, c, p, a, shared);
 }
 
 void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, const BlockParams& d, BlockActivations& a,

@@ -25,6 +25,10 @@ void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const B
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
                    const std::function<void()>& attend = {});
 
+// Computes again, from what forward has kept of the block, what it has not; the same bits. draw: as in forward.
+void block_recompute(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
+                     Activations& shared, const AttentionDraw& draw, Recompute recompute);
+
 // shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return.
 // before_attention is called when all before attention's backward pass has been launched.
 void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,

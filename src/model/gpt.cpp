@@ -21,17 +21,18 @@ int64_t length_of(const GptConfig& config, int64_t length) {
 }
 
 Activations plan_for(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode,
-                     int64_t length) {
+                     int64_t length, Recompute recompute) {
   if (mode == Gpt::Mode::kDecoding) return {};
-  return plan_activations(arena, ctx, config, batch, length, mode == Gpt::Mode::kTraining);
+  return plan_activations(arena, ctx, config, batch, length, mode == Gpt::Mode::kTraining, recompute);
 }
 
 // Of the stage that takes most.
-Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode, int64_t length) {
+Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode, int64_t length,
+              Recompute recompute) {
   Arena most(ctx.device());
   for (int64_t stage = 0; stage < config.stages(); ++stage) {
     Arena arena(ctx.device());
-    plan_for(arena, ctx, config.at_stage(stage), batch, mode, length);
+    plan_for(arena, ctx, config.at_stage(stage), batch, mode, length, recompute);
     if (stage == 0 || arena.used() > most.used()) most = std::move(arena);
   }
   return most;
@@ -79,7 +80,8 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
-Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length)
+Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length,
+         Recompute recompute)
     : store_(store),
       ctx_(store.context()),
       config_(validated(config, ctx_.device()).at_stage(0)),
@@ -87,10 +89,12 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
       length_(length_of(config, length)),
       seed_(seed),
       mode_(mode),
+      recompute_(recompute),
       training_(mode == Mode::kTraining) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
+  require(training_ || recompute == Recompute::kNone, "gpt: only training computes activations again");
   require(!training_ || store.training(), "gpt: training asked of parameters without gradients");
-  const Arena measured = measure(ctx_, config_, batch, mode, length_);
+  const Arena measured = measure(ctx_, config_, batch, mode, length_, recompute);
   memory_ = measured.items();
   arena_ = std::make_unique<Arena>(ctx_.device(), measured.used());
   plan();
@@ -100,7 +104,7 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
 
 void Gpt::plan() {
   arena_->clear();
-  acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_);
+  acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_, recompute_);
   attach_bucket_biases(acts_, config_, store_.bucket_bias_table(), store_.bucket_biases(), store_.bucket_loads());
   if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
 }
@@ -114,9 +118,9 @@ bool Gpt::set_stage(int64_t stage) {
 }
 
 std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
-                                          int64_t length) {
+                                          int64_t length, Recompute recompute) {
   validate(config);
-  return measure(ctx, config, batch, mode, length_of(config, length)).items();
+  return measure(ctx, config, batch, mode, length_of(config, length), recompute).items();
 }
 
 void Gpt::set_attention(LayerAttention attention) {
@@ -212,6 +216,11 @@ void Gpt::backward(const Batch& batch) {
                      params_.ln_f_weight, acts_.ln_f_mean, acts_.ln_f_rstd, acts_.layernorm_scratch);
   ready(acts_.blocks.size() + 1);
   for (size_t l = acts_.blocks.size(); l-- > 0;) {
+    if (recompute_ != Recompute::kNone && l + 1 < acts_.blocks.size()) {  // what forward computed last is still there
+      const auto layer = static_cast<int64_t>(l);
+      block_recompute(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, draw(batch, layer, false),
+                      recompute_);
+    }
     block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l], acts_.blocks[l], acts_, before_attention);
     ready(l + 1);
   }
@@ -241,8 +250,10 @@ std::string Gpt::first_non_finite() const {
                    {"ln_2 output", a.ln_2},
                    {"c_fc output", a.fc},
                    {"GELU output", a.gelu}};
+    const bool kept = recompute_ != Recompute::kBlock || l + 1 == acts_.blocks.size();
     for (const auto& output : outputs)
-      if (!finite(ctx_, output.tensor)) return concat("h.", l, " ", output.name);
+      if ((kept || &output.tensor == &a.residual_in || &output.tensor == &a.attention) && !finite(ctx_, output.tensor))
+        return concat("h.", l, " ", output.name);
   }
   if (!finite(ctx_, acts_.residual_out)) return "residual stream out";
   if (!finite(ctx_, acts_.hidden)) return "ln_f output";

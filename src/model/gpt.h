@@ -55,11 +55,13 @@ class Gpt {
   // Throws Error if config is invalid or memory does not suffice. The store, of the same config, must outlive the
   // model; for kTraining it must be one for training. batch: sequences of a micro-batch, T tokens each. seed: of the
   // random numbers of attention. length: T, if it is not config.sequence_length, which is then the most there can be.
-  Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length = 0);
+  // recompute: with kTraining.
+  Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length = 0,
+      Recompute recompute = Recompute::kNone);
 
   // Bytes of activations by name, without allocating anything: of the stage of the config that takes most.
   static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
-                                              int64_t length = 0);
+                                              int64_t length = 0, Recompute recompute = Recompute::kNone);
 
   const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
 
@@ -107,6 +109,7 @@ class Gpt {
   int64_t batch_, length_;
   uint64_t seed_;
   Mode mode_;
+  Recompute recompute_;
   bool training_;
   int64_t stage_ = 0;
   std::vector<Arena::Item> memory_;

@@ -19,6 +19,7 @@ struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch_size = 8;
   int64_t micro_batch_size = 8;
+  std::string recompute = "none";
   int64_t zero = 0;
   std::string overlap = "auto";
   std::string reduce_dtype = "f32";
@@ -102,6 +103,10 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("train", "batch_size", c.train.batch_size, "sequences per step, over all micro-batches and ranks", at_least(1));
   visit("train", "micro_batch_size", c.train.micro_batch_size,
         "sequences that a rank computes at a time; times the number of ranks it must divide batch_size", at_least(1));
+  visit("train", "recompute", c.train.recompute,
+        "what the backward pass computes again instead of keeping it, which saves memory and changes no bit: none, the "
+        "outputs of GELU, all of a block but its attention, or the least of these with which the run fits",
+        one_of({"none", "gelu", "block", "auto"}));
   visit("train", "zero", c.train.zero,
         "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 replicates them",
         between(0, 1));

@@ -20,7 +20,8 @@ namespace scfa {
 namespace {
 
 // Of the last rank, which has the largest part.
-std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks) {
+std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks,
+                                     Recompute recompute) {
   const ParameterTable table(config.model);
   std::vector<Arena::Item> items =
       ParameterStore::memory_plan(ctx, config.model, store_options(config.train, ranks - 1, ranks));
@@ -28,17 +29,29 @@ std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, i
     if (item.name == "optimizer state") item.bytes += Optimizer::memory(table);
   if (const int64_t sums = Replicas::memory(ctx, table, config.train, ranks); sums > 0)
     items.push_back({"sums over ranks", sums});
-  for (const Arena::Item& item : Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining))
+  for (const Arena::Item& item : Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining, 0, recompute))
     items.push_back(item);
   if (ctx.on_gpu()) items.push_back({"batches", Feeder::memory(ctx, micro_batch, config.model.sequence_length)});
   return items;
+}
+
+constexpr const char* kAutomatic = "auto";
+
+const char* name_of(Recompute recompute) {
+  return recompute == Recompute::kNone ? "none" : recompute == Recompute::kGelu ? "gelu" : "block";
+}
+
+Recompute recompute_of(const std::string& name) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock})
+    if (name == name_of(recompute)) return recompute;
+  fail("train.recompute: must be none, gelu, block or auto, not \"", name, "\"");
 }
 
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
   for (const char* prefix : {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare",
                              "data.verify", "train.watchdog_seconds", "train.stop_seconds", "train.zero",
-                             "train.overlap", "train.bucket_mb", "train.check_replicas"})
+                             "train.overlap", "train.bucket_mb", "train.recompute", "train.check_replicas"})
     if (key.starts_with(prefix)) return true;
   return false;
 }
@@ -73,26 +86,55 @@ Config complete(Config config, const TokenSet& set, Device device) {
   return config;
 }
 
-void check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
-  const std::vector<Arena::Item> items = memory_plan(ctx, config, config.train.micro_batch_size, ranks);
+Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
+  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory(),
+                asked = config.train.micro_batch_size;
+  const auto bytes = [&](int64_t micro_batch, Recompute recompute) {
+    return total_bytes(memory_plan(ctx, config, micro_batch, ranks, recompute));
+  };
+  const auto fits = [&](int64_t micro_batch, Recompute recompute) {
+    return available == 0 || bytes(micro_batch, recompute) <= available;
+  };
+  const bool automatic = config.train.recompute == kAutomatic;
+  Recompute recompute = automatic ? Recompute::kNone : recompute_of(config.train.recompute);
+  if (automatic)
+    while (recompute != Recompute::kBlock && !fits(asked, recompute))
+      recompute = recompute == Recompute::kNone ? Recompute::kGelu : Recompute::kBlock;
+  const std::vector<Arena::Item> items = memory_plan(ctx, config, asked, ranks, recompute);
   std::string text = concat("memory", ranks > 1 ? concat(" of each of ", ranks, " ranks") : "", ": ") +
                      format_bytes(total_bytes(items)) + " (";
   for (size_t i = 0; i < items.size(); ++i)
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
-  console.line(text + ")");
-  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
-  if (available == 0 || total_bytes(items) <= available) {
+  console.line(text + ")" + (recompute == Recompute::kNone ? "" : concat("; recomputes ", name_of(recompute))));
+  if (fits(asked, recompute)) {
     if (!ctx.on_gpu()) require_blas_memory(total_bytes(items));
-    return;
+    return recompute;
   }
-  int64_t fits = config.train.micro_batch_size - 1;
-  while (fits > 0 && (config.train.batch_size % (fits * ranks) != 0 ||
-                      total_bytes(memory_plan(ctx, config, fits, ranks)) > available))
-    --fits;
-  fail(
-      "memory: ", format_bytes(total_bytes(items)), " are needed and ", format_bytes(available), " are available",
-      ctx.on_gpu() ? " on the GPU; " : "; ",
-      fits > 0 ? concat("train.micro_batch_size ", fits, " would fit") : "no micro-batch fits: make the model smaller");
+  int64_t smaller = asked - 1;
+  while (smaller > 0 && (config.train.batch_size % (smaller * ranks) != 0 || !fits(smaller, recompute))) --smaller;
+  std::string advice = smaller > 0 ? concat("train.micro_batch_size ", smaller, " would fit") : "";
+  for (const Recompute more : {Recompute::kGelu, Recompute::kBlock})
+    if (!automatic && more > recompute && fits(asked, more)) {
+      advice += concat(advice.empty() ? "" : ", and so would ", "train.recompute ", name_of(more),
+                       advice.empty() ? " would fit" : "");
+      break;
+    }
+  fail("memory: ", format_bytes(total_bytes(items)), " are needed and ", format_bytes(available), " are available",
+       ctx.on_gpu() ? " on the GPU; " : "; ", advice.empty() ? "no micro-batch fits: make the model smaller" : advice);
+}
+
+std::string describe_limits(const Context& ctx, const Config& config, int ranks, Recompute recompute) {
+  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
+  int64_t fits = 0, too_many = 2;  // of sequences; beyond a million nobody asks
+  const auto fit = [&](int64_t sequences) {
+    return total_bytes(memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
+  };
+  while (too_many < 1 << 20 && fit(too_many)) fits = too_many, too_many *= 2;
+  while (too_many - fits > 1) (fit((fits + too_many) / 2) ? fits : too_many) = (fits + too_many) / 2;
+  std::string flops;
+  for (int64_t stage = 0; stage < config.model.stages(); ++stage)
+    flops += (stage > 0 ? ", then " : "") + format_count(model_flops_per_token(config.model.at_stage(stage))) + "FLOPs";
+  return concat(flops, " per token; a micro-batch of up to ", fits, " sequences fits");
 }
 
 void verify_data(const Config& config, const TokenSet& train_set, const TokenSet& val_set, Console& console) {

@@ -5,6 +5,7 @@
 
 #include "core/arena.h"
 #include "data/token_file.h"
+#include "model/activations.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/console.h"
@@ -20,8 +21,12 @@ Config complete(Config config, const TokenSet& set, Device device);
 
 int64_t total_bytes(const std::vector<Arena::Item>& items);  // of a memory plan
 
-// Prints the memory plan of a rank by name. Throws Error if it does not fit, with the micro-batch that would.
-void check_memory(const Context& ctx, const Config& config, int ranks, Console& console);
+// Prints the memory plan of a rank by name, and returns what train.recompute says, or with auto the first that fits.
+// Throws Error if it does not fit, with the micro-batch or the recomputation that would.
+Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console);
+
+// FLOPs per token, and the largest micro-batch that this rank could compute.
+std::string describe_limits(const Context& ctx, const Config& config, int ranks, Recompute recompute);
 
 // Compares the checksums of both splits with their manifest, unless data.verify is false, and says what was done.
 // Throws Error naming a shard that is not as it was written, or if the splits are not of one set.

@@ -19,13 +19,15 @@ struct RunInputs {
   const Config config;
   Context ctx;
   Evaluator evaluator;
+  Recompute recompute = Recompute::kNone;  // what check_inputs has chosen
 };
 
 // Ranks that a run has, or is to be planned for.
 int planned_ranks(const TrainOptions& options, const World& world);
 
-// Says on the console what the run is and which memory it takes. Nothing is allocated or written. Throws
-// CollectiveError unless the ranks have the same inputs and options, the memory suffices and the options go together.
+// Says on the console what the run is and which memory it takes, and chooses what is computed again. Nothing is
+// allocated or written. Throws CollectiveError unless the ranks have the same inputs and options, the memory suffices
+// and the options go together.
 void check_inputs(RunControl& control, RunInputs& inputs, const TrainOptions& options);
 
 // Compares the text with its checksums, once on each machine. Throws CollectiveError if it is not as it was written.

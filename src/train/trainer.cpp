@@ -53,6 +53,8 @@ class Trainer {
     });
     check_text(control_, inputs_);
     if (options_.dry_run) {
+      const int ranks = planned_ranks(options_, control_.world);
+      control_.console.line(describe_limits(inputs_.ctx, config(), ranks, inputs_.recompute));
       control_.console.line("dry run: everything is in order; nothing was allocated or written");
       return {};
     }
@@ -77,7 +79,7 @@ class Trainer {
   // Makes everything that takes memory, then the run's folder: until then an earlier run is as it was.
   void start(const std::optional<CheckpointState>& checkpoint) {
     World& world = control_.world;
-    memory_ = allocate_training(world, inputs_.ctx, config(), inputs_.train_set, options_.share_gpu);
+    memory_ = allocate_training(world, inputs_.ctx, config(), inputs_.train_set, inputs_.recompute, options_.share_gpu);
     if (world.size() > 1) control_.console.line(memory_->replicas->describe());
     state_ = load_start(control_, *memory_, checkpoint, static_cast<uint64_t>(config().seed));
     memory_->model.set_stage(config().model.stage_after(state_.step, config().train.steps));

@@ -16,19 +16,20 @@ LoaderOptions loader_options(const Config& config, int rank, int ranks) {
 
 }  // namespace
 
-TrainingMemory::TrainingMemory(Context& ctx, const Config& config, const TokenSet& train_set, int rank, int ranks)
+TrainingMemory::TrainingMemory(Context& ctx, const Config& config, const TokenSet& train_set, Recompute recompute,
+                               int rank, int ranks)
     : store(ctx, config.model, store_options(config.train, rank, ranks)),
       model(store, config.model, config.train.micro_batch_size, static_cast<uint64_t>(config.seed),
-            Gpt::Mode::kTraining),
+            Gpt::Mode::kTraining, 0, recompute),
       optimizer(store, config.optimizer),
       feeder(ctx, config.train.micro_batch_size, config.model.sequence_length),
       loader(train_set, loader_options(config, rank, ranks)) {}
 
 std::unique_ptr<TrainingMemory> allocate_training(World& world, Context& ctx, const Config& config,
-                                                  const TokenSet& train_set, bool share_gpu) {
+                                                  const TokenSet& train_set, Recompute recompute, bool share_gpu) {
   std::unique_ptr<TrainingMemory> memory;
   world.run_on_all("allocating memory", [&] {
-    memory = std::make_unique<TrainingMemory>(ctx, config, train_set, world.rank(), world.size());
+    memory = std::make_unique<TrainingMemory>(ctx, config, train_set, recompute, world.rank(), world.size());
   });
   memory->replicas = std::make_unique<Replicas>(world, memory->store, config.train, share_gpu);
   memory->model.set_observer(memory->replicas.get());

@@ -13,7 +13,8 @@ namespace scfa {
 struct TrainingMemory {
   // Of one rank, without what keeps ranks the same. ctx and train_set must outlive it. Throws Error if memory does not
   // suffice.
-  TrainingMemory(Context& ctx, const Config& config, const TokenSet& train_set, int rank, int ranks);
+  TrainingMemory(Context& ctx, const Config& config, const TokenSet& train_set, Recompute recompute, int rank,
+                 int ranks);
 
   ParameterStore store;
   Gpt model;
@@ -25,6 +26,6 @@ struct TrainingMemory {
 
 // Every rank calls it at the same time. Throws CollectiveError if memory does not suffice on one of them.
 std::unique_ptr<TrainingMemory> allocate_training(World& world, Context& ctx, const Config& config,
-                                                  const TokenSet& train_set, bool share_gpu);
+                                                  const TokenSet& train_set, Recompute recompute, bool share_gpu);
 
 }  // namespace scfa

@@ -12,6 +12,7 @@
 #include "support/safetensors_reader.h"
 #include "support/tiny_run.h"
 #include "train/generate.h"
+#include "train/machine.h"
 #include "train/optimizer.h"
 #include "train/preflight.h"
 
@@ -195,6 +196,46 @@ TEST(Train, DryRunChecksAndWritesNothing) {
   config.model.n_layer = 1000;
   config.train.micro_batch_size = 12;
   expect_error([&] { tiny.run(config, {.dry_run = true}); }, {"memory", "needed", "available"});
+}
+
+// A run may go on with another recomputation: it is the same run.
+TEST(Train, RecomputesWhatItIsAskedTo) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  const TrainResult kept = tiny.run(config);
+  for (const char* recompute : {"gelu", "block", "auto"}) {
+    config.train.recompute = recompute;
+    fs::remove_all(tiny.path("checkpoint-00000012"));
+    const TrainResult result = tiny.run(config, {.resume = true});
+    EXPECT_EQ(result.validation_loss, kept.validation_loss) << recompute;
+    EXPECT_EQ(tiny.err.find("warning"), std::string::npos) << tiny.err;
+    const bool told = tiny.out.find(concat("recomputes ", recompute)) != std::string::npos;
+    EXPECT_EQ(told, std::string(recompute) != "auto") << tiny.out;  // what fits is kept
+  }
+  tiny.run(config, {.overwrite = true, .dry_run = true});
+  EXPECT_NE(tiny.out.find("FLOPs per token; a micro-batch of up to "), std::string::npos) << tiny.out;
+}
+
+// So many sequences that they fit only where a block's activations are computed again.
+TEST(Train, RecomputesWhatDoesNotFit) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.model.n_layer = 40;
+  config.model.sequence_length = 512;
+  const Context ctx;
+  GptConfig model = config.model;
+  model.vocab_size = 257;
+  const auto bytes = [&](Recompute recompute) {
+    return static_cast<double>(total_bytes(Gpt::memory_plan(ctx, model, 1, Gpt::Mode::kTraining, 0, recompute)));
+  };
+  const auto available = static_cast<double>(available_memory());
+  config.train.batch_size = config.train.micro_batch_size =
+      static_cast<int64_t>(1.5 * available / bytes(Recompute::kNone));
+  ASSERT_LT(bytes(Recompute::kBlock), 0.5 * bytes(Recompute::kNone));
+  expect_error([&] { tiny.run(config, {.dry_run = true}); }, {"memory", "train.micro_batch_size", "train.recompute"});
+  config.train.recompute = "auto";
+  tiny.run(config, {.dry_run = true});
+  EXPECT_NE(tiny.out.find("; recomputes "), std::string::npos) << tiny.out;
 }
 
 TEST(Train, SplitsOfTwoSetsAreNotTakenForOne) {
