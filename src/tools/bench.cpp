@@ -1,4 +1,4 @@
-// ./bench attention, ./bench op: times kernels on this machine.
+// ./bench attention, ./bench op, ./bench step: times kernels and training steps on this machine.
 #include <algorithm>
 #include <iostream>
 
@@ -7,12 +7,14 @@
 #include "core/signals.h"
 #include "tools/bench_attention.h"
 #include "tools/bench_ops.h"
+#include "tools/bench_step.h"
 #include "train/machine.h"
 
 namespace scfa {
 namespace {
 
-constexpr const char* kWhat = "say what to time: ./bench attention, ./bench op NAME ... (--help lists the options)";
+constexpr const char* kWhat =
+    "say what to time: ./bench attention, ./bench op NAME ..., ./bench step CONFIG ... (--help lists the options)";
 
 std::string joined_op_names() {
   std::string text;
@@ -21,27 +23,32 @@ std::string joined_op_names() {
 }
 
 CommandLine options() {
-  CommandLine line("bench",
-                   "Times kernels on this machine, medians of several runs from cold caches.\n\n"
-                   "Usage: bench attention [option ...]    patterns of attention, forward and backward\n"
-                   "       bench op NAME ... [option ...]  single ops, \"all\" for each; without NAME: their list\n");
+  CommandLine line(
+      "bench",
+      "Times kernels on this machine, medians of several runs from cold caches, and whole training steps.\n\n"
+      "Usage: bench attention [option ...]    patterns of attention, forward and backward\n"
+      "       bench op NAME ... [option ...]  single ops, \"all\" for each; without NAME: their list\n"
+      "       bench step CONFIG ... [option ...]  training steps of configs, on random tokens\n");
   line.allow_words();
   line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
-  line.add_option("length", "sequence lengths T; op: one (8192; on the CPU 1024)", "N,N,...");
-  line.add_option("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1)", "N");
+  line.add_option("length", "sequence lengths T; op: one (8192; on the CPU 1024); step: instead of the config's",
+                  "N,N,...");
+  line.add_option("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1; step: the config's)", "N");
   line.add_option("heads", "heads a sequence (12; attention on the CPU 4)", "N");
   line.add_option("kv-heads", "attention: heads of keys and values, a divisor of --heads (as many)", "N");
   line.add_option("head-dim", "width of a head", "N", "64");
   line.add_option("width", "op: width of the model", "N", "768");
   line.add_option("outputs", "op: outputs of a product, width of GELU", "N", "3072");
-  line.add_option("vocabulary", "op: rows of the embedding", "N", "50304");
+  line.add_option("vocabulary", "op: rows of the embedding; step: entries, where the config leaves them to the text",
+                  "N", "50304");
   line.add_option("parameters", "op: elements of what the optimizer updates", "N");
   line.add_option("pattern", "op: dense, hash or drop", "NAME", "hash");
   line.add_option("buckets", "op: buckets of hash", "N", "16");
   line.add_option("drop-rate", "op: share that drop leaves out", "X", "0.5");
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
-  line.add_option("csv", "attention: also write the table here", "FILE");
+  line.add_option("recompute", "step: what backward computes again", "none|gelu|block", "none");
+  line.add_option("csv", "attention, step: also write the table here", "FILE");
   return line;
 }
 
@@ -109,12 +116,14 @@ int run(int argc, char** argv) {
   require(!line.words().empty(), kWhat);
   const std::string mode = line.words().front();
   std::vector<std::string> names(line.words().begin() + 1, line.words().end());
-  require(mode == "attention" || mode == "op", abbreviate(mode),
-          ": is not something to time; there are: attention, op");
-  require(mode == "op" || names.empty(), names.empty() ? "" : names.front(), ": attention takes no names");
-  require(mode == "attention" || !line.given("csv"), "--csv: only attention has a table to write");
+  require(mode == "attention" || mode == "op" || mode == "step", abbreviate(mode),
+          ": is not something to time; there are: attention, op, step");
+  require(mode != "attention" || names.empty(), names.empty() ? "" : names.front(), ": attention takes no names");
+  require(mode != "step" || !names.empty(), "bench step: say of which config, such as configs/hash_8k.json");
+  require(mode != "op" || !line.given("csv"), "--csv: only attention and step have a table to write");
   require(mode == "attention" || !line.given("patterns"), "--patterns: only attention has a table of them");
   require(mode == "attention" || !line.given("kv-heads"), "--kv-heads: only attention has heads of keys and values");
+  require(mode == "step" || !line.given("recompute"), "--recompute: only step has a backward pass of whole blocks");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = line.text("device");
   require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",
@@ -125,7 +134,15 @@ int run(int argc, char** argv) {
     std::cout << "ops: " << joined_op_names() << '\n';
     return 0;
   }
+  std::vector<StepCase> cases;
+  if (mode == "step")
+    cases = step_cases(names, lengths, size(line, "batch", kMaxRows, 0), line.integer("vocabulary", 1, kMaxRows),
+                       line.text("recompute"));
   Context ctx(choose_device(device));
+  if (mode == "step") {
+    bench_steps(ctx, cases, repeats, line.text("csv"));
+    return 0;
+  }
   if (mode == "attention") {
     if (lengths.empty()) lengths = ctx.on_gpu() ? std::vector<int64_t>{8192, 16384, 32768} : std::vector<int64_t>{8192};
     const int64_t longest = *std::max_element(lengths.begin(), lengths.end());

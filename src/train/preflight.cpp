@@ -41,12 +41,6 @@ const char* name_of(Recompute recompute) {
   return recompute == Recompute::kNone ? "none" : recompute == Recompute::kGelu ? "gelu" : "block";
 }
 
-Recompute recompute_of(const std::string& name) {
-  for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock})
-    if (name == name_of(recompute)) return recompute;
-  fail("train.recompute: must be none, gelu, block or auto, not \"", name, "\"");
-}
-
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
   for (const char* prefix : {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare",
@@ -57,6 +51,12 @@ bool harmless(const std::string& key) {
 }
 
 }  // namespace
+
+Recompute recompute_of(const std::string& name) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock})
+    if (name == name_of(recompute)) return recompute;
+  fail("train.recompute: must be none, gelu, block or auto, not \"", name, "\"");
+}
 
 int64_t total_bytes(const std::vector<Arena::Item>& items) {
   int64_t bytes = 0;

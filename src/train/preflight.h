@@ -19,6 +19,9 @@ TokenSet open_split(const Config& config, Split split);
 // device: what it will run on.
 Config complete(Config config, const TokenSet& set, Device device);
 
+// none, gelu or block; throws Error for others.
+Recompute recompute_of(const std::string& name);
+
 int64_t total_bytes(const std::vector<Arena::Item>& items);  // of a memory plan
 
 // Prints the memory plan of a rank by name, and returns what train.recompute says, or with auto the first that fits.

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "support/run_program.h"
+#include "support/temp_dir.h"
 
 namespace scfa {
 namespace {
@@ -48,6 +49,34 @@ TEST(Bench, EveryWordIsUnderstoodOrNamed) {
                       "bench: ", concat(option, ": "));
     }
   expect_one_line(execute({"bench", "op", "cast", "--device=tpu"}), "bench: ", "--device");
+}
+
+// A step of a config file, with its schedule's last patterns; the same columns with any recomputation.
+TEST(Bench, TimesStepsOfConfigs) {
+  const test::TempDir folder;
+  test::write_text(folder / "small.json", R"({"model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "sequence_length": 64,
+      "shared_qk": true, "vocab_size": 50}, "train": {"batch_size": 4, "micro_batch_size": 2},
+      "attention": {"schedule": [{"from": 0, "attention": {"pattern": "hash", "buckets": 4, "bias_rate": 0.1}},
+                                 {"from": 0.5, "attention": {"window": 9}}]}})");
+  const auto step = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"bench", "step", folder / "small.json", "--device=cpu", "--repeats=1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return execute(words);
+  };
+  const Outcome outcome = step({"--csv", folder / "steps.csv", "--length=64,32", "--recompute=block"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string table = test::read_text(folder / "steps.csv");
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 3) << table;
+  EXPECT_NE(table.find("scfa,small,f32,64,2,256,"), std::string::npos) << table;
+  EXPECT_NE(table.find("scfa,small,f32,32,2,128,"), std::string::npos) << table;
+  EXPECT_NE(step({"--batch=1"}).out.find(" 64           1          64 "), std::string::npos);
+  expect_one_line(execute({"bench", "step"}), "bench: ", "config");
+  expect_one_line(execute({"bench", "step", "none.json"}), "bench: ", "none.json");
+  expect_one_line(step({"--length=4000000"}), "bench: ", "memory");
+  test::write_text(folder / "wrong.json", R"({"model": {"n_head": 5}})");
+  expect_one_line(execute({"bench", "step", folder / "wrong.json"}), "bench: ", "wrong.json: model.n_embd");
+  expect_one_line(step({"--recompute=all"}), "bench: ", "none, gelu");
+  expect_one_line(execute({"bench", "op", "cast", "--recompute=gelu"}), "bench: ", "--recompute");
 }
 
 TEST(Bench, GroupedHeadsHaveARowForEveryPatternThatTheyCanHave) {

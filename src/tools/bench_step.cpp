@@ -1,0 +1,142 @@
+#include "tools/bench_step.h"
+
+#include <chrono>
+#include <cmath>
+#include <iostream>
+#include <optional>
+
+#include "core/human.h"
+#include "core/program.h"
+#include "core/rng.h"
+#include "core/signals.h"
+#include "data/table_file.h"
+#include "tools/bench_timer.h"
+#include "train/config_io.h"
+#include "train/feeder.h"
+#include "train/machine.h"
+#include "train/optimizer.h"
+#include "train/preflight.h"
+#include "train/replicas.h"
+
+namespace scfa {
+
+namespace {
+
+constexpr int kWarmUps = 2;
+
+// Random tokens of one micro-batch; targets are other ones.
+struct RandomTokens {
+  std::vector<int32_t> ids, targets;
+  std::vector<uint32_t> samples;
+
+  RandomTokens(const GptConfig& c, int64_t sequences)
+      : ids(static_cast<size_t>(sequences * c.sequence_length)), targets(ids.size()) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const Random4 bits = random4(1, Purpose::kSample, 0, 0, 0, 0, static_cast<uint32_t>(i));
+      ids[i] = static_cast<int32_t>(bits.v[0] % static_cast<uint64_t>(c.vocab_size));
+      targets[i] = static_cast<int32_t>(bits.v[1] % static_cast<uint64_t>(c.vocab_size));
+    }
+    for (int64_t b = 0; b < sequences; ++b) samples.push_back(static_cast<uint32_t>(b));
+  }
+};
+
+}  // namespace
+
+StepTime time_step(Context& ctx, const StepCase& settings, int repeats) {
+  const Config& config = settings.config;
+  const GptConfig model_config = model_after(config, config.train.steps);
+  const int64_t sequences = config.train.micro_batch_size, accumulation = config.accumulation();
+  const StoreOptions options = store_options(config.train, 0, 1);
+  StepTime result;
+  result.bytes =
+      total_bytes(ParameterStore::memory_plan(ctx, model_config, options)) +
+      total_bytes(Gpt::memory_plan(ctx, model_config, sequences, Gpt::Mode::kTraining, 0, settings.recompute)) +
+      Optimizer::memory(ParameterTable(model_config)) + Feeder::memory(ctx, sequences, model_config.sequence_length);
+  check_fits(ctx, concat(settings.name, " with micro-batches of ", sequences), result.bytes);
+  ParameterStore store(ctx, model_config, options);
+  Gpt model(store, model_config, sequences, 1, Gpt::Mode::kTraining, 0, settings.recompute);
+  Optimizer optimizer(store, config.optimizer);
+  Feeder feeder(ctx, sequences, model_config.sequence_length);
+  store.init(1);
+  const RandomTokens tokens(model_config, sequences);
+  std::vector<double> times;
+  for (int i = 0; i < kWarmUps + repeats; ++i) {
+    check_stop("stopped; what is printed is whole");
+    ctx.synchronize();
+    const auto began = std::chrono::steady_clock::now();
+    model.zero_gradients();
+    for (int64_t micro = 0; micro < accumulation; ++micro) {
+      Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples);
+      batch.step = static_cast<uint32_t>(i);
+      batch.gradient_scale = 1.0f / static_cast<float>(config.tokens_per_step());
+      model.forward(batch, true);
+      model.backward(batch);
+    }
+    optimizer.measure();
+    optimizer.update(1e-4, i + 1);
+    model.update_bucket_biases();
+    require(std::isfinite(model.take_losses().loss), settings.name, ": the loss of a step is not finite");
+    ctx.synchronize();
+    const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - began;
+    if (i >= kWarmUps) times.push_back(passed.count());
+  }
+  result.milliseconds = median(times);
+  return result;
+}
+
+std::vector<StepCase> step_cases(const std::vector<std::string>& files, const std::vector<int64_t>& lengths,
+                                 int64_t sequences, int64_t vocabulary, const std::string& recompute) {
+  std::vector<StepCase> cases;
+  for (const std::string& file : files)
+    for (const int64_t length : lengths.empty() ? std::vector<int64_t>{0} : lengths) {
+      StepCase settings{.name = {}, .config = read_config(file), .recompute = recompute_of(recompute)};
+      settings.name = settings.config.name;
+      GptConfig& model = settings.config.model;
+      if (length > 0) model.sequence_length = length;
+      if (model.vocab_size == 0) model.vocab_size = vocabulary;
+      if (model.documents && model.end_of_text < 0) model.end_of_text = model.vocab_size - 1;
+      if (sequences > 0) settings.config.train.batch_size = settings.config.train.micro_batch_size = sequences;
+      try {
+        validate(model);
+        validate_ranks(settings.config, 1, false);
+      } catch (const Error& error) {
+        fail(file, ": ", error.what());
+      }
+      cases.push_back(std::move(settings));
+    }
+  return cases;
+}
+
+void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, const std::string& csv) {
+  std::optional<TableFile> file;
+  if (!csv.empty()) {
+    file.emplace(csv);
+    file->append(
+        "system,pattern,precision,T,micro_batch,tokens_per_step,ms_per_step,tokens_per_s,peak_memory_gb,gpu\n");
+  }
+  const std::string device = device_name(ctx.device()), precision = name_of(activation_type(ctx.device()));
+  std::cout << printed("%s, %s; medians of %d steps, from initial values and random tokens\n", device.c_str(),
+                       precision.c_str(), repeats);
+  std::cout << printed("%-20s %8s %11s %11s %11s %11s %9s %8s\n", "config", "T", "micro-batch", "tokens/step",
+                       "ms/step", "tokens/s", "memory GB", "TFLOP/s");
+  flush_output();
+  for (const StepCase& settings : cases) {
+    if (ctx.on_gpu()) validate_for_gpu(settings.config.model);
+    const StepTime time = time_step(ctx, settings, repeats);
+    const Config& config = settings.config;
+    const auto tokens = static_cast<double>(config.tokens_per_step());
+    const double rate = tokens / time.milliseconds * 1e3, gigabytes = static_cast<double>(time.bytes) * 1e-9;
+    const double flops = rate * model_flops_per_token(model_after(config, config.train.steps));
+    std::cout << printed("%-20s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
+                         config.model.sequence_length, config.train.micro_batch_size, tokens, time.milliseconds, rate,
+                         gigabytes, flops * 1e-12);
+    flush_output();
+    if (file)
+      file->append(concat("scfa,", settings.name, ',', precision, ',', config.model.sequence_length, ',',
+                          config.train.micro_batch_size, ',', config.tokens_per_step(), ',', time.milliseconds, ',',
+                          std::llround(rate), ',', gigabytes, ',', device, '\n'));
+  }
+  if (file) file->commit();
+}
+
+}  // namespace scfa
