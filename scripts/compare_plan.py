@@ -54,6 +54,18 @@ def read_json_with_comments(file):
     return json.loads(re.sub(strings_or_comments, lambda m: m[1] or " ", text, flags=re.DOTALL))
 
 
+def with_key(attention, key, value):
+    """The attention of a config with a key set in all its patterns, as ./train does it."""
+    if isinstance(attention, list):
+        return [with_key(layer, key, value) for layer in attention]
+    if "mixture" in attention:
+        return {"mixture": with_key(attention["mixture"], key, value)}
+    if "schedule" in attention:
+        return {"schedule": [{**stage, "attention": with_key(stage["attention"], key, value)}
+                             for stage in attention["schedule"]]}
+    return {**attention, key: value}
+
+
 def pattern_of(attention, given):
     """The attention of a config in words, or "" if ./train will refuse it."""
     try:
@@ -61,7 +73,7 @@ def pattern_of(attention, given):
             first, _, rest = key.partition(".")
             if first == "attention":
                 value = json.loads(value) if re.match(r"[\[{\d]", value) else value
-                attention = {**attention, rest: value} if rest else value
+                attention = with_key(attention, rest, value) if rest else value
         return describe_pattern(attention)
     except (AttributeError, KeyError, TypeError, ValueError):
         return ""

@@ -80,7 +80,7 @@ class Run:
         self.length = self.settings["model"]["sequence_length"]
         self.rows, buckets, share = [], None, None
         for step, tokens, seconds, loss in self.points:
-            buckets = mean_of(evals[step].get("effective_segments", [])) or buckets
+            buckets = mean_of(evals[step].get("effective_segments", []))  # none where all of it is dense
             share = evals[step].get("share_of_pairs", share)
             header = [h for at, h in headers if at < step or at == 0][-1]
             self.rows.append({

@@ -151,7 +151,11 @@ def check_queue():
                            (("0,1", "3", 8), "there is no GPU 1, counted from 0: CUDA_VISIBLE_DEVICES is 3")):
         check("--gpus", failure_of(lambda words=words: plans.parse_gpus(*words)), f"compare.py: --gpus: {message}")
     given = {"attention.pattern": "dense", "attention.window": "0"}
+    stages = {"schedule": [{"from": 0, "attention": {"mixture": [{"heads": 2}, {"pattern": "hash"}]}},
+                           {"from": 0.5, "attention": [{"pattern": "hash"}, {"pattern": "dense"}]}]}
     for attention, more, pattern in (({"pattern": "hash"}, given, "dense"), ([], given, ""),
+                                     (stages, {"attention.buckets": "4"}, "2 heads dense + other heads hash 4 buckets; "
+                                      "from 50 % of the steps on hash 4 buckets | dense"),
                                      ({}, {"attention": '[{"pattern":"drop"}]'}, "drop rate 0.5")):
         check("pattern of a config", plans.pattern_of(attention, more), pattern)
     patterns = {"a": ("hash 4 buckets", 50), "b": ("dense", 50), "c": ("dense window 8", 100), "d": ("drop | dense", 100)}

@@ -250,10 +250,14 @@ std::string Gpt::first_non_finite() const {
                    {"ln_2 output", a.ln_2},
                    {"c_fc output", a.fc},
                    {"GELU output", a.gelu}};
-    const bool kept = recompute_ != Recompute::kBlock || l + 1 == acts_.blocks.size();
+    // What blocks share is that of the last one.
+    const auto is_its_own = [&](const Tensor& tensor) {
+      if (recompute_ == Recompute::kNone || l + 1 == acts_.blocks.size()) return true;
+      if (recompute_ == Recompute::kGelu) return &tensor != &a.gelu;
+      return &tensor == &a.residual_in || &tensor == &a.attention;
+    };
     for (const auto& output : outputs)
-      if ((kept || &output.tensor == &a.residual_in || &output.tensor == &a.attention) && !finite(ctx_, output.tensor))
-        return concat("h.", l, " ", output.name);
+      if (is_its_own(output.tensor) && !finite(ctx_, output.tensor)) return concat("h.", l, " ", output.name);
   }
   if (!finite(ctx_, acts_.residual_out)) return "residual stream out";
   if (!finite(ctx_, acts_.hidden)) return "ln_f output";

@@ -47,7 +47,7 @@ CommandLine options() {
   line.add_option("drop-rate", "op: share that drop leaves out", "X", "0.5");
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
-  line.add_option("recompute", "step: what backward computes again", "none|gelu|block", "none");
+  line.add_option("recompute", "step: what backward computes again (the config's; of auto none)", "none|gelu|block");
   line.add_option("csv", "attention, step: also write the table here", "FILE");
   return line;
 }
@@ -123,6 +123,11 @@ int run(int argc, char** argv) {
   require(mode != "op" || !line.given("csv"), "--csv: only attention and step have a table to write");
   require(mode == "attention" || !line.given("patterns"), "--patterns: only attention has a table of them");
   require(mode == "attention" || !line.given("kv-heads"), "--kv-heads: only attention has heads of keys and values");
+  for (const char* name : {"heads", "head-dim", "width", "outputs", "parameters", "pattern", "buckets", "drop-rate"})
+    require(mode != "step" || !line.given(name), "--", name, ": step takes it from the config");
+  const std::string recompute = line.text("recompute");
+  require(!line.given("recompute") || recompute == "none" || recompute == "gelu" || recompute == "block",
+          "--recompute: must be none, gelu or block, not \"", abbreviate(recompute), "\"");
   require(mode == "step" || !line.given("recompute"), "--recompute: only step has a backward pass of whole blocks");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = line.text("device");
@@ -137,7 +142,7 @@ int run(int argc, char** argv) {
   std::vector<StepCase> cases;
   if (mode == "step")
     cases = step_cases(names, lengths, size(line, "batch", kMaxRows, 0), line.integer("vocabulary", 1, kMaxRows),
-                       line.text("recompute"));
+                       recompute);
   Context ctx(choose_device(device));
   if (mode == "step") {
     bench_steps(ctx, cases, repeats, line.text("csv"));

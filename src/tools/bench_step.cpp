@@ -89,8 +89,10 @@ std::vector<StepCase> step_cases(const std::vector<std::string>& files, const st
   std::vector<StepCase> cases;
   for (const std::string& file : files)
     for (const int64_t length : lengths.empty() ? std::vector<int64_t>{0} : lengths) {
-      StepCase settings{.name = {}, .config = read_config(file), .recompute = recompute_of(recompute)};
+      StepCase settings{.name = {}, .config = read_config(file)};
       settings.name = settings.config.name;
+      const std::string& its_own = settings.config.train.recompute;
+      settings.recompute = recompute_of(!recompute.empty() ? recompute : its_own == "auto" ? "none" : its_own);
       GptConfig& model = settings.config.model;
       if (length > 0) model.sequence_length = length;
       if (model.vocab_size == 0) model.vocab_size = vocabulary;

@@ -26,7 +26,7 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats);
 
 // The cases of a table: each config file with each length, or its own where there are none. sequences: of a
 // micro-batch, which is then the whole step; 0: as the config has it. vocabulary: where the config leaves it to the
-// text. Throws Error naming the file.
+// text. recompute: none, gelu or block; empty: the config's, of auto none. Throws Error naming the file.
 std::vector<StepCase> step_cases(const std::vector<std::string>& files, const std::vector<int64_t>& lengths,
                                  int64_t sequences, int64_t vocabulary, const std::string& recompute);
 

@@ -61,6 +61,7 @@ class Run {
     result_.split = options.split;
     result_.device = device_name(ctx_.device());
     for (const auto& [key, value] : options.attention) override_config(result_.config, key, value);
+    require(model().schedule.empty(), "--attention: must be the patterns to evaluate with, not a schedule");
     validate(model());
     if (ctx_.on_gpu()) validate_for_gpu(model());
     check_tokenizer(state_, set_);

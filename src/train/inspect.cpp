@@ -119,7 +119,9 @@ Json inspect_checkpoint(const std::string& path) {
     add_facts(json, state);
     json["tensors"] = tensors_of((fs::path(path) / "model.safetensors").string());
     int64_t parameters = 0;
-    for (const Json& tensor : json["tensors"]) parameters += tensor["count"].get<int64_t>();
+    for (const Json& tensor : json["tensors"])
+      if (tensor["name"].get<std::string>().find(kBucketBiasName) == std::string::npos)
+        parameters += tensor["count"].get<int64_t>();
     json["parameters"] = parameters;
     json["config"] = to_json(state.config);
   } catch (const Interrupted&) {

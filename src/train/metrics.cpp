@@ -48,7 +48,7 @@ Json header(const char* type, const Config& config, Gpt& model, int ranks) {
       {"ranks", ranks},
       {"parameters", model.table().count},
       {"vocab_size", model.config().vocab_size},
-      {"model_flops_per_token", model_flops_per_token(model.config())},
+      {"model_flops_per_token", model_flops_per_token(config.model.at_stage(0))},
       {"config", to_json(config)}};
 }
 

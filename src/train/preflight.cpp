@@ -55,7 +55,7 @@ bool harmless(const std::string& key) {
 Recompute recompute_of(const std::string& name) {
   for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock})
     if (name == name_of(recompute)) return recompute;
-  fail("train.recompute: must be none, gelu, block or auto, not \"", name, "\"");
+  fail("\"", name, "\" is not something to recompute; there are: none, gelu, block");
 }
 
 int64_t total_bytes(const std::vector<Arena::Item>& items) {
@@ -124,17 +124,22 @@ Recompute check_memory(const Context& ctx, const Config& config, int ranks, Cons
 }
 
 std::string describe_limits(const Context& ctx, const Config& config, int ranks, Recompute recompute) {
-  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
-  int64_t fits = 0, too_many = 2;  // of sequences; beyond a million nobody asks
-  const auto fit = [&](int64_t sequences) {
-    return total_bytes(memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
-  };
-  while (too_many < 1 << 20 && fit(too_many)) fits = too_many, too_many *= 2;
-  while (too_many - fits > 1) (fit((fits + too_many) / 2) ? fits : too_many) = (fits + too_many) / 2;
   std::string flops;
   for (int64_t stage = 0; stage < config.model.stages(); ++stage)
     flops += (stage > 0 ? ", then " : "") + format_count(model_flops_per_token(config.model.at_stage(stage))) + "FLOPs";
-  return concat(flops, " per token; a micro-batch of up to ", fits, " sequences fits");
+  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
+  if (available == 0) return flops + " per token";
+  if (config.train.recompute == kAutomatic) recompute = Recompute::kBlock;  // what it would come to
+  const auto fit = [&](int64_t sequences) {
+    return total_bytes(memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
+  };
+  // Kernels count rows of all heads in 32 bits, and a grid has up to 65,535 sequences.
+  const int64_t rows = config.model.n_head * config.model.sequence_length;
+  const int64_t most = std::min<int64_t>(65535, INT32_MAX / rows);
+  int64_t fits = 0, too_many = most + 1;
+  while (too_many - fits > 1) (fit((fits + too_many) / 2) ? fits : too_many) = (fits + too_many) / 2;
+  return concat(flops, " per token; a micro-batch of up to ", fits, " sequences fits",
+                recompute == Recompute::kNone ? "" : concat(" where ", name_of(recompute), " is computed again"));
 }
 
 void verify_data(const Config& config, const TokenSet& train_set, const TokenSet& val_set, Console& console) {

@@ -40,6 +40,7 @@ void Reporter::step(StepRecord record, const std::optional<StepTimes>& times) {
   trained_flops_ += flops_a_token(record.step);
   interval_.seconds += record.seconds;
   interval_.data_wait += record.data_wait;
+  interval_.flops += static_cast<double>(config_.tokens_per_step()) * flops_a_token(record.step);
   ++interval_.steps;
   const int64_t total = policy_.steps();
   const std::string left = format_duration(seconds_left(record.step));
@@ -50,7 +51,7 @@ void Reporter::step(StepRecord record, const std::optional<StepTimes>& times) {
 
 void Reporter::print_step(const StepRecord& record, const std::string& left) {
   const double rate = static_cast<double>(interval_.steps * config_.tokens_per_step()) / interval_.seconds;
-  const double flops = rate * flops_a_token(record.step);
+  const double flops = interval_.flops / interval_.seconds;
   const std::string use = peak_flops_ > 0 ? fmt::format(" ({:.1f}%)", 100 * flops / peak_flops_) : "";
   console_.line(fmt::format(
       "step {:>{}}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {} tok/s  {}FLOP/s{}  {}wait {:.1f}%  mem {}  {} left",

@@ -32,7 +32,7 @@ class Reporter {
  private:
   struct Interval {  // since the last line on the console
     int64_t steps = 0;
-    double seconds = 0, data_wait = 0;
+    double seconds = 0, data_wait = 0, flops = 0;
   };
   void print_step(const StepRecord& record, const std::string& left);
   double seconds_left(int64_t done) const;

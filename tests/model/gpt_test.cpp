@@ -349,6 +349,21 @@ TEST(Gpt, FirstNonFiniteNamesTheTensor) {
   EXPECT_EQ(model.first_non_finite(), "parameter h.1.attn.c_attn.weight");
 }
 
+// What blocks share after a forward pass is the last one's, which is not to be taken for the first one's.
+TEST(Gpt, FirstNonFiniteKnowsWhatIsComputedAgain) {
+  Context ctx;
+  const GptConfig c = small_config();
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock}) {
+    ParameterStore store(ctx, c, {.training = true});
+    Gpt model(store, c, 1, 1, Gpt::Mode::kTraining, 0, recompute);
+    store.init(1);
+    const OwnedBatch owned(c, 1, 1);
+    store.master_params().as<float>()[store.table().at("h.1.mlp.c_fc.weight").offset] = 3e38f;
+    model.forward(owned.batch, false);
+    EXPECT_EQ(model.first_non_finite().substr(0, 4), "h.1 ") << static_cast<int>(recompute);
+  }
+}
+
 TEST(Params, CountsOfGpt2) {
   GptConfig c;
   c.vocab_size = 50257;

@@ -127,6 +127,8 @@ TEST_F(Evaluate, ACheckpointHasThePatternsOfItsStep) {
     EXPECT_EQ(found.losses.sums.loss / (7 * 64), find_checkpoint(checkpoint).validation_loss);
     EXPECT_NE(of(checkpoint, R"({"pattern": "hash", "buckets": 4})").losses.sums.loss, found.losses.sums.loss);
   }
+  expect_error([&] { of(tiny.path(""), R"({"schedule": [{"from": 0, "attention": {}}]})"); },
+               {"--attention", "not a schedule"});
   // Biases that nothing has learned.
   expect_error([&] { of(tiny.path(""), R"({"pattern": "hash", "buckets": 8, "bias_rate": 0.1})"); },
                {"model.safetensors", "no tensor", "bucket_bias", "buckets_8"});
