@@ -56,8 +56,9 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         one_of({"none", "mean", "prefix"}));
   visit(
       "bias_rate", p.bias_rate,
-      "hash: how fast a bias per bucket, added to its scores, learns to make buckets of one size, from their sizes in "
-      "the steps so far; 0.1 is fast; 0: no bias. With it directions are drawn once, not anew in every step",
+      "hash: how fast a bias per bucket, added to its scores, learns to even out the sizes of buckets over all "
+      "sequences, from those of the steps so far; 0.1 is fast; 0: no bias. With it directions are drawn once, not anew "
+      "in every step",
       between(0, 1));
   visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
         between(0, kMaxBlock));
