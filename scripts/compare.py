@@ -24,8 +24,8 @@ import shutil
 import subprocess
 import sys
 
-from compare_plan import (baseline_of, choose_baseline, fail, jobs_of, join_plans, make_plan, parse_gpus, read_plan, steps_of,
-                          suffix_of)
+from compare_plan import (baseline_of, choose_baseline, fail, jobs_of, join_plans, make_plan, parse_gpus, read_plan,
+                          refuse_launcher, steps_of, suffix_of)
 from compare_report import Run, by_length, write_report
 from compare_run import Runner, state_of
 
@@ -147,6 +147,7 @@ def main():
         train = shlex.split(args.train)
         if not train or not shutil.which(train[0]):
             fail(f"--train: {args.train}: there is no such program; scripts/setup.sh builds ./train")
+        refuse_launcher(train, args.gpus)
         gpus = parse_gpus(args.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if args.gpus else [None]
         plan = make_plan(args)
         if file.exists():

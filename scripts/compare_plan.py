@@ -188,6 +188,15 @@ def longest_first(plan, jobs, steps_left):
     return sorted(jobs, key=length, reverse=True)
 
 
+LAUNCHERS = ("mpirun", "mpiexec", "srun", "torchrun")
+
+
+def refuse_launcher(train, gpus):
+    """A run of several ranks would have them all on the one GPU that --gpus gives it."""
+    if gpus and pathlib.Path(train[0]).name in LAUNCHERS:
+        fail(f"--gpus: gives each run one GPU, and --train {train[0]} starts a run on several: leave --gpus out")
+
+
 def parse_gpus(text, visible, present):
     """--gpus as values of CUDA_VISIBLE_DEVICES. visible: its value, or None; present: number of GPUs, None if not known."""
     if not re.fullmatch(r"[1-9]\d{0,3}|\d{1,4}(,\d{1,4})+", text):

@@ -172,6 +172,13 @@ def check_queue():
     check("seconds left", shown.seconds_left(), 17.0)
 
 
+def check_launchers():
+    for train, gpus, message in ((["/usr/bin/mpirun", "-n", "2", "./train"], "2", "compare.py: --gpus: gives each run one GPU"),
+                                 (["mpirun", "./train"], None, ""), (["./train"], "2", "")):
+        text = failure_of(lambda train=train, gpus=gpus: plans.refuse_launcher(train, gpus)) or ""
+        check("launcher", text[:len(message)] if message else text, message or "no error")
+
+
 def check_gpus(fixture):
     """Three runs on two GPUs: two at once, the longest first, and one that fails stops no other."""
     fixture.config("both", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "dense"}, together=2)
@@ -268,6 +275,7 @@ def run():
         check_words()
         check_states(folder)
         check_queue()
+        check_launchers()
         fixture = Fixture(folder)
         for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_lengths, check_corrections,
                      check_errors):
