@@ -34,8 +34,10 @@ BucketBiasTable::BucketBiasTable(const GptConfig& c) {
     entries.push_back({name, shape, length, size});
     length += size;
   };
-  for (int64_t stage = 0; stage < c.stages(); ++stage)
-    for (int64_t layer = 0; layer < c.n_layer; ++layer) visit_layer(c.at_stage(stage), layer, add);
+  for (int64_t stage = 0; stage < c.stages(); ++stage) {
+    const GptConfig its = c.at_stage(stage);
+    for (int64_t layer = 0; layer < c.n_layer; ++layer) visit_layer(its, layer, add);
+  }
 }
 
 std::vector<Tensor> view_bucket_biases(const BucketBiasTable& table, const GptConfig& config, int64_t layer,

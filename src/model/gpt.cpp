@@ -89,17 +89,16 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
       length_(length_of(config, length)),
       seed_(seed),
       mode_(mode),
-      recompute_(recompute),
-      training_(mode == Mode::kTraining) {
+      recompute_(recompute) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
-  require(training_ || recompute == Recompute::kNone, "gpt: only training computes activations again");
-  require(!training_ || store.training(), "gpt: training asked of parameters without gradients");
+  require(training() || recompute == Recompute::kNone, "gpt: only training computes activations again");
+  require(!training() || store.training(), "gpt: training asked of parameters without gradients");
   const Arena measured = measure(ctx_, config_, batch, mode, length_, recompute);
   memory_ = measured.items();
   arena_ = std::make_unique<Arena>(ctx_.device(), measured.used());
   plan();
   params_ = view_parameters(config_, store.compute_params());
-  if (training_) grads_ = view_parameters(config_, store.gradients());
+  if (training()) grads_ = view_parameters(config_, store.gradients());
 }
 
 void Gpt::plan() {
@@ -124,7 +123,7 @@ std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& c
 }
 
 void Gpt::set_attention(LayerAttention attention) {
-  require(!training_, "set_attention: the model was made for training");
+  require(!training(), "set_attention: the model was made for training");
   attention_ = std::move(attention);
 }
 
@@ -153,7 +152,7 @@ void Gpt::forward(const Batch& batch, bool gradients) {
   require_tensor(batch.ids, "forward", "ids", DType::kI32, {batch_, length_});
   require_tensor(batch.targets, "forward", "targets", DType::kI32, {batch_, length_});
   require(!acts_.blocks.empty(), "forward: the model was made for decoding only");
-  require(!gradients || training_, "forward: gradients asked of a model made for evaluation");
+  require(!gradients || training(), "forward: gradients asked of a model made for evaluation");
   const auto about_to_use = [&](size_t group) {
     if (observer_ != nullptr) observer_->before_use(group);
   };
@@ -262,7 +261,7 @@ std::string Gpt::first_non_finite() const {
   if (!finite(ctx_, acts_.residual_out)) return "residual stream out";
   if (!finite(ctx_, acts_.hidden)) return "ln_f output";
   if (!finite(ctx_, acts_.losses)) return "loss";
-  if (!training_) return {};
+  if (!training()) return {};
   for (size_t i = table().entries.size(); i-- > 0;) {  // backward runs from the last layer to the first
     const ParameterEntry& entry = table().entries[i];
     if (!finite(ctx_, store_.gradients().slice(entry.offset, entry.size))) return "gradient of " + entry.name;

@@ -99,6 +99,7 @@ class Gpt {
   const Activations& activations() const { return acts_; }
 
  private:
+  bool training() const { return mode_ == Mode::kTraining; }
   void plan();
   void head(const Batch& batch, bool gradients);
   AttentionDraw draw(const Batch& batch, int64_t layer, bool gradients) const;
@@ -110,7 +111,6 @@ class Gpt {
   uint64_t seed_;
   Mode mode_;
   Recompute recompute_;
-  bool training_;
   int64_t stage_ = 0;
   std::vector<Arena::Item> memory_;
   std::unique_ptr<Arena> arena_;

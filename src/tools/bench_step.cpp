@@ -44,16 +44,12 @@ struct RandomTokens {
 
 StepTime time_step(Context& ctx, const StepCase& settings, int repeats) {
   const Config& config = settings.config;
-  const GptConfig model_config = model_after(config, config.train.steps);
+  const GptConfig& model_config = config.model;
   const int64_t sequences = config.train.micro_batch_size, accumulation = config.accumulation();
-  const StoreOptions options = store_options(config.train, 0, 1);
   StepTime result;
-  result.bytes =
-      total_bytes(ParameterStore::memory_plan(ctx, model_config, options)) +
-      total_bytes(Gpt::memory_plan(ctx, model_config, sequences, Gpt::Mode::kTraining, 0, settings.recompute)) +
-      Optimizer::memory(ParameterTable(model_config)) + Feeder::memory(ctx, sequences, model_config.sequence_length);
+  result.bytes = total_bytes(training_memory_plan(ctx, config, sequences, 1, settings.recompute));
   check_fits(ctx, concat(settings.name, " with micro-batches of ", sequences), result.bytes);
-  ParameterStore store(ctx, model_config, options);
+  ParameterStore store(ctx, model_config, store_options(config.train, 0, 1));
   Gpt model(store, model_config, sequences, 1, Gpt::Mode::kTraining, 0, settings.recompute);
   Optimizer optimizer(store, config.optimizer);
   Feeder feeder(ctx, sequences, model_config.sequence_length);
@@ -94,6 +90,7 @@ std::vector<StepCase> step_cases(const std::vector<std::string>& files, const st
       const std::string& its_own = settings.config.train.recompute;
       settings.recompute = recompute_of(!recompute.empty() ? recompute : its_own == "auto" ? "none" : its_own);
       GptConfig& model = settings.config.model;
+      model = model_after(settings.config, settings.config.train.steps);
       if (length > 0) model.sequence_length = length;
       if (model.vocab_size == 0) model.vocab_size = vocabulary;
       if (model.documents && model.end_of_text < 0) model.end_of_text = model.vocab_size - 1;
@@ -128,7 +125,7 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
     const Config& config = settings.config;
     const auto tokens = static_cast<double>(config.tokens_per_step());
     const double rate = tokens / time.milliseconds * 1e3, gigabytes = static_cast<double>(time.bytes) * 1e-9;
-    const double flops = rate * model_flops_per_token(model_after(config, config.train.steps));
+    const double flops = rate * model_flops_per_token(config.model);
     std::cout << printed("%-20s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
                          config.model.sequence_length, config.train.micro_batch_size, tokens, time.milliseconds, rate,
                          gigabytes, flops * 1e-12);

@@ -11,7 +11,7 @@ namespace scfa {
 
 struct StepCase {
   std::string name;
-  Config config;  // with its vocabulary; the last stage of a schedule is what is timed
+  Config config;  // with its vocabulary, and of a schedule the last stage only
   Recompute recompute = Recompute::kNone;
 };
 

@@ -96,8 +96,12 @@ int64_t available_memory() {
   return available;
 }
 
+int64_t available_memory(const Context& ctx) {
+  return ctx.on_gpu() ? gpu::free_memory() : available_memory();
+}
+
 void check_fits(const Context& ctx, const std::string& what, int64_t bytes) {
-  const int64_t free = ctx.on_gpu() ? gpu::free_memory() : available_memory();
+  const int64_t free = available_memory(ctx);
   const bool known = ctx.on_gpu() || free > 0;
   require(!known || bytes <= free, what, ": needs ", format_bytes(bytes),
           ctx.on_gpu() ? " of GPU memory" : " of memory", ", and ", format_bytes(free), " are free");

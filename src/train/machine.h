@@ -27,6 +27,7 @@ double peak_flops(Device device);  // the same of the device of this rank; 0 for
 // Bytes that could be allocated now, within the limits of the container and of the process (ulimit -v) if there are
 // any.
 int64_t available_memory();
+int64_t available_memory(const Context& ctx);  // of its device: available_memory(), or the free memory of the GPU
 // Throws Error saying what needs more memory of the context's device than is free.
 void check_fits(const Context& ctx, const std::string& what, int64_t bytes);
 // Throws Error unless there is address space for `beside` bytes and for what OpenBLAS and OpenMP take at the first

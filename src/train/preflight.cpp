@@ -19,22 +19,6 @@ namespace scfa {
 
 namespace {
 
-// Of the last rank, which has the largest part.
-std::vector<Arena::Item> memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks,
-                                     Recompute recompute) {
-  const ParameterTable table(config.model);
-  std::vector<Arena::Item> items =
-      ParameterStore::memory_plan(ctx, config.model, store_options(config.train, ranks - 1, ranks));
-  for (Arena::Item& item : items)
-    if (item.name == "optimizer state") item.bytes += Optimizer::memory(table);
-  if (const int64_t sums = Replicas::memory(ctx, table, config.train, ranks); sums > 0)
-    items.push_back({"sums over ranks", sums});
-  for (const Arena::Item& item : Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining, 0, recompute))
-    items.push_back(item);
-  if (ctx.on_gpu()) items.push_back({"batches", Feeder::memory(ctx, micro_batch, config.model.sequence_length)});
-  return items;
-}
-
 constexpr const char* kAutomatic = "auto";
 
 const char* name_of(Recompute recompute) {
@@ -64,6 +48,21 @@ int64_t total_bytes(const std::vector<Arena::Item>& items) {
   return bytes;
 }
 
+std::vector<Arena::Item> training_memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks,
+                                              Recompute recompute) {
+  const ParameterTable table(config.model);
+  std::vector<Arena::Item> items =
+      ParameterStore::memory_plan(ctx, config.model, store_options(config.train, ranks - 1, ranks));
+  for (Arena::Item& item : items)
+    if (item.name == "optimizer state") item.bytes += Optimizer::memory(table);
+  if (const int64_t sums = Replicas::memory(ctx, table, config.train, ranks); sums > 0)
+    items.push_back({"sums over ranks", sums});
+  for (const Arena::Item& item : Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining, 0, recompute))
+    items.push_back(item);
+  if (ctx.on_gpu()) items.push_back({"batches", Feeder::memory(ctx, micro_batch, config.model.sequence_length)});
+  return items;
+}
+
 TokenSet open_split(const Config& config, Split split) {
   const std::string& directory = config.data.directory;
   const std::string command = config.data.prepare.empty()
@@ -87,26 +86,22 @@ Config complete(Config config, const TokenSet& set, Device device) {
 }
 
 Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
-  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory(),
-                asked = config.train.micro_batch_size;
-  const auto bytes = [&](int64_t micro_batch, Recompute recompute) {
-    return total_bytes(memory_plan(ctx, config, micro_batch, ranks, recompute));
-  };
+  const int64_t available = available_memory(ctx), asked = config.train.micro_batch_size;
   const auto fits = [&](int64_t micro_batch, Recompute recompute) {
-    return available == 0 || bytes(micro_batch, recompute) <= available;
+    return available == 0 || total_bytes(training_memory_plan(ctx, config, micro_batch, ranks, recompute)) <= available;
   };
   const bool automatic = config.train.recompute == kAutomatic;
   Recompute recompute = automatic ? Recompute::kNone : recompute_of(config.train.recompute);
   if (automatic)
     while (recompute != Recompute::kBlock && !fits(asked, recompute))
       recompute = recompute == Recompute::kNone ? Recompute::kGelu : Recompute::kBlock;
-  const std::vector<Arena::Item> items = memory_plan(ctx, config, asked, ranks, recompute);
+  const std::vector<Arena::Item> items = training_memory_plan(ctx, config, asked, ranks, recompute);
   std::string text = concat("memory", ranks > 1 ? concat(" of each of ", ranks, " ranks") : "", ": ") +
                      format_bytes(total_bytes(items)) + " (";
   for (size_t i = 0; i < items.size(); ++i)
     text += fmt::format("{}{} {}", i ? ", " : "", items[i].name, format_bytes(items[i].bytes));
   console.line(text + ")" + (recompute == Recompute::kNone ? "" : concat("; recomputes ", name_of(recompute))));
-  if (fits(asked, recompute)) {
+  if (available == 0 || total_bytes(items) <= available) {
     if (!ctx.on_gpu()) require_blas_memory(total_bytes(items));
     return recompute;
   }
@@ -127,11 +122,11 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   std::string flops;
   for (int64_t stage = 0; stage < config.model.stages(); ++stage)
     flops += (stage > 0 ? ", then " : "") + format_count(model_flops_per_token(config.model.at_stage(stage))) + "FLOPs";
-  const int64_t available = ctx.on_gpu() ? gpu::free_memory() : available_memory();
+  const int64_t available = available_memory(ctx);
   if (available == 0) return flops + " per token";
   if (config.train.recompute == kAutomatic) recompute = Recompute::kBlock;  // what it would come to
   const auto fit = [&](int64_t sequences) {
-    return total_bytes(memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
+    return total_bytes(training_memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
   };
   // Kernels count rows of all heads in 32 bits, and a grid has up to 65,535 sequences.
   const int64_t rows = config.model.n_head * config.model.sequence_length;

@@ -24,6 +24,10 @@ Recompute recompute_of(const std::string& name);
 
 int64_t total_bytes(const std::vector<Arena::Item>& items);  // of a memory plan
 
+// Bytes by name that training takes on the device: of the last rank, which has the largest part.
+std::vector<Arena::Item> training_memory_plan(const Context& ctx, const Config& config, int64_t micro_batch, int ranks,
+                                              Recompute recompute);
+
 // Prints the memory plan of a rank by name, and returns what train.recompute says, or with auto the first that fits.
 // Throws Error if it does not fit, with the micro-batch or the recomputation that would.
 Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console);

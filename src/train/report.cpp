@@ -21,7 +21,8 @@ Reporter::Reporter(Console& console, std::unique_ptr<Metrics> metrics, const Con
       started_at_(started_at),
       peak_flops_(peak_flops(ctx.device()) * ranks) {
   for (int64_t stage = 0; stage < config.model.stages(); ++stage)
-    flops_a_token_.push_back(model_flops_per_token(config.model.at_stage(stage)));
+    flops_per_step_.push_back(static_cast<double>(config.tokens_per_step()) *
+                              model_flops_per_token(config.model.at_stage(stage)));
   if (metrics_ && !metrics_->warning().empty()) console.warning(metrics_->warning());
 }
 
@@ -32,15 +33,16 @@ void Reporter::step(StepRecord record, const std::optional<StepTimes>& times) {
     metrics_->profile(record.step, record.seconds, times->attention, times->seconds);
   }
   record.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / record.seconds;
-  record.flops_per_second = record.tokens_per_second * flops_a_token(record.step);
+  const double flops = flops_per_step_[static_cast<size_t>(config_.model.stage_after(record.step, policy_.steps()))];
+  record.flops_per_second = flops / record.seconds;
   record.utilisation = peak_flops_ > 0 ? record.flops_per_second / peak_flops_ : 0;
   record.peak_memory = ctx_.on_gpu() ? gpu::peak_allocated() : peak_memory();
   metrics_->step(record);
   trained_seconds_ += record.seconds;
-  trained_flops_ += flops_a_token(record.step);
+  trained_flops_ += flops;
   interval_.seconds += record.seconds;
   interval_.data_wait += record.data_wait;
-  interval_.flops += static_cast<double>(config_.tokens_per_step()) * flops_a_token(record.step);
+  interval_.flops += flops;
   ++interval_.steps;
   const int64_t total = policy_.steps();
   const std::string left = format_duration(seconds_left(record.step));
@@ -68,7 +70,7 @@ double Reporter::seconds_left(int64_t done) const {
   for (int64_t stage = config_.model.stages() - 1, end = policy_.steps(); stage >= 0 && end > done; --stage) {
     const int64_t begin = std::max(done, config_.model.first_step(stage, policy_.steps()));
     if (begin >= end) continue;
-    flops += static_cast<double>(end - begin) * flops_a_token_[static_cast<size_t>(stage)];
+    flops += static_cast<double>(end - begin) * flops_per_step_[static_cast<size_t>(stage)];
     end = begin;
   }
   return flops * trained_seconds_ / trained_flops_ +

@@ -36,9 +36,6 @@ class Reporter {
   };
   void print_step(const StepRecord& record, const std::string& left);
   double seconds_left(int64_t done) const;
-  double flops_a_token(int64_t step) const {
-    return flops_a_token_[static_cast<size_t>(config_.model.stage_after(step, policy_.steps()))];
-  }
 
   Console& console_;
   std::unique_ptr<Metrics> metrics_;
@@ -46,12 +43,12 @@ class Reporter {
   const Config& config_;
   StepPolicy policy_;
   int64_t started_at_;
-  std::vector<double> flops_a_token_;  // of each stage
-  double peak_flops_;                  // of all ranks
-  double attention_share_ = 0;         // of the step last profiled
+  std::vector<double> flops_per_step_;  // of each stage
+  double peak_flops_;                   // of all ranks
+  double attention_share_ = 0;          // of the step last profiled
   Interval interval_;
-  double trained_seconds_ = 0, eval_seconds_ = 0;  // of all steps; of the last evaluation
-  double trained_flops_ = 0;                       // a token, summed over all steps
+  double trained_seconds_ = 0, trained_flops_ = 0;  // of all steps
+  double eval_seconds_ = 0;                         // of the last evaluation
 };
 
 }  // namespace scfa

@@ -27,8 +27,9 @@ struct WrittenFile {
 WrittenFile write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                               const TensorMetadata& metadata);
 
-// Fills the tensors from a file, which must hold these names with these shapes in F32, and no others but those of which
-// a part is `ignored`. Throws Error naming the file and the tensor; nothing is filled unless the whole header fits.
+// Fills the tensors from a file, which must hold these names with these shapes in F32, and no others, except names that
+// contain `ignored` where it is not empty. Throws Error naming the file and the tensor; nothing is filled unless the
+// whole header fits.
 void read_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                       const std::string& ignored = {});
 

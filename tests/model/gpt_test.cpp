@@ -11,6 +11,7 @@
 #include "support/compare.h"
 #include "support/expect_error.h"
 #include "support/small_model.h"
+#include "train/preflight.h"
 
 namespace scfa {
 namespace {
@@ -259,26 +260,21 @@ TEST(Gpt, GoesFromStageToStage) {
   OwnedGpt model(ctx, c, 2, 1, Gpt::Mode::kTraining);
   model.init(1);
   const OwnedBatch owned(c, 2, 1);
-  const auto allocated = [](const Gpt& gpt) {
-    int64_t bytes = 0;
-    for (const Arena::Item& item : gpt.memory()) bytes += item.bytes;
-    return bytes;
-  };
   const auto gradients = [](const OwnedGpt& gpt) {
     const Tensor flat = gpt.gradients();
     return std::vector<float>(flat.as<float>(), flat.as<float>() + flat.numel());
   };
-  const int64_t bytes = allocated(model);
+  const int64_t bytes = total_bytes(model.memory());
   int64_t largest = 0;
   for (int64_t stage = 0; stage < c.stages(); ++stage) {
     EXPECT_EQ(model.set_stage(stage), stage > 0);
     EXPECT_FALSE(model.set_stage(stage));
-    EXPECT_EQ(allocated(model), bytes);
+    EXPECT_EQ(total_bytes(model.memory()), bytes);
     GptConfig alone = c.at_stage(stage);
     alone.schedule.clear();
     OwnedGpt other(ctx, alone, 2, 1, Gpt::Mode::kTraining);
     other.init(1);
-    largest = std::max(largest, allocated(other));
+    largest = std::max(largest, total_bytes(other.memory()));
     model.zero_gradients();
     other.zero_gradients();
     EXPECT_EQ(run(model, owned.batch, true).loss, run(other, owned.batch, true).loss);

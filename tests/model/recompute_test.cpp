@@ -4,6 +4,7 @@
 #include "support/gpu.h"
 #include "support/small_model.h"
 #include "train/feeder.h"
+#include "train/preflight.h"
 
 namespace scfa {
 namespace {
@@ -61,7 +62,7 @@ TEST_P(RecomputeOn, ChangesNoBit) {
         };
         read(result.gradients, store.gradients());
         read(result.loads, store.bucket_loads());
-        for (const Arena::Item& item : model.memory()) result.bytes += item.bytes;
+        result.bytes = total_bytes(model.memory());
         return result;
       };
       const Result want = pass(Recompute::kNone);

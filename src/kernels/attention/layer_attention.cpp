@@ -67,12 +67,16 @@ void LayerSegments::draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t la
   });
 }
 
+PatternInput LayerSegments::of_pattern(PatternInput input, size_t i) const {
+  input.projections = projections[i];
+  input.state = states[i];
+  input.bucket_bias = bucket_biases[i];
+  return input;
+}
+
 void LayerSegments::assign_each(Context& ctx, const PatternInput& input, ConstTensor keys) const {
   for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
-    PatternInput its = input;
-    its.projections = projections[i];
-    its.state = states[i];
-    its.bucket_bias = bucket_biases[i];
+    PatternInput its = of_pattern(input, i);
     its.first_head = first_head;
     its.heads = patterns[i].heads;
     if (keys && descriptor_of(patterns[i]).reads_keys) its.k = keys;
@@ -86,13 +90,8 @@ void LayerSegments::assign(Context& ctx, const PatternInput& input) const {
 
 void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm,
                                               const PatternInput& input) const {
-  if (patterns.size() == 1) {
-    PatternInput whole = input;
-    whole.projections = projections[0];
-    whole.state = states[0];
-    whole.bucket_bias = bucket_biases[0];
-    return assign_segments_and_normalise_keys(ctx, relations, keys, inverse_norm, patterns[0], whole);
-  }
+  if (patterns.size() == 1)
+    return assign_segments_and_normalise_keys(ctx, relations, keys, inverse_norm, patterns[0], of_pattern(input, 0));
   normalise_keys(ctx, keys, inverse_norm, input.q);
   assign_each(ctx, input, keys);
 }

@@ -38,6 +38,7 @@ struct LayerSegments {
   void update_bucket_biases(Context& ctx) const;  // by the loads
 
  private:
+  PatternInput of_pattern(PatternInput input, size_t i) const;  // with what the layer has of pattern i
   // keys: where these are normalised queries, for patterns that read them.
   void assign_each(Context& ctx, const PatternInput& input, ConstTensor keys) const;
 };

@@ -28,6 +28,11 @@ float inverse_norm(const float* row, int64_t D) {
   return 1.0f / std::max(std::sqrt(dot(row, row, D)), 1e-12f);
 }
 
+// The biases of head i, of those of all heads or null.
+const float* of_head(const float* bias, int64_t i, int64_t buckets) {
+  return bias == nullptr ? nullptr : bias + i * buckets;
+}
+
 // bucket = argmax of [y, -y], y = x R, or of [z, -z] + bias, z = y sqrt(D) / |x|.
 //   segment     (B, H, T); x may have fewer heads, each that of several consecutive ones of the segment
 //   directions  (heads, half, D)
@@ -48,7 +53,7 @@ void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& d
         BestBucket best;
         for (int64_t c = 0; c < half; ++c)
           best.offer(scale * dot(row, directions.as<float>() + (i * half + c) * D, D), static_cast<int>(c),
-                     static_cast<int>(half), bias == nullptr ? nullptr : bias + i * 2 * half);
+                     static_cast<int>(half), of_head(bias, i, 2 * half));
         out[(b * H + h) * T + t] = static_cast<uint16_t>(best.bucket);
       }
 }
@@ -91,8 +96,8 @@ void hash_rows_balanced(const Tensor& segment, const ConstTensor& x, const Const
       const int64_t h = input.first_head + i;
       hash_head_balanced(segment.as<uint16_t>() + (b * H + h) * T,
                          x.as<float>() + b * x.stride[0] + h / group * x.stride[2], x.stride[1],
-                         directions.as<float>() + i * half * x.size(3), half, balance,
-                         bias == nullptr ? nullptr : bias + i * 2 * half, score_state(input, b, i) + state, input);
+                         directions.as<float>() + i * half * x.size(3), half, balance, of_head(bias, i, 2 * half),
+                         score_state(input, b, i) + state, input);
     }
 }
 
