@@ -1,5 +1,5 @@
 // What programs with OpenMP loops and OpenBLAS check before these libraries are initialised, which would end them by
-// SIGSEGV or never: kernels/matmul.cpp registers it, so a program without products has none of it.
+// SIGSEGV or never: kernels/linear/linear.cpp registers it, so a program without products has none of it.
 #pragma once
 #include <cstddef>
 

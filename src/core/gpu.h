@@ -68,7 +68,7 @@ double milliseconds_between(Event from, Event to);  // both made with timing, an
 void check_launch(const char* op, Stream stream);
 
 // In builds with SCFA_BOUNDED_SPINS: where a kernel that waited too long says so before it ends (see
-// kernels/attention/sm90/bounded_spin.cuh), in host memory that kernels can write to. check_launch and the functions
+// kernels/sm90/bounded_spin.cuh), in host memory that kernels can write to. check_launch and the functions
 // that wait read it.
 enum class SpinSite : uint32_t { kNone, kBarrier, kDqSemaphore, kMergeSemaphore };
 struct SpinReport {

@@ -1,8 +1,17 @@
-// Softmax cross-entropy and its gradient in place.
-// A block owns a row. Rows of up to kThreads * kPacks * 8 logits stay in registers between the sums and the gradient,
-// so memory sees one read and one write; longer ones are read twice.
+// Softmax cross-entropy and its gradient in place. Memory sees one read and one write of a row, unless it is very long.
+// On Hopper, persistent blocks have two rows in shared memory: one is computed while the one before is stored and the
+// one behind it loaded, both by bulk copies. Elsewhere, and for rows that do not fit, a block per row: rows of up to
+// kThreads * kPacks * 8 logits stay in registers between the sums and the gradient; longer ones are read twice.
+#include <algorithm>
+
 #include "kernels/cross_entropy.h"
 #include "kernels/device_math.cuh"
+#include "kernels/fragment_math.cuh"
+#include "kernels/sm90/bulk_copy.cuh"
+#include "kernels/sm90/mbarrier.cuh"
+#include "kernels/sm90/probe.h"
+#include "kernels/sm90/ptx.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu {
 
@@ -101,6 +110,178 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// ---- rows in shared memory (sm_90) ----------------------------------------------------------------------------------
+
+constexpr int kRowThreads = 512, kRowWarps = kRowThreads / 32;  // that compute; one more warp copies
+constexpr int kMaxSharedBytes = 227 * 1024;
+
+struct RowStorage {  // offsets: two rows, and what goes with each
+  uint32_t row_bytes;
+  __host__ __device__ explicit RowStorage(int P) : row_bytes(static_cast<uint32_t>((P * 2 + 127) / 128 * 128)) {}
+  __host__ __device__ uint32_t row(int i) const { return static_cast<uint32_t>(i) * row_bytes; }
+  __host__ __device__ uint32_t sums(int i) const { return row(2) + static_cast<uint32_t>(i) * kRowWarps * 8; }
+  __host__ __device__ uint32_t full(int i) const { return sums(2) + static_cast<uint32_t>(i) * 8; }
+  __host__ __device__ uint32_t done(int i) const { return full(2) + static_cast<uint32_t>(i) * 8; }
+  __host__ __device__ uint32_t bytes() const { return done(2); }
+};
+
+#ifdef SCFA_SM90A
+
+// One thread: loads two rows, then stores each that is done and loads the next one but one in its place.
+__device__ inline void copy_rows(uint32_t shared, const RowStorage& at, __nv_bfloat16* logits, int64_t N, int P,
+                                 bool store_rows) {
+  const uint32_t bytes = static_cast<uint32_t>(P) * 2;
+  const auto load_row = [&](int64_t row, int slot) {
+    mbarrier_expect_bytes(shared + at.full(slot), bytes);
+    bulk_load(shared + at.row(slot), logits + row * P, bytes, shared + at.full(slot));
+  };
+  const int64_t step = gridDim.x;
+  for (int slot = 0; slot < 2; ++slot)
+    if (blockIdx.x + slot * step < N) load_row(blockIdx.x + slot * step, slot);
+  PipelineState<2> state;
+  for (int64_t row = blockIdx.x; row < N; row += step, state.next()) {
+    mbarrier_wait(shared + at.done(state.stage), state.parity());
+    if (store_rows) {
+      bulk_store(logits + row * P, shared + at.row(state.stage), bytes);
+      bulk_commit();
+      bulk_wait_read();
+    }
+    if (row + 2 * step < N) load_row(row + 2 * step, state.stage);
+  }
+}
+
+__device__ inline void store_pack(uint32_t to, const float (&v)[kPack]) {
+  store_chunk(to, pack(v));
+}
+
+__device__ inline void compute_rows(uint32_t shared, const RowStorage& at, float* losses, float* correct,
+                                    const int* targets, int64_t N, int V, int P, float gradient_scale) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  PipelineState<2> state;
+  for (int64_t row = blockIdx.x; row < N; row += gridDim.x, state.next()) {
+    const int target = targets[row];
+    const bool known = target >= 0 && target < V;
+    const uint32_t from = shared + at.row(state.stage);
+    const auto get = [&](float(&v)[kPack], int c) {  // columns from V on read as -inf
+      unpack(v, load_chunk(from + c * 2));
+      if (c + kPack <= V) return;
+#pragma unroll
+      for (int e = 0; e < kPack; ++e)
+        if (c + e >= V) v[e] = -INFINITY;
+    };
+    mbarrier_wait(shared + at.full(state.stage), state.parity());
+    const auto logit = [&](int c) {
+      const uint32_t pair = static_cast<uint32_t>(load_int(from + c / 2 * 4));
+      return c % 2 == 0 ? low_half(pair) : high_half(pair);
+    };
+    const float of_target = known ? logit(target) : NAN;
+
+    float top = -INFINITY, sum = 0.0f;
+    for (int c = static_cast<int>(threadIdx.x) * kPack; c < V; c += kRowThreads * kPack) {
+      float v[kPack], highest = -INFINITY;
+      get(v, c);
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) highest = fmaxf(highest, v[e]);
+      if (highest > top) {
+        sum *= exp2_fast((top - highest) * kLog2E);
+        top = highest;
+      }
+      const float base = top == -INFINITY ? 0.0f : top * kLog2E;  // so far -inf, or NaN, which must reach the sum
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) sum += exp2_fast(fmaf(v[e], kLog2E, -base));
+    }
+    // A sum that goes with -inf is of -inf and NaN only: 0, which stays, or NaN.
+    const auto rescaled = [](float part, float from_top, float to_top) {
+      return from_top == to_top ? part : part * exp2_fast((from_top - to_top) * kLog2E);
+    };
+    const float top_of_warp = warp_max(top);
+    const float sum_of_warp = warp_sum(rescaled(sum, top, top_of_warp));
+    if (lane == 0) {
+      store_int(shared + at.sums(state.stage) + warp * 8, __float_as_int(top_of_warp));
+      store_int(shared + at.sums(state.stage) + warp * 8 + 4, __float_as_int(sum_of_warp));
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(kRowThreads) : "memory");
+    const float2 of_warp = load_float2(shared + at.sums(state.stage) + lane % kRowWarps * 8);
+    top = warp_max(of_warp.x);
+    sum = warp_sum(lane < kRowWarps ? rescaled(of_warp.y, of_warp.x, top) : 0.0f);
+    if (threadIdx.x == 0) {
+      losses[row] = top + log2f(sum) * kLn2 - of_target;  // NaN where the target is outside the vocabulary
+      correct[row] = of_target == top ? 1.0f : 0.0f;
+    }
+    if (gradient_scale != 0.0f) {
+      const float scale = known ? gradient_scale / sum : NAN, base = top * kLog2E;
+      for (int c = static_cast<int>(threadIdx.x) * kPack; c < P; c += kRowThreads * kPack) {
+        float v[kPack];
+        get(v, c);
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) v[e] = exp2_fast(fmaf(v[e], kLog2E, -base)) * scale;
+        if (c <= target && target < c + kPack) {
+#pragma unroll
+          for (int e = 0; e < kPack; ++e)
+            if (c + e == target) v[e] -= gradient_scale;
+        }
+        if (c + kPack > V) {
+#pragma unroll
+          for (int e = 0; e < kPack; ++e)
+            if (c + e >= V) v[e] = 0.0f;
+        }
+        store_pack(from + c * 2, v);
+      }
+      fence_proxy_async();
+    }
+    mbarrier_arrive_warp(shared + at.done(state.stage));
+  }
+}
+
+#endif
+
+__global__ void __launch_bounds__(kRowThreads + 32)
+    cross_entropy_rows_kernel(float* losses, float* correct, __nv_bfloat16* logits, const int* targets, int64_t N,
+                              int V, int P, float gradient_scale) {
+#ifdef SCFA_SM90A
+  extern __shared__ __align__(128) unsigned char raw[];
+  const uint32_t shared = shared_address(raw);
+  const RowStorage at(P);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 2; ++i) {
+      mbarrier_init(shared + at.full(i), 1);
+      mbarrier_init(shared + at.done(i), kRowWarps);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x >= kRowThreads) {
+    if (threadIdx.x == kRowThreads) copy_rows(shared, at, logits, N, P, gradient_scale != 0.0f);
+  } else {
+    compute_rows(shared, at, losses, correct, targets, N, V, P, gradient_scale);
+  }
+#endif
+}
+
+bool rows_fit(const Tensor& logits) {
+  const int64_t P = logits.size(1);
+  return P % kPack == 0 && P <= kMaxSharedBytes / 4 && RowStorage(static_cast<int>(P)).bytes() <= kMaxSharedBytes &&
+         reinterpret_cast<uintptr_t>(logits.data) % 16 == 0 && sm90::probe().usable;
+}
+
+void launch_rows(Context& ctx, const Tensor& losses, const Tensor& correct, const Tensor& logits,
+                 const ConstTensor& targets, int64_t vocabulary, float gradient_scale) {
+  static const bool prepared =
+      cudaFuncSetAttribute(cross_entropy_rows_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes) ==
+      cudaSuccess;
+  require(prepared, "cross_entropy: the kernel's shared memory cannot be set");
+  arm_spins();
+  const int64_t N = logits.size(0);
+  const int P = static_cast<int>(logits.size(1));
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(N, properties().multiprocessors));
+  cross_entropy_rows_kernel<<<blocks, kRowThreads + 32, RowStorage(P).bytes(), ctx.stream()>>>(
+      losses.as<float>(), correct.as<float>(), static_cast<__nv_bfloat16*>(logits.data), targets.as<int32_t>(), N,
+      static_cast<int>(vocabulary), P, gradient_scale);
+  check_launch("cross_entropy", ctx.stream());
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
 constexpr int kSumThreads = 1024;
 
 __global__ void __launch_bounds__(kSumThreads)
@@ -119,6 +300,8 @@ __global__ void __launch_bounds__(kSumThreads)
 void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale) {
   const int64_t N = logits.size(0), P = logits.size(1);
+  if (P > 128 * kPack && rows_fit(logits))
+    return launch_rows(ctx, losses, correct, logits, targets, vocabulary, gradient_scale);
   const auto launch = [&](auto kernel, int threads) {
     kernel<<<static_cast<unsigned>(N), static_cast<unsigned>(threads), 0, ctx.stream()>>>(
         losses.as<float>(), correct.as<float>(), static_cast<__nv_bfloat16*>(logits.data), targets.as<int32_t>(),

@@ -7,7 +7,7 @@ namespace scfa {
 
 namespace {
 
-constexpr int64_t kBackwardBlocks = 264;  // partial sums of dw and db on the GPU: two blocks an SM of the largest chips
+constexpr int64_t kBackwardBlocks = 660;  // partial sums of dw, db and dr_sum on the GPU: five blocks per SM of an H100
 
 void require_rows(const ConstTensor& t, const char* op, const char* argument, const ConstTensor& like) {
   require(t.data != nullptr && t.contiguous() && t.rows() == like.rows() && t.size(-1) == like.size(-1) &&
@@ -24,7 +24,7 @@ void require_gpu_width(const Context& ctx, const char* op, int64_t C) {
 }  // namespace
 
 int64_t layernorm_backward_scratch(const Context& ctx, int64_t /*N*/, int64_t C) {
-  return ctx.on_gpu() ? 2 * kBackwardBlocks * C : 0;
+  return ctx.on_gpu() ? 3 * kBackwardBlocks * C : 0;
 }
 
 void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,
@@ -50,27 +50,29 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   cpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps);
 }
 
-void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor w,
-                        ConstTensor mean, ConstTensor rstd, Tensor scratch) {
+void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in, ConstTensor dy,
+                        ConstTensor r, ConstTensor w, ConstTensor mean, ConstTensor rstd, Tensor scratch) {
   constexpr const char* kOp = "layernorm_backward";
   require_rows(dy, kOp, "dy", dy);
   const int64_t N = dy.rows(), C = dy.size(-1);
   require_rows(dr, kOp, "dr", dy);
+  if (dr_in) require_rows(dr_in, kOp, "dr_in", dy);
   require_rows(r, kOp, "r", dy);
   require_tensor(w, kOp, "w", dy.dtype, {C});
   require_tensor(dw, kOp, "dw", DType::kF32, {C});
   if (db) require_tensor(db, kOp, "db", DType::kF32, {C});
+  if (dr_sum) require_tensor(dr_sum, kOp, "dr_sum", DType::kF32, {C});
   require_elements(mean, kOp, "mean", DType::kF32, N);
   require_elements(rstd, kOp, "rstd", DType::kF32, N);
-  ctx.require_here(kOp, {dr, dw, db, dy, r, w, mean, rstd, scratch});
+  ctx.require_here(kOp, {dr, dw, db, dr_sum, dr_in, dy, r, w, mean, rstd, scratch});
   require_gpu_width(ctx, kOp, C);
   const int64_t needed = layernorm_backward_scratch(ctx, N, C);
   require(needed == 0 || (scratch && scratch.numel() >= needed), kOp, ": scratch must have ", needed, " elements");
   if (N == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch);
-  cpu::layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch);
+    if (ctx.on_gpu()) return gpu::layernorm_backward(ctx, dr, dw, db, dr_sum, dr_in, dy, r, w, mean, rstd, scratch);
+  cpu::layernorm_backward(ctx, dr, dw, db, dr_sum, dr_in, dy, r, w, mean, rstd, scratch);
 }
 
 namespace cpu {
@@ -103,12 +105,15 @@ void layernorm_forward(Context& /*ctx*/, Tensor y, Tensor r, Tensor mean, Tensor
   }
 }
 
-void layernorm_backward(Context& /*ctx*/, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor w,
-                        ConstTensor mean, ConstTensor rstd, Tensor /*scratch*/) {
+void layernorm_backward(Context& /*ctx*/, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in,
+                        ConstTensor dy, ConstTensor r, ConstTensor w, ConstTensor mean, ConstTensor rstd,
+                        Tensor /*scratch*/) {
   const int64_t N = dy.rows(), C = dy.size(-1);
   const float *g = dy.as<float>(), *x = r.as<float>(), *weight = w.as<float>();
   const float *m = mean.as<float>(), *s = rstd.as<float>();
+  const float* before = dr_in ? dr_in.as<float>() : nullptr;
   float *dx = dr.as<float>(), *dweight = dw.as<float>(), *dbias = db ? db.as<float>() : nullptr;
+  float* dsum = dr_sum ? dr_sum.as<float>() : nullptr;
 #pragma omp parallel for
   for (int64_t i = 0; i < N; ++i) {
     float sum = 0.0f, dot = 0.0f;  // means of dy*w and of dy*w*xhat
@@ -122,7 +127,7 @@ void layernorm_backward(Context& /*ctx*/, Tensor dr, Tensor dw, Tensor db, Const
     dot /= static_cast<float>(C);
     for (int64_t c = 0; c < C; ++c) {
       const float xhat = (x[i * C + c] - m[i]) * s[i];
-      dx[i * C + c] += (g[i * C + c] * weight[c] - sum - xhat * dot) * s[i];
+      dx[i * C + c] = (before ? before[i * C + c] : 0.0f) + (g[i * C + c] * weight[c] - sum - xhat * dot) * s[i];
     }
   }
   constexpr int64_t kColumns = 64;  // a thread owns whole columns, so the order of the sums is fixed
@@ -133,6 +138,7 @@ void layernorm_backward(Context& /*ctx*/, Tensor dr, Tensor dw, Tensor db, Const
       for (int64_t c = c0; c < c1; ++c) {
         dweight[c] += g[i * C + c] * (x[i * C + c] - m[i]) * s[i];
         if (dbias) dbias[c] += g[i * C + c];
+        if (dsum) dsum[c] += dx[i * C + c];
       }
   }
 }

@@ -1,6 +1,8 @@
 // Layer normalisation fused with the residual addition, on the GPU.        Ba et al. 2016, arXiv:1607.06450
 // Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, and stays in registers between the
 // two sums and the output. One warp owns a row, so there is no shared memory and no block barrier in the row's path.
+#include <algorithm>
+
 #include "kernels/device_math.cuh"
 #include "kernels/layernorm.h"
 
@@ -72,97 +74,149 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-// dr: a warp owns a row, as in forward; the row is read twice, the second time from L1.
+// ---- backward -------------------------------------------------------------------------------------------------------
+// A thread owns a pack of columns, so that the sums over rows stay in its registers, and a block goes through a range
+// of rows, kRows at a time: dy, r and dr are read once, and the next rows are loaded while sums over columns are
+// reduced.
+constexpr int kRows = 2, kMaxWarps = 4096 / (32 * kPack);
+
 template <class T>
-__global__ void __launch_bounds__(32 * kWarps)
-    layernorm_backward_rows_kernel(T* dr, const T* dy, const T* r, const T* w, const float* mean, const float* rstd,
-                                   int64_t N, int C) {
+struct RawPack;  // kPack elements as they are in memory
+template <>
+struct RawPack<__nv_bfloat16> {
+  uint4 raw;
+  __device__ void get(float (&v)[kPack]) const { unpack(v, raw); }
+};
+template <>
+struct RawPack<float> {
+  float4 low, high;
+  __device__ void get(float (&v)[kPack]) const {
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+  }
+};
+
+template <class T>
+struct Rows {  // what a thread has of them
+  RawPack<T> dy[kRows], r[kRows], dr_in[kRows];
+  float mean[kRows], rstd[kRows];
+};
+
+// The sums over a warp of four values per lane: lane l returns that of value l / 8.
+__device__ inline float warp_sum_of_four(const float (&v)[4]) {
   const int lane = threadIdx.x % 32;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (row >= N) return;
-  const float m = mean[row], s = rstd[row];
-  float sum = 0.0f, dot = 0.0f;
-  for (int c = lane * kPack; c < C; c += 32 * kPack) {
-    float g[kPack], x[kPack], weight[kPack];
-    load(g, dy + row * C + c);
-    load(x, r + row * C + c);
-    load(weight, w + c);
+  float two[2];
 #pragma unroll
-    for (int e = 0; e < kPack; ++e) {
-      sum += g[e] * weight[e];
-      dot += g[e] * weight[e] * (x[e] - m) * s;
-    }
+  for (int i = 0; i < 2; ++i) {
+    const bool high = lane & 16;
+    two[i] = (high ? v[2 + i] : v[i]) + __shfl_xor_sync(0xFFFFFFFFu, high ? v[i] : v[2 + i], 16);
   }
-  sum = warp_sum(sum) / C;
-  dot = warp_sum(dot) / C;
-  for (int c = lane * kPack; c < C; c += 32 * kPack) {
-    float g[kPack], x[kPack], weight[kPack], d[kPack];
-    load(g, dy + row * C + c);
-    load(x, r + row * C + c);
-    load(weight, w + c);
-    load(d, dr + row * C + c);
+  const bool high = lane & 8;
+  float one = (high ? two[1] : two[0]) + __shfl_xor_sync(0xFFFFFFFFu, high ? two[0] : two[1], 8);
 #pragma unroll
-    for (int e = 0; e < kPack; ++e) d[e] += (g[e] * weight[e] - sum - (x[e] - m) * s * dot) * s;
-    store(dr + row * C + c, d);
-  }
+  for (int offset = 4; offset > 0; offset /= 2) one += __shfl_xor_sync(0xFFFFFFFFu, one, offset);
+  return one;
 }
 
-constexpr int kColumnWarps = 8;
-
-// Partial dw and db: block (k, j) sums a contiguous range of rows of 32 packs of columns, a pack a lane; its warps take
-// turns with the rows, four at a time in flight, and add up in warp order. partial is (2, gridDim.x, C).
+// partial (3, gridDim.x, C): sums of dw, db and dr over the rows of a block. blockDim.x: a thread for each pack of a
+// row.
 template <class T>
-__global__ void __launch_bounds__(32 * kColumnWarps)
-    layernorm_backward_columns_kernel(float* partial, const T* dy, const T* r, const float* mean, const float* rstd,
-                                      int64_t N, int C) {
-  __shared__ float sums[kColumnWarps][2][32 * kPack];
+__global__ void __launch_bounds__(32 * kMaxWarps)
+    layernorm_backward_kernel(T* dr, float* partial, const T* dr_in, const T* dy, const T* r, const T* w,
+                              const float* mean, const float* rstd, int64_t N, int C) {
+  __shared__ float4 of_warps[2][kMaxWarps];  // sum and dot of each row; two steps in turn
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int c = static_cast<int>(threadIdx.x) * kPack;
+  const bool owner = c < C;
   const int64_t begin = N * blockIdx.x / gridDim.x, end = N * (blockIdx.x + 1) / gridDim.x;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int c = (static_cast<int>(blockIdx.y) * 32 + lane) * kPack;
-  float dw[kPack] = {}, db[kPack] = {};
-  if (c < C) {
-#pragma unroll 4
-    for (int64_t row = begin + warp; row < end; row += kColumnWarps) {
+  const auto load_rows = [&](Rows<T>& rows, int64_t row) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (row + i >= end) {
+        rows.dy[i] = {}, rows.r[i] = {}, rows.dr_in[i] = {}, rows.mean[i] = rows.rstd[i] = 0.0f;
+        continue;
+      }
+      rows.mean[i] = mean[row + i], rows.rstd[i] = rstd[row + i];
+      const int64_t at = (row + i) * C + c;
+      rows.dy[i] = owner ? *reinterpret_cast<const RawPack<T>*>(dy + at) : RawPack<T>{};
+      rows.r[i] = owner ? *reinterpret_cast<const RawPack<T>*>(r + at) : RawPack<T>{};
+      rows.dr_in[i] = owner && dr_in != nullptr ? *reinterpret_cast<const RawPack<T>*>(dr_in + at) : RawPack<T>{};
+    }
+  };
+  float weight[kPack] = {}, dw[kPack] = {}, db[kPack] = {}, dsum[kPack] = {};
+  if (owner) load(weight, w + c);
+  int turn = 0;
+  Rows<T> next;
+  load_rows(next, begin);
+  for (int64_t row = begin; row < end; row += kRows, turn ^= 1) {
+    const Rows<T> rows = next;
+    load_rows(next, row + kRows);
+    float sums[2 * kRows] = {};
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
       float g[kPack], x[kPack];
-      load(g, dy + row * C + c);
-      load(x, r + row * C + c);
-      const float m = mean[row], s = rstd[row];
+      rows.dy[i].get(g), rows.r[i].get(x);
 #pragma unroll
       for (int e = 0; e < kPack; ++e) {
-        dw[e] += g[e] * (x[e] - m) * s;
+        const float xhat = (x[e] - rows.mean[i]) * rows.rstd[i];
+        dw[e] += g[e] * xhat;
         db[e] += g[e];
+        sums[2 * i] += g[e] * weight[e];
+        sums[2 * i + 1] += g[e] * weight[e] * xhat;
       }
     }
-  }
+    static_assert(2 * kRows == 4);
+    const float sum_of_warp = warp_sum_of_four(sums);
+    if (lane % 8 == 0) reinterpret_cast<float*>(&of_warps[turn][warp])[lane / 8] = sum_of_warp;
+    __syncthreads();
+    float4 all = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int k = 0; k < warps; ++k) {
+      const float4 part = of_warps[turn][k];
+      all.x += part.x, all.y += part.y, all.z += part.z, all.w += part.w;
+    }
+    const float sum[kRows] = {all.x / C, all.z / C}, dot[kRows] = {all.y / C, all.w / C};
 #pragma unroll
-  for (int e = 0; e < kPack; ++e) {
-    sums[warp][0][e * 32 + lane] = dw[e];
-    sums[warp][1][e * 32 + lane] = db[e];
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < 2 * 32 * kPack; i += 32 * kColumnWarps) {
-    const int which = i / (32 * kPack), column = i % (32 * kPack);
-    const int to = static_cast<int>(blockIdx.y) * 32 * kPack + column;
-    if (to >= C) continue;
-    float sum = 0.0f;
+    for (int i = 0; i < kRows; ++i) {
+      if (row + i >= end || !owner) continue;
+      float g[kPack], x[kPack], d[kPack];
+      rows.dy[i].get(g), rows.r[i].get(x), rows.dr_in[i].get(d);
 #pragma unroll
-    for (int w = 0; w < kColumnWarps; ++w) sum += sums[w][which][column % kPack * 32 + column / kPack];
-    partial[(static_cast<int64_t>(which) * gridDim.x + blockIdx.x) * C + to] = sum;
+      for (int e = 0; e < kPack; ++e) {
+        d[e] += (g[e] * weight[e] - sum[i] - (x[e] - rows.mean[i]) * rows.rstd[i] * dot[i]) * rows.rstd[i];
+        dsum[e] += d[e];
+      }
+      store(dr + (row + i) * C + c, d);
+    }
   }
+  if (!owner) return;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * C;
+  float* to = partial + static_cast<int64_t>(blockIdx.x) * C + c;
+  store(to, dw);
+  store(to + stride, db);
+  store(to + 2 * stride, dsum);
 }
 
-// Adds the partial sums in block order. A thread owns a column.
-__global__ void __launch_bounds__(256)
-    add_partials_kernel(float* dw, float* db, const float* partial, int blocks, int C) {
-  const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  if (c >= C) return;
-  float sum = 0.0f, sum_b = 0.0f;
-  for (int k = 0; k < blocks; ++k) {
-    sum += partial[static_cast<int64_t>(k) * C + c];
-    sum_b += partial[(static_cast<int64_t>(blocks) + k) * C + c];
-  }
-  dw[c] += sum;
-  if (db != nullptr) db[c] += sum_b;
+constexpr int kPartialColumns = 32, kPartialThreads = 8;
+
+// Adds the partial sums of all blocks: a thread those of every eighth block, and the eight sums in their order.
+// grid: (C / kPartialColumns, 3).
+__global__ void __launch_bounds__(kPartialColumns* kPartialThreads)
+    add_partials_kernel(float* dw, float* db, float* dr_sum, const float* partial, int blocks, int C) {
+  __shared__ float sums[kPartialThreads][kPartialColumns];
+  float* const to = blockIdx.y == 0 ? dw : blockIdx.y == 1 ? db : dr_sum;
+  if (to == nullptr) return;
+  const int column = threadIdx.x % kPartialColumns, thread = threadIdx.x / kPartialColumns;
+  const int c = static_cast<int>(blockIdx.x) * kPartialColumns + column;
+  const float* from = partial + static_cast<int64_t>(blockIdx.y) * blocks * C;
+  float sum = 0.0f;
+  if (c < C)
+#pragma unroll 8
+    for (int k = thread; k < blocks; k += kPartialThreads) sum += from[static_cast<int64_t>(k) * C + c];
+  sums[thread][column] = sum;
+  __syncthreads();
+  if (thread != 0 || c >= C) return;
+#pragma unroll
+  for (int other = 1; other < kPartialThreads; ++other) sum += sums[other][column];
+  to[c] += sum;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -192,23 +246,20 @@ void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTe
 }
 
 template <class T>
-void backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor w,
-              ConstTensor mean, ConstTensor rstd, Tensor scratch) {
+void backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in, ConstTensor dy,
+              ConstTensor r, ConstTensor w, ConstTensor mean, ConstTensor rstd, Tensor scratch) {
   const int64_t N = dy.rows();
   const int C = static_cast<int>(dy.size(-1));
-  const unsigned rows = static_cast<unsigned>((N + kWarps - 1) / kWarps);
-  layernorm_backward_rows_kernel<T><<<rows, 32 * kWarps, 0, ctx.stream()>>>(
-      static_cast<T*>(dr.data), static_cast<const T*>(dy.data), static_cast<const T*>(r.data),
-      static_cast<const T*>(w.data), mean.as<float>(), rstd.as<float>(), N, C);
+  const int64_t most = layernorm_backward_scratch(ctx, N, C) / (3 * static_cast<int64_t>(C));
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(most, (N + kRows - 1) / kRows));
+  const unsigned warps = blocks_for(C, 32 * kPack);
+  layernorm_backward_kernel<T><<<blocks, 32 * warps, 0, ctx.stream()>>>(
+      static_cast<T*>(dr.data), scratch.as<float>(), static_cast<const T*>(dr_in.data), static_cast<const T*>(dy.data),
+      static_cast<const T*>(r.data), static_cast<const T*>(w.data), mean.as<float>(), rstd.as<float>(), N, C);
   check_launch("layernorm_backward", ctx.stream());
-  const int blocks = static_cast<int>(layernorm_backward_scratch(ctx, N, C) / (2 * static_cast<int64_t>(C)));
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>((C + 32 * kPack - 1) / (32 * kPack)));
-  layernorm_backward_columns_kernel<T><<<grid, 32 * kColumnWarps, 0, ctx.stream()>>>(
-      scratch.as<float>(), static_cast<const T*>(dy.data), static_cast<const T*>(r.data), mean.as<float>(),
-      rstd.as<float>(), N, C);
-  check_launch("layernorm_backward", ctx.stream());
-  add_partials_kernel<<<static_cast<unsigned>((C + 255) / 256), 256, 0, ctx.stream()>>>(
-      dw.as<float>(), db ? db.as<float>() : nullptr, scratch.as<float>(), blocks, C);
+  const auto pointer = [](const Tensor& t) { return t ? t.as<float>() : nullptr; };
+  add_partials_kernel<<<dim3(blocks_for(C, kPartialColumns), 3), kPartialColumns * kPartialThreads, 0, ctx.stream()>>>(
+      dw.as<float>(), pointer(db), pointer(dr_sum), scratch.as<float>(), static_cast<int>(blocks), C);
   check_launch("layernorm_backward", ctx.stream());
 }
 
@@ -221,11 +272,11 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   forward<__nv_bfloat16>(ctx, y, r, mean, rstd, x, skip, w, b, eps);
 }
 
-void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor w,
-                        ConstTensor mean, ConstTensor rstd, Tensor scratch) {
-  if (dy.dtype == DType::kF32) return backward<float>(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch);
+void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in, ConstTensor dy,
+                        ConstTensor r, ConstTensor w, ConstTensor mean, ConstTensor rstd, Tensor scratch) {
+  if (dy.dtype == DType::kF32) return backward<float>(ctx, dr, dw, db, dr_sum, dr_in, dy, r, w, mean, rstd, scratch);
   require(dy.dtype == DType::kBF16, "layernorm_backward: dy must be bf16 or f32, not ", name_of(dy.dtype));
-  backward<__nv_bfloat16>(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch);
+  backward<__nv_bfloat16>(ctx, dr, dw, db, dr_sum, dr_in, dy, r, w, mean, rstd, scratch);
 }
 
 }  // namespace scfa::gpu

@@ -14,13 +14,15 @@ namespace scfa {
 void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,
                        ConstTensor w, ConstTensor b, float eps);
 
-// dr += gradient of the normalisation, the residual stream's gradient passing through unchanged.
-//   dr      out (N, C), added to         dw, db  out (C) f32, added to; db may be empty
+// dr = dr_in + gradient of the normalisation: the residual stream's gradient passes through unchanged.
+//   dr      out (N, C), overwritten      dr_in  in (N, C), may alias dr; empty: zero
+//   dw, db  out (C) f32, added to; db may be empty
+//   dr_sum  out (C) f32, added to, or empty: the sum of the rows of dr, which is the gradient of a bias in x or skip
 //   dy, r   in  (N, C)                   w  in (C)          mean, rstd  in (N) f32, from forward
 //   scratch f32, at least layernorm_backward_scratch(ctx, N, C) elements, contents undefined; empty if that is 0
 // Deterministic.
-void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor w,
-                        ConstTensor mean, ConstTensor rstd, Tensor scratch);
+void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in, ConstTensor dy,
+                        ConstTensor r, ConstTensor w, ConstTensor mean, ConstTensor rstd, Tensor scratch);
 
 int64_t layernorm_backward_scratch(const Context& ctx, int64_t N, int64_t C);
 

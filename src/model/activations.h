@@ -24,7 +24,7 @@ struct BlockActivations {
   Tensor attention, lse;  // (B, T, C), (B, H, T)
   Tensor residual_mid;    // (B, T, C) after attention
   Tensor ln_2, ln_2_mean, ln_2_rstd;
-  Tensor fc, gelu;  // (B, T, 4C) before and after the activation
+  Tensor fc, gelu;  // (B, T, 4C) the product before GELU, without its bias; the output of GELU
 };
 
 struct Activations {

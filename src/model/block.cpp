@@ -2,9 +2,8 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
-#include "kernels/gelu.h"
 #include "kernels/layernorm.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/linear.h"
 #include "kernels/rotary.h"
 
 namespace scfa {
@@ -44,11 +43,10 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
 // From a.attention to the output of GELU.
 void attention_to_gelu(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
                        Activations& shared) {
-  matmul_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
+  linear_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
   layernorm_forward(ctx, a.ln_2, a.residual_mid, a.ln_2_mean, a.ln_2_rstd, a.residual_in, shared.branch, p.ln_2_weight,
                     p.ln_2_bias, static_cast<float>(c.norm_eps));
-  matmul_forward(ctx, a.fc, a.ln_2, p.fc_weight, p.fc_bias);
-  gelu_forward(ctx, a.gelu, a.fc, gelu_kind(c));
+  linear_gelu_forward(ctx, a.gelu, a.fc, a.ln_2, p.fc_weight, p.fc_bias, gelu_kind(c));
 }
 
 }  // namespace
@@ -58,7 +56,7 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
   layernorm_forward(ctx, a.ln_1, a.residual_in, a.ln_1_mean, a.ln_1_rstd, x, skip, p.ln_1_weight, p.ln_1_bias,
                     static_cast<float>(c.norm_eps));
   const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
-  matmul_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), a.ln_1, p.attn_weight, p.attn_bias);
+  linear_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), a.ln_1, p.attn_weight, p.attn_bias);
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
   choose_segments(ctx, c, layer, a, shared, heads, draw);
@@ -69,7 +67,7 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
 void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
                            Activations& shared) {
   attention_to_gelu(ctx, c, p, a, shared);
-  matmul_forward(ctx, shared.branch, a.gelu, p.mlp_proj_weight, p.mlp_proj_bias);
+  linear_forward(ctx, shared.branch, a.gelu, p.mlp_proj_weight, p.mlp_proj_bias);
 }
 
 void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
@@ -91,20 +89,22 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
 
 void block_recompute(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
                      Activations& shared, const AttentionDraw& draw, Recompute recompute) {
-  if (recompute == Recompute::kGelu) return gelu_forward(ctx, a.gelu, a.fc, gelu_kind(c));
+  if (recompute == Recompute::kGelu) return gelu_forward(ctx, a.gelu, a.fc, p.fc_bias, gelu_kind(c));
   block_before_attention(ctx, c, layer, p, a, shared, a.residual_in, {}, draw);
   attention_to_gelu(ctx, c, p, a, shared);
 }
 
-void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, const BlockParams& d, BlockActivations& a,
-                    Activations& shared, const std::function<void()>& before_attention) {
+void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, const BlockParams& d, Tensor dskip_bias,
+                    BlockActivations& a, Activations& shared, const std::function<void()>& before_attention) {
   const Tensor &dresidual = shared.dresidual, &dbranch = shared.dbranch;
-  matmul_backward(ctx, shared.dfc, d.mlp_proj_weight, d.mlp_proj_bias, dresidual, a.gelu, p.mlp_proj_weight);
-  gelu_backward(ctx, shared.dfc, shared.dfc, a.fc, gelu_kind(c));
-  matmul_backward(ctx, dbranch, d.fc_weight, d.fc_bias, shared.dfc, a.ln_2, p.fc_weight);
-  layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, dbranch, a.residual_mid, p.ln_2_weight, a.ln_2_mean,
-                     a.ln_2_rstd, shared.layernorm_scratch);
-  matmul_backward(ctx, dbranch, d.attn_proj_weight, d.attn_proj_bias, dresidual, a.attention, p.attn_proj_weight);
+  linear_wgrad(ctx, d.mlp_proj_weight, dresidual, a.gelu);
+  linear_gelu_dgrad(ctx, shared.dfc, d.fc_bias, dresidual, p.mlp_proj_weight, a.fc, p.fc_bias, gelu_kind(c));
+  linear_dgrad(ctx, dbranch, shared.dfc, p.fc_weight);
+  linear_wgrad(ctx, d.fc_weight, shared.dfc, a.ln_2);
+  layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, d.attn_proj_bias, dresidual, dbranch, a.residual_mid,
+                     p.ln_2_weight, a.ln_2_mean, a.ln_2_rstd, shared.layernorm_scratch);
+  linear_dgrad(ctx, dbranch, dresidual, p.attn_proj_weight);
+  linear_wgrad(ctx, d.attn_proj_weight, dresidual, a.attention);
   before_attention();
   const Heads heads = heads_of(c, a.qkv, a.shared_keys), dheads = heads_of(c, shared.dqkv, shared.dshared_keys);
   attention_backward(ctx, dheads.q, dheads.k, dheads.v, as_heads(dbranch, c.n_head), heads.q, heads.k, heads.v,
@@ -115,9 +115,11 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
     if (!c.shared_qk) rotary(ctx, dheads.k, 0, c.rotary_theta, -1);
   }
   const Tensor dqkv = shared.dqkv.reshape({dbranch.size(0), dbranch.size(1), c.qkv_width()});
-  matmul_backward(ctx, dbranch, d.attn_weight, d.attn_bias, dqkv, a.ln_1, p.attn_weight);
-  layernorm_backward(ctx, dresidual, d.ln_1_weight, d.ln_1_bias, dbranch, a.residual_in, p.ln_1_weight, a.ln_1_mean,
-                     a.ln_1_rstd, shared.layernorm_scratch);
+  linear_dgrad(ctx, dbranch, dqkv, p.attn_weight);
+  linear_wgrad(ctx, d.attn_weight, dqkv, a.ln_1);
+  if (d.attn_bias) linear_bgrad(ctx, d.attn_bias, dqkv);
+  layernorm_backward(ctx, dresidual, d.ln_1_weight, d.ln_1_bias, dskip_bias, dresidual, dbranch, a.residual_in,
+                     p.ln_1_weight, a.ln_1_mean, a.ln_1_rstd, shared.layernorm_scratch);
 }
 
 }  // namespace scfa

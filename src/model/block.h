@@ -29,10 +29,13 @@ void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const B
 void block_recompute(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
                      Activations& shared, const AttentionDraw& draw, Recompute recompute);
 
-// shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return.
-// before_attention is called when all before attention's backward pass has been launched.
+// shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return. The gradients
+// of biases that are added to the residual stream are sums over it, which layer norms have at hand: that of the block's
+// last product is complete on entry; dskip_bias is that of the previous block, or empty. before_attention is called
+// when all before attention's backward pass has been launched.
 void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,
-                    BlockActivations& a, Activations& shared, const std::function<void()>& before_attention);
+                    Tensor dskip_bias, BlockActivations& a, Activations& shared,
+                    const std::function<void()>& before_attention);
 
 // The parts of block_forward around attention, for callers that bring their own (generation with a cache).
 // Everything up to the rows that attention reads, and the segment of each.

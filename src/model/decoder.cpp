@@ -9,7 +9,7 @@
 #include "kernels/document_starts.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/linear.h"
 
 namespace scfa {
 
@@ -130,7 +130,7 @@ void Decoder::run_layers(const Tensor& ids, int64_t first_position, const Tensor
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip, p.ln_f_weight,
                     p.ln_f_bias, static_cast<float>(c.norm_eps));
   const int64_t T = ids.size(1);
-  matmul_forward(ctx_, logits_, acts_.hidden.reshape({T, c.n_embd}).slice(T - 1, 1), p.head(), {});
+  linear_forward(ctx_, logits_, acts_.hidden.reshape({T, c.n_embd}).slice(T - 1, 1), p.head(), {});
 }
 
 void Decoder::forward_cached(int32_t token) {

@@ -8,7 +8,7 @@
 #include "kernels/document_starts.h"
 #include "kernels/embedding.h"
 #include "kernels/layernorm.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/linear.h"
 
 namespace scfa {
 
@@ -185,11 +185,12 @@ void Gpt::head(const Batch& batch, bool gradients) {
   for (int64_t begin = 0; begin < N; begin += chunk) {
     const int64_t n = std::min(chunk, N - begin);
     const Tensor logits = acts_.logits.slice(0, n), rows = hidden.slice(begin, n);
-    matmul_forward(ctx_, logits, rows, params_.head(), {});
+    linear_forward(ctx_, logits, rows, params_.head(), {});
     cross_entropy(ctx_, acts_.losses.slice(begin, n), acts_.correct.slice(begin, n), logits, targets.slice(begin, n),
                   config_.vocab_size, gradients ? batch.gradient_scale : 0.0f);
-    if (gradients)
-      matmul_backward(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), dhead, {}, logits, rows, params_.head());
+    if (!gradients) continue;
+    linear_dgrad(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), logits, params_.head());
+    linear_wgrad(ctx_, dhead, logits, rows);
   }
   const int64_t counted = batch.rows > 0 ? batch.rows * length_ : N;
   add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, counted);
@@ -210,9 +211,9 @@ void Gpt::backward(const Batch& batch) {
   const auto before_attention = [&] {
     if (observer_ != nullptr) observer_->before_attention_backward();
   };
-  ctx_.zero(acts_.dresidual);
-  layernorm_backward(ctx_, acts_.dresidual, grads_.ln_f_weight, grads_.ln_f_bias, acts_.dbranch, acts_.residual_out,
-                     params_.ln_f_weight, acts_.ln_f_mean, acts_.ln_f_rstd, acts_.layernorm_scratch);
+  layernorm_backward(ctx_, acts_.dresidual, grads_.ln_f_weight, grads_.ln_f_bias, grads_.blocks.back().mlp_proj_bias,
+                     {}, acts_.dbranch, acts_.residual_out, params_.ln_f_weight, acts_.ln_f_mean, acts_.ln_f_rstd,
+                     acts_.layernorm_scratch);
   ready(acts_.blocks.size() + 1);
   for (size_t l = acts_.blocks.size(); l-- > 0;) {
     if (recompute_ != Recompute::kNone && l + 1 < acts_.blocks.size()) {  // what forward computed last is still there
@@ -220,7 +221,8 @@ void Gpt::backward(const Batch& batch) {
       block_recompute(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, draw(batch, layer, false),
                       recompute_);
     }
-    block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l], acts_.blocks[l], acts_, before_attention);
+    block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l],
+                   l > 0 ? grads_.blocks[l - 1].mlp_proj_bias : Tensor(), acts_.blocks[l], acts_, before_attention);
     ready(l + 1);
   }
   embedding_backward(ctx_, grads_.wte, grads_.wpe, acts_.dresidual, batch.ids, acts_.embedding_scratch);
@@ -229,7 +231,7 @@ void Gpt::backward(const Batch& batch) {
 
 void Gpt::logits(Tensor out, int64_t begin) {
   const Tensor hidden = acts_.hidden.reshape({acts_.hidden.rows(), config_.n_embd});
-  matmul_forward(ctx_, out, hidden.slice(begin, out.size(0)), params_.head(), {});
+  linear_forward(ctx_, out, hidden.slice(begin, out.size(0)), params_.head(), {});
 }
 
 std::string Gpt::first_non_finite() const {

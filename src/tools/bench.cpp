@@ -48,6 +48,7 @@ CommandLine options() {
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
   line.add_option("recompute", "step: what backward computes again (the config's; of auto none)", "none|gelu|block");
+  line.add_flag("profile", "step: also the time of each op, of one more step");
   line.add_option("csv", "attention, step: also write the table here", "FILE");
   return line;
 }
@@ -128,6 +129,7 @@ int run(int argc, char** argv) {
   const std::string recompute = line.text("recompute");
   require(!line.given("recompute") || recompute == "none" || recompute == "gelu" || recompute == "block",
           "--recompute: must be none, gelu or block, not \"", abbreviate(recompute), "\"");
+  require(mode == "step" || !line.given("profile"), "--profile: only step has a profile of ops");
   require(mode == "step" || !line.given("recompute"), "--recompute: only step has a backward pass of whole blocks");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = line.text("device");
@@ -145,7 +147,7 @@ int run(int argc, char** argv) {
                        recompute);
   Context ctx(choose_device(device));
   if (mode == "step") {
-    bench_steps(ctx, cases, repeats, line.text("csv"));
+    bench_steps(ctx, cases, repeats, line.given("profile"), line.text("csv"));
     return 0;
   }
   if (mode == "attention") {

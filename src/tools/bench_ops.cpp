@@ -16,9 +16,8 @@
 #include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
-#include "kernels/gelu.h"
 #include "kernels/layernorm.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/linear.h"
 #include "kernels/random.h"
 #include "kernels/rotary.h"
 #include "tools/bench_attention.h"
@@ -76,27 +75,70 @@ class Operands {
   uint32_t count_ = 0;
 };
 
+double linear_flops(const OpShape& s) {
+  return 2.0 * static_cast<double>(s.rows * s.width) * static_cast<double>(s.outputs);
+}
+
 // ---- the ops --------------------------------------------------------------------------------------------------------
 
-OpCase matmul_forward_case(Context& ctx, Operands& o, const OpShape& s) {
+OpCase linear_forward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor x = o.activations({s.rows, s.width}), w = o.activations({s.outputs, s.width});
   const Tensor y = o.activations({s.rows, s.outputs}), bias = o.activations({s.outputs});
   return {.sizes = concat(s.rows, " x ", s.outputs, " x ", s.width, ", bias"),
           .reads = {x, w, bias},
           .writes = {y},
-          .run = [=, &ctx] { matmul_forward(ctx, y, x, w, bias); },
-          .flops = 2.0 * static_cast<double>(s.rows * s.width) * static_cast<double>(s.outputs)};
+          .run = [=, &ctx] { linear_forward(ctx, y, x, w, bias); },
+          .flops = linear_flops(s)};
 }
 
-OpCase matmul_backward_case(Context& ctx, Operands& o, const OpShape& s) {
+OpCase linear_gelu_forward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor x = o.activations({s.rows, s.width}), w = o.activations({s.outputs, s.width});
-  const Tensor dy = o.activations({s.rows, s.outputs}), dx = o.activations({s.rows, s.width});
-  const Tensor dw = o.floats({s.outputs, s.width}), dbias = o.floats({s.outputs});
+  const Tensor y = o.activations({s.rows, s.outputs}), product = o.activations({s.rows, s.outputs});
+  const Tensor bias = o.activations({s.outputs});
   return {.sizes = concat(s.rows, " x ", s.outputs, " x ", s.width, ", bias"),
-          .reads = {dy, x, w, dw, dbias},
-          .writes = {dx, dw, dbias},
-          .run = [=, &ctx] { matmul_backward(ctx, dx, dw, dbias, dy, x, w); },
-          .flops = 4.0 * static_cast<double>(s.rows * s.width) * static_cast<double>(s.outputs)};
+          .reads = {x, w, bias},
+          .writes = {product, y},
+          .run = [=, &ctx] { linear_gelu_forward(ctx, y, product, x, w, bias, Gelu::kErf); },
+          .flops = linear_flops(s)};
+}
+
+OpCase linear_dgrad_case(Context& ctx, Operands& o, const OpShape& s) {
+  const Tensor dy = o.activations({s.rows, s.outputs}), w = o.activations({s.outputs, s.width});
+  const Tensor dx = o.activations({s.rows, s.width});
+  return {.sizes = concat(s.rows, " x ", s.width, " x ", s.outputs),
+          .reads = {dy, w},
+          .writes = {dx},
+          .run = [=, &ctx] { linear_dgrad(ctx, dx, dy, w); },
+          .flops = linear_flops(s)};
+}
+
+// Of the MLP's second product, whose input has s.outputs columns.
+OpCase linear_gelu_dgrad_case(Context& ctx, Operands& o, const OpShape& s) {
+  const Tensor dy = o.activations({s.rows, s.width}), w = o.activations({s.width, s.outputs});
+  const Tensor product = o.activations({s.rows, s.outputs}), dproduct = o.activations({s.rows, s.outputs});
+  const Tensor dbias = o.floats({s.outputs}), bias = o.activations({s.outputs});
+  return {.sizes = concat(s.rows, " x ", s.outputs, " x ", s.width, ", bias"),
+          .reads = {dy, w, product, bias, dbias},
+          .writes = {dproduct, dbias},
+          .run = [=, &ctx] { linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, Gelu::kErf); },
+          .flops = linear_flops(s)};
+}
+
+OpCase linear_wgrad_case(Context& ctx, Operands& o, const OpShape& s) {
+  const Tensor dy = o.activations({s.rows, s.outputs}), x = o.activations({s.rows, s.width});
+  const Tensor dw = o.floats({s.outputs, s.width});
+  return {.sizes = concat(s.outputs, " x ", s.width, " x ", s.rows),
+          .reads = {dy, x, dw},
+          .writes = {dw},
+          .run = [=, &ctx] { linear_wgrad(ctx, dw, dy, x); },
+          .flops = linear_flops(s)};
+}
+
+OpCase linear_bgrad_case(Context& ctx, Operands& o, const OpShape& s) {
+  const Tensor dy = o.activations({s.rows, s.outputs}), dbias = o.floats({s.outputs});
+  return {.sizes = concat(s.rows, " x ", s.outputs), .reads = {dy, dbias}, .writes = {dbias}, .run = [=, &ctx] {
+            linear_bgrad(ctx, dbias, dy);
+          }};
 }
 
 OpCase cast_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -108,17 +150,20 @@ OpCase cast_case(Context& ctx, Operands& o, const OpShape& s) {
 
 OpCase gelu_forward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor x = o.activations({s.rows, s.outputs}), y = o.activations({s.rows, s.outputs});
-  return {.sizes = concat(s.rows, " x ", s.outputs), .reads = {x}, .writes = {y}, .run = [=, &ctx] {
-            gelu_forward(ctx, y, x, Gelu::kTanh);
+  const Tensor bias = o.activations({s.outputs});
+  return {.sizes = concat(s.rows, " x ", s.outputs, ", bias"), .reads = {x, bias}, .writes = {y}, .run = [=, &ctx] {
+            gelu_forward(ctx, y, x, bias, Gelu::kErf);
           }};
 }
 
 OpCase gelu_backward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor x = o.activations({s.rows, s.outputs}), dy = o.activations({s.rows, s.outputs});
-  const Tensor dx = o.activations({s.rows, s.outputs});
-  return {.sizes = concat(s.rows, " x ", s.outputs), .reads = {x, dy}, .writes = {dx}, .run = [=, &ctx] {
-            gelu_backward(ctx, dx, dy, x, Gelu::kTanh);
-          }};
+  const Tensor dx = o.activations({s.rows, s.outputs}), bias = o.activations({s.outputs});
+  const Tensor dbias = o.floats({s.outputs});
+  return {
+      .sizes = concat(s.rows, " x ", s.outputs, ", bias"), .reads = {x, dy, bias}, .writes = {dx}, .run = [=, &ctx] {
+        gelu_backward(ctx, dx, dbias, dy, x, bias, Gelu::kErf);
+      }};
 }
 
 OpCase layernorm_forward_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -135,12 +180,13 @@ OpCase layernorm_forward_case(Context& ctx, Operands& o, const OpShape& s) {
 OpCase layernorm_backward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor dr = o.zeros(activation_type(ctx.device()), {s.rows, s.width}), dy = o.activations({s.rows, s.width});
   const Tensor r = o.activations({s.rows, s.width}), w = o.activations({s.width});
-  const Tensor dw = o.floats({s.width}), db = o.floats({s.width}), mean = o.floats({s.rows}), rstd = o.floats({s.rows});
+  const Tensor dw = o.floats({s.width}), db = o.floats({s.width}), dr_sum = o.floats({s.width});
+  const Tensor mean = o.floats({s.rows}), rstd = o.floats({s.rows});
   const Tensor scratch = o.floats({layernorm_backward_scratch(ctx, s.rows, s.width)});
   return {.sizes = concat(s.rows, " x ", s.width),
-          .reads = {dr, dy, r, w, mean, rstd, dw, db},
-          .writes = {dr, dw, db},
-          .run = [=, &ctx] { layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, rstd, scratch); }};
+          .reads = {dr, dy, r, w, mean, rstd, dw, db, dr_sum},
+          .writes = {dr, dw, db, dr_sum},
+          .run = [=, &ctx] { layernorm_backward(ctx, dr, dw, db, dr_sum, dr, dy, r, w, mean, rstd, scratch); }};
 }
 
 OpCase embedding_forward_case(Context& ctx, Operands& o, const OpShape& s) {
@@ -312,8 +358,12 @@ struct NamedOp {
   OpCase (*make)(Context&, Operands&, const OpShape&);
 };
 constexpr NamedOp kOps[] = {
-    {"matmul_forward", matmul_forward_case},
-    {"matmul_backward", matmul_backward_case},
+    {"linear_forward", linear_forward_case},
+    {"linear_gelu_forward", linear_gelu_forward_case},
+    {"linear_dgrad", linear_dgrad_case},
+    {"linear_gelu_dgrad", linear_gelu_dgrad_case},
+    {"linear_wgrad", linear_wgrad_case},
+    {"linear_bgrad", linear_bgrad_case},
     {"layernorm_forward", layernorm_forward_case},
     {"layernorm_backward", layernorm_backward_case},
     {"gelu_forward", gelu_forward_case},

@@ -1,13 +1,14 @@
 #include "tools/bench_step.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <iostream>
 #include <optional>
+#include <utility>
 
 #include "core/human.h"
 #include "core/program.h"
-#include "core/rng.h"
 #include "core/signals.h"
 #include "data/table_file.h"
 #include "tools/bench_timer.h"
@@ -16,6 +17,8 @@
 #include "train/machine.h"
 #include "train/optimizer.h"
 #include "train/preflight.h"
+#include "train/product_tuning.h"
+#include "train/random_tokens.h"
 #include "train/replicas.h"
 
 namespace scfa {
@@ -24,25 +27,22 @@ namespace {
 
 constexpr int kWarmUps = 2;
 
-// Random tokens of one micro-batch; targets are other ones.
-struct RandomTokens {
-  std::vector<int32_t> ids, targets;
-  std::vector<uint32_t> samples;
-
-  RandomTokens(const GptConfig& c, int64_t sequences)
-      : ids(static_cast<size_t>(sequences * c.sequence_length)), targets(ids.size()) {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      const Random4 bits = random4(1, Purpose::kSample, 0, 0, 0, 0, static_cast<uint32_t>(i));
-      ids[i] = static_cast<int32_t>(bits.v[0] % static_cast<uint64_t>(c.vocab_size));
-      targets[i] = static_cast<int32_t>(bits.v[1] % static_cast<uint64_t>(c.vocab_size));
-    }
-    for (int64_t b = 0; b < sequences; ++b) samples.push_back(static_cast<uint32_t>(b));
+void print_profile(const ProfileTimes& profile) {
+  std::vector<std::pair<double, std::string>> ops;
+  double total = 0;
+  for (const auto& [name, time] : profile) {
+    ops.emplace_back(time.seconds, name);
+    total += time.seconds;
   }
-};
+  std::sort(ops.rbegin(), ops.rend());
+  for (const auto& [seconds, name] : ops)
+    std::cout << printed("  %-26s %9.3f ms %6.1f %%\n", name.c_str(), seconds * 1e3, seconds / total * 100);
+  std::cout << printed("  %-26s %9.3f ms\n", "ops", total * 1e3);
+}
 
 }  // namespace
 
-StepTime time_step(Context& ctx, const StepCase& settings, int repeats) {
+StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool profile) {
   const Config& config = settings.config;
   const GptConfig& model_config = config.model;
   const int64_t sequences = config.train.micro_batch_size, accumulation = config.accumulation();
@@ -54,11 +54,13 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats) {
   Optimizer optimizer(store, config.optimizer);
   Feeder feeder(ctx, sequences, model_config.sequence_length);
   store.init(1);
+  if (config.train.tune_products) tune_products(model, feeder);
   const RandomTokens tokens(model_config, sequences);
-  std::vector<double> times;
-  for (int i = 0; i < kWarmUps + repeats; ++i) {
+  std::vector<double> times, launches;
+  for (int i = 0; i < kWarmUps + repeats + (profile ? 1 : 0); ++i) {
     check_stop("stopped; what is printed is whole");
     ctx.synchronize();
+    ctx.profiler().collect(i == kWarmUps + repeats);
     const auto began = std::chrono::steady_clock::now();
     model.zero_gradients();
     for (int64_t micro = 0; micro < accumulation; ++micro) {
@@ -71,12 +73,16 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats) {
     optimizer.measure();
     optimizer.update(1e-4, i + 1);
     model.update_bucket_biases();
+    const std::chrono::duration<double, std::milli> launched = std::chrono::steady_clock::now() - began;
     require(std::isfinite(model.take_losses().loss), settings.name, ": the loss of a step is not finite");
     ctx.synchronize();
     const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - began;
-    if (i >= kWarmUps) times.push_back(passed.count());
+    if (i >= kWarmUps && i < kWarmUps + repeats) times.push_back(passed.count()), launches.push_back(launched.count());
   }
+  ctx.profiler().collect(false);
+  result.profile = ctx.profiler().take();
   result.milliseconds = median(times);
+  result.launch = median(launches);
   return result;
 }
 
@@ -106,7 +112,7 @@ std::vector<StepCase> step_cases(const std::vector<std::string>& files, const st
   return cases;
 }
 
-void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, const std::string& csv) {
+void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, bool profile, const std::string& csv) {
   std::optional<TableFile> file;
   if (!csv.empty()) {
     file.emplace(csv);
@@ -121,7 +127,7 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
   flush_output();
   for (const StepCase& settings : cases) {
     if (ctx.on_gpu()) validate_for_gpu(settings.config.model);
-    const StepTime time = time_step(ctx, settings, repeats);
+    const StepTime time = time_step(ctx, settings, repeats, profile);
     const Config& config = settings.config;
     const auto tokens = static_cast<double>(config.tokens_per_step());
     const double rate = tokens / time.milliseconds * 1e3, gigabytes = static_cast<double>(time.bytes) * 1e-9;
@@ -129,6 +135,8 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
     std::cout << printed("%-20s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
                          config.model.sequence_length, config.train.micro_batch_size, tokens, time.milliseconds, rate,
                          gigabytes, flops * 1e-12);
+    if (profile) print_profile(time.profile);
+    if (profile && ctx.on_gpu()) std::cout << printed("  launched by the host within %7.3f ms\n", time.launch);
     flush_output();
     if (file)
       file->append(concat("scfa,", settings.name, ',', precision, ',', config.model.sequence_length, ',',

@@ -6,7 +6,7 @@
 
 #include "core/human.h"
 #include "core/signals.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/linear.h"
 #include "kernels/random.h"
 #include "train/machine.h"
 
@@ -104,7 +104,7 @@ Peaks measure_peaks(Context& ctx, const CacheFlush& flush) {
   fill_normal(ctx, x, 1, 0);  // zeros would be faster: the clock depends on the bits that flip
   fill_normal(ctx, w, 1, 1);
   const double ms = time_op(ctx, flush, 10, [&] {
-    matmul_forward(ctx, Tensor(c.data(), dtype, ctx.device(), {size, size}), x, w, {});
+    linear_forward(ctx, Tensor(c.data(), dtype, ctx.device(), {size, size}), x, w, {});
   });
   peaks.product = 2.0 * static_cast<double>(size) * static_cast<double>(size) * static_cast<double>(size) / ms * 1e3;
   return peaks;

@@ -20,6 +20,7 @@ struct TrainConfig {
   int64_t batch_size = 8;
   int64_t micro_batch_size = 8;
   std::string recompute = "none";
+  bool tune_products = true;
   int64_t zero = 0;
   std::string overlap = "auto";
   std::string reduce_dtype = "f32";
@@ -107,6 +108,10 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "what the backward pass computes again instead of keeping it, which saves memory and changes no bit: none, the "
         "outputs of GELU, all of a block but its attention, or the least of these with which the run fits",
         one_of({"none", "gelu", "block", "auto"}));
+  visit("train", "tune_products", c.train.tune_products,
+        "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
+        "library; choices are kept in ~/.cache/scfa. Without, cuBLASLt chooses",
+        any);
   visit("train", "zero", c.train.zero,
         "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 replicates them",
         between(0, 1));

@@ -12,6 +12,7 @@
 #include "train/machine.h"
 #include "train/non_finite.h"
 #include "train/preflight.h"
+#include "train/product_tuning.h"
 #include "train/ranks.h"
 #include "train/report.h"
 #include "train/run_control.h"
@@ -83,6 +84,7 @@ class Trainer {
     if (world.size() > 1) control_.console.line(memory_->replicas->describe());
     state_ = load_start(control_, *memory_, checkpoint, static_cast<uint64_t>(config().seed));
     memory_->model.set_stage(config().model.stage_after(state_.step, config().train.steps));
+    tune();
     step_ = std::make_unique<TrainStep>(control_, config(), *memory_);
     world.run_on_all("starting", [] { check_stop("stopped before the first step; nothing was changed"); });
     std::unique_ptr<Metrics> metrics;
@@ -92,6 +94,16 @@ class Trainer {
     saver_.hold(state_.step, checkpoint ? checkpoint->path : "");
     world.started(config().train.watchdog_seconds);
     if (options_.resume && world.is_rank0()) saver_.prune();  // a kill may have left it undone
+  }
+
+  // No collective is under way yet: a rank may wait here for another one that measures.
+  void tune() {
+    if (!config().train.tune_products) return;
+    memory_->model.set_observer(nullptr);
+    std::string done;
+    control_.world.run_on_all("choosing algorithms", [&] { done = tune_products(memory_->model, memory_->feeder); });
+    memory_->model.set_observer(memory_->replicas.get());
+    if (!done.empty()) control_.console.line(done);
   }
 
   std::unique_ptr<Metrics> make_folder() {

@@ -81,26 +81,32 @@ TEST_P(LayernormGpu, BackwardEqualsTheCpu) {
         r.fill_normal(1, 1.0, 0.25), w.fill_normal(3), dy.fill_normal(5);
         dr.fill_normal(6), dr_again.fill_normal(6);
         Array dw = normal({C}, 7), db = normal({C}, 8), dw_again = normal({C}, 7), db_again = normal({C}, 8);
+        Array sum = normal({C}, 9), sum_again = normal({C}, 9), sum_want = normal({C}, 9);
         const Array r_cpu = as_f32(r, {N, C}), w_cpu = as_f32(w, {C});
         Array y({N, C}), mean({N}), rstd({N}), dr_want = as_f32(dr, {N, C});
         Array dw_want = as_f32(dw, {C}), db_want = as_f32(db, {C});
         layernorm_forward(cpu, y, {}, mean, rstd, r_cpu, {}, w_cpu, {}, kEps);
-        layernorm_backward(cpu, dr_want, dw_want, with_bias ? db_want.view() : Tensor(), as_f32(dy, {N, C}), r_cpu,
-                           w_cpu, mean, rstd, {});
+        layernorm_backward(cpu, dr_want, dw_want, with_bias ? db_want.view() : Tensor(), sum_want,
+                           with_bias ? dr_want.view() : Tensor(), as_f32(dy, {N, C}), r_cpu, w_cpu, mean, rstd, {});
 
         const Array scratch({layernorm_backward_scratch(ctx, N, C)});
         const GpuCopy r_gpu(ctx, r), w_gpu(ctx, w), dy_gpu(ctx, dy), mean_gpu(ctx, mean), rstd_gpu(ctx, rstd);
-        const auto run = [&](const Array& to_dr, const Array& to_dw, const Array& to_db) {
+        const auto run = [&](const Array& to_dr, const Array& to_dw, const Array& to_db, const Array& to_sum) {
           const GpuCopy scratch_gpu(ctx, scratch), dr_gpu(ctx, to_dr), dw_gpu(ctx, to_dw), db_gpu(ctx, to_db);
-          layernorm_backward(ctx, dr_gpu, dw_gpu, with_bias ? Tensor(db_gpu) : Tensor(), dy_gpu, r_gpu, w_gpu, mean_gpu,
-                             rstd_gpu, scratch_gpu);
-          dr_gpu.download(to_dr), dw_gpu.download(to_dw), db_gpu.download(to_db), scratch_gpu.download(scratch);
+          const GpuCopy sum_gpu(ctx, to_sum);
+          layernorm_backward(ctx, dr_gpu, dw_gpu, with_bias ? Tensor(db_gpu) : Tensor(), sum_gpu,
+                             with_bias ? Tensor(dr_gpu) : Tensor(), dy_gpu, r_gpu, w_gpu, mean_gpu, rstd_gpu,
+                             scratch_gpu);
+          dr_gpu.download(to_dr), dw_gpu.download(to_dw), db_gpu.download(to_db), sum_gpu.download(to_sum);
+          scratch_gpu.download(scratch);
         };
-        run(dr, dw, db);
-        run(dr_again, dw_again, db_again);
+        run(dr, dw, db, sum);
+        run(dr_again, dw_again, db_again, sum_again);
         EXPECT_TRUE(close(dr, dr_want.values(), tolerance(dtype)));
         EXPECT_TRUE(close(dw, dw_want.values(), 1e-5));  // sums in f32 whatever the type of dy
         EXPECT_TRUE(close(db, db_want.values(), 1e-5));
+        EXPECT_TRUE(close(sum, sum_want.values(), 1e-5));
+        EXPECT_TRUE(sum.same_bits(sum_again));
         EXPECT_TRUE(dr.same_bits(dr_again));
         EXPECT_TRUE(dw.same_bits(dw_again));
         EXPECT_TRUE(db.same_bits(db_again));

@@ -82,13 +82,23 @@ TEST(Layernorm, BackwardIsTheDerivative) {
     for (const bool with_bias : {false, true}) {
       const Array r = normal({N, C}, 1, 2.0, 0.5), w = normal({C}, 3), b = normal({C}, 4), dy = normal({N, C}, 5);
       Array y({N, C}), mean({N}), rstd({N}), dr = normal({N, C}, 6), dw = normal({C}, 7), db = normal({C}, 8);
-      const Vector dr_before = dr.values(), dw_before = dw.values(), db_before = db.values();
+      Array dr_sum = normal({C}, 9), dr_alone({N, C}), dw_again({C});
+      dw_again.fill(0);
+      const Vector dr_before = dr.values(), dw_before = dw.values(), db_before = db.values(),
+                   sum_before = dr_sum.values();
       layernorm_forward(ctx, y, {}, mean, rstd, r, {}, w, b, kEps);
-      layernorm_backward(ctx, dr, dw, with_bias ? db.view() : Tensor(), dy, r, w, mean, rstd, {});
+      layernorm_backward(ctx, dr_alone, dw_again, {}, {}, {}, dy, r, w, mean, rstd, {});
+      layernorm_backward(ctx, dr, dw, with_bias ? db.view() : Tensor(), with_bias ? dr_sum.view() : Tensor(), dr, dy, r,
+                         w, mean, rstd, {});
       Vector rs = r.values(), ws = w.values(), bs = b.values();
       const Vector g = dy.values();
       const auto loss = [&] { return dot(g, Reference(rs, ws, bs).y); };
       EXPECT_TRUE(close(dr, sum(dr_before, numeric_gradient(loss, rs)), 2e-6)) << N << " " << C;
+      EXPECT_TRUE(close(dr_alone, numeric_gradient(loss, rs), 2e-6));  // overwritten: it was NaN
+      Vector sum_want = sum_before;
+      for (int64_t i = 0; with_bias && i < N * C; ++i)
+        sum_want[static_cast<size_t>(i % C)] += dr.values()[static_cast<size_t>(i)];
+      EXPECT_TRUE(close(dr_sum, sum_want, 2e-6));
       EXPECT_TRUE(close(dw, sum(dw_before, numeric_gradient(loss, ws)), 2e-6));
       EXPECT_TRUE(close(db, with_bias ? sum(db_before, numeric_gradient(loss, bs)) : db_before, 2e-6));
     }
@@ -101,13 +111,13 @@ TEST(Layernorm, SameBitsForAnyNumberOfThreads) {
   std::vector<Array> outputs;
   for (const int threads : {1, 2, 3}) {
     const Threads limit(threads);
-    Array y({N, C}), mean({N}), rstd({N}), dr({N, C}), dw({C}), db({C});
-    for (Array* t : {&dr, &dw, &db}) t->fill(0);
+    Array y({N, C}), mean({N}), rstd({N}), dr({N, C}), dw({C}), db({C}), dr_sum({C});
+    for (Array* t : {&dr, &dw, &db, &dr_sum}) t->fill(0);
     layernorm_forward(ctx, y, {}, mean, rstd, r, {}, w, {}, kEps);
-    layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, rstd, {});
-    for (Array* t : {&y, &mean, &rstd, &dr, &dw, &db}) outputs.push_back(std::move(*t));
+    layernorm_backward(ctx, dr, dw, db, dr_sum, dr, dy, r, w, mean, rstd, {});
+    for (Array* t : {&y, &mean, &rstd, &dr, &dw, &db, &dr_sum}) outputs.push_back(std::move(*t));
   }
-  for (size_t i = 6; i < outputs.size(); ++i) EXPECT_TRUE(outputs[i].same_bits(outputs[i % 6])) << i;
+  for (size_t i = 7; i < outputs.size(); ++i) EXPECT_TRUE(outputs[i].same_bits(outputs[i % 7])) << i;
 }
 
 TEST(Layernorm, WrongShapesAreNamed) {
@@ -129,12 +139,16 @@ TEST(Layernorm, WrongShapesAreNamed) {
   EXPECT_TRUE(fails_naming(forward(x, none, one, one, x, none, x, none), {"layernorm_forward: w "}));
   EXPECT_TRUE(fails_naming(forward(x, none, one, one, x, none, w, one), {"layernorm_forward: b "}));
   const auto backward = [&](Tensor dr, Tensor dw, Tensor db, ConstTensor dy, ConstTensor r, ConstTensor mean) {
-    return [=, &ctx, &w, &one] { layernorm_backward(ctx, dr, dw, db, dy, r, w, mean, one, {}); };
+    return [=, &ctx, &w, &one] { layernorm_backward(ctx, dr, dw, db, {}, dr, dy, r, w, mean, one, {}); };
   };
   EXPECT_TRUE(fails_naming(backward(x, w, w, none, x, one), {"layernorm_backward: dy "}));
   EXPECT_TRUE(fails_naming(backward(wrong, w, w, x, x, one), {"layernorm_backward: dr "}));
   EXPECT_TRUE(fails_naming(backward(x, one, w, x, x, one), {"layernorm_backward: dw "}));
   EXPECT_TRUE(fails_naming(backward(x, w, one, x, x, one), {"layernorm_backward: db "}));
+  EXPECT_TRUE(fails_naming([&] { layernorm_backward(ctx, x, w, w, one, x, x, x, w, one, one, {}); },
+                           {"layernorm_backward: dr_sum "}));
+  EXPECT_TRUE(fails_naming([&] { layernorm_backward(ctx, x, w, w, {}, wrong, x, x, w, one, one, {}); },
+                           {"layernorm_backward: dr_in "}));
   EXPECT_TRUE(fails_naming(backward(x, w, w, x, wrong, one), {"layernorm_backward: r "}));
   EXPECT_TRUE(fails_naming(backward(x, w, w, x, x, w), {"layernorm_backward: mean "}));
 }
@@ -144,7 +158,7 @@ TEST(Layernorm, NoRowsIsNothingToDo) {
   const Array x({0, 8}), w = normal({8}, 1), none({0});
   Array dw({8});
   EXPECT_NO_THROW(layernorm_forward(ctx, x, {}, none, none, x, {}, w, {}, kEps));
-  EXPECT_NO_THROW(layernorm_backward(ctx, x, dw, {}, x, x, w, none, none, {}));
+  EXPECT_NO_THROW(layernorm_backward(ctx, x, dw, {}, {}, x, x, x, w, none, none, {}));
   EXPECT_TRUE(dw.poisoned());  // adding nothing leaves it
 }
 

@@ -8,8 +8,8 @@
 #include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
-#include "kernels/gelu.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/gelu.h"
+#include "kernels/linear/linear.h"
 #include "kernels/rotary.h"
 #include "support/compare.h"
 #include "support/gpu.h"
@@ -35,10 +35,13 @@ TEST_F(OpsEdgesGpu, EmptyInputsDoNothing) {
   const Array none_ids(kI32, {0, 4}), none_targets(kI32, {0}), narrow(kBF16, {0}), weight(kBF16, {8, 8}), dw({8, 8});
   const GpuCopy x(ctx(), none), x3(ctx(), none3), x4(ctx(), none4), f(ctx(), nothing), ids(ctx(), none_ids);
   const GpuCopy targets(ctx(), none_targets), b(ctx(), narrow), w(ctx(), weight), dw_gpu(ctx(), dw);
-  matmul_forward(ctx(), x, x, w, {});
-  matmul_backward(ctx(), x, dw_gpu, {}, x, x, w);
-  gelu_forward(ctx(), x, x, Gelu::kErf);
-  gelu_backward(ctx(), x, x, x, Gelu::kTanh);
+  linear_forward(ctx(), x, x, w, {});
+  linear_gelu_forward(ctx(), x, x, x, w, {}, Gelu::kErf);
+  linear_dgrad(ctx(), x, x, w);
+  linear_gelu_dgrad(ctx(), x, {}, x, w, x, {}, Gelu::kErf);
+  linear_wgrad(ctx(), dw_gpu, x, x);
+  gelu_forward(ctx(), x, x, {}, Gelu::kErf);
+  gelu_backward(ctx(), x, {}, x, x, {}, Gelu::kTanh);
   cast(ctx(), b, f);
   embedding_forward(ctx(), x3, ids, w, {}, 0);
   embedding_backward(ctx(), dw_gpu, {}, x3, ids, {});
@@ -79,9 +82,10 @@ TEST_F(OpsEdgesGpu, UnknownTokensAreNanAndEnterNoGradient) {
   EXPECT_TRUE(close(dwte, want, 1e-5));
 }
 
-// In a row that stays in registers, and in one that is read twice; one NaN, and a whole pack of them at either end.
+// In a row that stays in registers, in one that may lie in shared memory, and in one that is read twice; one NaN, and a
+// whole pack of them at either end.
 TEST_F(OpsEdgesGpu, NanLogitsAreNotSwallowed) {
-  for (const int64_t V : {61, 60000})
+  for (const int64_t V : {61, 50257, 60000})
     for (const int64_t count : {1, 8})
       for (const int64_t where : {int64_t{0}, V / 8 * 8 - 8}) {
         Array logits(kBF16, {2, 64 * ((V + 63) / 64)}), targets(kI32, {2}), losses({2}), correct({2});

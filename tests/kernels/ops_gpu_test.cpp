@@ -7,9 +7,9 @@
 #include "kernels/cast.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
-#include "kernels/gelu.h"
 #include "kernels/hash_bits.h"
-#include "kernels/matmul.h"
+#include "kernels/linear/gelu.h"
+#include "kernels/linear/linear.h"
 #include "kernels/random.h"
 #include "kernels/rotary.h"
 #include "support/gpu_ops.h"
@@ -32,7 +32,7 @@ std::vector<double> whole_numbers(int64_t count, int64_t below, uint64_t seed) {
   return numbers;
 }
 
-TEST_F(OpsGpu, Matmul) {
+TEST_F(OpsGpu, Linear) {
   struct Sizes {
     int64_t N, K, M;
   };
@@ -44,11 +44,13 @@ TEST_F(OpsGpu, Matmul) {
       Twin dy(kBF16, {N, M}), dw(kF32, {M, K}), db(kF32, {M});
       x.fill_normal(1), w.fill_normal(2), b.fill_normal(3), dy.fill_normal(4), dw.fill_normal(5), db.fill_normal(6);
       run_on_both({&y, &x, &w, &b}, [&](Context& ctx, const Views& v) {
-        matmul_forward(ctx, v[0], v[1], v[2], with_bias ? v[3] : Tensor());
+        linear_forward(ctx, v[0], v[1], v[2], with_bias ? v[3] : Tensor());
       });
       EXPECT_TRUE(agree(y, kRounded));
       run_on_both({&dx, &dw, &db, &dy, &x, &w}, [&](Context& ctx, const Views& v) {
-        matmul_backward(ctx, v[0], v[1], with_bias ? v[2] : Tensor(), v[3], v[4], v[5]);
+        linear_dgrad(ctx, v[0], v[3], v[5]);
+        linear_wgrad(ctx, v[1], v[3], v[4]);
+        if (with_bias) linear_bgrad(ctx, v[2], v[3]);
       });
       EXPECT_TRUE(agree(dx, kRounded));
       EXPECT_TRUE(agree(dw, kSum));
@@ -56,27 +58,77 @@ TEST_F(OpsGpu, Matmul) {
     }
 }
 
-TEST_F(OpsGpu, MatmulGradientsCanBeLeftOut) {
-  Twin x(kBF16, {9, 16}), w(kBF16, {8, 16}), dy(kBF16, {9, 8}), dw(kF32, {8, 16}), db(kF32, {8});
-  x.fill_normal(1), w.fill_normal(2), dy.fill_normal(3), dw.fill_normal(4), db.fill_normal(5);
-  run_on_both({&dw, &db, &dy, &x, &w},
-              [](Context& ctx, const Views& v) { matmul_backward(ctx, {}, {}, v[1], v[2], v[3], v[4]); });
-  EXPECT_TRUE(agree(db, kSum));
-  EXPECT_TRUE(agree(dw, 0.0));
+TEST_F(OpsGpu, LinearWithGelu) {
+  struct Sizes {
+    int64_t N, K, M;
+  };
+  for (const auto& [N, K, M] : {Sizes{128, 192, 256}, {1, 200, 8}, {777, 256, 1000}, {65, 48, 24}, {7, 5, 3}})
+    for (const Gelu kind : {Gelu::kErf, Gelu::kTanh})
+      for (const bool with_bias : {false, true}) {
+        SCOPED_TRACE(
+            concat("N ", N, ", K ", K, ", M ", M, ", bias ", with_bias, kind == Gelu::kErf ? ", erf" : ", tanh"));
+        Twin x(kBF16, {N, K}), w(kBF16, {M, K}), b(kBF16, {M}), y(kBF16, {N, M}), product(kBF16, {N, M});
+        x.fill_normal(1), w.fill_normal(2, 0.1), b.fill_normal(3);
+        run_on_both({&y, &product, &x, &w, &b}, [&](Context& ctx, const Views& v) {
+          linear_gelu_forward(ctx, v[0], v[1], v[2], v[3], with_bias ? v[4] : Tensor(), kind);
+        });
+        EXPECT_TRUE(agree(product, kRounded));
+        EXPECT_TRUE(agree(y, kRounded));
+        // The gradient of the second layer's input, M wide, from its K outputs.
+        Twin dy(kBF16, {N, K}), w2(kBF16, {K, M}), before(kBF16, {N, M}), dproduct(kBF16, {N, M}), db(kF32, {M});
+        dy.fill_normal(4), w2.fill_normal(5, 0.1), before.fill_normal(6), db.fill_normal(7);
+        run_on_both({&dproduct, &db, &dy, &w2, &before, &b}, [&](Context& ctx, const Views& v) {
+          linear_gelu_dgrad(ctx, v[0], with_bias ? v[1] : Tensor(), v[2], v[3], v[4], with_bias ? v[5] : Tensor(),
+                            kind);
+        });
+        EXPECT_TRUE(agree(dproduct, kRounded));
+        EXPECT_TRUE(agree(db, kRounded));  // sums of products that were rounded to bf16
+      }
 }
 
+// Rows of a pack and of less, of more columns than a block has, more rows than a part has; in place or not.
 TEST_F(OpsGpu, Gelu) {
-  for (const int64_t n : {1, 7, 65, 1000, 4096})
-    for (const Gelu kind : {Gelu::kErf, Gelu::kTanh}) {
-      Twin x(kBF16, {n}), y(kBF16, {n}), dy(kBF16, {n}), dx(kBF16, {n});
-      x.fill_normal(1, 2.0), dy.fill_normal(2);
-      run_on_both({&y, &x}, [&](Context& ctx, const Views& v) { gelu_forward(ctx, v[0], v[1], kind); });
-      EXPECT_TRUE(agree(y, kRounded)) << n;
-      run_on_both({&dx, &dy, &x}, [&](Context& ctx, const Views& v) { gelu_backward(ctx, v[0], v[1], v[2], kind); });
-      EXPECT_TRUE(agree(dx, kRounded)) << n;
-      run_on_both({&dy, &x}, [&](Context& ctx, const Views& v) { gelu_backward(ctx, v[0], v[0], v[1], kind); });
-      EXPECT_TRUE(agree(dy, kRounded)) << n << " in place";
-    }
+  struct Sizes {
+    int64_t N, C;
+  };
+  for (const auto& [N, C] : {Sizes{1, 1}, {3, 7}, {65, 8}, {1000, 257}, {129, 264}, {300, 3072}})
+    for (const Gelu kind : {Gelu::kErf, Gelu::kTanh})
+      for (const bool with_bias : {false, true}) {
+        SCOPED_TRACE(concat("N ", N, ", C ", C, ", bias ", with_bias, kind == Gelu::kErf ? ", erf" : ", tanh"));
+        Twin x(kBF16, {N, C}), y(kBF16, {N, C}), dy(kBF16, {N, C}), dx(kBF16, {N, C}), b(kBF16, {C}), db(kF32, {C});
+        x.fill_normal(1, 2.0), dy.fill_normal(2), b.fill_normal(3), db.fill_normal(4);
+        run_on_both({&y, &x, &b}, [&](Context& ctx, const Views& v) {
+          gelu_forward(ctx, v[0], v[1], with_bias ? v[2] : Tensor(), kind);
+        });
+        EXPECT_TRUE(agree(y, kRounded));
+        run_on_both({&dx, &db, &dy, &x, &b}, [&](Context& ctx, const Views& v) {
+          gelu_backward(ctx, v[0], with_bias ? v[1] : Tensor(), v[2], v[3], with_bias ? v[4] : Tensor(), kind);
+        });
+        EXPECT_TRUE(agree(dx, kRounded));
+        EXPECT_TRUE(agree(db, kSum));
+        run_on_both({&dy, &x},
+                    [&](Context& ctx, const Views& v) { gelu_backward(ctx, v[0], {}, v[0], v[1], {}, kind); });
+        EXPECT_TRUE(with_bias || agree(dy, kRounded)) << "in place";
+      }
+}
+
+// Where the exact form is nearly 0 or nearly x, and at the largest numbers.
+TEST_F(OpsGpu, GeluOfLargeNumbers) {
+  const std::vector<double> at{-3e38, -100, -13, -8, -5.5, -3, -0.75, -1e-3, 0, 1e-3, 0.75, 3, 8, 100, 3e38};
+  const auto n = static_cast<int64_t>(at.size());
+  Context ctx(Device::kGpu);
+  Array x(kBF16, {n}), y(kBF16, {n}), dy(kBF16, {n}), dx(kBF16, {n});
+  x.assign(at), dy.fill(1);
+  const GpuCopy x_gpu(ctx, x), y_gpu(ctx, y), dy_gpu(ctx, dy), dx_gpu(ctx, dx);
+  gelu_forward(ctx, y_gpu, x_gpu, {}, Gelu::kErf);
+  gelu_backward(ctx, dx_gpu, {}, dy_gpu, x_gpu, {}, Gelu::kErf);
+  y_gpu.download(y), dx_gpu.download(dx);
+  for (size_t i = 0; i < at.size(); ++i) {
+    const double v = x.values()[i], cdf = 0.5 * std::erfc(-v / std::sqrt(2.0));
+    const double slope = cdf + v * std::exp(-0.5 * v * v) / std::sqrt(2 * M_PI);
+    EXPECT_NEAR(y.values()[i], v * cdf, kRounded * std::abs(v * cdf) + 1e-30) << v;
+    EXPECT_NEAR(dx.values()[i], slope, kRounded * std::abs(slope) + 1e-5) << v;
+  }
 }
 
 TEST_F(OpsGpu, Embedding) {
@@ -121,7 +173,9 @@ TEST_F(OpsGpu, CrossEntropy) {
                                 {9, 384, 257},
                                 {5, 1031, 1031},
                                 {3, 5000, 4999},
+                                {700, 1032, 1030},
                                 {40, 50304, 50257},
+                                {300, 50304, 50257},
                                 {2, 57351, 57351},
                                 {2, 131072, 131000}})
     for (const float scale : {0.0f, 0.01f}) {
@@ -260,9 +314,9 @@ TEST_F(OpsGpu, WrongTypesAndDevicesAreNamed) {
   const Array x({8, 8}), narrow(kBF16, {8, 8});
   const GpuCopy wide_gpu(ctx, x), narrow_gpu(ctx, narrow);
   const Tensor wide = wide_gpu, good = narrow_gpu;
-  EXPECT_TRUE(fails_naming([&] { matmul_forward(ctx, good, wide, good, {}); }, {"matmul_forward: x ", "bf16"}));
-  EXPECT_TRUE(fails_naming([&] { matmul_forward(ctx, good, narrow, good, {}); }, {"matmul_forward", "on cpu"}));
-  EXPECT_TRUE(fails_naming([&] { gelu_forward(ctx, wide, wide, Gelu::kErf); }, {"gelu_forward: x ", "bf16"}));
+  EXPECT_TRUE(fails_naming([&] { linear_forward(ctx, good, wide, good, {}); }, {"linear_forward: x ", "bf16"}));
+  EXPECT_TRUE(fails_naming([&] { linear_forward(ctx, good, narrow, good, {}); }, {"linear_forward", "on cpu"}));
+  EXPECT_TRUE(fails_naming([&] { gelu_forward(ctx, wide, wide, {}, Gelu::kErf); }, {"gelu_forward: x ", "bf16"}));
 }
 
 }  // namespace

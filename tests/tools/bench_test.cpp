@@ -70,6 +70,10 @@ TEST(Bench, TimesStepsOfConfigs) {
   EXPECT_NE(table.find("scfa,small,f32,64,2,256,"), std::string::npos) << table;
   EXPECT_NE(table.find("scfa,small,f32,32,2,128,"), std::string::npos) << table;
   EXPECT_NE(step({"--batch=1"}).out.find(" 64           1          64 "), std::string::npos);
+  const std::string profile = step({"--batch=1", "--profile"}).out;
+  for (const char* op : {"attention_forward", "linear_gelu_forward", "adamw", "ops"})
+    EXPECT_NE(profile.find(concat("\n  ", op, " ").c_str()), std::string::npos) << op << "\n" << profile;
+  expect_one_line(execute({"bench", "op", "cast", "--profile"}), "bench: ", "--profile");
   expect_one_line(execute({"bench", "step"}), "bench: ", "config");
   expect_one_line(execute({"bench", "step", "none.json"}), "bench: ", "none.json");
   expect_one_line(step({"--length=4000000"}), "bench: ", "memory");

@@ -8,7 +8,7 @@ namespace scfa {
 namespace {
 
 TEST(StepTimes, OneMicroBatchStandsForAllAndTheUpdateForItself) {
-  const StepTimes times = times_of_step({{"matmul_forward", {2, Category::kOther}},
+  const StepTimes times = times_of_step({{"linear_forward", {2, Category::kOther}},
                                          {"attention_forward", {3, Category::kAttention}},
                                          {"build_segments", {0.5, Category::kAttention}},
                                          {"adamw", {4, Category::kOptimizer}},
@@ -17,7 +17,7 @@ TEST(StepTimes, OneMicroBatchStandsForAllAndTheUpdateForItself) {
   EXPECT_EQ(
       times.seconds,
       (std::map<std::string, double>{
-          {"matmul_forward", 20}, {"attention_forward", 30}, {"build_segments", 5}, {"adamw", 4}, {kExposed, 5}}));
+          {"linear_forward", 20}, {"attention_forward", 30}, {"build_segments", 5}, {"adamw", 4}, {kExposed, 5}}));
   EXPECT_EQ(times.attention, 35);
 }
 

@@ -72,7 +72,7 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
     }
     if (record["type"] == "profile") {
       ++profiles;
-      for (const char* op : {"attention_forward", "attention_backward", "matmul_forward", "adamw"})
+      for (const char* op : {"attention_forward", "attention_backward", "linear_forward", "adamw"})
         EXPECT_GT(record["times"][op], 0.0) << op;
       EXPECT_GT(record["attention"], record["times"]["attention_forward"].get<double>());
       EXPECT_LT(record["attention"], record["seconds"].get<double>());

@@ -2,10 +2,11 @@
 #include "core/gpu.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/attention_params.cuh"
-#include "kernels/attention/fragment_math.cuh"
 #include "kernels/attention/normalise.h"
 #include "kernels/attention/sm80/attention.h"
 #include "kernels/attention/sm90/attention.h"
+#include "kernels/fragment_math.cuh"
+#include "kernels/sm90/probe.h"
 
 namespace scfa::gpu {
 

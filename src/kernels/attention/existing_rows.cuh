@@ -1,8 +1,8 @@
 // What is in memory already where a warp writes its 16 rows of an accumulator: overwritten, or kept and added to.
 #pragma once
 #include "kernels/attention/combine.h"
-#include "kernels/attention/fragment_math.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/fragment_math.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu {
 

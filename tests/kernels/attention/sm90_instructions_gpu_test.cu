@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "kernels/attention/sm90/attention.h"
-#include "kernels/attention/sm90/mbarrier.cuh"
-#include "kernels/attention/sm90/wgmma.cuh"
+#include "kernels/sm90/mbarrier.cuh"
+#include "kernels/sm90/probe.h"
+#include "kernels/sm90/wgmma.cuh"
 #include "support/array.h"
 #include "support/compare.h"
 #include "support/gpu.h"

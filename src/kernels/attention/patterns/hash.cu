@@ -4,7 +4,7 @@
 #include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/patterns/descriptor.h"
 #include "kernels/attention/patterns/hash.h"
-#include "kernels/attention/tile.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu {
 

@@ -4,7 +4,7 @@
 
 #include "core/gpu.h"
 #include "kernels/attention/attention_params.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu::sm80 {
 

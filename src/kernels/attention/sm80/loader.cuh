@@ -1,7 +1,7 @@
 // Gathering rows from token order into shared memory, and the double-buffered loop over the inner rows of a tile.
 #pragma once
 #include "kernels/attention/attention_params.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu::sm80 {
 

@@ -1,8 +1,8 @@
 // Products of tiles by the warp-level matrix instruction mma.sync.m16n8k16 (bf16, accumulated in f32), for sm_80 and
 // newer.
 #pragma once
-#include "kernels/attention/fragment_math.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/fragment_math.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu {
 

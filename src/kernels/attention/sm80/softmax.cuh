@@ -1,6 +1,6 @@
 // The online softmax of FlashAttention-2 (Dao 2023, arXiv:2307.08691) for a warp's 16 rows.
 #pragma once
-#include "kernels/attention/fragment_math.cuh"
+#include "kernels/fragment_math.cuh"
 
 namespace scfa::gpu::sm80 {
 

@@ -1,7 +1,5 @@
 // Attention forward and backward on Hopper GPUs (sm_90a).
 #pragma once
-#include <string>
-
 #include "core/context.h"
 #include "kernels/attention/segments.h"
 
@@ -10,13 +8,6 @@ namespace scfa::gpu {
 struct AttentionParams;
 
 namespace sm90 {
-
-// Whether the kernels run here: a small product is computed on the device, once. Otherwise why not.
-struct Probe {
-  bool usable;
-  std::string reason;
-};
-const Probe& probe();
 
 // D is a multiple of 8 up to 128. forward uses the counter at p.tile_counter, backward that one and the next; both must
 // be zero. Rows in no segment are not written. backward reads p.statistics. Where p.inverse_norm is given and no head

@@ -56,8 +56,8 @@
 #pragma once
 #include "kernels/attention/attention_params.cuh"
 #include "kernels/attention/sm90/attention.h"
-#include "kernels/attention/sm90/bounded_spin.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
+#include "kernels/sm90/bounded_spin.cuh"
+#include "kernels/sm90/ptx.cuh"
 
 namespace scfa::gpu::sm90 {
 

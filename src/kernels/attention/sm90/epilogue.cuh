@@ -2,9 +2,9 @@
 #pragma once
 #include "kernels/attention/attention_params.cuh"
 #include "kernels/attention/existing_rows.cuh"
-#include "kernels/attention/fragment_math.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/fragment_math.cuh"
+#include "kernels/sm90/ptx.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu::sm90 {
 

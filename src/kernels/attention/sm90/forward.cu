@@ -5,7 +5,7 @@
 #include "kernels/attention/sm90/epilogue.cuh"
 #include "kernels/attention/sm90/producer.cuh"
 #include "kernels/attention/sm90/softmax.cuh"
-#include "kernels/attention/sm90/wgmma.cuh"
+#include "kernels/sm90/wgmma.cuh"
 
 namespace scfa::gpu::sm90 {
 

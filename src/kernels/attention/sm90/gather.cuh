@@ -2,8 +2,8 @@
 // copies boxes of rows that lie side by side; the rows of a segment do not.)
 #pragma once
 #include "kernels/attention/attention_params.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/sm90/ptx.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu::sm90 {
 

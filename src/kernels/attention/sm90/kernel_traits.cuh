@@ -4,9 +4,9 @@
 
 #include "core/gpu.h"
 #include "kernels/attention/attention_params.cuh"
-#include "kernels/attention/sm90/bounded_spin.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/sm90/bounded_spin.cuh"
+#include "kernels/sm90/ptx.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu::sm90 {
 

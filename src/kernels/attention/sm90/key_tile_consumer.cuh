@@ -62,7 +62,7 @@
 #include "kernels/attention/sm90/epilogue.cuh"
 #include "kernels/attention/sm90/shared_storage.cuh"
 #include "kernels/attention/sm90/softmax.cuh"
-#include "kernels/attention/sm90/wgmma.cuh"
+#include "kernels/sm90/wgmma.cuh"
 
 namespace scfa::gpu::sm90 {
 

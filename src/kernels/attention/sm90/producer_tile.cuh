@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "kernels/attention/attention_params.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
+#include "kernels/sm90/ptx.cuh"
 
 namespace scfa::gpu::sm90 {
 

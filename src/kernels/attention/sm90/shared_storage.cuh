@@ -36,7 +36,7 @@
 // (fence_proxy_async), once per stage; ordinary stores of ds are fenced by the warp that stores.
 #pragma once
 #include "kernels/attention/sm90/kernel_traits.cuh"
-#include "kernels/attention/sm90/mbarrier.cuh"
+#include "kernels/sm90/mbarrier.cuh"
 
 namespace scfa::gpu::sm90 {
 

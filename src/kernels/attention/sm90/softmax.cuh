@@ -4,8 +4,8 @@
 #pragma once
 #include <climits>
 
-#include "kernels/attention/fragment_math.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
+#include "kernels/fragment_math.cuh"
+#include "kernels/sm90/ptx.cuh"
 
 namespace scfa::gpu::sm90 {
 

@@ -1,7 +1,7 @@
 // mbarriers in shared memory, and where a producer or consumer is in a circular buffer of stages. See PTX ISA 8.0,
 // "mbarrier"; PipelineState is that of CUTLASS.
 #pragma once
-#include "kernels/attention/sm90/bounded_spin.cuh"
+#include "kernels/sm90/bounded_spin.cuh"
 
 namespace scfa::gpu {
 

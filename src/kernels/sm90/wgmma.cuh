@@ -2,9 +2,9 @@
 // 8.0, "Asynchronous Warpgroup Level Matrix Instructions". Tiles are those of tile.cuh; their base address is a
 // multiple of 1024 bytes, and a part of a tile may start at any multiple of 8 rows.
 #pragma once
-#include "kernels/attention/fragment_math.cuh"
-#include "kernels/attention/sm90/ptx.cuh"
-#include "kernels/attention/tile.cuh"
+#include "kernels/fragment_math.cuh"
+#include "kernels/sm90/ptx.cuh"
+#include "kernels/tile.cuh"
 
 namespace scfa::gpu {
 

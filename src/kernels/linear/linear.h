@@ -1,0 +1,53 @@
+// Linear layers y = x W^T + b, alone or followed by GELU, and their gradients, each an op of its own. Products are BLAS
+// on the CPU and cuBLASLt on a GPU (products.h).
+//
+//   x   (N, K)  f32 on CPU; bf16 on GPU, row-major. Leading dimensions are free: (B, T, K) is read as (B*T, K)
+//   y   (N, M)  like x       w  (M, K), one row an output      bias  (M), like x, or empty
+//
+// All are asynchronous on ctx.stream(), deterministic for a fixed number of threads, and throw Error on shapes, types
+// or devices that disagree before anything is launched.
+#pragma once
+#include "core/context.h"
+#include "kernels/linear/gelu.h"
+
+namespace scfa {
+
+// y is overwritten.
+void linear_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor w, ConstTensor bias);
+
+// product = x W^T and y = gelu(product + b), both (N, M) and overwritten; y is that of the stored product. The bias is
+// added where GELU is computed, because products without one are faster.
+void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ConstTensor x, ConstTensor w, ConstTensor bias,
+                         Gelu kind);
+
+// The gradient of the input: dx = dy W, (N, K), overwritten.
+void linear_dgrad(Context& ctx, Tensor dx, ConstTensor dy, ConstTensor w);
+
+// The same where x is gelu(product + bias) of the layer before, whose output's gradient this is: dproduct = (dy W) *
+// gelu'(product + bias), (N, K), overwritten, and dbias (K) f32 += the sum of its rows. bias and dbias may be empty.
+void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ConstTensor dy, ConstTensor w, ConstTensor product,
+                       ConstTensor bias, Gelu kind);
+
+// The gradient of the weight: dw (M, K) f32 += dy^T x.
+void linear_wgrad(Context& ctx, Tensor dw, ConstTensor dy, ConstTensor x);
+
+// The gradient of the bias: dbias (M) f32 += the sum of the rows of dy.
+void linear_bgrad(Context& ctx, Tensor dbias, ConstTensor dy);
+
+namespace cpu {
+decltype(scfa::linear_forward) linear_forward;
+decltype(scfa::linear_gelu_forward) linear_gelu_forward;
+decltype(scfa::linear_dgrad) linear_dgrad;
+decltype(scfa::linear_gelu_dgrad) linear_gelu_dgrad;
+decltype(scfa::linear_wgrad) linear_wgrad;
+decltype(scfa::linear_bgrad) linear_bgrad;
+}  // namespace cpu
+namespace gpu {
+decltype(scfa::linear_forward) linear_forward;
+decltype(scfa::linear_gelu_forward) linear_gelu_forward;
+decltype(scfa::linear_dgrad) linear_dgrad;
+decltype(scfa::linear_gelu_dgrad) linear_gelu_dgrad;
+decltype(scfa::linear_wgrad) linear_wgrad;
+decltype(scfa::linear_bgrad) linear_bgrad;
+}  // namespace gpu
+}  // namespace scfa

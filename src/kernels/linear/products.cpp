@@ -1,0 +1,240 @@
+// cuBLAS counts matrices by columns, so a row-major (N, K) is its (K, N), and y = x W^T is asked for as y' = W'^T x'.
+#include "kernels/linear/products.h"
+
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+
+#include "kernels/linear/column_sums.h"
+
+namespace scfa::gpu {
+
+namespace {
+
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductChoice::algorithm));
+
+void check(cublasStatus_t status, const char* op) {
+  if (status != CUBLAS_STATUS_SUCCESS) fail(op, ": cuBLASLt: ", cublasLtGetStatusString(status));
+}
+
+struct Destroy {
+  void operator()(cublasLtMatmulDesc_t x) const { cublasLtMatmulDescDestroy(x); }
+  void operator()(cublasLtMatrixLayout_t x) const { cublasLtMatrixLayoutDestroy(x); }
+  void operator()(cublasLtMatmulPreference_t x) const { cublasLtMatmulPreferenceDestroy(x); }
+};
+template <class T>
+using Owned = std::unique_ptr<std::remove_pointer_t<T>, Destroy>;
+
+Owned<cublasLtMatrixLayout_t> layout(cudaDataType_t type, int64_t rows, int64_t columns, const char* op) {
+  cublasLtMatrixLayout_t made = nullptr;
+  check(cublasLtMatrixLayoutCreate(&made, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), rows), op);
+  return Owned<cublasLtMatrixLayout_t>(made);
+}
+
+struct Operands {
+  const void *a, *b, *bias;
+  void* out;
+};
+
+// A product as cuBLASLt wants it described, and the algorithm that it takes.
+struct Recipe {
+  cublasLtHandle_t handle;
+  const Product product;
+  Owned<cublasLtMatmulDesc_t> operation;
+  Owned<cublasLtMatrixLayout_t> a, b, out;
+  cublasLtMatmulAlgo_t algorithm{};
+
+  Recipe(cublasLtHandle_t with, const Product& p, const char* op) : handle(with), product(p) {
+    cublasLtMatmulDesc_t made = nullptr;
+    check(cublasLtMatmulDescCreate(&made, CUBLAS_COMPUTE_32F, CUDA_R_32F), op);
+    operation.reset(made);
+    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
+      check(cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value), op);
+    };
+    set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    if (p.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    a = layout(CUDA_R_16BF, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, op);
+    b = layout(CUDA_R_16BF, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, op);
+    out = layout(p.f32_output ? CUDA_R_32F : CUDA_R_16BF, p.m, p.n, op);
+  }
+
+  // Up to `most` algorithms, the one that the library expects to be fastest first. They depend on shapes and alignment
+  // only, so a run that is resumed gets the same ones.
+  std::vector<cublasLtMatmulAlgo_t> candidates(int most, unsigned alignment, const char* op) const {
+    cublasLtMatmulPreference_t made = nullptr;
+    check(cublasLtMatmulPreferenceCreate(&made), op);
+    const Owned<cublasLtMatmulPreference_t> preference(made);
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+      check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value), op);
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<size_t>(kLibraryBytes));
+    // Sums that are cut into parts are put together in a fixed order, never by atomics.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+           static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      prefer(attribute, static_cast<uint32_t>(alignment));
+    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
+    int count = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle, operation.get(), a.get(), b.get(), out.get(), out.get(), preference.get(), most, found.data(), &count);
+    require(status == CUBLAS_STATUS_SUCCESS && count > 0, op, ": cuBLASLt has no algorithm for a product of ",
+            product.m, " x ", product.k, " and ", product.k, " x ", product.n);
+    std::vector<cublasLtMatmulAlgo_t> algorithms;
+    for (int i = 0; i < count; ++i) algorithms.push_back(found[static_cast<size_t>(i)].algo);
+    return algorithms;
+  }
+
+  bool takes(const cublasLtMatmulAlgo_t& candidate) const {
+    cublasLtMatmulHeuristicResult_t result{};
+    return cublasLtMatmulAlgoCheck(handle, operation.get(), a.get(), b.get(), out.get(), out.get(), &candidate,
+                                   &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= static_cast<size_t>(kLibraryBytes);
+  }
+
+  cublasStatus_t launch(const Context& ctx, const cublasLtMatmulAlgo_t& with, const Operands& o) const {
+    if (product.bias)
+      cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
+    const float alpha = 1.0f, beta = product.f32_output ? 1.0f : 0.0f;
+    return cublasLtMatmul(handle, operation.get(), &alpha, o.a, a.get(), o.b, b.get(), &beta, o.out, out.get(), o.out,
+                          out.get(), &with, ctx.workspace(), kLibraryBytes, ctx.stream());
+  }
+
+  // Takes the candidate of the least median time, and returns that in milliseconds. All take turns, so that a change of
+  // the GPU's clock meets all of them.
+  double measure(const Context& ctx, const std::vector<cublasLtMatmulAlgo_t>& algorithms, const Operands& operands) {
+    constexpr int kRounds = 7, kLaunches = 2;
+    std::vector<std::vector<double>> times(algorithms.size());
+    const Event from = create_event(true), to = create_event(true);
+    for (int round = 0; round <= kRounds; ++round)  // the first one loads kernels
+      for (size_t i = 0; i < algorithms.size(); ++i) {
+        bool launched = true;
+        record(from, ctx.stream());
+        for (int n = 0; n < kLaunches; ++n)
+          launched = launched && launch(ctx, algorithms[i], operands) == CUBLAS_STATUS_SUCCESS;
+        record(to, ctx.stream());
+        synchronize(to);
+        if (round > 0) times[i].push_back(launched ? milliseconds_between(from, to) / kLaunches : INFINITY);
+      }
+    destroy_event(from), destroy_event(to);
+    double least = INFINITY;
+    for (size_t i = 0; i < algorithms.size(); ++i) {
+      std::nth_element(times[i].begin(), times[i].begin() + kRounds / 2, times[i].end());
+      if (const double median = times[i][kRounds / 2]; median < least) least = median, algorithm = algorithms[i];
+    }
+    return least;
+  }
+};
+
+std::string key_of(const Product& p, unsigned alignment) {
+  return concat(p.m, 'x', p.n, 'x', p.k, p.transpose_a ? " T" : " N", p.transpose_b ? "T" : "N",
+                p.f32_output ? " f32" : " bf16", p.bias ? " bias" : "", " aligned ", alignment);
+}
+
+// cuBLASLt's handle, the recipes made so far and the choices; lives in Context::blas().
+class Library {
+ public:
+  explicit Library(const char* op) { check(cublasLtCreate(&handle_), op); }
+  ~Library() { cublasLtDestroy(handle_); }
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+
+  static Library& of(Context& ctx, const char* op) {
+    if (!ctx.blas()) ctx.blas() = std::make_shared<Library>(op);
+    return *static_cast<Library*>(ctx.blas().get());
+  }
+
+  void run(Context& ctx, const Product& product, const Operands& operands, const char* op) {
+    uintptr_t bits = 256;  // the largest alignment that matters
+    for (const void* pointer : {operands.a, operands.b, operands.bias, static_cast<const void*>(operands.out)})
+      bits |= reinterpret_cast<uintptr_t>(pointer);
+    const auto alignment = static_cast<unsigned>(bits & -bits);
+    const std::string key = key_of(product, alignment);
+    auto found = recipes_.find(key);
+    if (found == recipes_.end() || (measuring_ && !choices_.contains(key))) {
+      auto recipe = std::make_unique<Recipe>(handle_, product, op);
+      choose(ctx, key, *recipe, alignment, operands, op);
+      found = recipes_.insert_or_assign(key, std::move(recipe)).first;
+    }
+    check(found->second->launch(ctx, found->second->algorithm, operands), op);
+    check_launch(op, ctx.stream());
+  }
+
+  void set_measuring(bool on) { measuring_ = on; }
+  void set(std::vector<ProductChoice> choices) {
+    for (ProductChoice& choice : choices) {
+      recipes_.erase(choice.product);
+      choices_[choice.product] = std::move(choice);
+    }
+  }
+  void clear() {
+    recipes_.clear();
+    choices_.clear();
+  }
+  std::vector<ProductChoice> choices() const {
+    std::vector<ProductChoice> all;
+    for (const auto& [key, choice] : choices_) all.push_back(choice);
+    return all;
+  }
+
+ private:
+  void choose(Context& ctx, const std::string& key, Recipe& recipe, unsigned alignment, const Operands& operands,
+              const char* op) {
+    if (const auto choice = choices_.find(key); choice != choices_.end()) {
+      std::memcpy(&recipe.algorithm, choice->second.algorithm.data(), sizeof recipe.algorithm);
+      if (recipe.takes(recipe.algorithm)) return;
+      choices_.erase(choice);
+    }
+    constexpr int kMostCandidates = 16;
+    const std::vector<cublasLtMatmulAlgo_t> algorithms =
+        recipe.candidates(measuring_ ? kMostCandidates : 1, alignment, op);
+    recipe.algorithm = algorithms[0];
+    if (!measuring_) return;
+    ProductChoice choice{.product = key, .algorithm = {}, .milliseconds = recipe.measure(ctx, algorithms, operands)};
+    std::memcpy(choice.algorithm.data(), &recipe.algorithm, sizeof recipe.algorithm);
+    choices_[key] = choice;
+  }
+
+  cublasLtHandle_t handle_ = nullptr;
+  bool measuring_ = false;
+  std::map<std::string, std::unique_ptr<Recipe>> recipes_;
+  std::map<std::string, ProductChoice> choices_;
+};
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+void run_product(Context& ctx, const Product& product, const void* a, const void* b, const void* bias, void* out,
+                 const char* op) {
+  Library::of(ctx, op).run(ctx, product, {a, b, bias, out}, op);
+}
+
+std::string product_library() {
+  const size_t version = cublasLtGetVersion();  // 130002 is 13.0.2
+  return concat("cuBLASLt ", version / 10000, '.', version / 100 % 100, '.', version % 100);
+}
+
+void measure_products(Context& ctx, bool on) {
+  Library::of(ctx, "measure_products").set_measuring(on);
+}
+
+void set_product_choices(Context& ctx, std::vector<ProductChoice> choices) {
+  Library::of(ctx, "set_product_choices").set(std::move(choices));
+}
+
+void clear_product_choices(Context& ctx) {
+  Library::of(ctx, "clear_product_choices").clear();
+}
+
+std::vector<ProductChoice> product_choices(Context& ctx) {
+  return Library::of(ctx, "product_choices").choices();
+}
+
+}  // namespace scfa::gpu

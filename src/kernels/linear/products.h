@@ -1,0 +1,43 @@
+// Products of matrices by cuBLASLt, and which of its algorithms each of them takes: by the library's heuristics, or by
+// measuring the ones that these propose. GPU only.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/context.h"
+
+namespace scfa::gpu {
+
+// m x n = (m x k) (k x n), each operand by columns and transposed or not; bf16 operands, f32 sums.
+struct Product {
+  int64_t m, n, k;
+  bool transpose_a, transpose_b;
+  bool bias;        // added to each column; bf16 like the output
+  bool f32_output;  // added to what is there; otherwise bf16, overwritten
+};
+
+// out = a b, or out += a b for f32 output. Uses the workspace. Throws Error naming op.
+void run_product(Context& ctx, const Product& product, const void* a, const void* b, const void* bias, void* out,
+                 const char* op);
+
+struct ProductChoice {
+  std::string product;                // sizes, transposition, types and alignment
+  std::array<uint64_t, 8> algorithm;  // in the form of one version of the library
+  double milliseconds = 0;            // that it took when it was measured
+};
+
+// The name and version of the library.
+std::string product_library();
+
+// While on, a product that has no choice yet is measured when it runs first: the algorithms that the heuristics propose
+// take turns on its operands, and the fastest is kept. It runs many times, so an f32 output is not the sum any more.
+void measure_products(Context& ctx, bool on);
+// Choices made before, by the same library on the same kind of GPU. Those that the library refuses are ignored.
+void set_product_choices(Context& ctx, std::vector<ProductChoice> choices);
+void clear_product_choices(Context& ctx);
+// All that were set or measured.
+std::vector<ProductChoice> product_choices(Context& ctx);
+
+}  // namespace scfa::gpu

@@ -1,0 +1,74 @@
+#include "train/product_tuning.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "support/compare.h"
+#include "support/gpu.h"
+#include "support/temp_dir.h"
+
+namespace scfa::test {
+namespace {
+
+// A variable of the environment, set for as long as it lives.
+class Variable {
+ public:
+  Variable(const char* name, const std::string& value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    ::setenv(name, value.c_str(), 1);
+  }
+  ~Variable() {
+    if (before_)
+      ::setenv(name_, before_->c_str(), 1);
+    else
+      ::unsetenv(name_);
+  }
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+class ProductTuningGpu : public GpuTest {};
+
+TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
+  const TempDir folder;
+  const Variable cache("XDG_CACHE_HOME", folder / "cache");
+  GptConfig c;
+  c.n_layer = 1, c.n_head = 2, c.n_embd = 128, c.sequence_length = 64, c.vocab_size = 96;
+  const auto tune = [&] {
+    Context ctx(Device::kGpu);
+    ParameterStore store(ctx, c, {.training = true, .sharded = false, .rank = 0, .ranks = 1, .bucket_elements = 0});
+    Gpt model(store, c, 2, 1, Gpt::Mode::kTraining);
+    Feeder feeder(ctx, 2, c.sequence_length);
+    store.init(1);
+    const std::string said = tune_products(model, feeder);
+    const Array gradients({store.gradients().numel()});
+    ctx.copy(gradients, store.gradients());
+    for (int64_t i = 0; i < gradients.view().numel(); ++i) EXPECT_EQ(gradients.as<float>()[i], 0.0f) << i;
+    const LossSums sums = model.take_losses();
+    EXPECT_EQ(sums.tokens, 0);
+    EXPECT_EQ(sums.loss, 0);
+    return said;
+  };
+  const std::string path = product_cache_path();
+  EXPECT_EQ(path.find(folder / "cache"), 0u) << path;
+  EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
+  const std::string text = read_text(path);
+  EXPECT_EQ(tune(), "products: algorithms from " + path);
+  EXPECT_EQ(read_text(path), text);
+  write_text(path, "{ not JSON");
+  EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
+  EXPECT_EQ(tune(), "products: algorithms from " + path);
+  write_text(folder / "file", "");
+  const Variable nowhere("XDG_CACHE_HOME", folder / "file");  // a folder cannot be made below it
+  EXPECT_NE(tune().find("by cuBLASLt's heuristics"), std::string::npos);
+  EXPECT_NE(tune().find("file/scfa/products"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace scfa::test
