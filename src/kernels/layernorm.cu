@@ -1,6 +1,7 @@
 // Layer normalisation fused with the residual addition, on the GPU.        Ba et al. 2016, arXiv:1607.06450
-// Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, and stays in registers between the
-// two sums and the output. One warp owns a row, so there is no shared memory and no block barrier in the row's path.
+// Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, while the next one is on its way, and
+// stays in registers between the sums and the output. Forward, a warp owns a row, so there is no shared memory and no
+// block barrier; backward, a block owns it, so that the sums over rows stay in registers too.
 #include <algorithm>
 
 #include "kernels/device_math.cuh"
@@ -21,65 +22,6 @@ __device__ inline float rounded(float x, const __nv_bfloat16*) {
   return __bfloat162float(__float2bfloat16_rn(x));
 }
 
-// A warp owns a row; a lane owns packs lane, lane + 32, ... of it. kPacks bounds the packs a lane holds. Tuned for
-// C in 256..2048 (kPacks 1..8). Deterministic: every sum has a fixed order.
-template <class T, int kPacks>
-__global__ void __launch_bounds__(32 * kWarps)
-    layernorm_forward_kernel(T* y, T* r, float* mean, float* rstd, const T* x, const T* skip, const T* w, const T* b,
-                             int64_t N, int C, float eps) {
-  const int lane = threadIdx.x % 32;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (row >= N) return;
-  float v[kPacks][kPack];
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int c = (i * 32 + lane) * kPack;
-    if (c < C) {
-      load(v[i], x + row * C + c);
-      if (skip != nullptr) {
-        float add[kPack];
-        load(add, skip + row * C + c);
-#pragma unroll
-        for (int e = 0; e < kPack; ++e) v[i][e] = rounded(v[i][e] + add[e], r);
-        store(r + row * C + c, v[i]);
-      }
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) sum += v[i][e];
-    }
-  }
-  const float m = warp_sum(sum) / C;
-  float square = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i)
-    if ((i * 32 + lane) * kPack < C)
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) square += (v[i][e] - m) * (v[i][e] - m);
-  const float s = rsqrtf(warp_sum(square) / C + eps);
-#pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int c = (i * 32 + lane) * kPack;
-    if (c < C) {
-      float weight[kPack], bias[kPack] = {};
-      load(weight, w + c);
-      if (b != nullptr) load(bias, b + c);
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) v[i][e] = (v[i][e] - m) * s * weight[e] + bias[e];
-      store(y + row * C + c, v[i]);
-    }
-  }
-  if (lane == 0) {
-    mean[row] = m;
-    rstd[row] = s;
-  }
-}
-
-// ---- backward -------------------------------------------------------------------------------------------------------
-// A thread owns a pack of columns, so that the sums over rows stay in its registers, and a block goes through a range
-// of rows, kRows at a time: dy, r and dr are read once, and the next rows are loaded while sums over columns are
-// reduced.
-constexpr int kRows = 2, kMaxWarps = 4096 / (32 * kPack);
-
 template <class T>
 struct RawPack;  // kPack elements as they are in memory
 template <>
@@ -94,6 +36,107 @@ struct RawPack<float> {
     v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
   }
 };
+template <class T>
+__device__ inline RawPack<T> load_raw(const T* from) {
+  return *reinterpret_cast<const RawPack<T>*>(from);
+}
+
+// A warp owns every gridDim.x * kWarps-th row; a lane owns packs lane, lane + 32, ... of it. kPacks bounds the packs a
+// lane holds. Of narrow rows the next one is loaded while this one is computed, and the weights stay in registers.
+// Tuned for C in 256..2048 (kPacks 1..8). Deterministic: every sum has a fixed order.
+template <class T, int kPacks>
+__global__ void __launch_bounds__(32 * kWarps)
+    layernorm_forward_kernel(T* y, T* r, float* mean, float* rstd, const T* x, const T* skip, const T* w, const T* b,
+                             int64_t N, int C, float eps) {
+  constexpr bool kAhead = kPacks <= 3;
+  const int lane = threadIdx.x % 32;
+  const auto column = [&](int i) { return (i * 32 + lane) * kPack; };
+  constexpr int kHeld = kAhead ? kPacks : 1;
+  RawPack<T> next[kHeld], next_skip[kHeld], weight[kHeld], bias[kHeld];
+  [[maybe_unused]] const auto load_row = [&](int64_t row) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (column(i) >= C) continue;
+      next[i] = load_raw(x + row * C + column(i));
+      if (skip != nullptr) next_skip[i] = load_raw(skip + row * C + column(i));
+    }
+  };
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32,
+                step = gridDim.x * int64_t{kWarps};
+  if (first >= N) return;
+  if constexpr (kAhead) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      if (column(i) >= C) continue;
+      weight[i] = load_raw(w + column(i));
+      if (b != nullptr) bias[i] = load_raw(b + column(i));
+    }
+    load_row(first);
+  }
+  for (int64_t row = first; row < N; row += step) {
+    float v[kPacks][kPack];
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      if (column(i) >= C) continue;
+      if constexpr (kAhead)
+        next[i].get(v[i]);
+      else
+        load(v[i], x + row * C + column(i));
+      if (skip != nullptr) {
+        float add[kPack];
+        if constexpr (kAhead)
+          next_skip[i].get(add);
+        else
+          load(add, skip + row * C + column(i));
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) v[i][e] = rounded(v[i][e] + add[e], r);
+      }
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) sum += v[i][e];
+    }
+    if constexpr (kAhead)
+      if (row + step < N) load_row(row + step);
+    if (skip != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i)
+        if (column(i) < C) store(r + row * C + column(i), v[i]);
+    }
+    const float m = warp_sum(sum) / C;
+    float square = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i)
+      if (column(i) < C)
+#pragma unroll
+        for (int e = 0; e < kPack; ++e) square += (v[i][e] - m) * (v[i][e] - m);
+    const float s = rsqrtf(warp_sum(square) / C + eps);
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      if (column(i) >= C) continue;
+      float scale[kPack], shift[kPack] = {};
+      if constexpr (kAhead) {
+        weight[i].get(scale);
+        if (b != nullptr) bias[i].get(shift);
+      } else {
+        load(scale, w + column(i));
+        if (b != nullptr) load(shift, b + column(i));
+      }
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) v[i][e] = (v[i][e] - m) * s * scale[e] + shift[e];
+      store(y + row * C + column(i), v[i]);
+    }
+    if (lane == 0) {
+      mean[row] = m;
+      rstd[row] = s;
+    }
+  }
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+// A thread owns a pack of columns, so that the sums over rows stay in its registers, and a block goes through a range
+// of rows, kRows at a time: dy, r and dr are read once, and the next rows are loaded while sums over columns are
+// reduced.
+constexpr int kRows = 2, kMaxWarps = 4096 / (32 * kPack);
 
 template <class T>
 struct Rows {  // what a thread has of them
@@ -137,9 +180,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
       }
       rows.mean[i] = mean[row + i], rows.rstd[i] = rstd[row + i];
       const int64_t at = (row + i) * C + c;
-      rows.dy[i] = owner ? *reinterpret_cast<const RawPack<T>*>(dy + at) : RawPack<T>{};
-      rows.r[i] = owner ? *reinterpret_cast<const RawPack<T>*>(r + at) : RawPack<T>{};
-      rows.dr_in[i] = owner && dr_in != nullptr ? *reinterpret_cast<const RawPack<T>*>(dr_in + at) : RawPack<T>{};
+      rows.dy[i] = owner ? load_raw(dy + at) : RawPack<T>{};
+      rows.r[i] = owner ? load_raw(r + at) : RawPack<T>{};
+      rows.dr_in[i] = owner && dr_in != nullptr ? load_raw(dr_in + at) : RawPack<T>{};
     }
   };
   float weight[kPack] = {}, dw[kPack] = {}, db[kPack] = {}, dsum[kPack] = {};
@@ -226,7 +269,9 @@ void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTe
              ConstTensor b, float eps) {
   const int64_t N = y.rows();
   const int C = static_cast<int>(y.size(-1));
-  const unsigned blocks = static_cast<unsigned>((N + kWarps - 1) / kWarps);
+  constexpr int kBlocksPerMultiprocessor = 4;
+  const auto blocks = static_cast<unsigned>(
+      std::min<int64_t>((N + kWarps - 1) / kWarps, int64_t{kBlocksPerMultiprocessor} * properties().multiprocessors));
   const int packs = (C + 32 * kPack - 1) / (32 * kPack);
   const auto launch = [&](auto kernel) {
     kernel<<<blocks, 32 * kWarps, 0, ctx.stream()>>>(static_cast<T*>(y.data), static_cast<T*>(r.data), mean.as<float>(),

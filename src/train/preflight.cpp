@@ -14,6 +14,7 @@
 #include "train/machine.h"
 #include "train/optimizer.h"
 #include "train/replicas.h"
+#include "train/step_estimate.h"
 
 namespace scfa {
 
@@ -122,8 +123,13 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   std::string flops;
   for (int64_t stage = 0; stage < config.model.stages(); ++stage)
     flops += (stage > 0 ? ", then " : "") + format_count(model_flops_per_token(config.model.at_stage(stage))) + "FLOPs";
+  flops += " per token";
+  const double seconds = ctx.on_gpu() ? expected_step_seconds(config, ranks, recompute, device_name(ctx.device())) : 0;
+  if (seconds > 0)
+    flops += fmt::format("; about {:.3g} s per step expected{}", seconds,
+                         ranks > 1 ? ", without exchanges between ranks" : "");
   const int64_t available = available_memory(ctx);
-  if (available == 0) return flops + " per token";
+  if (available == 0) return flops;
   if (config.train.recompute == kAutomatic) recompute = Recompute::kBlock;  // what it would come to
   const auto fit = [&](int64_t sequences) {
     return total_bytes(training_memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
@@ -133,7 +139,7 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   const int64_t most = std::min<int64_t>(65535, INT32_MAX / rows);
   int64_t fits = 0, too_many = most + 1;
   while (too_many - fits > 1) (fit((fits + too_many) / 2) ? fits : too_many) = (fits + too_many) / 2;
-  return concat(flops, " per token; a micro-batch of up to ", fits, " sequences fits",
+  return concat(flops, "; a micro-batch of up to ", fits, " sequences fits",
                 recompute == Recompute::kNone ? "" : concat(" where ", name_of(recompute), " is computed again"));
 }
 

@@ -86,6 +86,33 @@ void compute(Gpt& model, Feeder& feeder) {
   model.zero_gradients();
 }
 
+// What is in the file, or nothing if it is of another form or damaged: then it is replaced.
+std::vector<gpu::ProductChoice> kept_choices(const std::string& path) {
+  try {
+    std::error_code ignored;
+    return fs::exists(path, ignored) ? read_choices(path) : std::vector<gpu::ProductChoice>();
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+std::string choose(Context& ctx, Gpt& model, Feeder& feeder) {
+  const std::string path = product_cache_path();
+  require(!path.empty(), "neither XDG_CACHE_HOME nor HOME is set");
+  std::error_code ignored;
+  fs::create_directories(fs::path(path).parent_path(), ignored);
+  const WaitingLock lock(path + ".lock");
+  gpu::set_product_choices(ctx, kept_choices(path));
+  const size_t known = gpu::product_choices(ctx).size();
+  gpu::measure_products(ctx, true);
+  compute(model, feeder);
+  gpu::measure_products(ctx, false);
+  const std::vector<gpu::ProductChoice> choices = gpu::product_choices(ctx);
+  if (choices.size() == known) return concat("products: algorithms from ", path);
+  write_choices(path, choices);
+  return concat("products: algorithms of ", choices.size() - known, " measured and kept in ", path);
+}
+
 }  // namespace
 
 std::string product_cache_path() {
@@ -106,30 +133,13 @@ std::string product_cache_path() {
 std::string tune_products(Gpt& model, Feeder& feeder) {
   Context& ctx = model.context();
   if (!ctx.on_gpu()) return {};
-  if constexpr (kCudaBuild) try {
-      const std::string path = product_cache_path();
-      require(!path.empty(), "neither XDG_CACHE_HOME nor HOME is set");
-      std::error_code error;
-      fs::create_directories(fs::path(path).parent_path(), error);
-      const WaitingLock lock(path + ".lock");
-      if (fs::exists(path, error)) try {
-          gpu::set_product_choices(ctx, read_choices(path));
-        } catch (const Error&) {  // of another form, or damaged: it is replaced
-        }
-      const size_t known = gpu::product_choices(ctx).size();
-      gpu::measure_products(ctx, true);
-      compute(model, feeder);
-      gpu::measure_products(ctx, false);
-      const std::vector<gpu::ProductChoice> choices = gpu::product_choices(ctx);
-      if (choices.size() == known) return concat("products: algorithms from ", path);
-      write_choices(path, choices);
-      return concat("products: algorithms of ", choices.size() - known, " measured and kept in ", path);
-    } catch (const Error& error) {
-      gpu::measure_products(ctx, false);
-      gpu::clear_product_choices(ctx);
-      return concat("products: algorithms by cuBLASLt's heuristics, because choices cannot be kept: ", error.what());
-    }
-  return {};
+  try {
+    return choose(ctx, model, feeder);
+  } catch (const Error& error) {
+    gpu::measure_products(ctx, false);
+    gpu::clear_product_choices(ctx);
+    return concat("products: algorithms by cuBLASLt's heuristics, because choices cannot be kept: ", error.what());
+  }
 }
 
 }  // namespace scfa

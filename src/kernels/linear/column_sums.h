@@ -1,16 +1,9 @@
 // Sums of columns on a GPU, in two steps: kernels leave partial sums, of some rows each, in the workspace, and these
 // are added in a fixed order.
 #pragma once
-#include "core/context.h"
+#include "kernels/linear/workspace.h"
 
 namespace scfa::gpu {
-
-constexpr int64_t kLibraryBytes = 32 << 20;  // of the workspace: cuBLASLt's part; partial sums are behind it
-static_assert(kLibraryBytes < Context::kWorkspaceBytes);
-
-inline float* partial_sums(const Context& ctx) {
-  return reinterpret_cast<float*>(static_cast<char*>(ctx.workspace()) + kLibraryBytes);
-}
 
 // Into how many parts rows are cut, each of which has a partial sum of every column. Throws Error if none fits.
 int64_t row_parts(int64_t rows, int64_t columns, const char* op);

@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
   float bias[kPack] = {}, sum[kPack] = {};
   if (c < p.C) {
     if (p.bias != nullptr) get(bias, p.bias + c);
-    constexpr int kUnroll = kPass == Pass::kBackward ? 4 : 8;
+    constexpr int kUnroll = kPass == Pass::kBackward ? 2 : 4;
 #pragma unroll kUnroll
     for (int64_t i = begin + warp; i < end; i += kWarps) {
       const int64_t at = i * p.C + c;

@@ -9,7 +9,7 @@
 #include <map>
 #include <memory>
 
-#include "kernels/linear/column_sums.h"
+#include "kernels/linear/workspace.h"
 
 namespace scfa::gpu {
 

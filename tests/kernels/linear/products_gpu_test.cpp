@@ -13,43 +13,41 @@ namespace {
 class ProductsGpu : public GpuTest {};
 
 TEST_F(ProductsGpu, MeasuredChoicesCanBeKept) {
-  if constexpr (kCudaBuild) {
-    const int64_t N = 512, K = 256, M = 768;
-    Array x(DType::kBF16, {N, K}), w(DType::kBF16, {M, K}), y(DType::kBF16, {N, M}), again(DType::kBF16, {N, M});
-    Array dw({M, K}), want({M, K});
-    x.fill_normal(1), w.fill_normal(2);
-    std::vector<gpu::ProductChoice> choices;
-    {
-      Context ctx(Device::kGpu);
-      const GpuCopy x_gpu(ctx, x), w_gpu(ctx, w), y_gpu(ctx, y);
-      gpu::measure_products(ctx, true);
-      linear_forward(ctx, y_gpu, x_gpu, w_gpu, {});
-      gpu::measure_products(ctx, false);
-      choices = gpu::product_choices(ctx);
-      ASSERT_EQ(choices.size(), 1u);
-      EXPECT_GT(choices[0].milliseconds, 0);
-      linear_forward(ctx, y_gpu, x_gpu, w_gpu, {});
-      EXPECT_EQ(gpu::product_choices(ctx).size(), 1u);
-      y_gpu.download(y);
-    }
-    const auto run = [&](const std::vector<gpu::ProductChoice>& given, bool measures) {
-      Context ctx(Device::kGpu);
-      const GpuCopy x_gpu(ctx, x), w_gpu(ctx, w), y_gpu(ctx, again);
-      gpu::set_product_choices(ctx, given);
-      gpu::measure_products(ctx, measures);
-      linear_forward(ctx, y_gpu, x_gpu, w_gpu, {});
-      y_gpu.download(again);
-      return gpu::product_choices(ctx);
-    };
-    const auto kept = run(choices, true);  // not measured again
-    EXPECT_EQ(kept[0].algorithm, choices[0].algorithm);
-    EXPECT_EQ(kept[0].milliseconds, choices[0].milliseconds);
-    EXPECT_TRUE(again.same_bits(y));
-    std::vector<gpu::ProductChoice> refused = choices;
-    refused[0].algorithm.fill(~uint64_t{0});
-    EXPECT_TRUE(run(refused, false).empty());
-    EXPECT_TRUE(close(again, y.values(), 1e-2));
+  const int64_t N = 512, K = 256, M = 768;
+  Array x(DType::kBF16, {N, K}), w(DType::kBF16, {M, K}), y(DType::kBF16, {N, M}), again(DType::kBF16, {N, M});
+  Array dw({M, K}), want({M, K});
+  x.fill_normal(1), w.fill_normal(2);
+  std::vector<gpu::ProductChoice> choices;
+  {
+    Context ctx(Device::kGpu);
+    const GpuCopy x_gpu(ctx, x), w_gpu(ctx, w), y_gpu(ctx, y);
+    gpu::measure_products(ctx, true);
+    linear_forward(ctx, y_gpu, x_gpu, w_gpu, {});
+    gpu::measure_products(ctx, false);
+    choices = gpu::product_choices(ctx);
+    ASSERT_EQ(choices.size(), 1u);
+    EXPECT_GT(choices[0].milliseconds, 0);
+    linear_forward(ctx, y_gpu, x_gpu, w_gpu, {});
+    EXPECT_EQ(gpu::product_choices(ctx).size(), 1u);
+    y_gpu.download(y);
   }
+  const auto run = [&](const std::vector<gpu::ProductChoice>& given, bool measures) {
+    Context ctx(Device::kGpu);
+    const GpuCopy x_gpu(ctx, x), w_gpu(ctx, w), y_gpu(ctx, again);
+    gpu::set_product_choices(ctx, given);
+    gpu::measure_products(ctx, measures);
+    linear_forward(ctx, y_gpu, x_gpu, w_gpu, {});
+    y_gpu.download(again);
+    return gpu::product_choices(ctx);
+  };
+  const auto kept = run(choices, true);  // not measured again
+  EXPECT_EQ(kept[0].algorithm, choices[0].algorithm);
+  EXPECT_EQ(kept[0].milliseconds, choices[0].milliseconds);
+  EXPECT_TRUE(again.same_bits(y));
+  std::vector<gpu::ProductChoice> refused = choices;
+  refused[0].algorithm.fill(~uint64_t{0});
+  EXPECT_TRUE(run(refused, false).empty());
+  EXPECT_TRUE(close(again, y.values(), 1e-2));
 }
 
 }  // namespace

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Plots training tokens per second against sequence length, both logarithmic, from tables of ./bench step --csv and
+scripts/bench_step_peers.py.
+
+  scripts/plot_steps.py step.csv -o step.png
+  scripts/plot_steps.py step.csv --patterns dense,near_far -o step.png
+
+A line is a system and a pattern.
+"""
+import argparse
+import csv
+import sys
+
+
+def read_rows(paths):
+    rows = []
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                for number, row in enumerate(csv.DictReader(file), 2):
+                    try:
+                        rows.append({**row, "T": int(row["T"]), "tokens_per_s": float(row["tokens_per_s"]),
+                                     "line": f"{row['system']}, {row['pattern']}", "gpu": row["gpu"]})
+                    except (KeyError, TypeError, ValueError):
+                        sys.exit(f"{path}:{number}: is not a row of ./bench step --csv")
+        except OSError as error:
+            sys.exit(f"{path}: {error.strerror}")
+    if not rows:
+        sys.exit(f"{paths[0]}: holds no rows")
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", metavar="CSV")
+    parser.add_argument("-o", "--output", required=True, help="the picture to write: .png, .svg or .pdf")
+    parser.add_argument("--patterns", metavar="NAME,...", help="plot these only; default: all")
+    args = parser.parse_args()
+    rows = read_rows(args.tables)
+    if args.patterns:
+        rows = [row for row in rows if row["pattern"] in args.patterns.split(",")]
+        if not rows:
+            sys.exit(f"--patterns: {args.tables[0]} has none of {args.patterns}")
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit("plotting needs matplotlib: apt-get install python3-matplotlib (and run this with the system's python3), "
+                 "or pip install matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = {}
+    for row in rows:
+        lines.setdefault(row["line"], []).append((row["T"], row["tokens_per_s"] / 1e3))
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for index, (name, points) in enumerate(lines.items()):
+        points.sort()
+        axes.plot([p[0] for p in points], [p[1] for p in points], color=f"C{index % 10}", marker="o",
+                  linestyle="-" if name.startswith("scfa") else "--", linewidth=1.4, markersize=5, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    lengths = sorted({row["T"] for row in rows})
+    axes.set_xticks(lengths, [f"{t:,}" for t in lengths])
+    ticks = [t for t in (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000)
+             if min(p[1] for line in lines.values() for p in line) * 0.8 <= t <= max(p[1] for line in lines.values() for p in line) * 1.2]
+    axes.set_yticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("sequence length")
+    axes.set_ylabel("thousand tokens/s, training")
+    axes.set_title(rows[0]["gpu"])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(args.output, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
