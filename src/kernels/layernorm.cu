@@ -188,11 +188,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   float weight[kPack] = {}, dw[kPack] = {}, db[kPack] = {}, dsum[kPack] = {};
   if (owner) load(weight, w + c);
   int turn = 0;
+  constexpr bool kAhead = sizeof(T) == 2;  // f32 rows ahead would take more registers than there are
   Rows<T> next;
-  load_rows(next, begin);
+  if constexpr (kAhead) load_rows(next, begin);
   for (int64_t row = begin; row < end; row += kRows, turn ^= 1) {
+    if constexpr (!kAhead) load_rows(next, row);
     const Rows<T> rows = next;
-    load_rows(next, row + kRows);
+    if constexpr (kAhead) load_rows(next, row + kRows);
     float sums[2 * kRows] = {};
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {

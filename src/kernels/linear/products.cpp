@@ -87,6 +87,7 @@ struct Recipe {
     require(status == CUBLAS_STATUS_SUCCESS && count > 0, op, ": cuBLASLt has no algorithm for a product of ",
             product.m, " x ", product.k, " and ", product.k, " x ", product.n);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
+    algorithms.reserve(static_cast<size_t>(count));
     for (int i = 0; i < count; ++i) algorithms.push_back(found[static_cast<size_t>(i)].algo);
     return algorithms;
   }
@@ -179,6 +180,7 @@ class Library {
   }
   std::vector<ProductChoice> choices() const {
     std::vector<ProductChoice> all;
+    all.reserve(choices_.size());
     for (const auto& [key, choice] : choices_) all.push_back(choice);
     return all;
   }
