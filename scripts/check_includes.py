@@ -48,7 +48,7 @@ def read_tree(src):
 
 
 def op_of(path):
-    """kernels/gelu.cu -> kernels/gelu; kernels/attention/dense.h -> kernels/attention"""
+    """kernels/rotary.cu -> kernels/rotary; kernels/attention/dense.h -> kernels/attention"""
     parts = path.split("/")
     return "/".join(parts[:2]) if len(parts) > 2 else path.rsplit(".", 1)[0]
 

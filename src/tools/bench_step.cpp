@@ -11,6 +11,7 @@
 #include "core/program.h"
 #include "core/signals.h"
 #include "data/table_file.h"
+#include "kernels/linear/products.h"
 #include "tools/bench_timer.h"
 #include "train/config_io.h"
 #include "train/feeder.h"
@@ -54,7 +55,10 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   Optimizer optimizer(store, config.optimizer);
   Feeder feeder(ctx, sequences, model_config.sequence_length);
   store.init(1);
-  if (config.train.tune_products) tune_products(model, feeder);
+  if (config.train.tune_products)
+    result.products = tune_products(model, feeder);
+  else if (ctx.on_gpu())
+    gpu::clear_product_choices(ctx);  // of the case before
   const RandomTokens tokens(model_config, sequences);
   std::vector<double> times, launches;
   for (int i = 0; i < kWarmUps + repeats + (profile ? 1 : 0); ++i) {
@@ -135,6 +139,7 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
     std::cout << printed("%-20s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
                          config.model.sequence_length, config.train.micro_batch_size, tokens, time.milliseconds, rate,
                          gigabytes, flops * 1e-12);
+    if (time.products.find("heuristics") != std::string::npos) std::cout << "  " << time.products << '\n';
     if (profile) print_profile(time.profile);
     if (profile && ctx.on_gpu()) std::cout << printed("  launched by the host within %7.3f ms\n", time.launch);
     flush_output();

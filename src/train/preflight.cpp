@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <optional>
 
 #include "core/human.h"
 #include "data/checksum.h"
@@ -124,10 +125,10 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   for (int64_t stage = 0; stage < config.model.stages(); ++stage)
     flops += (stage > 0 ? ", then " : "") + format_count(model_flops_per_token(config.model.at_stage(stage))) + "FLOPs";
   flops += " per token";
-  const double seconds = ctx.on_gpu() ? expected_step_seconds(config, ranks, recompute, device_name(ctx.device())) : 0;
-  if (seconds > 0)
-    flops += fmt::format("; about {:.3g} s per step expected{}", seconds,
-                         ranks > 1 ? ", without exchanges between ranks" : "");
+  if (const std::optional<DeviceRates> rates = rates_of(ctx))
+    flops +=
+        fmt::format("; about {:.2g} s per step expected{}", expected_step_seconds(config, ranks, recompute, *rates),
+                    ranks > 1 ? ", without exchanges between ranks" : "");
   const int64_t available = available_memory(ctx);
   if (available == 0) return flops;
   if (config.train.recompute == kAutomatic) recompute = Recompute::kBlock;  // what it would come to

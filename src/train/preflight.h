@@ -32,8 +32,8 @@ std::vector<Arena::Item> training_memory_plan(const Context& ctx, const Config& 
 // Throws Error if it does not fit, with the micro-batch or the recomputation that would.
 Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console);
 
-// FLOPs per token, on a GPU that we know the expected time of a step, and the largest micro-batch that this rank could
-// compute.
+// FLOPs per token, the expected time of a step if the device is one that we know, and the largest micro-batch that this
+// rank could compute.
 std::string describe_limits(const Context& ctx, const Config& config, int ranks, Recompute recompute);
 
 // Compares the checksums of both splits with their manifest, unless data.verify is false, and says what was done.

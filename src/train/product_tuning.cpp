@@ -5,13 +5,16 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
+#include "core/signals.h"
 #include "data/json_file.h"
 #include "data/table_file.h"
 #include "kernels/linear/products.h"
@@ -31,12 +34,22 @@ std::string driver_version() {
   return "CUDA " + gpu::properties().driver;
 }
 
-// Held by one process at a time; the others wait. Throws Error if the file cannot be made.
+// Held by one process at a time; the others wait, and end if a signal asks them to. Throws Error if the file cannot be
+// made or locked.
 class WaitingLock {
  public:
   explicit WaitingLock(const std::string& path) : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
     require(fd_ >= 0, path, ": cannot be written: ", std::strerror(errno));
-    while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {
+    while (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+      const int reason = errno;
+      if (reason == EWOULDBLOCK && !stop_requested()) {
+        ::usleep(20'000);
+        continue;
+      }
+      if (reason == EINTR && !stop_requested()) continue;
+      ::close(fd_);
+      check_stop("stopped while another process measured the algorithms of products (", path, ')');
+      fail(path, ": cannot be locked: ", std::strerror(reason));
     }
   }
   ~WaitingLock() { ::close(fd_); }
@@ -96,21 +109,25 @@ std::vector<gpu::ProductChoice> kept_choices(const std::string& path) {
   }
 }
 
-std::string choose(Context& ctx, Gpt& model, Feeder& feeder) {
-  const std::string path = product_cache_path();
+// How many of `choices` are not in `before`, or of another algorithm there.
+size_t count_new(const std::vector<gpu::ProductChoice>& choices, const std::vector<gpu::ProductChoice>& before) {
+  return static_cast<size_t>(std::count_if(choices.begin(), choices.end(), [&](const gpu::ProductChoice& choice) {
+    return std::none_of(before.begin(), before.end(), [&](const gpu::ProductChoice& other) {
+      return other.product == choice.product && other.algorithm == choice.algorithm;
+    });
+  }));
+}
+
+// The path of the cache, with its folder made, and its lock.
+std::unique_ptr<WaitingLock> lock_cache(const std::string& path) {
   require(!path.empty(), "neither XDG_CACHE_HOME nor HOME is set");
   std::error_code ignored;
   fs::create_directories(fs::path(path).parent_path(), ignored);
-  const WaitingLock lock(path + ".lock");
-  gpu::set_product_choices(ctx, kept_choices(path));
-  const size_t known = gpu::product_choices(ctx).size();
-  gpu::measure_products(ctx, true);
-  compute(model, feeder);
-  gpu::measure_products(ctx, false);
-  const std::vector<gpu::ProductChoice> choices = gpu::product_choices(ctx);
-  if (choices.size() == known) return concat("products: algorithms from ", path);
-  write_choices(path, choices);
-  return concat("products: algorithms of ", choices.size() - known, " measured and kept in ", path);
+  return std::make_unique<WaitingLock>(path + ".lock");
+}
+
+std::string without_choices(const Error& why) {
+  return concat("products: algorithms by cuBLASLt's heuristics, because choices cannot be kept: ", why.what());
 }
 
 }  // namespace
@@ -133,13 +150,30 @@ std::string product_cache_path() {
 std::string tune_products(Gpt& model, Feeder& feeder) {
   Context& ctx = model.context();
   if (!ctx.on_gpu()) return {};
+  const std::string path = product_cache_path();
+  std::unique_ptr<WaitingLock> lock;
   try {
-    return choose(ctx, model, feeder);
+    lock = lock_cache(path);
+  } catch (const Interrupted&) {
+    throw;
   } catch (const Error& error) {
-    gpu::measure_products(ctx, false);
-    gpu::clear_product_choices(ctx);
-    return concat("products: algorithms by cuBLASLt's heuristics, because choices cannot be kept: ", error.what());
+    return without_choices(error);
   }
+  const std::vector<gpu::ProductChoice> before = kept_choices(path);
+  gpu::set_product_choices(ctx, before);
+  gpu::measure_products(ctx, true);
+  compute(model, feeder);
+  gpu::measure_products(ctx, false);
+  const std::vector<gpu::ProductChoice> choices = gpu::product_choices(ctx);
+  const size_t measured = count_new(choices, before);
+  if (measured == 0) return concat("products: algorithms from ", path);
+  try {
+    write_choices(path, choices);
+  } catch (const Error& error) {
+    gpu::clear_product_choices(ctx);
+    return without_choices(error);
+  }
+  return concat("products: algorithms of ", measured, " measured and kept in ", path);
 }
 
 }  // namespace scfa

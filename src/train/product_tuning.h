@@ -11,10 +11,11 @@ namespace scfa {
 std::string product_cache_path();
 
 // Chooses the algorithm of each product of a training step of the model: from the file, or by measuring what it does
-// not have and adding it there. Other processes that do the same wait meanwhile, so that all choose the same; where
-// nothing can be kept, nothing is measured, because two runs could then differ. For this the model, which must have no
-// observer, computes a micro-batch of random tokens; gradients and losses are zero afterwards. Returns what was done,
-// in a line for the console. Empty on a CPU.
+// not have and adding it there. Other processes that use the same file wait meanwhile, so that all of them choose the
+// same; where choices cannot be kept, none is used, because two runs could then differ. For this the model, which must
+// have no observer, computes a micro-batch of random tokens; gradients and losses are zero afterwards. Returns what was
+// done, in a line for the console. Empty on a CPU. Throws Interrupted if a signal asks to stop while another process
+// measures.
 std::string tune_products(Gpt& model, Feeder& feeder);
 
 }  // namespace scfa

@@ -1,5 +1,10 @@
 #include "train/step_estimate.h"
 
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "kernels/linear/linear.h"
 #include "model/params.h"
 #include "train/machine.h"
 
@@ -7,11 +12,12 @@ namespace scfa {
 
 namespace {
 
+// Bytes per second.
 double data_sheet_bandwidth(const std::string& gpu) {
   static constexpr struct {
     const char* name;
-    double terabytes;  // per second
-  } kGpus[] = {{"H100 PCIe", 2.0}, {"H100 NVL", 3.9}, {"H100", 3.35}, {"H200", 4.8}, {"H800", 3.35}};
+    double terabytes;
+  } kGpus[] = {{"H100 PCIe", 2.0}, {"H100 NVL", 3.9}, {"H100", 3.35}, {"GH200", 4.0}, {"H200", 4.8}, {"H800", 3.35}};
   for (const auto& entry : kGpus)
     if (gpu.find(entry.name) != std::string::npos) return entry.terabytes * 1e12;
   return 0;
@@ -19,9 +25,39 @@ double data_sheet_bandwidth(const std::string& gpu) {
 
 }  // namespace
 
-double expected_step_seconds(const Config& config, int ranks, Recompute recompute, const std::string& gpu) {
-  const double peak = data_sheet_flops(gpu), bandwidth = 0.88 * data_sheet_bandwidth(gpu);
-  if (peak == 0 || bandwidth == 0) return 0;
+std::optional<DeviceRates> rates_of_gpu(const std::string& gpu) {
+  const double peak = data_sheet_flops(gpu), bandwidth = data_sheet_bandwidth(gpu);
+  if (peak == 0 || bandwidth == 0) return {};
+  return DeviceRates{
+      .products = 0.77 * peak, .attention = 0.40 * peak, .bandwidth = 0.88 * bandwidth, .element_bytes = 2};
+}
+
+DeviceRates measured_rates_of_cpu() {
+  constexpr int64_t kSize = 512;
+  using Seconds = std::chrono::duration<double>;
+  Context ctx;
+  std::vector<float> memory(3 * kSize * kSize, 0.5f);
+  const auto matrix = [&](int64_t i) {
+    return Tensor(memory.data() + i * kSize * kSize, DType::kF32, Device::kCpu, {kSize, kSize});
+  };
+  double least = 0;
+  const auto began = std::chrono::steady_clock::now();
+  for (int i = 0; i < 3 || Seconds(std::chrono::steady_clock::now() - began).count() < 0.05; ++i) {
+    const auto from = std::chrono::steady_clock::now();
+    linear_forward(ctx, matrix(0), matrix(1), matrix(2), {});
+    const double seconds = Seconds(std::chrono::steady_clock::now() - from).count();
+    least = i == 0 ? seconds : std::min(least, seconds);
+  }
+  const double flops = 2.0 * kSize * kSize * kSize / std::max(least, 1e-9);
+  return {.products = flops, .attention = 0.5 * flops, .bandwidth = 20e9, .element_bytes = 4};
+}
+
+std::optional<DeviceRates> rates_of(const Context& ctx) {
+  if (ctx.on_gpu()) return rates_of_gpu(device_name(ctx.device()));
+  return measured_rates_of_cpu();
+}
+
+double expected_step_seconds(const Config& config, int ranks, Recompute recompute, const DeviceRates& rates) {
   const GptConfig c = config.model.at_stage(config.model.stages() - 1);
   GptConfig without_pairs = c;  // what remains is products
   without_pairs.attention = {HeadPatterns(1)};
@@ -41,8 +77,9 @@ double expected_step_seconds(const Config& config, int ranks, Recompute recomput
   const double tokens = static_cast<double>(config.tokens_per_step()) / ranks;
   const double parameters = static_cast<double>(ParameterTable(c).count);
   constexpr double kOptimizerBytes = 34;  // per parameter: gradient, moments, weights, and zero for the next gradient
-  return tokens * (products / (0.77 * peak) + attention / (0.40 * peak) + 2 * elements / bandwidth) +
-         kOptimizerBytes * parameters / bandwidth;
+  return tokens * (products / rates.products + attention / rates.attention +
+                   rates.element_bytes * elements / rates.bandwidth) +
+         kOptimizerBytes * parameters / rates.bandwidth;
 }
 
 }  // namespace scfa

@@ -213,7 +213,8 @@ TEST(Train, RecomputesWhatItIsAskedTo) {
     EXPECT_EQ(told, std::string(recompute) != "auto") << tiny.out;  // what fits is kept
   }
   tiny.run(config, {.overwrite = true, .dry_run = true});
-  EXPECT_NE(tiny.out.find("FLOPs per token; a micro-batch of up to "), std::string::npos) << tiny.out;
+  for (const char* said : {"FLOPs per token; about ", " s per step expected; a micro-batch of up to "})
+    EXPECT_NE(tiny.out.find(said), std::string::npos) << tiny.out;
 }
 
 // So many sequences that they fit only where a block's activations are computed again.

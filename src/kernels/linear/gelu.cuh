@@ -1,5 +1,4 @@
-// GELU of one element and its derivative, for kernels. The same function wherever it is computed, so that a product
-// with GELU in its epilogue and GELU on its own have the same bits.
+// GELU of one element and its derivative, for kernels.
 #pragma once
 #include "kernels/fragment_math.cuh"
 #include "kernels/linear/gelu.h"
@@ -14,8 +13,7 @@ __device__ inline float reciprocal_fast(float x) {
 
 // Of the normal distribution at -|x|: exp(-x^2 / 2), and the cdf divided by it. The latter is a polynomial in
 // 1 / (1 + p |x|), the form of Abramowitz and Stegun 7.1.26, with coefficients for the least maximum of the relative
-// error
-// (|x| <= 14): 4e-5, a fiftieth of the rounding to bf16. Value and derivative of GELU share the exponential.
+// error (|x| <= 14): 4e-5, a fiftieth of the rounding to bf16. Value and derivative of GELU share the exponential.
 struct GaussianTail {
   float exponential, ratio;
 };
@@ -36,7 +34,7 @@ __device__ inline float gelu_sigmoid(float x) {
   return reciprocal_fast(__fadd_rn(1.0f, exp2_fast(__fmul_rn(kMinusTwoLog2E, u))));
 }
 
-// Contraction to fused operations is written out, so that it is the same wherever these are inlined.
+// Which operations are fused is written out, so that the bits do not depend on the code around them.
 template <Gelu kKind>
 __device__ inline float gelu(float x) {
   if constexpr (kKind == Gelu::kTanh) return __fmul_rn(x, gelu_sigmoid(x));

@@ -109,7 +109,9 @@ void linear_wgrad(Context& ctx, Tensor dw, ConstTensor dy, ConstTensor x) {
 
 void linear_bgrad(Context& ctx, Tensor dbias, ConstTensor dy) {
   constexpr const char* kOp = "linear_bgrad";
-  require_matrix(ctx, kOp, "dy", dy, dy.rows(), dbias.numel());
+  require(dy.data != nullptr && dy.contiguous(), kOp, ": dy must be contiguous, not ",
+          dy.data == nullptr ? "empty" : dy.describe());
+  require_activation(ctx, kOp, "dy", dy);
   require_tensor(dbias, kOp, "dbias", DType::kF32, {dy.size(-1)});
   ctx.require_here(kOp, {dbias, dy});
   if (dy.numel() == 0) return;

@@ -199,6 +199,7 @@ class Library {
     recipe.algorithm = algorithms[0];
     if (!measuring_) return;
     ProductChoice choice{.product = key, .algorithm = {}, .milliseconds = recipe.measure(ctx, algorithms, operands)};
+    if (!std::isfinite(choice.milliseconds)) return;  // none could be launched: the first one will say why
     std::memcpy(choice.algorithm.data(), &recipe.algorithm, sizeof recipe.algorithm);
     choices_[key] = choice;
   }

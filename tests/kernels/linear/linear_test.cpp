@@ -140,7 +140,9 @@ TEST(Linear, WrongShapesAreNamed) {
   named([&] { linear_wgrad(ctx, w, wrong, x); }, "linear_wgrad", "dy");
   named([&] { linear_wgrad(ctx, w, y, wrong); }, "linear_wgrad", "x");
   named([&] { linear_wgrad(ctx, bias, y, x); }, "linear_wgrad", "dw");
-  named([&] { linear_bgrad(ctx, bias, wrong); }, "linear_bgrad", "dy");
+  named([&] { linear_bgrad(ctx, bias, wrong); }, "linear_bgrad", "dbias");
+  named([&] { linear_bgrad(ctx, {}, y); }, "linear_bgrad", "dbias");
+  named([&] { linear_bgrad(ctx, bias, {}); }, "linear_bgrad", "dy");
 }
 
 }  // namespace

@@ -15,7 +15,6 @@ class ProductsGpu : public GpuTest {};
 TEST_F(ProductsGpu, MeasuredChoicesCanBeKept) {
   const int64_t N = 512, K = 256, M = 768;
   Array x(DType::kBF16, {N, K}), w(DType::kBF16, {M, K}), y(DType::kBF16, {N, M}), again(DType::kBF16, {N, M});
-  Array dw({M, K}), want({M, K});
   x.fill_normal(1), w.fill_normal(2);
   std::vector<gpu::ProductChoice> choices;
   {
