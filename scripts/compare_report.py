@@ -7,6 +7,7 @@ import pathlib
 import statistics
 
 from plot_metrics import read_run
+from plotting import NEEDS_MATPLOTLIB, find_pyplot
 
 COLUMNS = ("config,pattern,T,seed,step,tokens,seconds,loss,effective_buckets,share_of_pairs,tokens_per_s,gpu,"
            "commit").split(",")
@@ -208,13 +209,9 @@ def plot_panel(axes, runs, column):
 
 def plot(runs, path):
     """Writes validation loss against seconds and tokens, a row per sequence length. Returns a line that says so."""
-    try:
-        import matplotlib
-    except ImportError:
-        return (f"{path}: not plotted, which needs matplotlib: apt-get install python3-matplotlib (and run this with the "
-                "system's python3), or pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = find_pyplot()
+    if plt is None:
+        return f"{path}: not plotted, which needs {NEEDS_MATPLOTLIB}"
 
     lengths = by_length(runs)
     figure, rows = plt.subplots(len(lengths), 2, figsize=(12, 5 * len(lengths)), sharey="row", squeeze=False)

@@ -10,27 +10,18 @@ A line is a system and a pattern; rows of other heads or head widths than the fi
 is everything by default: preparation, forward and backward.
 """
 import argparse
-import csv
-import sys
+
+from plotting import choose_patterns, read_tables, require_pyplot
 
 COLUMNS = ["prepare_ms", "forward_ms", "backward_ms", "total_ms"]
 MARKERS = {"dense": "o", "hash": "s", "hash_skewed": "v", "drop": "^", "window": "x", "blocks": "P", "reformer": "*"}
 
 
-def read_rows(paths):
-    rows = []
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                for number, row in enumerate(csv.DictReader(file), 2):
-                    try:
-                        rows.append({**row, "T": int(row["T"]), **{c: float(row[c]) for c in COLUMNS}})
-                    except (KeyError, TypeError, ValueError):
-                        sys.exit(f"{path}:{number}: is not a row of ./bench attention --csv")
-        except OSError as error:
-            sys.exit(f"{path}: {error.strerror}")
-    if not rows:
-        sys.exit(f"{paths[0]}: holds no rows")
+def parse(row):
+    return {**row, "T": int(row["T"]), **{c: float(row[c]) for c in COLUMNS}}
+
+
+def of_one_shape(rows):
     shape = (rows[0]["batch_heads"], rows[0]["head_dim"])
     return [row for row in rows if (row["batch_heads"], row["head_dim"]) == shape]
 
@@ -50,18 +41,9 @@ def main():
     parser.add_argument("--column", choices=COLUMNS, default="total_ms", help="default: %(default)s")
     parser.add_argument("--patterns", metavar="NAME,...", help="plot these only; default: all")
     args = parser.parse_args()
-    rows = read_rows(args.tables)
-    if args.patterns:
-        rows = [row for row in rows if row["pattern"] in args.patterns.split(",")]
-        if not rows:
-            sys.exit(f"--patterns: {args.tables[0]} has none of {args.patterns}")
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit("plotting needs matplotlib: apt-get install python3-matplotlib (and run this with the system's python3), "
-                 "or pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    rows = of_one_shape(read_tables(args.tables, parse, "./bench attention --csv"))
+    rows = choose_patterns(rows, args.patterns, args.tables[0])
+    plt = require_pyplot()
 
     lines = {}
     for row in rows:

@@ -13,6 +13,8 @@ import math
 import pathlib
 import sys
 
+from plotting import require_pyplot
+
 
 def read_run(path):
     """(name, train, val): two lists of (step, tokens, seconds of training, loss). A resumed run repeats steps; the later record counts."""
@@ -122,14 +124,7 @@ def main():
         parser.error("--smooth must be at least 0 and below 1")
     runs = [] if args.segments else [read_run(path) for path in args.runs]
 
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit("plotting needs matplotlib: apt-get install python3-matplotlib (and run this with the system's python3), "
-                 "or pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = require_pyplot()
     if args.segments:
         return plot_segments(plt, args.runs[0], args.output)
     column = ["steps", "tokens", "seconds"].index(args.x)

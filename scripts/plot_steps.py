@@ -8,26 +8,13 @@ scripts/bench_step_peers.py.
 A line is a system and a pattern.
 """
 import argparse
-import csv
-import sys
+
+from plotting import choose_patterns, read_tables, require_pyplot
 
 
-def read_rows(paths):
-    rows = []
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                for number, row in enumerate(csv.DictReader(file), 2):
-                    try:
-                        rows.append({**row, "T": int(row["T"]), "tokens_per_s": float(row["tokens_per_s"]),
-                                     "line": f"{row['system']}, {row['pattern']}", "gpu": row["gpu"]})
-                    except (KeyError, TypeError, ValueError):
-                        sys.exit(f"{path}:{number}: is not a row of ./bench step --csv")
-        except OSError as error:
-            sys.exit(f"{path}: {error.strerror}")
-    if not rows:
-        sys.exit(f"{paths[0]}: holds no rows")
-    return rows
+def parse(row):
+    return {**row, "T": int(row["T"]), "tokens_per_s": float(row["tokens_per_s"]), "line": f"{row['system']}, {row['pattern']}",
+            "gpu": row["gpu"]}
 
 
 def main():
@@ -36,18 +23,9 @@ def main():
     parser.add_argument("-o", "--output", required=True, help="the picture to write: .png, .svg or .pdf")
     parser.add_argument("--patterns", metavar="NAME,...", help="plot these only; default: all")
     args = parser.parse_args()
-    rows = read_rows(args.tables)
-    if args.patterns:
-        rows = [row for row in rows if row["pattern"] in args.patterns.split(",")]
-        if not rows:
-            sys.exit(f"--patterns: {args.tables[0]} has none of {args.patterns}")
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit("plotting needs matplotlib: apt-get install python3-matplotlib (and run this with the system's python3), "
-                 "or pip install matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    rows = read_tables(args.tables, parse, "./bench step --csv")
+    rows = choose_patterns(rows, args.patterns, args.tables[0])
+    plt = require_pyplot()
 
     lines = {}
     for row in rows:
@@ -61,8 +39,8 @@ def main():
     axes.set_yscale("log")
     lengths = sorted({row["T"] for row in rows})
     axes.set_xticks(lengths, [f"{t:,}" for t in lengths])
-    ticks = [t for t in (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000)
-             if min(p[1] for line in lines.values() for p in line) * 0.8 <= t <= max(p[1] for line in lines.values() for p in line) * 1.2]
+    rates = [p[1] for points in lines.values() for p in points]
+    ticks = [t for t in (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000) if min(rates) * 0.8 <= t <= max(rates) * 1.2]
     axes.set_yticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("sequence length")
@@ -72,6 +50,7 @@ def main():
     axes.legend()
     figure.tight_layout()
     figure.savefig(args.output, dpi=130)
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

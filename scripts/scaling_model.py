@@ -12,6 +12,8 @@ import csv
 import math
 import sys
 
+from plotting import require_pyplot
+
 MODEL = {"name": "GPT-2 124M at 8,192 tokens", "bytes": 4 * 123.0e6, "last": 4 * (38.6e6 + 6.3e6)}
 # Measured: ms of a step of 65,536 tokens and of its backward pass; dense on one H200, hash on one H100 (docs/scaling.md).
 STEPS = {"dense": {"step": 168.6, "backward": 111.5}, "hash, 16 buckets": {"step": 164.9, "backward": 108.1}}
@@ -48,9 +50,7 @@ def rows():
 
 
 def plot(path):
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = require_pyplot()
     figure, axes = plt.subplots(figsize=(7, 4))
     for (tokens, dtype), style in {(65536, "f32"): "C0-o", (16384, "f32"): "C1-o", (16384, "bf16"): "C1--s",
                                    (8192, "f32"): "C2-o", (8192, "bf16"): "C2--s"}.items():

@@ -150,10 +150,6 @@ __device__ inline void copy_rows(uint32_t shared, const RowStorage& at, __nv_bfl
   }
 }
 
-__device__ inline void store_pack(uint32_t to, const float (&v)[kPack]) {
-  store_chunk(to, pack(v));
-}
-
 __device__ inline void compute_rows(uint32_t shared, const RowStorage& at, float* losses, float* correct,
                                     const int* targets, int64_t N, int V, int P, float gradient_scale) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -225,7 +221,7 @@ __device__ inline void compute_rows(uint32_t shared, const RowStorage& at, float
           for (int e = 0; e < kPack; ++e)
             if (c + e >= V) v[e] = 0.0f;
         }
-        store_pack(from + c * 2, v);
+        store_chunk(from + c * 2, pack(v));
       }
       fence_proxy_async();
     }

@@ -1,7 +1,8 @@
 // Layer normalisation fused with the residual addition, on the GPU.        Ba et al. 2016, arXiv:1607.06450
-// Memory-bound: what makes it fast is that a row is read once, 16 bytes a thread, if registers suffice while the next
-// one is on its way, and stays in registers between the sums and the output. Forward, a warp owns a row, so there is no
-// shared memory and no block barrier; backward, a block owns it, so that the sums over rows stay in registers too.
+// Memory-bound: what makes it fast is that a row is read once, 16 bytes per thread, and stays in registers between the
+// sums and the output; where registers suffice, the next row is loaded meanwhile. Forward, a warp owns a row, so there
+// is no shared memory and no block barrier; backward, a block owns it, so that the sums over rows stay in registers
+// too.
 #include <algorithm>
 
 #include "kernels/device_math.cuh"
