@@ -5,7 +5,7 @@
 
 namespace scfa {
 
-enum class DType : uint8_t { kF32, kBF16, kI32, kU16, kF64 };
+enum class DType : uint8_t { kF32, kBF16, kI32, kU16, kF64, kE4M3, kE5M2 };
 
 constexpr size_t size_of(DType type) {
   switch (type) {
@@ -17,6 +17,9 @@ constexpr size_t size_of(DType type) {
     case DType::kBF16:
     case DType::kU16:
       return 2;
+    case DType::kE4M3:
+    case DType::kE5M2:
+      return 1;
   }
   return 0;
 }
@@ -33,11 +36,15 @@ constexpr const char* name_of(DType type) {
       return "u16";
     case DType::kF64:
       return "f64";
+    case DType::kE4M3:
+      return "e4m3";
+    case DType::kE5M2:
+      return "e5m2";
   }
   return "?";
 }
 
-// Maps a C++ type to its DType. bf16 has no host type here: bf16 tensors live on the GPU only.
+// Maps a C++ type to its DType. bf16 and the 8-bit types have no host type here.
 template <class T>
 struct DTypeOf;
 template <>

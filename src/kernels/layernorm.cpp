@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/fp8_codec.h"
+
 namespace scfa {
 
 namespace {
@@ -28,7 +30,7 @@ int64_t layernorm_backward_scratch(const Context& ctx, int64_t /*N*/, int64_t C)
 }
 
 void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,
-                       ConstTensor w, ConstTensor b, float eps) {
+                       ConstTensor w, ConstTensor b, float eps, ScaledTensor y_fp8) {
   constexpr const char* kOp = "layernorm_forward";
   require_rows(y, kOp, "y", y);
   const int64_t N = y.rows(), C = y.size(-1);
@@ -41,13 +43,18 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   if (b) require_tensor(b, kOp, "b", y.dtype, {C});
   require_elements(mean, kOp, "mean", DType::kF32, N);
   require_elements(rstd, kOp, "rstd", DType::kF32, N);
-  ctx.require_here(kOp, {y, r, mean, rstd, x, skip, w, b});
+  if (y_fp8) {
+    require_elements(y_fp8.values, kOp, "y_fp8", DType::kE4M3, N * C);
+    require_tensor(y_fp8.scale, kOp, "y_fp8's scale", DType::kF32, {1});
+    require_activation(ctx, kOp, "y", y);
+  }
+  ctx.require_here(kOp, {y, r, mean, rstd, x, skip, w, b, y_fp8.values, y_fp8.scale});
   require_gpu_width(ctx, kOp, C);
   if (N == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps);
-  cpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps);
+    if (ctx.on_gpu()) return gpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps, y_fp8);
+  cpu::layernorm_forward(ctx, y, r, mean, rstd, x, skip, w, b, eps, y_fp8);
 }
 
 void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in, ConstTensor dy,
@@ -78,7 +85,7 @@ void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr
 namespace cpu {
 
 void layernorm_forward(Context& /*ctx*/, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,
-                       ConstTensor w, ConstTensor b, float eps) {
+                       ConstTensor w, ConstTensor b, float eps, ScaledTensor y_fp8) {
   const int64_t N = y.rows(), C = y.size(-1);
   const float *in = x.as<float>(), *add = skip ? skip.as<float>() : nullptr;
   const float *weight = w.as<float>(), *bias = b ? b.as<float>() : nullptr;
@@ -103,6 +110,7 @@ void layernorm_forward(Context& /*ctx*/, Tensor y, Tensor r, Tensor mean, Tensor
     mean_out[i] = m;
     rstd_out[i] = s;
   }
+  if (y_fp8) encode_fp8(y_fp8, y);
 }
 
 void layernorm_backward(Context& /*ctx*/, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in,

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/device_math.cuh"
+#include "kernels/fp8_math.cuh"
 #include "kernels/layernorm.h"
 
 namespace scfa::gpu {
@@ -45,10 +46,10 @@ __device__ inline RawPack<T> load_raw(const T* from) {
 // A warp owns every gridDim.x * kWarps-th row; a lane owns packs lane, lane + 32, ... of it. kPacks bounds the packs a
 // lane holds. Of narrow rows the next one is loaded while this one is computed, and the weights stay in registers.
 // Tuned for C in 256..2048 (kPacks 1..8). Deterministic: every sum has a fixed order.
-template <class T, int kPacks>
+template <class T, int kPacks, bool kFp8>
 __global__ void __launch_bounds__(32 * kWarps)
     layernorm_forward_kernel(T* y, T* r, float* mean, float* rstd, const T* x, const T* skip, const T* w, const T* b,
-                             int64_t N, int C, float eps) {
+                             int64_t N, int C, float eps, uint2* y_fp8, const float* fp8_scale) {
   constexpr bool kAhead = kPacks <= 3;
   const int lane = threadIdx.x % 32;
   const auto column = [&](int i) { return (i * 32 + lane) * kPack; };
@@ -65,6 +66,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32,
                 step = gridDim.x * int64_t{kWarps};
   if (first >= N) return;
+  [[maybe_unused]] const float inverse_scale = kFp8 ? 1.0f / *fp8_scale : 0.0f;
   if constexpr (kAhead) {
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
@@ -125,6 +127,10 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
       for (int e = 0; e < kPack; ++e) v[i][e] = (v[i][e] - m) * s * scale[e] + shift[e];
       store(y + row * C + column(i), v[i]);
+      if constexpr (kFp8) {
+        round_to_bf16(v[i]);
+        y_fp8[(row * C + column(i)) / kPack] = pack_fp8<DType::kE4M3>(v[i], inverse_scale);
+      }
     }
     if (lane == 0) {
       mean[row] = m;
@@ -267,9 +273,9 @@ __global__ void __launch_bounds__(kPartialColumns* kPartialThreads)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-template <class T>
+template <class T, bool kFp8>
 void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip, ConstTensor w,
-             ConstTensor b, float eps) {
+             ConstTensor b, float eps, const ScaledTensor& y_fp8) {
   const int64_t N = y.rows();
   const int C = static_cast<int>(y.size(-1));
   constexpr int kBlocksPerMultiprocessor = 4;
@@ -277,19 +283,20 @@ void forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTe
       std::min<int64_t>((N + kWarps - 1) / kWarps, int64_t{kBlocksPerMultiprocessor} * properties().multiprocessors));
   const int packs = (C + 32 * kPack - 1) / (32 * kPack);
   const auto launch = [&](auto kernel) {
-    kernel<<<blocks, 32 * kWarps, 0, ctx.stream()>>>(static_cast<T*>(y.data), static_cast<T*>(r.data), mean.as<float>(),
-                                                     rstd.as<float>(), static_cast<const T*>(x.data),
-                                                     static_cast<const T*>(skip.data), static_cast<const T*>(w.data),
-                                                     static_cast<const T*>(b.data), N, C, eps);
+    kernel<<<blocks, 32 * kWarps, 0, ctx.stream()>>>(
+        static_cast<T*>(y.data), static_cast<T*>(r.data), mean.as<float>(), rstd.as<float>(),
+        static_cast<const T*>(x.data), static_cast<const T*>(skip.data), static_cast<const T*>(w.data),
+        static_cast<const T*>(b.data), N, C, eps, static_cast<uint2*>(y_fp8.values.data),
+        kFp8 ? y_fp8.scale.as<float>() : nullptr);
   };
   if (packs <= 1)
-    launch(layernorm_forward_kernel<T, 1>);
+    launch(layernorm_forward_kernel<T, 1, kFp8>);
   else if (packs <= 3)
-    launch(layernorm_forward_kernel<T, 3>);
+    launch(layernorm_forward_kernel<T, 3, kFp8>);
   else if (packs <= 8)
-    launch(layernorm_forward_kernel<T, 8>);
+    launch(layernorm_forward_kernel<T, 8, kFp8>);
   else
-    launch(layernorm_forward_kernel<T, kMaxPacks>);
+    launch(layernorm_forward_kernel<T, kMaxPacks, kFp8>);
   check_launch("layernorm_forward", ctx.stream());
 }
 
@@ -314,10 +321,11 @@ void backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, Cons
 }  // namespace
 
 void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,
-                       ConstTensor w, ConstTensor b, float eps) {
-  if (y.dtype == DType::kF32) return forward<float>(ctx, y, r, mean, rstd, x, skip, w, b, eps);
+                       ConstTensor w, ConstTensor b, float eps, ScaledTensor y_fp8) {
+  if (y.dtype == DType::kF32) return forward<float, false>(ctx, y, r, mean, rstd, x, skip, w, b, eps, {});
   require(y.dtype == DType::kBF16, "layernorm_forward: y must be bf16 or f32, not ", name_of(y.dtype));
-  forward<__nv_bfloat16>(ctx, y, r, mean, rstd, x, skip, w, b, eps);
+  if (y_fp8) return forward<__nv_bfloat16, true>(ctx, y, r, mean, rstd, x, skip, w, b, eps, y_fp8);
+  forward<__nv_bfloat16, false>(ctx, y, r, mean, rstd, x, skip, w, b, eps, {});
 }
 
 void layernorm_backward(Context& ctx, Tensor dr, Tensor dw, Tensor db, Tensor dr_sum, ConstTensor dr_in, ConstTensor dy,

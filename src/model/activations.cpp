@@ -61,7 +61,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
 }  // namespace
 
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& c, int64_t B, int64_t T, bool training,
-                             Recompute recompute) {
+                             Recompute recompute, Precision precision) {
   const int64_t C = c.n_embd;
   const DType f = activation_type(arena.device()), f32 = DType::kF32;
   Activations a;
@@ -83,6 +83,7 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
                         attention_scratch(ctx, block.segments.relations, c.head_dim(), c.kv_heads())});
   a.attention_scratch = arena.take("scratch", f32, {scratch});
   if (!training) return a;
+  if (precision == Precision::kFp8) a.fp8 = plan_fp8(arena, c, B, T);
   a.dresidual = arena.take("activation gradients", f, {B, T, C});
   a.dbranch = arena.take("activation gradients", f, {B, T, C});
   a.dqkv = arena.take("activation gradients", f, {B, T, c.qkv_heads(), c.head_dim()});

@@ -6,12 +6,17 @@
 #include "kernels/attention/operands.h"
 #include "model/bucket_biases.h"
 #include "model/config.h"
+#include "model/fp8.h"
 
 namespace scfa {
 
 // What forward does not keep for backward, which computes it again: the outputs of GELU, or all of a block but its
 // input, its segments and its attention's output. Gradients are the same to the bit.
 enum class Recompute { kNone, kGelu, kBlock };
+
+// What products of a pass with gradients are computed in: the device's own type, f32 on a CPU and bf16 on a GPU, or
+// some of them in fp8 (model/fp8.h).
+enum class Precision { kOwn, kFp8 };
 
 // B sequences of T tokens, width C, H heads of D, H_kv of keys and values; gradients carry a d. Each tensor is written
 // once a forward pass; what is computed again is in the same memory for all blocks.
@@ -29,6 +34,7 @@ struct BlockActivations {
 
 struct Activations {
   std::vector<BlockActivations> blocks;
+  Fp8Activations fp8;
   Tensor document_start;                // (B, T) i32 where documents are kept apart, else empty
   Tensor residual_out;                  // (B, T, C) after the last block
   Tensor hidden, ln_f_mean, ln_f_rstd;  // (B, T, C) what the head reads
@@ -45,7 +51,8 @@ struct Activations {
 };
 
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,
-                             bool training, Recompute recompute = Recompute::kNone);
+                             bool training, Recompute recompute = Recompute::kNone,
+                             Precision precision = Precision::kOwn);
 
 // Gives the segments the biases of their buckets, and their loads unless these are empty.
 void attach_bucket_biases(Activations& activations, const GptConfig& config, const BucketBiasTable& table,

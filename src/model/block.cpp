@@ -3,6 +3,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention/normalise.h"
 #include "kernels/layernorm.h"
+#include "kernels/linear/fp8.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rotary.h"
 
@@ -40,23 +41,37 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
     a.segments.assign(ctx, input);
 }
 
+// A product's operand: the scaled tensor where there is one.
+ProductOperand choose(const ScaledTensor& scaled, const Tensor& own) {
+  return scaled ? ProductOperand(scaled) : ProductOperand(own);
+}
+
+const BlockFp8& or_none(const BlockFp8* fp8) {
+  static const BlockFp8 none;
+  return fp8 != nullptr ? *fp8 : none;
+}
+
 // From a.attention to the output of GELU.
-void attention_to_gelu(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
-                       Activations& shared) {
+void attention_to_gelu(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a, Activations& shared,
+                       const BlockFp8& fp8) {
   linear_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
   layernorm_forward(ctx, a.ln_2, a.residual_mid, a.ln_2_mean, a.ln_2_rstd, a.residual_in, shared.branch, p.ln_2_weight,
-                    p.ln_2_bias, static_cast<float>(c.norm_eps));
-  linear_gelu_forward(ctx, a.gelu, a.fc, a.ln_2, p.fc_weight, p.fc_bias, gelu_kind(c));
+                    p.ln_2_bias, static_cast<float>(c.norm_eps), fp8.ln_2);
+  linear_gelu_forward(ctx, a.gelu, a.fc, choose(fp8.ln_2, a.ln_2), choose(fp8.fc_weight, p.fc_weight), p.fc_bias,
+                      gelu_kind(c), fp8.gelu);
 }
 
 }  // namespace
 
 void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
-                            const Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw) {
+                            const Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
+                            const BlockFp8* in_fp8) {
+  const BlockFp8& fp8 = or_none(in_fp8);
   layernorm_forward(ctx, a.ln_1, a.residual_in, a.ln_1_mean, a.ln_1_rstd, x, skip, p.ln_1_weight, p.ln_1_bias,
-                    static_cast<float>(c.norm_eps));
+                    static_cast<float>(c.norm_eps), fp8.ln_1);
   const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
-  linear_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), a.ln_1, p.attn_weight, p.attn_bias);
+  linear_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), choose(fp8.ln_1, a.ln_1),
+                 choose(fp8.attn_weight, p.attn_weight), p.attn_bias);
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
   choose_segments(ctx, c, layer, a, shared, heads, draw);
@@ -65,16 +80,18 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
 }
 
 void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& p, BlockActivations& a,
-                           Activations& shared) {
-  attention_to_gelu(ctx, c, p, a, shared);
-  linear_forward(ctx, shared.branch, a.gelu, p.mlp_proj_weight, p.mlp_proj_bias);
+                           Activations& shared, const BlockFp8* in_fp8) {
+  const BlockFp8& fp8 = or_none(in_fp8);
+  attention_to_gelu(ctx, c, p, a, shared, fp8);
+  linear_forward(ctx, shared.branch, choose(fp8.gelu, a.gelu), choose(fp8.mlp_proj_weight, p.mlp_proj_weight),
+                 p.mlp_proj_bias);
 }
 
 void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
-                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
+                   Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw, const BlockFp8* fp8,
                    const std::function<void()>& attend) {
   a.segments.draw(ctx, draw.seed, draw.step, static_cast<uint32_t>(layer));
-  block_before_attention(ctx, c, layer, p, a, shared, x, skip, draw);
+  block_before_attention(ctx, c, layer, p, a, shared, x, skip, draw, fp8);
   a.segments.build(ctx, shared.document_start);
   if (draw.counts_loads) a.segments.add_bucket_loads(ctx);
   if (attend) {
@@ -84,22 +101,29 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
     attention_forward(ctx, as_heads(a.attention, c.n_head), a.lse, heads.q, heads.k, heads.v, a.segments.relations,
                       c.softmax_scale(), shared.attention_scratch);
   }
-  block_after_attention(ctx, c, p, a, shared);
+  block_after_attention(ctx, c, p, a, shared, fp8);
 }
 
 void block_recompute(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
-                     Activations& shared, const AttentionDraw& draw, Recompute recompute) {
+                     Activations& shared, const AttentionDraw& draw, const BlockFp8* fp8, Recompute recompute) {
   if (recompute == Recompute::kGelu) return gelu_forward(ctx, a.gelu, a.fc, p.fc_bias, gelu_kind(c));
-  block_before_attention(ctx, c, layer, p, a, shared, a.residual_in, {}, draw);
-  attention_to_gelu(ctx, c, p, a, shared);
+  block_before_attention(ctx, c, layer, p, a, shared, a.residual_in, {}, draw, fp8);
+  attention_to_gelu(ctx, c, p, a, shared, or_none(fp8));
 }
 
 void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, const BlockParams& d, Tensor dskip_bias,
-                    BlockActivations& a, Activations& shared, const std::function<void()>& before_attention) {
+                    BlockActivations& a, Activations& shared, const BlockFp8* in_fp8,
+                    const std::function<void()>& before_attention) {
   const Tensor &dresidual = shared.dresidual, &dbranch = shared.dbranch;
+  const BlockFp8& fp8 = or_none(in_fp8);
+  if (in_fp8 != nullptr) {
+    quantise(ctx, fp8.dresidual, {}, dresidual);
+    gelu_gradient_scale(ctx, fp8.dproduct.scale, fp8.dresidual.scale, fp8.mlp_proj_weight.scale, c.n_embd);
+  }
   linear_wgrad(ctx, d.mlp_proj_weight, dresidual, a.gelu);
-  linear_gelu_dgrad(ctx, shared.dfc, d.fc_bias, dresidual, p.mlp_proj_weight, a.fc, p.fc_bias, gelu_kind(c));
-  linear_dgrad(ctx, dbranch, shared.dfc, p.fc_weight);
+  linear_gelu_dgrad(ctx, shared.dfc, d.fc_bias, choose(fp8.dresidual, dresidual),
+                    choose(fp8.mlp_proj_weight_t, p.mlp_proj_weight), a.fc, p.fc_bias, gelu_kind(c), fp8.dproduct);
+  linear_dgrad(ctx, dbranch, choose(fp8.dproduct, shared.dfc), choose(fp8.fc_weight_t, p.fc_weight));
   linear_wgrad(ctx, d.fc_weight, shared.dfc, a.ln_2);
   layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, d.attn_proj_bias, dresidual, dbranch, a.residual_mid,
                      p.ln_2_weight, a.ln_2_mean, a.ln_2_rstd, shared.layernorm_scratch);

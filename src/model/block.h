@@ -20,30 +20,31 @@ struct AttentionDraw {
 
 // x: the residual stream (B, T, C) entering; skip: the previous block's branch, to be added to it first, or empty.
 // Leaves the sum in a.residual_mid and this block's last branch in shared.branch.
+// fp8: of the block, its weights quantised; null: no product is in fp8.
 // attend: fills a.attention instead of attention over a.segments, which are built; empty: there is nothing else.
 void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
-                   const std::function<void()>& attend = {});
+                   const BlockFp8* fp8 = nullptr, const std::function<void()>& attend = {});
 
-// Computes again, from what forward has kept of the block, what it has not; the same bits. draw: as in forward.
+// Computes again, from what forward has kept of the block, what it has not; the same bits. draw, fp8: as in forward.
 void block_recompute(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
-                     Activations& shared, const AttentionDraw& draw, Recompute recompute);
+                     Activations& shared, const AttentionDraw& draw, const BlockFp8* fp8, Recompute recompute);
 
 // shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return. The gradients
 // of biases that are added to the residual stream are sums over it, which layer norms have at hand: that of the block's
 // last product is complete on entry; dskip_bias is that of the previous block, or empty. before_attention is called
 // when all before attention's backward pass has been launched.
 void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,
-                    Tensor dskip_bias, BlockActivations& a, Activations& shared,
+                    Tensor dskip_bias, BlockActivations& a, Activations& shared, const BlockFp8* fp8,
                     const std::function<void()>& before_attention);
 
 // The parts of block_forward around attention, for callers that bring their own (generation with a cache).
 // Everything up to the rows that attention reads, and the segment of each.
 void block_before_attention(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p,
                             BlockActivations& a, const Activations& shared, ConstTensor x, ConstTensor skip,
-                            const AttentionDraw& draw);
+                            const AttentionDraw& draw, const BlockFp8* fp8 = nullptr);
 // From a.attention to the block's last branch.
 void block_after_attention(Context& ctx, const GptConfig& config, const BlockParams& p, BlockActivations& a,
-                           Activations& shared);
+                           Activations& shared, const BlockFp8* fp8 = nullptr);
 
 }  // namespace scfa

@@ -21,18 +21,18 @@ int64_t length_of(const GptConfig& config, int64_t length) {
 }
 
 Activations plan_for(Arena& arena, const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode,
-                     int64_t length, Recompute recompute) {
+                     int64_t length, Recompute recompute, Precision precision) {
   if (mode == Gpt::Mode::kDecoding) return {};
-  return plan_activations(arena, ctx, config, batch, length, mode == Gpt::Mode::kTraining, recompute);
+  return plan_activations(arena, ctx, config, batch, length, mode == Gpt::Mode::kTraining, recompute, precision);
 }
 
 // Of the stage that takes most.
 Arena measure(const Context& ctx, const GptConfig& config, int64_t batch, Gpt::Mode mode, int64_t length,
-              Recompute recompute) {
+              Recompute recompute, Precision precision) {
   Arena most(ctx.device());
   for (int64_t stage = 0; stage < config.stages(); ++stage) {
     Arena arena(ctx.device());
-    plan_for(arena, ctx, config.at_stage(stage), batch, mode, length, recompute);
+    plan_for(arena, ctx, config.at_stage(stage), batch, mode, length, recompute, precision);
     if (stage == 0 || arena.used() > most.used()) most = std::move(arena);
   }
   return most;
@@ -81,7 +81,7 @@ LossSums& LossSums::operator+=(const LossSums& other) {
 }
 
 Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length,
-         Recompute recompute)
+         Recompute recompute, Precision precision)
     : store_(store),
       ctx_(store.context()),
       config_(validated(config, ctx_.device()).at_stage(0)),
@@ -89,11 +89,14 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
       length_(length_of(config, length)),
       seed_(seed),
       mode_(mode),
-      recompute_(recompute) {
+      recompute_(recompute),
+      precision_(precision) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
-  require(training() || recompute == Recompute::kNone, "gpt: only training computes activations again");
+  require(training() || (recompute == Recompute::kNone && precision == Precision::kOwn),
+          "gpt: only training computes activations again, or in another precision");
+  if (precision == Precision::kFp8) validate_fp8(config_, batch * length_);
   require(!training() || store.training(), "gpt: training asked of parameters without gradients");
-  const Arena measured = measure(ctx_, config_, batch, mode, length_, recompute);
+  const Arena measured = measure(ctx_, config_, batch, mode, length_, recompute, precision);
   memory_ = measured.items();
   arena_ = std::make_unique<Arena>(ctx_.device(), measured.used());
   plan();
@@ -103,7 +106,7 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
 
 void Gpt::plan() {
   arena_->clear();
-  acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_, recompute_);
+  acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_, recompute_, precision_);
   attach_bucket_biases(acts_, config_, store_.bucket_bias_table(), store_.bucket_biases(), store_.bucket_loads());
   if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
 }
@@ -117,9 +120,9 @@ bool Gpt::set_stage(int64_t stage) {
 }
 
 std::vector<Arena::Item> Gpt::memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
-                                          int64_t length, Recompute recompute) {
+                                          int64_t length, Recompute recompute, Precision precision) {
   validate(config);
-  return measure(ctx, config, batch, mode, length_of(config, length), recompute).items();
+  return measure(ctx, config, batch, mode, length_of(config, length), recompute, precision).items();
 }
 
 void Gpt::set_attention(LayerAttention attention) {
@@ -166,14 +169,18 @@ void Gpt::forward(const Batch& batch, bool gradients) {
     about_to_use(l + 1);
     std::function<void()> attend;
     if (attention_) attend = [&, layer] { attention_(layer, acts_.blocks[l], batch); };
+    const BlockFp8* fp8 = in_fp8(gradients) ? &acts_.fp8.blocks[l] : nullptr;
+    if (fp8 != nullptr) quantise_weights(ctx_, *fp8, params_.blocks[l]);
     block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip,
-                  draw(batch, layer, gradients), attend);
+                  draw(batch, layer, gradients), fp8, attend);
     x = acts_.blocks[l].residual_mid;
     skip = acts_.branch;
   }
   about_to_use(acts_.blocks.size() + 1);
+  if (in_fp8(gradients)) quantise_head(ctx_, acts_.fp8, params_);
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip,
-                    params_.ln_f_weight, params_.ln_f_bias, static_cast<float>(config_.norm_eps));
+                    params_.ln_f_weight, params_.ln_f_bias, static_cast<float>(config_.norm_eps),
+                    in_fp8(gradients) ? acts_.fp8.hidden : ScaledTensor());
   head(batch, gradients);
 }
 
@@ -185,7 +192,13 @@ void Gpt::head(const Batch& batch, bool gradients) {
   for (int64_t begin = 0; begin < N; begin += chunk) {
     const int64_t n = std::min(chunk, N - begin);
     const Tensor logits = acts_.logits.slice(0, n), rows = hidden.slice(begin, n);
-    linear_forward(ctx_, logits, rows, params_.head(), {});
+    if (in_fp8(gradients)) {
+      const ScaledTensor& in = acts_.fp8.hidden;
+      linear_forward(ctx_, logits, ScaledTensor{in.values.reshape({N, C}).slice(begin, n), in.scale},
+                     acts_.fp8.head_weight, {});
+    } else {
+      linear_forward(ctx_, logits, rows, params_.head(), {});
+    }
     cross_entropy(ctx_, acts_.losses.slice(begin, n), acts_.correct.slice(begin, n), logits, targets.slice(begin, n),
                   config_.vocab_size, gradients ? batch.gradient_scale : 0.0f);
     if (!gradients) continue;
@@ -216,13 +229,15 @@ void Gpt::backward(const Batch& batch) {
                      acts_.layernorm_scratch);
   ready(acts_.blocks.size() + 1);
   for (size_t l = acts_.blocks.size(); l-- > 0;) {
+    const BlockFp8* fp8 = in_fp8(true) ? &acts_.fp8.blocks[l] : nullptr;
     if (recompute_ != Recompute::kNone && l + 1 < acts_.blocks.size()) {  // what forward computed last is still there
       const auto layer = static_cast<int64_t>(l);
-      block_recompute(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, draw(batch, layer, false),
+      block_recompute(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, draw(batch, layer, false), fp8,
                       recompute_);
     }
     block_backward(ctx_, config_, params_.blocks[l], grads_.blocks[l],
-                   l > 0 ? grads_.blocks[l - 1].mlp_proj_bias : Tensor(), acts_.blocks[l], acts_, before_attention);
+                   l > 0 ? grads_.blocks[l - 1].mlp_proj_bias : Tensor(), acts_.blocks[l], acts_, fp8,
+                   before_attention);
     ready(l + 1);
   }
   embedding_backward(ctx_, grads_.wte, grads_.wpe, acts_.dresidual, batch.ids, acts_.embedding_scratch);

@@ -55,13 +55,14 @@ class Gpt {
   // Throws Error if config is invalid or memory does not suffice. The store, of the same config, must outlive the
   // model; for kTraining it must be one for training. batch: sequences of a micro-batch, T tokens each. seed: of the
   // random numbers of attention. length: T, if it is not config.sequence_length, which is then the most there can be.
-  // recompute: with kTraining.
+  // recompute, precision: with kTraining.
   Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length = 0,
-      Recompute recompute = Recompute::kNone);
+      Recompute recompute = Recompute::kNone, Precision precision = Precision::kOwn);
 
   // Bytes of activations by name, without allocating anything: of the stage of the config that takes most.
   static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
-                                              int64_t length = 0, Recompute recompute = Recompute::kNone);
+                                              int64_t length = 0, Recompute recompute = Recompute::kNone,
+                                              Precision precision = Precision::kOwn);
 
   const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
 
@@ -102,6 +103,7 @@ class Gpt {
   bool training() const { return mode_ == Mode::kTraining; }
   void plan();
   void head(const Batch& batch, bool gradients);
+  bool in_fp8(bool gradients) const { return gradients && precision_ == Precision::kFp8; }
   AttentionDraw draw(const Batch& batch, int64_t layer, bool gradients) const;
 
   ParameterStore& store_;
@@ -111,6 +113,7 @@ class Gpt {
   uint64_t seed_;
   Mode mode_;
   Recompute recompute_;
+  Precision precision_;
   int64_t stage_ = 0;
   std::vector<Arena::Item> memory_;
   std::unique_ptr<Arena> arena_;

@@ -48,6 +48,7 @@ CommandLine options() {
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
   line.add_option("recompute", "step: what backward computes again (the config's; of auto none)", "none|gelu|block");
+  line.add_option("precision", "step: of the training passes (the config's)", "auto|fp8");
   line.add_flag("profile", "step: also the time of each op, of one more step");
   line.add_option("csv", "attention, step: also write the table here", "FILE");
   return line;
@@ -129,6 +130,10 @@ int run(int argc, char** argv) {
   const std::string recompute = line.text("recompute");
   require(!line.given("recompute") || recompute == "none" || recompute == "gelu" || recompute == "block",
           "--recompute: must be none, gelu or block, not \"", abbreviate(recompute), "\"");
+  const std::string precision = line.text("precision");
+  require(!line.given("precision") || precision == "auto" || precision == "fp8",
+          "--precision: must be auto or fp8, not \"", abbreviate(precision), "\"");
+  require(mode == "step" || !line.given("precision"), "--precision: only step has a precision to choose");
   require(mode == "step" || !line.given("profile"), "--profile: only step has a profile of ops");
   require(mode == "step" || !line.given("recompute"), "--recompute: only step has a backward pass of whole blocks");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
@@ -143,8 +148,11 @@ int run(int argc, char** argv) {
   }
   std::vector<StepCase> cases;
   if (mode == "step")
-    cases = step_cases(names, lengths, size(line, "batch", kMaxRows, 0), line.integer("vocabulary", 1, kMaxRows),
-                       recompute);
+    cases = step_cases(names, {.lengths = lengths,
+                               .sequences = size(line, "batch", kMaxRows, 0),
+                               .vocabulary = line.integer("vocabulary", 1, kMaxRows),
+                               .recompute = recompute,
+                               .precision = precision});
   Context ctx(choose_device(device));
   if (mode == "step") {
     bench_steps(ctx, cases, repeats, line.given("profile"), line.text("csv"));

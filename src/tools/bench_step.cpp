@@ -51,7 +51,7 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   result.bytes = total_bytes(training_memory_plan(ctx, config, sequences, 1, settings.recompute));
   check_fits(ctx, concat(settings.name, " with micro-batches of ", sequences), result.bytes);
   ParameterStore store(ctx, model_config, store_options(config.train, 0, 1));
-  Gpt model(store, model_config, sequences, 1, Gpt::Mode::kTraining, 0, settings.recompute);
+  Gpt model(store, model_config, sequences, 1, Gpt::Mode::kTraining, 0, settings.recompute, precision_of(config.train));
   Optimizer optimizer(store, config.optimizer);
   Feeder feeder(ctx, sequences, model_config.sequence_length);
   store.init(1);
@@ -90,21 +90,24 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   return result;
 }
 
-std::vector<StepCase> step_cases(const std::vector<std::string>& files, const std::vector<int64_t>& lengths,
-                                 int64_t sequences, int64_t vocabulary, const std::string& recompute) {
+std::vector<StepCase> step_cases(const std::vector<std::string>& files, const StepChanges& changes) {
   std::vector<StepCase> cases;
   for (const std::string& file : files)
-    for (const int64_t length : lengths.empty() ? std::vector<int64_t>{0} : lengths) {
+    for (const int64_t length : changes.lengths.empty() ? std::vector<int64_t>{0} : changes.lengths) {
       StepCase settings{.name = {}, .config = read_config(file)};
       settings.name = settings.config.name;
       const std::string& its_own = settings.config.train.recompute;
-      settings.recompute = recompute_of(!recompute.empty() ? recompute : its_own == "auto" ? "none" : its_own);
+      settings.recompute = recompute_of(!changes.recompute.empty() ? changes.recompute
+                                        : its_own == "auto"        ? "none"
+                                                                   : its_own);
+      if (!changes.precision.empty()) settings.config.train.precision = changes.precision;
       GptConfig& model = settings.config.model;
       model = model_after(settings.config, settings.config.train.steps);
       if (length > 0) model.sequence_length = length;
-      if (model.vocab_size == 0) model.vocab_size = vocabulary;
+      if (model.vocab_size == 0) model.vocab_size = changes.vocabulary;
       if (model.documents && model.end_of_text < 0) model.end_of_text = model.vocab_size - 1;
-      if (sequences > 0) settings.config.train.batch_size = settings.config.train.micro_batch_size = sequences;
+      if (changes.sequences > 0)
+        settings.config.train.batch_size = settings.config.train.micro_batch_size = changes.sequences;
       try {
         validate(model);
         validate_ranks(settings.config, 1, false);
@@ -123,22 +126,24 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
     file->append(
         "system,pattern,precision,T,micro_batch,tokens_per_step,ms_per_step,tokens_per_s,peak_memory_gb,gpu\n");
   }
-  const std::string device = device_name(ctx.device()), precision = name_of(activation_type(ctx.device()));
-  std::cout << printed("%s, %s; medians of %d steps, from initial values and random tokens\n", device.c_str(),
-                       precision.c_str(), repeats);
-  std::cout << printed("%-20s %8s %11s %11s %11s %11s %9s %8s\n", "config", "T", "micro-batch", "tokens/step",
-                       "ms/step", "tokens/s", "memory GB", "TFLOP/s");
+  const std::string device = device_name(ctx.device());
+  std::cout << printed("%s; medians of %d steps, from initial values and random tokens\n", device.c_str(), repeats);
+  std::cout << printed("%-20s %9s %8s %11s %11s %11s %11s %9s %8s\n", "config", "precision", "T", "micro-batch",
+                       "tokens/step", "ms/step", "tokens/s", "memory GB", "TFLOP/s");
   flush_output();
   for (const StepCase& settings : cases) {
     if (ctx.on_gpu()) validate_for_gpu(settings.config.model);
+    check_precision(ctx, settings.config);
+    const std::string precision =
+        precision_of(settings.config.train) == Precision::kFp8 ? "fp8" : name_of(activation_type(ctx.device()));
     const StepTime time = time_step(ctx, settings, repeats, profile);
     const Config& config = settings.config;
     const auto tokens = static_cast<double>(config.tokens_per_step());
     const double rate = tokens / time.milliseconds * 1e3, gigabytes = static_cast<double>(time.bytes) * 1e-9;
     const double flops = rate * model_flops_per_token(config.model);
-    std::cout << printed("%-20s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
-                         config.model.sequence_length, config.train.micro_batch_size, tokens, time.milliseconds, rate,
-                         gigabytes, flops * 1e-12);
+    std::cout << printed("%-20s %9s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
+                         precision.c_str(), config.model.sequence_length, config.train.micro_batch_size, tokens,
+                         time.milliseconds, rate, gigabytes, flops * 1e-12);
     if (time.products.find("heuristics") != std::string::npos) std::cout << "  " << time.products << '\n';
     if (profile) print_profile(time.profile);
     if (profile && ctx.on_gpu()) std::cout << printed("  launched by the host within %7.3f ms\n", time.launch);

@@ -27,11 +27,16 @@ struct StepTime {
 // Throws Error if memory does not suffice.
 StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool profile);
 
-// The cases of a table: each config file with each length, or its own where there are none. sequences: of a
-// micro-batch, which is then the whole step; 0: as the config has it. vocabulary: where the config leaves it to the
-// text. recompute: none, gelu or block; empty: the config's, of auto none. Throws Error naming the file.
-std::vector<StepCase> step_cases(const std::vector<std::string>& files, const std::vector<int64_t>& lengths,
-                                 int64_t sequences, int64_t vocabulary, const std::string& recompute);
+struct StepChanges {             // to the configs; what is empty or 0 is as they have it
+  std::vector<int64_t> lengths;  // each config with each
+  int64_t sequences = 0;         // of a micro-batch, which is then the whole step
+  int64_t vocabulary = 0;        // where the config leaves it to the text
+  std::string recompute;         // none, gelu or block; the config's auto is none
+  std::string precision;         // auto or fp8
+};
+
+// The cases of a table. Throws Error naming the file.
+std::vector<StepCase> step_cases(const std::vector<std::string>& files, const StepChanges& changes);
 
 // Prints the table, with profile the times of ops below each case, and, if csv is not empty, writes the table there
 // too.

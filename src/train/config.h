@@ -20,6 +20,7 @@ struct TrainConfig {
   int64_t batch_size = 8;
   int64_t micro_batch_size = 8;
   std::string recompute = "none";
+  std::string precision = "auto";
   bool tune_products = true;
   int64_t zero = 0;
   std::string overlap = "auto";
@@ -108,6 +109,10 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "what the backward pass computes again instead of keeping it, which saves memory and changes no bit: none, the "
         "outputs of GELU, all of a block but its attention, or the least of these with which the run fits",
         one_of({"none", "gelu", "block", "auto"}));
+  visit("train", "precision", c.train.precision,
+        "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward products and "
+        "the input gradients of the MLP in 8 bits, on GPUs that have them (a CPU computes the same numbers, slower)",
+        one_of({"auto", "fp8"}));
   visit("train", "tune_products", c.train.tune_products,
         "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
         "library; choices are kept in ~/.cache/scfa. Without, cuBLASLt chooses",

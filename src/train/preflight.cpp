@@ -44,6 +44,19 @@ Recompute recompute_of(const std::string& name) {
   fail("\"", name, "\" is not something to recompute; there are: none, gelu, block");
 }
 
+Precision precision_of(const TrainConfig& config) {
+  return config.precision == "fp8" ? Precision::kFp8 : Precision::kOwn;
+}
+
+void check_precision(const Context& ctx, const Config& config) {
+  if (precision_of(config.train) != Precision::kFp8) return;
+  validate_fp8(config.model, config.train.micro_batch_size * config.model.sequence_length);
+  constexpr int kLeast = 89;  // Ada
+  if (ctx.on_gpu())
+    require(gpu::properties().compute >= kLeast, "train.precision fp8 needs a GPU of compute capability 8.9 or more; ",
+            gpu::properties().name, " has ", gpu::properties().compute / 10, '.', gpu::properties().compute % 10);
+}
+
 int64_t total_bytes(const std::vector<Arena::Item>& items) {
   int64_t bytes = 0;
   for (const Arena::Item& item : items) bytes += item.bytes;
@@ -59,7 +72,8 @@ std::vector<Arena::Item> training_memory_plan(const Context& ctx, const Config& 
     if (item.name == "optimizer state") item.bytes += Optimizer::memory(table);
   if (const int64_t sums = Replicas::memory(ctx, table, config.train, ranks); sums > 0)
     items.push_back({"sums over ranks", sums});
-  for (const Arena::Item& item : Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining, 0, recompute))
+  for (const Arena::Item& item :
+       Gpt::memory_plan(ctx, config.model, micro_batch, Gpt::Mode::kTraining, 0, recompute, precision_of(config.train)))
     items.push_back(item);
   if (ctx.on_gpu()) items.push_back({"batches", Feeder::memory(ctx, micro_batch, config.model.sequence_length)});
   return items;

@@ -22,6 +22,11 @@ Config complete(Config config, const TokenSet& set, Device device);
 // none, gelu or block; throws Error for others.
 Recompute recompute_of(const std::string& name);
 
+// fp8 or the device's own.
+Precision precision_of(const TrainConfig& config);
+// Throws Error if the device or the sizes of the model do not allow the precision that the config asks for.
+void check_precision(const Context& ctx, const Config& config);
+
 int64_t total_bytes(const std::vector<Arena::Item>& items);  // of a memory plan
 
 // Bytes by name that training takes on the device: of the last rank, which has the largest part.

@@ -26,6 +26,7 @@ void check_inputs(RunControl& control, RunInputs& inputs, const TrainOptions& op
   control.world.run_on_all("checking the run", [&] {
     describe_run(control.console, inputs.ctx, config, inputs.train_set, inputs.evaluator, ranks);
     describe_ranks(control.console, control.world, inputs.ctx.device());
+    check_precision(inputs.ctx, config);
     inputs.recompute = check_memory(inputs.ctx, config, ranks, control.console);
     require(!options.resume || !options.overwrite, "--resume goes on with a run and --overwrite replaces it: give one");
   });

@@ -1,5 +1,7 @@
 #include "train/training_memory.h"
 
+#include "train/preflight.h"
+
 namespace scfa {
 
 namespace {
@@ -20,7 +22,7 @@ TrainingMemory::TrainingMemory(Context& ctx, const Config& config, const TokenSe
                                int rank, int ranks)
     : store(ctx, config.model, store_options(config.train, rank, ranks)),
       model(store, config.model, config.train.micro_batch_size, static_cast<uint64_t>(config.seed),
-            Gpt::Mode::kTraining, 0, recompute),
+            Gpt::Mode::kTraining, 0, recompute, precision_of(config.train)),
       optimizer(store, config.optimizer),
       feeder(ctx, config.train.micro_batch_size, config.model.sequence_length),
       loader(train_set, loader_options(config, rank, ranks)) {}

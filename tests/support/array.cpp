@@ -9,6 +9,8 @@
 #include <random>
 #include <utility>
 
+#include "kernels/fp8_codec.h"
+
 namespace scfa::test {
 
 namespace {
@@ -25,6 +27,9 @@ double load(const ConstTensor& t, int64_t i) {
       return static_cast<const uint16_t*>(t.data)[i];
     case DType::kF64:
       return static_cast<const double*>(t.data)[i];
+    case DType::kE4M3:
+    case DType::kE5M2:
+      return cpu::decode_fp8(static_cast<const uint8_t*>(t.data)[i], t.dtype);
   }
   return NAN;
 }
@@ -45,6 +50,10 @@ void store(const Tensor& t, int64_t i, double value) {
       break;
     case DType::kF64:
       static_cast<double*>(t.data)[i] = value;
+      break;
+    case DType::kE4M3:
+    case DType::kE5M2:
+      static_cast<uint8_t*>(t.data)[i] = cpu::encode_fp8(static_cast<float>(value), t.dtype);
       break;
   }
 }

@@ -315,6 +315,7 @@ TEST(Config, JsonRoundTripKeepsEveryField) {
     if (doc.key == "train.reduce_dtype") text = "bf16";
     if (doc.key == "train.overlap") text = "after";
     if (doc.key == "train.recompute") text = "gelu";
+    if (doc.key == "train.precision") text = "fp8";
     if (doc.key == "attention.pattern") text = "drop";
     if (doc.key == "attention.balance") text = "prefix";
     if (doc.key == "attention.top_k") text = "2";

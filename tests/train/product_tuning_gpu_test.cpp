@@ -61,6 +61,18 @@ TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
   const std::string text = read_text(path);
   EXPECT_EQ(tune(), "products: algorithms from " + path);
   EXPECT_EQ(read_text(path), text);
+  // A choice that the library refuses is measured again, and the file is whole afterwards.
+  std::string refused = text;
+  for (int word = 0; word < 8; ++word) {
+    const std::string key = concat("\"algorithm_", word, "\": \"");
+    const size_t at = refused.find(key);
+    ASSERT_NE(at, std::string::npos) << text;
+    refused.replace(at + key.size(), 16, std::string(16, 'f'));
+  }
+  write_text(path, refused);
+  EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
+  EXPECT_EQ(tune(), "products: algorithms from " + path);
+  EXPECT_NE(read_text(path), refused);
   write_text(path, "{ not JSON");
   EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
   EXPECT_EQ(tune(), "products: algorithms from " + path);

@@ -217,6 +217,27 @@ TEST(Train, RecomputesWhatItIsAskedTo) {
     EXPECT_NE(tiny.out.find(said), std::string::npos) << tiny.out;
 }
 
+// In fp8 training goes on as without, a resumed run is the run that was not stopped, and evaluation is not in fp8.
+TEST(Train, TrainsInFp8) {
+  TinyRun tiny;
+  Config config = tiny.config();
+  config.train.precision = "fp8";
+  const TrainResult whole = tiny.run(config);
+  const std::vector<std::string> records = tiny.records(6);
+  fs::remove_all(tiny.path("checkpoint-00000012"));
+  fs::remove_all(tiny.path("checkpoint-00000010"));
+  const TrainResult resumed = tiny.run(config, {.resume = true});
+  EXPECT_EQ(resumed.validation_loss, whole.validation_loss);
+  EXPECT_EQ(tiny.records(6), records);
+  config.train.precision = "auto";
+  const TrainResult own = tiny.run(config, {.overwrite = true});
+  EXPECT_NE(own.validation_loss, whole.validation_loss);
+  EXPECT_NEAR(*own.validation_loss, *whole.validation_loss, 0.03 * *own.validation_loss);
+  config.train.precision = "fp8";
+  config.model.n_embd = 24, config.model.n_head = 2;
+  expect_error([&] { tiny.run(config, {.overwrite = true}); }, {"train.precision fp8", "model.n_embd", "24"});
+}
+
 // So many sequences that they fit only where a block's activations are computed again.
 TEST(Train, RecomputesWhatDoesNotFit) {
   TinyRun tiny;

@@ -1,5 +1,6 @@
 #include "kernels/linear/gelu.h"
 
+#include "kernels/fp8_codec.h"
 #include "kernels/linear/column_sums_cpu.h"
 #include "kernels/vector_math.h"
 
@@ -38,46 +39,59 @@ void for_rows(const Tensor& out, const ConstTensor& x, const ConstTensor& bias, 
 
 }  // namespace
 
-void gelu_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind) {
+void check_gelu_copy(const Context& ctx, const char* op, const char* name, const ScaledTensor& copy, DType type,
+                     const Tensor& of) {
+  if (!copy) return;
+  require(of.size(-1) % 8 == 0, op, ": ", name, " needs a width that is a multiple of 8, not ", of.size(-1));
+  require_elements(copy.values, op, name, type, of.numel());
+  require_tensor(copy.scale, op, concat("the scale of ", name).c_str(), DType::kF32, {1});
+  ctx.require_here(op, {copy.values, copy.scale});
+}
+
+void gelu_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind, ScaledTensor y_fp8) {
   constexpr const char* kOp = "gelu_forward";
   check(kOp, y, x, "x");
   if (bias) require_tensor(bias, kOp, "bias", x.dtype, {x.size(-1)});
   require_activation(ctx, kOp, "x", x);
+  check_gelu_copy(ctx, kOp, "y_fp8", y_fp8, DType::kE4M3, y);
   ctx.require_here(kOp, {y, x, bias});
   if (x.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::gelu_forward(ctx, y, x, bias, kind);
-  cpu::gelu_forward(ctx, y, x, bias, kind);
+    if (ctx.on_gpu()) return gpu::gelu_forward(ctx, y, x, bias, kind, y_fp8);
+  cpu::gelu_forward(ctx, y, x, bias, kind, y_fp8);
 }
 
-void gelu_backward(Context& ctx, Tensor dx, Tensor dbias, ConstTensor dy, ConstTensor x, ConstTensor bias, Gelu kind) {
+void gelu_backward(Context& ctx, Tensor dx, Tensor dbias, ConstTensor dy, ConstTensor x, ConstTensor bias, Gelu kind,
+                   ScaledTensor dx_fp8) {
   constexpr const char* kOp = "gelu_backward";
   check(kOp, dx, dy, "dy");
   check(kOp, dx, x, "x");
   if (bias) require_tensor(bias, kOp, "bias", x.dtype, {x.size(-1)});
   if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {x.size(-1)});
   require_activation(ctx, kOp, "x", x);
+  check_gelu_copy(ctx, kOp, "dx_fp8", dx_fp8, DType::kE5M2, dx);
   ctx.require_here(kOp, {dx, dbias, dy, x, bias});
   if (x.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::gelu_backward(ctx, dx, dbias, dy, x, bias, kind);
-  cpu::gelu_backward(ctx, dx, dbias, dy, x, bias, kind);
+    if (ctx.on_gpu()) return gpu::gelu_backward(ctx, dx, dbias, dy, x, bias, kind, dx_fp8);
+  cpu::gelu_backward(ctx, dx, dbias, dy, x, bias, kind, dx_fp8);
 }
 
 namespace cpu {
 
-void gelu_forward(Context& /*ctx*/, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind) {
+void gelu_forward(Context& /*ctx*/, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind, ScaledTensor y_fp8) {
   if (kind == Gelu::kErf)
     for_rows(y, x, bias, [](float v, int64_t) { return 0.5f * v * (1.0f + verf(v * kSqrtHalf)); });
   else
     for_rows(y, x, bias,
              [](float v, int64_t) { return 0.5f * v * (1.0f + vtanh(kSqrt2OverPi * (v + kCubic * v * v * v))); });
+  if (y_fp8) encode_fp8(y_fp8, y);
 }
 
 void gelu_backward(Context& /*ctx*/, Tensor dx, Tensor dbias, ConstTensor dy, ConstTensor x, ConstTensor bias,
-                   Gelu kind) {
+                   Gelu kind, ScaledTensor dx_fp8) {
   const float* g = dy.as<float>();
   if (kind == Gelu::kErf)
     for_rows(dx, x, bias, [g](float v, int64_t i) {
@@ -90,6 +104,7 @@ void gelu_backward(Context& /*ctx*/, Tensor dx, Tensor dbias, ConstTensor dy, Co
       return g[i] * (0.5f * (1.0f + t) + slope);
     });
   if (dbias) add_column_sums(dbias.as<float>(), dx.as<float>(), dx.rows(), dx.size(-1));
+  if (dx_fp8) encode_fp8(dx_fp8, dx);
 }
 
 }  // namespace cpu

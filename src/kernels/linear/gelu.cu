@@ -3,6 +3,7 @@
 #include "kernels/linear/gelu.cuh"
 
 #include "kernels/device_math.cuh"
+#include "kernels/fp8_math.cuh"
 #include "kernels/linear/column_sums.h"
 #include "kernels/linear/linear.h"
 
@@ -20,13 +21,18 @@ struct Operands {
   Bf16* out;
   const Bf16 *dy, *x, *bias;  // bias: or null
   float* partial;             // (parts, C), or null: no sums
+  uint2* out_fp8;             // out by *scale, or null
+  const float* scale;
   int64_t N, C;
 };
 
-// kPacked: rows are aligned to packs; otherwise elements are loaded and stored one by one. grid: (columns, parts of
-// rows).
-template <Pass kPass, Gelu kKind, bool kPacked>
+// Rows are aligned to packs (kFp8: and there is an 8-bit output), or elements are loaded and stored one by one.
+enum class Layout { kElements, kPacked, kFp8 };
+
+// grid: (columns, parts of rows).
+template <Pass kPass, Gelu kKind, Layout kLayout>
 __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
+  constexpr bool kPacked = kLayout != Layout::kElements;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kBlockColumns + lane * kPack;
   const int64_t begin = p.N * blockIdx.y / gridDim.y, end = p.N * (blockIdx.y + 1) / gridDim.y;
@@ -39,6 +45,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
     }
   };
   float bias[kPack] = {}, sum[kPack] = {};
+  [[maybe_unused]] const float inverse_scale = kLayout == Layout::kFp8 ? 1.0f / *p.scale : 0.0f;
   if (c < p.C) {
     if (p.bias != nullptr) get(bias, p.bias + c);
     constexpr int kUnroll = kPass == Pass::kBackward ? 2 : 4;
@@ -56,6 +63,11 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
         }
         if constexpr (kPacked) {
           store(p.out + at, v);
+          if constexpr (kLayout == Layout::kFp8) {
+            round_to_bf16(v);
+            p.out_fp8[at / kPack] =
+                pack_fp8 < kPass == Pass::kForward ? DType::kE4M3 : DType::kE5M2 > (v, inverse_scale);
+          }
         } else {
 #pragma unroll
           for (int e = 0; e < kPack; ++e)
@@ -85,7 +97,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
 
 template <Pass kPass>
 void launch(Context& ctx, const char* op, const Tensor& out, const Tensor& sums, const ConstTensor& dy,
-            const ConstTensor& x, const ConstTensor& bias, Gelu kind) {
+            const ConstTensor& x, const ConstTensor& bias, Gelu kind, const ScaledTensor& out_fp8) {
   const auto data = [](const ConstTensor& t) { return static_cast<const Bf16*>(t.data); };
   const ConstTensor& rows = x ? x : dy;
   const Operands p{.out = static_cast<Bf16*>(out.data),
@@ -93,16 +105,26 @@ void launch(Context& ctx, const char* op, const Tensor& out, const Tensor& sums,
                    .x = data(x),
                    .bias = data(bias),
                    .partial = sums ? partial_sums(ctx) : nullptr,
+                   .out_fp8 = static_cast<uint2*>(out_fp8.values.data),
+                   .scale = out_fp8 ? out_fp8.scale.as<float>() : nullptr,
                    .N = rows.rows(),
                    .C = rows.size(-1)};
   const int64_t parts = row_parts(p.N, p.C, op);
   uintptr_t addresses = static_cast<uintptr_t>(p.C) * 2;
   for (const void* address : {static_cast<const void*>(out.data), dy.data, x.data, bias.data})
     addresses |= reinterpret_cast<uintptr_t>(address);
-  const bool packed = addresses % (2 * kPack) == 0, erf = kind == Gelu::kErf;
-  const auto kernel = erf      ? packed ? rows_kernel<kPass, Gelu::kErf, true> : rows_kernel<kPass, Gelu::kErf, false>
-                           : packed ? rows_kernel<kPass, Gelu::kTanh, true>
-                               : rows_kernel<kPass, Gelu::kTanh, false>;
+  const bool packed = addresses % (2 * kPack) == 0;
+  require(packed || !out_fp8, op, ": operands must be aligned to ", 2 * kPack,
+          " bytes where an 8-bit output is asked for");
+  const auto of_layout = [&](auto erf, auto tanh) { return kind == Gelu::kErf ? erf : tanh; };
+  auto kernel =
+      of_layout(rows_kernel<kPass, Gelu::kErf, Layout::kElements>, rows_kernel<kPass, Gelu::kTanh, Layout::kElements>);
+  if (packed)
+    kernel =
+        of_layout(rows_kernel<kPass, Gelu::kErf, Layout::kPacked>, rows_kernel<kPass, Gelu::kTanh, Layout::kPacked>);
+  if constexpr (kPass != Pass::kSum)
+    if (out_fp8)
+      kernel = of_layout(rows_kernel<kPass, Gelu::kErf, Layout::kFp8>, rows_kernel<kPass, Gelu::kTanh, Layout::kFp8>);
   kernel<<<dim3(blocks_for(p.C, kBlockColumns), static_cast<unsigned>(parts)), 32 * kWarps, 0, ctx.stream()>>>(p);
   check_launch(op, ctx.stream());
   if (sums) add_partial_sums(ctx, sums, parts, op);
@@ -112,16 +134,17 @@ void launch(Context& ctx, const char* op, const Tensor& out, const Tensor& sums,
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void gelu_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind) {
-  launch<Pass::kForward>(ctx, "gelu_forward", y, {}, {}, x, bias, kind);
+void gelu_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind, ScaledTensor y_fp8) {
+  launch<Pass::kForward>(ctx, "gelu_forward", y, {}, {}, x, bias, kind, y_fp8);
 }
 
-void gelu_backward(Context& ctx, Tensor dx, Tensor dbias, ConstTensor dy, ConstTensor x, ConstTensor bias, Gelu kind) {
-  launch<Pass::kBackward>(ctx, "gelu_backward", dx, dbias, dy, x, bias, kind);
+void gelu_backward(Context& ctx, Tensor dx, Tensor dbias, ConstTensor dy, ConstTensor x, ConstTensor bias, Gelu kind,
+                   ScaledTensor dx_fp8) {
+  launch<Pass::kBackward>(ctx, "gelu_backward", dx, dbias, dy, x, bias, kind, dx_fp8);
 }
 
 void linear_bgrad(Context& ctx, Tensor dbias, ConstTensor dy) {
-  launch<Pass::kSum>(ctx, "linear_bgrad", {}, dbias, dy, {}, {}, Gelu::kErf);
+  launch<Pass::kSum>(ctx, "linear_bgrad", {}, dbias, dy, {}, {}, Gelu::kErf, {});
 }
 
 }  // namespace scfa::gpu

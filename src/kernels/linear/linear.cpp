@@ -2,7 +2,10 @@
 
 #include <cblas.h>
 
+#include <vector>
+
 #include "core/blas_startup.h"
+#include "kernels/fp8_codec.h"
 #include "kernels/linear/column_sums_cpu.h"
 
 namespace scfa {
@@ -17,32 +20,65 @@ int blas_int(int64_t size) {
   return static_cast<int>(size);
 }
 
-void require_matrix(const Context& ctx, const char* op, const char* argument, const ConstTensor& t, int64_t rows,
-                    int64_t columns) {
+void require_rows(const char* op, const char* argument, const ConstTensor& t, int64_t rows, int64_t columns) {
   require(t.data != nullptr && t.contiguous() && t.rows() == rows && t.size(-1) == columns, op, ": ", argument,
           " must be contiguous (", rows, ", ", columns, "), not ", t.data == nullptr ? "empty" : t.describe());
+}
+
+void require_matrix(const Context& ctx, const char* op, const char* argument, const ConstTensor& t, int64_t rows,
+                    int64_t columns) {
+  require_rows(op, argument, t, rows, columns);
   require_activation(ctx, op, argument, t);
 }
 
-void require_weight(const Context& ctx, const char* op, const ConstTensor& w) {
-  require(w.ndim == 2, op, ": w must have 2 dimensions, not ", w.ndim);
-  require_activation(ctx, op, "w", w);
+// Of y = x w^T, where `inner` is the type of x that goes with an 8-bit w.
+void check_product(const Context& ctx, const char* op, const char* output, const Tensor& y, const char* input,
+                   const ProductOperand& x, const ProductOperand& w, DType inner) {
+  require(w.values.ndim == 2, op, ": w must have 2 dimensions, not ", w.values.ndim);
+  require(x.scaled() == w.scaled(), op, ": ", input, " and w must both be scaled or neither");
+  const int64_t N = x.values.rows(), M = w.values.size(0), K = w.values.size(1);
+  require_rows(op, input, x.values, N, K);
+  require_rows(op, "w", w.values, M, K);
+  require_matrix(ctx, op, output, y, N, M);
+  if (x.scaled()) {
+    require(x.values.dtype == inner && w.values.dtype == DType::kE4M3, op, ": ", input, " must be ", name_of(inner),
+            " and w e4m3 where they are scaled, not ", x.values.describe(), " and ", w.values.describe());
+    require_tensor(x.scale, op, "the scale of it", DType::kF32, {1});
+    require_tensor(w.scale, op, "the scale of w", DType::kF32, {1});
+    for (const void* scale : {x.scale.data, w.scale.data})
+      require(!ctx.on_gpu() || reinterpret_cast<uintptr_t>(scale) % 16 == 0, op, ": scales must be 16-byte aligned");
+    require(!ctx.on_gpu() || (N % 16 == 0 && M % 16 == 0 && K % 16 == 0), op,
+            ": sizes of products in 8 bits must be multiples of 16, not ", N, ", ", M, " and ", K);
+  } else {
+    require_activation(ctx, op, input, x.values);
+    require_activation(ctx, op, "w", w.values);
+  }
+  ctx.require_here(op, {y, x.values, x.scale, w.values, w.scale});
 }
 
-void check_forward(const Context& ctx, const char* op, const Tensor& y, const ConstTensor& x, const ConstTensor& w,
-                   const ConstTensor& bias) {
-  require_weight(ctx, op, w);
-  require_matrix(ctx, op, "x", x, x.rows(), w.size(1));
-  require_matrix(ctx, op, "y", y, x.rows(), w.size(0));
-  if (bias) require_tensor(bias, op, "bias", w.dtype, {w.size(0)});
-  ctx.require_here(op, {y, x, w, bias});
+// dx = dy w, where w is given as (M, K), or scaled and transposed.
+void check_dgrad(const Context& ctx, const char* op, const char* output, const Tensor& dx, const ProductOperand& dy,
+                 const ProductOperand& w) {
+  if (w.scaled()) return check_product(ctx, op, output, dx, "dy", dy, w, DType::kE5M2);
+  require(w.values.ndim == 2, op, ": w must have 2 dimensions, not ", w.values.ndim);
+  require_activation(ctx, op, "w", w.values);
+  require_matrix(ctx, op, "dy", dy.values, dy.values.rows(), w.values.size(0));
+  require_matrix(ctx, op, output, dx, dy.values.rows(), w.values.size(1));
+  ctx.require_here(op, {dx, dy.values, w.values});
+}
+
+void check_bias(const Context& ctx, const char* op, const ConstTensor& bias, int64_t size) {
+  if (!bias) return;
+  require_tensor(bias, op, "bias", activation_type(ctx.device()), {size});
+  ctx.require_here(op, {bias});
 }
 
 }  // namespace
 
-void linear_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor w, ConstTensor bias) {
+void linear_forward(Context& ctx, Tensor y, ProductOperand x, ProductOperand w, ConstTensor bias) {
   constexpr const char* kOp = "linear_forward";
-  check_forward(ctx, kOp, y, x, w, bias);
+  check_product(ctx, kOp, "y", y, "x", x, w, DType::kE4M3);
+  check_bias(ctx, kOp, bias, y.size(-1));
   if (y.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
@@ -50,25 +86,24 @@ void linear_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor w, ConstT
   cpu::linear_forward(ctx, y, x, w, bias);
 }
 
-void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ConstTensor x, ConstTensor w, ConstTensor bias,
-                         Gelu kind) {
+void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ProductOperand x, ProductOperand w, ConstTensor bias,
+                         Gelu kind, ScaledTensor y_fp8) {
   constexpr const char* kOp = "linear_gelu_forward";
-  check_forward(ctx, kOp, y, x, w, bias);
-  require_matrix(ctx, kOp, "product", product, x.rows(), w.size(0));
-  ctx.require_here(kOp, {product});
+  check_product(ctx, kOp, "product", product, "x", x, w, DType::kE4M3);
+  require_matrix(ctx, kOp, "y", y, x.values.rows(), product.size(-1));
+  check_bias(ctx, kOp, bias, y.size(-1));
+  check_gelu_copy(ctx, kOp, "y_fp8", y_fp8, DType::kE4M3, y);
+  ctx.require_here(kOp, {y});
   if (y.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::linear_gelu_forward(ctx, y, product, x, w, bias, kind);
-  cpu::linear_gelu_forward(ctx, y, product, x, w, bias, kind);
+    if (ctx.on_gpu()) return gpu::linear_gelu_forward(ctx, y, product, x, w, bias, kind, y_fp8);
+  cpu::linear_gelu_forward(ctx, y, product, x, w, bias, kind, y_fp8);
 }
 
-void linear_dgrad(Context& ctx, Tensor dx, ConstTensor dy, ConstTensor w) {
+void linear_dgrad(Context& ctx, Tensor dx, ProductOperand dy, ProductOperand w) {
   constexpr const char* kOp = "linear_dgrad";
-  require_weight(ctx, kOp, w);
-  require_matrix(ctx, kOp, "dy", dy, dy.rows(), w.size(0));
-  require_matrix(ctx, kOp, "dx", dx, dy.rows(), w.size(1));
-  ctx.require_here(kOp, {dx, dy, w});
+  check_dgrad(ctx, kOp, "dx", dx, dy, w);
   if (dx.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
@@ -76,21 +111,21 @@ void linear_dgrad(Context& ctx, Tensor dx, ConstTensor dy, ConstTensor w) {
   cpu::linear_dgrad(ctx, dx, dy, w);
 }
 
-void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ConstTensor dy, ConstTensor w, ConstTensor product,
-                       ConstTensor bias, Gelu kind) {
+void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ProductOperand dy, ProductOperand w,
+                       ConstTensor product, ConstTensor bias, Gelu kind, ScaledTensor dproduct_fp8) {
   constexpr const char* kOp = "linear_gelu_dgrad";
-  require_weight(ctx, kOp, w);
-  require_matrix(ctx, kOp, "dy", dy, dy.rows(), w.size(0));
-  require_matrix(ctx, kOp, "dproduct", dproduct, dy.rows(), w.size(1));
-  require_matrix(ctx, kOp, "product", product, dy.rows(), w.size(1));
-  if (bias) require_tensor(bias, kOp, "bias", w.dtype, {w.size(1)});
-  if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {w.size(1)});
-  ctx.require_here(kOp, {dproduct, dbias, dy, w, product, bias});
+  check_dgrad(ctx, kOp, "dproduct", dproduct, dy, w);
+  const int64_t K = dproduct.size(-1);
+  require_matrix(ctx, kOp, "product", product, dproduct.rows(), K);
+  check_bias(ctx, kOp, bias, K);
+  if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {K});
+  check_gelu_copy(ctx, kOp, "dproduct_fp8", dproduct_fp8, DType::kE5M2, dproduct);
+  ctx.require_here(kOp, {dbias, product});
   if (dproduct.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, kind);
-  cpu::linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, kind);
+    if (ctx.on_gpu()) return gpu::linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, kind, dproduct_fp8);
+  cpu::linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, kind, dproduct_fp8);
 }
 
 void linear_wgrad(Context& ctx, Tensor dw, ConstTensor dy, ConstTensor x) {
@@ -123,9 +158,40 @@ void linear_bgrad(Context& ctx, Tensor dbias, ConstTensor dy) {
 
 namespace cpu {
 
-void linear_forward(Context& /*ctx*/, Tensor y, ConstTensor x, ConstTensor w, ConstTensor bias) {
-  const int64_t N = x.rows(), M = w.size(0);
-  const int n = blas_int(N), k = blas_int(w.size(1)), m = blas_int(M);
+namespace {
+
+// The elements of an operand in f32: its own, or what its codes stand for.
+class Widened {
+ public:
+  explicit Widened(const ProductOperand& operand) {
+    if (!operand.scaled()) {
+      data_ = operand.values.as<float>();
+      return;
+    }
+    float of_code[256];
+    for (int code = 0; code < 256; ++code)
+      of_code[code] = decode_fp8(static_cast<uint8_t>(code), operand.values.dtype) * *operand.scale.as<float>();
+    const auto* codes = static_cast<const uint8_t*>(operand.values.data);
+    const int64_t n = operand.values.numel();
+    own_.resize(static_cast<size_t>(n));
+#pragma omp parallel for
+    for (int64_t i = 0; i < n; ++i) own_[static_cast<size_t>(i)] = of_code[codes[i]];
+    data_ = own_.data();
+  }
+  const float* data() const {
+    return data_;
+  }
+
+ private:
+  const float* data_;
+  std::vector<float> own_;
+};
+
+}  // namespace
+
+void linear_forward(Context& /*ctx*/, Tensor y, ProductOperand x, ProductOperand w, ConstTensor bias) {
+  const int64_t N = x.values.rows(), M = w.values.size(0);
+  const int n = blas_int(N), k = blas_int(w.values.size(1)), m = blas_int(M);
   float* out = y.as<float>();
   if (bias) {
     const float* b = bias.as<float>();
@@ -134,25 +200,27 @@ void linear_forward(Context& /*ctx*/, Tensor y, ConstTensor x, ConstTensor w, Co
       for (int64_t j = 0; j < M; ++j) out[i * M + j] = b[j];
   }
   const float beta = bias ? 1.0f : 0.0f;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, m, k, 1.0f, x.as<float>(), k, w.as<float>(), k, beta, out, m);
+  const Widened rows(x), weight(w);
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, m, k, 1.0f, rows.data(), k, weight.data(), k, beta, out, m);
 }
 
-void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ConstTensor x, ConstTensor w, ConstTensor bias,
-                         Gelu kind) {
+void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ProductOperand x, ProductOperand w, ConstTensor bias,
+                         Gelu kind, ScaledTensor y_fp8) {
   cpu::linear_forward(ctx, product, x, w, {});
-  cpu::gelu_forward(ctx, y, product, bias, kind);
+  cpu::gelu_forward(ctx, y, product, bias, kind, y_fp8);
 }
 
-void linear_dgrad(Context& /*ctx*/, Tensor dx, ConstTensor dy, ConstTensor w) {
-  const int n = blas_int(dy.rows()), k = blas_int(w.size(1)), m = blas_int(w.size(0));
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, k, m, 1.0f, dy.as<float>(), m, w.as<float>(), k, 0.0f,
-              dx.as<float>(), k);
+void linear_dgrad(Context& ctx, Tensor dx, ProductOperand dy, ProductOperand w) {
+  if (w.scaled()) return cpu::linear_forward(ctx, dx, dy, w, {});
+  const int n = blas_int(dy.values.rows()), k = blas_int(w.values.size(1)), m = blas_int(w.values.size(0));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, k, m, 1.0f, dy.values.as<float>(), m, w.values.as<float>(),
+              k, 0.0f, dx.as<float>(), k);
 }
 
-void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ConstTensor dy, ConstTensor w, ConstTensor product,
-                       ConstTensor bias, Gelu kind) {
+void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ProductOperand dy, ProductOperand w,
+                       ConstTensor product, ConstTensor bias, Gelu kind, ScaledTensor dproduct_fp8) {
   cpu::linear_dgrad(ctx, dproduct, dy, w);
-  cpu::gelu_backward(ctx, dproduct, dbias, dproduct, product, bias, kind);
+  cpu::gelu_backward(ctx, dproduct, dbias, dproduct, product, bias, kind, dproduct_fp8);
 }
 
 void linear_wgrad(Context& /*ctx*/, Tensor dw, ConstTensor dy, ConstTensor x) {

@@ -4,29 +4,34 @@
 //   x   (N, K)  f32 on CPU; bf16 on GPU, row-major. Leading dimensions are free: (B, T, K) is read as (B*T, K)
 //   y   (N, M)  like x       w  (M, K), one row an output      bias  (M), like x, or empty
 //
+// Instead of x or dy and w, products take both scaled to 8 bits (fp8.h): x and w in e4m3, dy in e5m2. Outputs are as
+// before. On a GPU all sizes must be multiples of 16 then, and the GPU one of compute capability 8.9 or more.
+//
 // All are asynchronous on ctx.stream(), deterministic for a fixed number of threads, and throw Error on shapes, types
 // or devices that disagree before anything is launched.
 #pragma once
 #include "core/context.h"
 #include "kernels/linear/gelu.h"
+#include "kernels/scaled_tensor.h"
 
 namespace scfa {
 
 // y is overwritten.
-void linear_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor w, ConstTensor bias);
+void linear_forward(Context& ctx, Tensor y, ProductOperand x, ProductOperand w, ConstTensor bias);
 
 // product = x W^T and y = gelu(product + b), both (N, M) and overwritten; y is that of the stored product. The bias is
-// added where GELU is computed, because products without one are faster.
-void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ConstTensor x, ConstTensor w, ConstTensor bias,
-                         Gelu kind);
+// added where GELU is computed, because products without one are faster. y_fp8: as gelu_forward's.
+void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ProductOperand x, ProductOperand w, ConstTensor bias,
+                         Gelu kind, ScaledTensor y_fp8 = {});
 
-// The gradient of the input: dx = dy W, (N, K), overwritten.
-void linear_dgrad(Context& ctx, Tensor dx, ConstTensor dy, ConstTensor w);
+// The gradient of the input: dx = dy W, (N, K), overwritten. In 8 bits w is the transposed weight, (K, M).
+void linear_dgrad(Context& ctx, Tensor dx, ProductOperand dy, ProductOperand w);
 
 // The same where x is gelu(product + bias) of the layer before, whose output's gradient this is: dproduct = (dy W) *
 // gelu'(product + bias), (N, K), overwritten, and dbias (K) f32 += the sum of its rows. bias and dbias may be empty.
-void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ConstTensor dy, ConstTensor w, ConstTensor product,
-                       ConstTensor bias, Gelu kind);
+// dproduct_fp8: as gelu_backward's dx_fp8.
+void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ProductOperand dy, ProductOperand w,
+                       ConstTensor product, ConstTensor bias, Gelu kind, ScaledTensor dproduct_fp8 = {});
 
 // The gradient of the weight: dw (M, K) f32 += dy^T x.
 void linear_wgrad(Context& ctx, Tensor dw, ConstTensor dy, ConstTensor x);

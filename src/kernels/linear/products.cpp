@@ -35,10 +35,9 @@ Owned<cublasLtMatrixLayout_t> layout(cudaDataType_t type, int64_t rows, int64_t 
   return Owned<cublasLtMatrixLayout_t>(made);
 }
 
-struct Operands {
-  const void *a, *b, *bias;
-  void* out;
-};
+cudaDataType_t library_type(DType type) {
+  return type == DType::kBF16 ? CUDA_R_16BF : type == DType::kE4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
+}
 
 // A product as cuBLASLt wants it described, and the algorithm that it takes.
 struct Recipe {
@@ -58,10 +57,14 @@ struct Recipe {
     set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (p.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    a = layout(CUDA_R_16BF, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, op);
-    b = layout(CUDA_R_16BF, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, op);
+    // Sums of 8-bit products have 14 bits of mantissa, which is far more than their operands have.
+    if (scaled()) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
+    a = layout(library_type(p.a_type), p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, op);
+    b = layout(library_type(p.b_type), p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, op);
     out = layout(p.f32_output ? CUDA_R_32F : CUDA_R_16BF, p.m, p.n, op);
   }
+
+  bool scaled() const { return product.a_type != DType::kBF16; }
 
   // Up to `most` algorithms, the one that the library expects to be fastest first. They depend on shapes and alignment
   // only, so a run that is resumed gets the same ones.
@@ -99,9 +102,21 @@ struct Recipe {
            result.workspaceSize <= static_cast<size_t>(kLibraryBytes);
   }
 
-  cublasStatus_t launch(const Context& ctx, const cublasLtMatmulAlgo_t& with, const Operands& o) const {
-    if (product.bias)
-      cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o.bias, sizeof o.bias);
+  // Bias and scales are part of the description. cuBLASLt looks at whether there are scales when it proposes
+  // algorithms.
+  void point_at(const ProductOperands& o) const {
+    const auto point = [&](cublasLtMatmulDescAttributes_t attribute, const auto& pointer) {
+      cublasLtMatmulDescSetAttribute(operation.get(), attribute, &pointer, sizeof pointer);
+    };
+    if (product.bias) point(CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
+    if (scaled()) {
+      point(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, o.a_scale);
+      point(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, o.b_scale);
+    }
+  }
+
+  cublasStatus_t launch(const Context& ctx, const cublasLtMatmulAlgo_t& with, const ProductOperands& o) const {
+    point_at(o);
     const float alpha = 1.0f, beta = product.f32_output ? 1.0f : 0.0f;
     return cublasLtMatmul(handle, operation.get(), &alpha, o.a, a.get(), o.b, b.get(), &beta, o.out, out.get(), o.out,
                           out.get(), &with, ctx.workspace(), kLibraryBytes, ctx.stream());
@@ -109,7 +124,8 @@ struct Recipe {
 
   // Takes the candidate of the least median time, and returns that in milliseconds. All take turns, so that a change of
   // the GPU's clock meets all of them.
-  double measure(const Context& ctx, const std::vector<cublasLtMatmulAlgo_t>& algorithms, const Operands& operands) {
+  double measure(const Context& ctx, const std::vector<cublasLtMatmulAlgo_t>& algorithms,
+                 const ProductOperands& operands) {
     constexpr int kRounds = 7, kLaunches = 2;
     std::vector<std::vector<double>> times(algorithms.size());
     const Event from = create_event(true), to = create_event(true);
@@ -134,7 +150,8 @@ struct Recipe {
 };
 
 std::string key_of(const Product& p, unsigned alignment) {
-  return concat(p.m, 'x', p.n, 'x', p.k, p.transpose_a ? " T" : " N", p.transpose_b ? "T" : "N",
+  const std::string types = p.a_type == DType::kBF16 ? "" : concat(' ', name_of(p.a_type), ' ', name_of(p.b_type));
+  return concat(p.m, 'x', p.n, 'x', p.k, p.transpose_a ? " T" : " N", p.transpose_b ? "T" : "N", types,
                 p.f32_output ? " f32" : " bf16", p.bias ? " bias" : "", " aligned ", alignment);
 }
 
@@ -151,7 +168,7 @@ class Library {
     return *static_cast<Library*>(ctx.blas().get());
   }
 
-  void run(Context& ctx, const Product& product, const Operands& operands, const char* op) {
+  void run(Context& ctx, const Product& product, const ProductOperands& operands, const char* op) {
     uintptr_t bits = 256;  // the largest alignment that matters
     for (const void* pointer : {operands.a, operands.b, operands.bias, static_cast<const void*>(operands.out)})
       bits |= reinterpret_cast<uintptr_t>(pointer);
@@ -160,6 +177,7 @@ class Library {
     auto found = recipes_.find(key);
     if (found == recipes_.end() || (measuring_ && !choices_.contains(key))) {
       auto recipe = std::make_unique<Recipe>(handle_, product, op);
+      recipe->point_at(operands);
       choose(ctx, key, *recipe, alignment, operands, op);
       found = recipes_.insert_or_assign(key, std::move(recipe)).first;
     }
@@ -186,7 +204,7 @@ class Library {
   }
 
  private:
-  void choose(Context& ctx, const std::string& key, Recipe& recipe, unsigned alignment, const Operands& operands,
+  void choose(Context& ctx, const std::string& key, Recipe& recipe, unsigned alignment, const ProductOperands& operands,
               const char* op) {
     if (const auto choice = choices_.find(key); choice != choices_.end()) {
       std::memcpy(&recipe.algorithm, choice->second.algorithm.data(), sizeof recipe.algorithm);
@@ -214,9 +232,8 @@ class Library {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void run_product(Context& ctx, const Product& product, const void* a, const void* b, const void* bias, void* out,
-                 const char* op) {
-  Library::of(ctx, op).run(ctx, product, {a, b, bias, out}, op);
+void run_product(Context& ctx, const Product& product, const ProductOperands& operands, const char* op) {
+  Library::of(ctx, op).run(ctx, product, operands, op);
 }
 
 std::string product_library() {

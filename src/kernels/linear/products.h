@@ -7,20 +7,28 @@
 #include <vector>
 
 #include "core/context.h"
+#include "core/dtype.h"
 
 namespace scfa::gpu {
 
-// m x n = (m x k) (k x n), each operand by columns and transposed or not; bf16 operands, f32 sums.
+// m x n = (m x k) (k x n), each operand by columns and transposed or not; f32 sums. Operands are bf16, or both are in
+// 8-bit floating point and a alone is transposed (Hopper multiplies nothing else); then sizes are multiples of 16.
 struct Product {
   int64_t m, n, k;
   bool transpose_a, transpose_b;
   bool bias;        // added to each column; bf16 like the output
   bool f32_output;  // added to what is there; otherwise bf16, overwritten
+  DType a_type = DType::kBF16, b_type = DType::kBF16;
+};
+
+struct ProductOperands {
+  const void *a, *b, *bias;
+  void* out;
+  const float *a_scale = nullptr, *b_scale = nullptr;  // on the device; of 8-bit operands
 };
 
 // out = a b, or out += a b for f32 output. Uses the workspace. Throws Error naming op.
-void run_product(Context& ctx, const Product& product, const void* a, const void* b, const void* bias, void* out,
-                 const char* op);
+void run_product(Context& ctx, const Product& product, const ProductOperands& operands, const char* op);
 
 struct ProductChoice {
   std::string product;                // sizes, transposition, types and alignment

@@ -11,8 +11,8 @@ namespace {
 
 }  // namespace
 
-void run_product(Context& /*ctx*/, const Product& /*product*/, const void* /*a*/, const void* /*b*/,
-                 const void* /*bias*/, void* /*out*/, const char* /*op*/) {
+void run_product(Context& /*ctx*/, const Product& /*product*/, const ProductOperands& /*operands*/,
+                 const char* /*op*/) {
   fail_without_cuda();
 }
 std::string product_library() {
