@@ -40,6 +40,14 @@ void check(cudaError_t status, const char* what) {
 std::atomic<int64_t> allocated{0}, peak{0};
 std::atomic<int> chosen{0};
 
+bool waits_for_launches() {
+  static const bool sync = [] {
+    const char* value = std::getenv("SCFA_SYNC");
+    return value != nullptr && std::strcmp(value, "0") != 0;
+  }();
+  return sync;
+}
+
 std::string hex(const cudaUUID_t& uuid) {
   std::string text;
   for (const char byte : uuid.bytes) {
@@ -208,13 +216,46 @@ double milliseconds_between(Event from, Event to) {
   return static_cast<double>(ms);
 }
 
+void DestroyGraph::operator()(CUgraphExec_st* graph) const noexcept {
+  cudaGraphExecDestroy(graph);
+}
+
+bool can_capture() {
+  return !waits_for_launches();
+}
+
+OwnedGraph capture(Stream stream, const std::function<void()>& work) {
+  struct DestroyTemplate {
+    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  };
+  std::unique_ptr<CUgraph_st, DestroyTemplate> recorded;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording a graph");
+  const auto end = [&] {
+    cudaGraph_t graph = nullptr;
+    const cudaError_t status = cudaStreamEndCapture(stream, &graph);
+    recorded.reset(graph);
+    return status;
+  };
+  try {
+    work();
+  } catch (...) {
+    end();
+    cudaGetLastError();
+    throw;
+  }
+  check(end(), "recording a graph");
+  CUgraphExec_st* graph = nullptr;
+  check(cudaGraphInstantiate(&graph, recorded.get(), 0), "making a graph");
+  return OwnedGraph(graph);
+}
+
+void launch(const OwnedGraph& graph, Stream stream) {
+  check(cudaGraphLaunch(graph.get(), stream), "launching a graph");
+}
+
 void check_launch(const char* op, Stream stream) {
-  static const bool sync = [] {
-    const char* value = std::getenv("SCFA_SYNC");
-    return value != nullptr && std::strcmp(value, "0") != 0;
-  }();
   check(cudaGetLastError(), op);
-  if (sync) synchronize(stream, op);
+  if (waits_for_launches()) synchronize(stream, op);
 }
 
 SpinReport* spin_report() {

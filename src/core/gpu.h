@@ -3,10 +3,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 struct CUstream_st;
 struct CUevent_st;
+struct CUgraphExec_st;
 
 namespace scfa {
 
@@ -62,6 +65,16 @@ void wait(Stream stream, Event event);              // work launched on the stre
 void synchronize(Event event);                      // the host waits
 bool is_past(Event event);                          // whether all work before its last record() has ended
 double milliseconds_between(Event from, Event to);  // both made with timing, and past
+
+// Work on a stream that was recorded instead of done, to be launched again and again. While it is recorded, work on
+// other streams that waits for it, or that it waits for, is recorded too.
+struct DestroyGraph {
+  void operator()(CUgraphExec_st* graph) const noexcept;
+};
+using OwnedGraph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
+bool can_capture();  // not while SCFA_SYNC is set: no launch is waited for while work is recorded
+OwnedGraph capture(Stream stream, const std::function<void()>& work);  // throws Error if work cannot be recorded
+void launch(const OwnedGraph& graph, Stream stream);
 
 // After every launch: throws Error naming the op if the launch failed. SCFA_SYNC=1 in the environment makes it wait for
 // the kernel too, so that a fault is reported by the op that caused it.

@@ -82,6 +82,16 @@ bool is_past(Event) {
 double milliseconds_between(Event, Event) {
   absent();
 }
+void DestroyGraph::operator()(CUgraphExec_st*) const noexcept {}
+bool can_capture() {
+  return false;
+}
+OwnedGraph capture(Stream, const std::function<void()>&) {
+  absent();
+}
+void launch(const OwnedGraph&, Stream) {
+  absent();
+}
 void check_launch(const char*, Stream) {
   absent();
 }

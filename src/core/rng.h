@@ -32,6 +32,18 @@ enum class Purpose : uint32_t { kInit = 1, kProjection = 2, kDropQuery = 3, kDro
 // The step at which evaluation and generation draw: one fixed set of projections and drops, never used in training.
 inline constexpr uint32_t kEvaluationStep = 0xFFFFFFFFu;
 
+// The step that numbers are drawn for: a value or, for work in a CUDA graph that is launched for one step after
+// another, where it lies in the device's memory.
+struct RandomStep {
+  uint32_t value = 0;
+  const uint32_t* memory = nullptr;
+
+  RandomStep() = default;
+  SCFA_HOST_DEVICE RandomStep(uint32_t step) : value(step) {}  // NOLINT(google-explicit-constructor)
+  RandomStep(uint32_t step, const uint32_t* on_device) : value(step), memory(on_device) {}
+  SCFA_HOST_DEVICE uint32_t get() const { return memory != nullptr ? *memory : value; }
+};
+
 // Four numbers. Limits: layer, head < 65536; sample < 2^24.
 SCFA_HOST_DEVICE inline Random4 random4(uint64_t seed, Purpose purpose, uint32_t step, uint32_t layer, uint32_t head,
                                         uint32_t sample, uint32_t index) {

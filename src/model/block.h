@@ -11,7 +11,7 @@ namespace scfa {
 // What attention draws its random numbers from, and segments given from outside instead of drawn.
 struct AttentionDraw {
   uint64_t seed = 0;
-  uint32_t step = 0;
+  RandomStep step;
   ConstTensor samples;  // (B) i32
   int64_t first_position = 0;
   bool counts_loads = false;         // of buckets, where a bias is learned by them

@@ -59,6 +59,7 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
     result.products = tune_products(model, feeder);
   else if (ctx.on_gpu())
     gpu::clear_product_choices(ctx);  // of the case before
+  model.use_graphs(config.train.graph);
   const RandomTokens tokens(model_config, sequences);
   std::vector<double> times, launches;
   for (int i = 0; i < kWarmUps + repeats + (profile ? 1 : 0); ++i) {
@@ -68,11 +69,9 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
     const auto began = std::chrono::steady_clock::now();
     model.zero_gradients();
     for (int64_t micro = 0; micro < accumulation; ++micro) {
-      Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples);
-      batch.step = static_cast<uint32_t>(i);
+      Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples, static_cast<uint32_t>(i));
       batch.gradient_scale = 1.0f / static_cast<float>(config.tokens_per_step());
-      model.forward(batch, true);
-      model.backward(batch);
+      model.forward_backward(batch);
     }
     optimizer.measure();
     optimizer.update(1e-4, i + 1);

@@ -22,6 +22,7 @@ struct TrainConfig {
   std::string recompute = "none";
   std::string precision = "auto";
   bool tune_products = true;
+  bool graph = true;
   int64_t zero = 0;
   std::string overlap = "auto";
   std::string reduce_dtype = "f32";
@@ -117,6 +118,11 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
         "library; choices are kept in ~/.cache/scfa. Without, cuBLASLt chooses",
         any);
+  visit(
+      "train", "graph", c.train.graph,
+      "on one GPU: forward and backward passes are launched as CUDA graphs, which changes no bit and takes the host a "
+      "hundredth of the time, so that small models do not wait for it; several ranks launch kernel by kernel",
+      any);
   visit("train", "zero", c.train.zero,
         "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 replicates them",
         between(0, 1));

@@ -8,12 +8,14 @@ namespace {
 constexpr size_t kSlots = 2;
 
 int64_t slot_bytes(int64_t B, int64_t T) {
-  return (2 * B * T + B) * static_cast<int64_t>(sizeof(int32_t));
+  return (2 * B * T + B + 1) * static_cast<int64_t>(sizeof(int32_t));
 }
 
-// (ids, targets, samples) one behind the other.
-Batch batch_at(const void* ids, const void* targets, const void* samples, Device device, int64_t B, int64_t T) {
+// (ids, targets, samples, step) one behind the other.
+Batch batch_at(const void* ids, const void* targets, const void* samples, RandomStep step, Device device, int64_t B,
+               int64_t T) {
   Batch batch;
+  batch.step = step;
   batch.ids = ConstTensor(ids, DType::kI32, device, {B, T});
   batch.targets = ConstTensor(targets, DType::kI32, device, {B, T});
   batch.samples = ConstTensor(samples, DType::kI32, device, {B});
@@ -41,11 +43,11 @@ Feeder::~Feeder() {
 }
 
 Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets,
-                  const std::vector<uint32_t>& samples) {
+                  const std::vector<uint32_t>& samples, uint32_t step) {
   const auto tokens = static_cast<size_t>(batch_ * length_);
   require(ids.size() == tokens && targets.size() == tokens && samples.size() == static_cast<size_t>(batch_),
           "feeder: a batch of ", ids.size(), " tokens where ", tokens, " are to be");
-  if (!ctx_.on_gpu()) return batch_at(ids.data(), targets.data(), samples.data(), Device::kCpu, batch_, length_);
+  if (!ctx_.on_gpu()) return batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
   gpu::record(slots_[1 - next_].used, ctx_.stream());  // behind all work on the batch before
   Slot& slot = slots_[next_];
   next_ = 1 - next_;
@@ -54,12 +56,15 @@ Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& t
   std::memcpy(host, ids.data(), tokens * sizeof(int32_t));
   std::memcpy(host + tokens, targets.data(), tokens * sizeof(int32_t));
   std::memcpy(host + 2 * tokens, samples.data(), samples.size() * sizeof(int32_t));
+  std::memcpy(host + 2 * tokens + samples.size(), &step, sizeof step);
   gpu::wait(ctx_.copy_stream(), slot.used);
   gpu::copy_to_device(slot.device.data(), host, slot.device.bytes(), ctx_.copy_stream());
   gpu::record(slot.copied, ctx_.copy_stream());
   gpu::wait(ctx_.stream(), slot.copied);
   const auto* device = static_cast<const int32_t*>(slot.device.data());
-  return batch_at(device, device + tokens, device + 2 * tokens, Device::kGpu, batch_, length_);
+  const int32_t* after_samples = device + 2 * tokens + samples.size();
+  return batch_at(device, device + tokens, device + 2 * tokens,
+                  {step, reinterpret_cast<const uint32_t*>(after_samples)}, Device::kGpu, batch_, length_);
 }
 
 }  // namespace scfa

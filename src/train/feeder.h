@@ -14,9 +14,11 @@ class Feeder {
 
   static int64_t memory(const Context& ctx, int64_t B, int64_t T);  // bytes on a GPU; none on the CPU
 
-  // A batch with ids and targets, (B, T), and samples, (B). Work on the batch before must have been launched. Valid
-  // until the second next call; on the CPU as long as the vectors are.
-  Batch put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets, const std::vector<uint32_t>& samples);
+  // A batch of a step with ids and targets, (B, T), and samples, (B). On a GPU every second one is at the same place.
+  // Work on the batch before must have been launched. Valid until the second next call; on the CPU as long as the
+  // vectors are.
+  Batch put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets, const std::vector<uint32_t>& samples,
+            uint32_t step);
 
  private:
   struct Slot {

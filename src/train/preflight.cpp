@@ -29,9 +29,10 @@ const char* name_of(Recompute recompute) {
 
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
-  for (const char* prefix : {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare",
-                             "data.verify", "train.watchdog_seconds", "train.stop_seconds", "train.zero",
-                             "train.overlap", "train.bucket_mb", "train.recompute", "train.check_replicas"})
+  for (const char* prefix :
+       {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare", "data.verify",
+        "train.watchdog_seconds", "train.stop_seconds", "train.zero", "train.overlap", "train.bucket_mb",
+        "train.recompute", "train.graph", "train.check_replicas"})
     if (key.starts_with(prefix)) return true;
   return false;
 }

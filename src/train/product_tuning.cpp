@@ -91,7 +91,7 @@ void write_choices(const std::string& path, const std::vector<gpu::ProductChoice
 // What a training step launches, with the products of a micro-batch.
 void compute(Gpt& model, Feeder& feeder) {
   const RandomTokens tokens(model.config(), model.activations().blocks[0].residual_in.size(0));
-  Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples);
+  Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples, 0);
   batch.gradient_scale = 1.0f / static_cast<float>(batch.ids.numel());
   model.forward(batch, true);
   model.backward(batch);

@@ -9,7 +9,10 @@ TrainStep::TrainStep(RunControl& control, const Config& config, TrainingMemory& 
       config_(config),
       memory_(memory),
       accumulation_(config.accumulation(control.world.size())),
-      profiler_(memory.store.context().profiler(), *memory.replicas, accumulation_) {}
+      alone_(control.world.size() == 1),
+      profiler_(memory.store.context().profiler(), *memory.replicas, accumulation_) {
+  memory.model.use_graphs(alone_ && config.train.graph);
+}
 
 std::optional<StepResult> TrainStep::run(int64_t step, bool profiled) {
   const double waited_before = memory_.loader.data_wait_seconds();
@@ -50,9 +53,13 @@ bool TrainStep::accumulate_gradients(int64_t step) {
     const bool last = micro + 1 == accumulation_;
     const Batch batch = next_batch(step, micro);
     profiler_.begin_micro_batch(last);
-    memory_.model.forward(batch, true);
-    if (last) memory_.replicas->begin_step();
-    memory_.model.backward(batch);
+    if (alone_) {
+      memory_.model.forward_backward(batch);
+    } else {
+      memory_.model.forward(batch, true);
+      if (last) memory_.replicas->begin_step();
+      memory_.model.backward(batch);
+    }
   }
   memory_.replicas->finish_gradients();
   return true;
@@ -60,8 +67,7 @@ bool TrainStep::accumulate_gradients(int64_t step) {
 
 Batch TrainStep::next_batch(int64_t step, int64_t micro) {
   const TokenBatch& tokens = memory_.loader.batch(step, micro);
-  Batch batch = memory_.feeder.put(tokens.inputs, tokens.targets, tokens.samples);
-  batch.step = static_cast<uint32_t>(step);
+  Batch batch = memory_.feeder.put(tokens.inputs, tokens.targets, tokens.samples, static_cast<uint32_t>(step));
   batch.gradient_scale = 1.0f / static_cast<float>(config_.tokens_per_step());
   return batch;
 }

@@ -39,6 +39,7 @@ class TrainStep {
   const Config& config_;
   TrainingMemory& memory_;
   int64_t accumulation_;  // micro-batches
+  bool alone_;            // one rank
   StepProfiler profiler_;
 };
 

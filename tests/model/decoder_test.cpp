@@ -25,7 +25,7 @@ void expect_decoder_equals_forward(const GptConfig& c, Device device, int64_t al
   test::fill_bucket_biases(model);
   const test::OwnedBatch owned(c, 1, 4, kEvaluationStep);
   Feeder feeder(ctx, 1, c.sequence_length);
-  Batch batch = feeder.put(owned.ids, owned.targets, owned.samples);
+  Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, owned.batch.step.value);
   batch.step = kEvaluationStep;
   model.forward(batch, false);
   const test::Array all(activation_type(device), {c.sequence_length, c.padded_vocab()});

@@ -126,7 +126,7 @@ TEST_P(Fixture, LossGradientsAndFiveStepsEqualPyTorch) {
     const int64_t begin = step * kBatch * length, end = begin + kBatch * length;
     const std::vector<int32_t> step_ids(ids.begin() + begin, ids.begin() + end);
     const std::vector<int32_t> step_targets(targets.begin() + begin, targets.begin() + end);
-    Batch batch = feeder.put(step_ids, step_targets, samples);
+    Batch batch = feeder.put(step_ids, step_targets, samples, 0);
     batch.step = static_cast<uint32_t>(step);
     batch.gradient_scale = 1.0f / static_cast<float>(kBatch * length);
     batch.q_segments = Tensor(q_segments.data(), DType::kU16, Device::kCpu, {kLayers, kBatch, kHeads, length});

@@ -40,7 +40,7 @@ Pass pass(Context& ctx, const GptConfig& c, Precision precision, Recompute recom
   Pass result;
   for (const uint32_t step : {0u, 1u}) {
     const OwnedBatch owned(c, 2, 4 + step);
-    Batch batch = feeder.put(owned.ids, owned.targets, owned.samples);
+    Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, owned.batch.step.value);
     batch.step = step;
     batch.gradient_scale = 1.0f / 128;
     result.loss += test::run(model, batch, true).loss;

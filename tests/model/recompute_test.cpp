@@ -49,7 +49,7 @@ TEST_P(RecomputeOn, ChangesNoBit) {
         Result result{};
         for (const uint32_t step : {0u, 1u}) {  // of one step, whose batches draw differently
           const OwnedBatch owned(c, 2, 4 + step);
-          Batch batch = feeder.put(owned.ids, owned.targets, owned.samples);
+          Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, owned.batch.step.value);
           batch.step = step;
           result.loss += test::run(model, batch, true).loss;
           model.backward(batch);

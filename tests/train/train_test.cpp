@@ -217,6 +217,24 @@ TEST(Train, RecomputesWhatItIsAskedTo) {
     EXPECT_NE(tiny.out.find(said), std::string::npos) << tiny.out;
 }
 
+// A run whose passes are CUDA graphs is the run without them, and one may go on as the other.
+TEST_P(TrainOn, GraphsChangeNothing) {
+  TinyRun tiny;
+  Config config = tiny.config("hash", device());
+  config.model.n_embd = 128;
+  config.train.graph = false;
+  const TrainResult without = tiny.run(config);
+  const std::vector<std::string> records = tiny.records(0);
+  config.train.graph = true;
+  EXPECT_EQ(tiny.run(config, {.overwrite = true}).validation_loss, without.validation_loss);
+  EXPECT_EQ(tiny.records(0), records);
+  fs::remove_all(tiny.path("checkpoint-00000012"));
+  fs::remove_all(tiny.path("checkpoint-00000010"));
+  config.train.graph = false;
+  EXPECT_EQ(tiny.run(config, {.resume = true}).validation_loss, without.validation_loss);
+  EXPECT_EQ(tiny.err.find("warning"), std::string::npos) << tiny.err;
+}
+
 // In fp8 training goes on as without, a resumed run is the run that was not stopped, and evaluation is not in fp8.
 TEST(Train, TrainsInFp8) {
   TinyRun tiny;

@@ -59,10 +59,11 @@ int64_t LayerSegments::assign_scratch(const Context& ctx) const {
   return most;
 }
 
-void LayerSegments::draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const {
+void LayerSegments::draw(Context& ctx, uint64_t seed, RandomStep step, uint32_t layer) const {
   for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
     if (!needs_projections(patterns[i])) return;
-    const uint32_t drawn_at = learns_bucket_bias(patterns[i]) ? kEvaluationStep : step;  // a bias is of its directions
+    const RandomStep drawn_at =
+        learns_bucket_bias(patterns[i]) ? kEvaluationStep : step;  // a bias is of its directions
     draw_projections(ctx, projections[i], seed, drawn_at, layer, first_head);
   });
 }

@@ -30,7 +30,7 @@ struct LayerSegments {
 
   // Each launches ops (draw: where there is something to draw) and returns nothing to the host. input: projections,
   // first_head and heads are set for each pattern.
-  void draw(Context& ctx, uint64_t seed, uint32_t step, uint32_t layer) const;
+  void draw(Context& ctx, uint64_t seed, RandomStep step, uint32_t layer) const;
   void assign(Context& ctx, const PatternInput& input) const;
   void assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm, const PatternInput& input) const;
   void build(Context& ctx, ConstTensor document_start = {}) const;

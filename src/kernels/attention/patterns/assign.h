@@ -3,6 +3,7 @@
 #include <span>
 
 #include "core/context.h"
+#include "core/rng.h"
 #include "kernels/attention/patterns/pattern.h"
 #include "kernels/attention/segments.h"
 
@@ -18,7 +19,8 @@ struct PatternInput {
   ConstTensor projections;  // (rounds, heads, buckets/2, D) from draw_projections, where needs_projections
   ConstTensor samples;      // (B) i32: which sample of the step each row is
   uint64_t seed;
-  uint32_t step, layer;
+  RandomStep step;
+  uint32_t layer;
   int64_t first_position = 0;
   // (B, heads, elements) f32: what the pattern remembers of earlier positions of the same sequences, where it does. It
   // need not be initialised at position 0, and is updated.

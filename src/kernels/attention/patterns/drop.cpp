@@ -20,7 +20,7 @@ void drop_rows(const Tensor& segment, Purpose purpose, double rate, const Patter
     for (int64_t h = input.first_head; h < input.first_head + input.heads; ++h)
       for (int64_t t = 0; t < T; ++t) {
         const int64_t position = input.first_position + t;
-        const Random4 bits = random4(input.seed, purpose, input.step, input.layer, static_cast<uint32_t>(h),
+        const Random4 bits = random4(input.seed, purpose, input.step.value, input.layer, static_cast<uint32_t>(h),
                                      static_cast<uint32_t>(samples[b]), static_cast<uint32_t>(position / 4));
         out[(b * H + h) * T + t] = uniform(bits.v[position % 4]) < threshold ? kNoSegment : uint16_t{0};
       }

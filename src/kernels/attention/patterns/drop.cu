@@ -11,13 +11,13 @@ namespace {
 // Bit-identical to the CPU. One thread per row; four consecutive positions use the four words of one Philox draw. A row
 // is one of B * heads * T; those of a sequence's other heads are left out.
 __global__ void __launch_bounds__(256)
-    drop_kernel(uint16_t* segment, Purpose purpose, float rate, const int* samples, uint64_t seed, uint32_t step,
+    drop_kernel(uint16_t* segment, Purpose purpose, float rate, const int* samples, uint64_t seed, RandomStep step,
                 uint32_t layer, int64_t first, int T, int H, int first_head, int heads, int64_t rows) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= rows) return;
   const int64_t position = first + i % T, b = i / T / heads, h = first_head + i / T % heads;
-  const Random4 bits = random4(seed, purpose, step, layer, static_cast<uint32_t>(h), static_cast<uint32_t>(samples[b]),
-                               static_cast<uint32_t>(position / 4));
+  const Random4 bits = random4(seed, purpose, step.get(), layer, static_cast<uint32_t>(h),
+                               static_cast<uint32_t>(samples[b]), static_cast<uint32_t>(position / 4));
   const int which = static_cast<int>(position % 4);
   const uint32_t word = which == 0 ? bits.v[0] : which == 1 ? bits.v[1] : which == 2 ? bits.v[2] : bits.v[3];
   segment[(b * H + h) * T + i % T] = uniform(word) < rate ? kNoSegment : uint16_t{0};

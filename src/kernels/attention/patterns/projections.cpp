@@ -6,7 +6,7 @@
 
 namespace scfa {
 
-void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer,
+void draw_projections(Context& ctx, Tensor projections, uint64_t seed, RandomStep step, uint32_t layer,
                       int64_t first_head) {
   require(projections.data && projections.ndim == 4 && projections.contiguous(),
           "draw_projections: projections must be (rounds, heads, buckets/2, D), not ",
@@ -20,7 +20,7 @@ void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t 
 
 namespace cpu {
 
-void draw_projections(Context& /*ctx*/, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer,
+void draw_projections(Context& /*ctx*/, Tensor projections, uint64_t seed, RandomStep step, uint32_t layer,
                       int64_t first_head) {
   const int64_t heads = projections.size(1), columns = projections.size(2), D = projections.size(3);
   for (int64_t i = 0; i < projections.size(0) * heads; ++i) {
@@ -30,7 +30,8 @@ void draw_projections(Context& /*ctx*/, Tensor projections, uint64_t seed, uint3
       double square = 0.0;
       for (int64_t d = 0; d < D; ++d) {
         const int64_t pair = (c * D + d) / 2, half = (c * D + d) % 2;
-        const Random4 bits = random4(seed, Purpose::kProjection, step, layer, head, round, static_cast<uint32_t>(pair));
+        const Random4 bits =
+            random4(seed, Purpose::kProjection, step.value, layer, head, round, static_cast<uint32_t>(pair));
         float x, y;
         normal2(bits.v[0], bits.v[1], x, y);
         direction[d] = half == 0 ? x : y;

@@ -9,7 +9,8 @@ namespace {
 
 // One warp per direction. grid: (heads, rounds)
 __global__ void __launch_bounds__(256) projections_kernel(float* projections, int columns, int D, uint64_t seed,
-                                                          uint32_t step, uint32_t layer, uint32_t first_head) {
+                                                          RandomStep at_step, uint32_t layer, uint32_t first_head) {
+  const uint32_t step = at_step.get();
   const int lane = threadIdx.x % 32;
   const uint32_t head = first_head + blockIdx.x, round = blockIdx.y;
   const int64_t list = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(256) projections_kernel(float* projections, in
 
 }  // namespace
 
-void draw_projections(Context& ctx, Tensor projections, uint64_t seed, uint32_t step, uint32_t layer,
+void draw_projections(Context& ctx, Tensor projections, uint64_t seed, RandomStep step, uint32_t layer,
                       int64_t first_head) {
   if (projections.numel() == 0) return;
   const dim3 grid(static_cast<unsigned>(projections.size(1)), static_cast<unsigned>(projections.size(0)));
