@@ -7,7 +7,8 @@
 
 Systems: pytorch is the GPT-2 of scripts/train_pytorch.py with torch.compile, cuDNN's dense attention, bf16 autocast, fused
 AdamW and clipping; scfa is ./bench step of the same model. Patterns of scfa: dense with separate queries and keys; hash, 16
-buckets with balance prefix, and near_far, the heads of configs/near_far_8k.json, both with shared keys. A step is one
+buckets with balance prefix, and near_far, the heads of configs/near_far_8k.json, both with shared keys. Precisions of scfa: bf16,
+and fp8 (train.precision). A step is one
 micro-batch of --tokens random tokens from initial values, forward, backward, clipping and AdamW; times are medians of
 --repeats steps after warm-up. A case that fails, of too little memory for one, is named on the console and left out.
 """
@@ -54,15 +55,15 @@ def warn(text):
     print(f"bench_step_peers.py: {text}", file=sys.stderr, flush=True)
 
 
-def time_scfa(args, size, pattern, length, sequences):
+def time_scfa(args, size, pattern, precision, length, sequences):
     """The rows of ./bench step."""
     with tempfile.TemporaryDirectory() as folder:
         config, table = pathlib.Path(folder, "config.json"), pathlib.Path(folder, "step.csv")
         config.write_text(json.dumps(config_of(size, pattern, length, sequences)), encoding="utf-8")
-        done = subprocess.run([args.bench, "step", config, "--repeats", str(args.repeats), "--csv", table],
-                              capture_output=True, text=True)
+        done = subprocess.run([args.bench, "step", config, "--repeats", str(args.repeats), "--csv", table,
+                               "--precision", "auto" if precision == "bf16" else precision], capture_output=True, text=True)
         if done.returncode != 0:
-            warn(f"scfa, {pattern}, {size}, {length} tokens: {done.stderr.strip()}")
+            warn(f"scfa, {pattern}, {precision}, {size}, {length} tokens: {done.stderr.strip()}")
             return []
         return table.read_text(encoding="utf-8").splitlines()[1:]
 
@@ -81,7 +82,7 @@ def time_pytorch(args, size, length, sequences):
 
 def run_pytorch_case(size, length, sequences, repeats):
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-    from train_pytorch import DEFAULTS, make_model
+    from train_pytorch import DEFAULTS, choose_cudnn_attention, make_model, make_optimizer
     try:
         import torch
     except ImportError as error:
@@ -89,16 +90,13 @@ def run_pytorch_case(size, length, sequences, repeats):
     if not torch.cuda.is_available():
         sys.exit("bench_step_peers.py: needs a CUDA GPU")
     config = config_of(size, "dense", length, sequences)
-    for other in (torch.backends.cuda.enable_flash_sdp, torch.backends.cuda.enable_mem_efficient_sdp,
-                  torch.backends.cuda.enable_math_sdp):
-        other(False)
+    choose_cudnn_attention(torch)
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
     model = make_model(torch, {**DEFAULTS["model"], **config["model"]}, VOCABULARY).cuda()
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if p.dim() != 2]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-                                  lr=1e-4, betas=(0.9, 0.95), fused=True)
+    optimizer = make_optimizer(torch, model, DEFAULTS["optimizer"])
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
     compiled = torch.compile(model)
     ids, targets = (torch.randint(0, VOCABULARY, (sequences, length), device="cuda") for _ in range(2))
     times = []
@@ -136,6 +134,7 @@ def main():
     parser.add_argument("--sizes", default="124M", help=f"of {', '.join(SIZES)} (default %(default)s)")
     parser.add_argument("--systems", default="pytorch,scfa", help="default: %(default)s")
     parser.add_argument("--patterns", default="dense,hash,near_far", help="of scfa (default %(default)s)")
+    parser.add_argument("--precisions", default="bf16,fp8", help="of scfa (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--csv", help="write the table here")
     parser.add_argument("--append", help="add the rows to this table")
@@ -147,6 +146,7 @@ def main():
     sizes = names_in(args.sizes, SIZES, "--sizes")
     systems = names_in(args.systems, ["pytorch", "scfa"], "--systems")
     patterns = names_in(args.patterns, PATTERNS, "--patterns")
+    precisions = names_in(args.precisions, ["bf16", "fp8"], "--precisions")
     try:
         lengths = [int(length) for length in args.lengths.split(",")]
     except ValueError:
@@ -162,26 +162,27 @@ def main():
     if args.append:
         outputs.append(open(args.append, "a", encoding="utf-8"))
     rate_of_peer = {}
-    print(f"{'system':8} {'pattern':14} {'T':>6} {'tokens/step':>11} {'ms/step':>9} {'tokens/s':>9} {'memory GB':>9}  of pytorch")
+    print(f"{'system':8} {'pattern':14} {'precision':>9} {'T':>6} {'tokens/step':>11} {'ms/step':>9} {'tokens/s':>9} {'memory GB':>9}  of pytorch")
     failed = 0
     for size in sizes:
         for length in lengths:
             sequences = args.tokens // length
-            cases = [("pytorch", "dense")] if "pytorch" in systems else []
-            cases += [("scfa", pattern) for pattern in patterns] if "scfa" in systems else []
-            for system, pattern in cases:
+            cases = [("pytorch", "dense", "bf16")] if "pytorch" in systems else []
+            if "scfa" in systems:
+                cases += [("scfa", pattern, precision) for pattern in patterns for precision in precisions]
+            for system, pattern, precision in cases:
                 if system == "pytorch":
                     rows = time_pytorch(args, size, length, sequences)
                 else:
-                    rows = time_scfa(args, size, pattern, length, sequences)
+                    rows = time_scfa(args, size, pattern, precision, length, sequences)
                 failed += not rows
                 for row in rows:
-                    name, which, _, T, _, tokens, ms, rate, memory, _ = row.split(",", 9)
+                    name, which, precision, T, _, tokens, ms, rate, memory, _ = row.split(",", 9)
                     if name == "pytorch":
                         rate_of_peer[size, length] = float(rate)
                     peer = rate_of_peer.get((size, length))
                     share = f"{float(rate) / peer:.2f} x" if peer else ""
-                    print(f"{name:8} {which:14} {T:>6} {tokens:>11} {float(ms):9.2f} {float(rate):9.0f} {float(memory):9.2f}  {share}",
+                    print(f"{name:8} {which:14} {precision:>9} {T:>6} {tokens:>11} {float(ms):9.2f} {float(rate):9.0f} {float(memory):9.2f}  {share}",
                           flush=True)
                     for output in outputs:
                         output.write(row + "\n")

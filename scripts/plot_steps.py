@@ -5,7 +5,7 @@ scripts/bench_step_peers.py.
   scripts/plot_steps.py step.csv -o step.png
   scripts/plot_steps.py step.csv --patterns dense,near_far -o step.png
 
-A line is a system and a pattern.
+A line is a system, a pattern and a precision.
 """
 import argparse
 
@@ -13,7 +13,7 @@ from plotting import choose_patterns, read_tables, require_pyplot
 
 
 def parse(row):
-    return {**row, "T": int(row["T"]), "tokens_per_s": float(row["tokens_per_s"]), "line": f"{row['system']}, {row['pattern']}",
+    return {**row, "T": int(row["T"]), "tokens_per_s": float(row["tokens_per_s"]), "line": f"{row['system']}, {row['pattern']}, {row['precision']}",
             "gpu": row["gpu"]}
 
 
@@ -34,7 +34,7 @@ def main():
     for index, (name, points) in enumerate(lines.items()):
         points.sort()
         axes.plot([p[0] for p in points], [p[1] for p in points], color=f"C{index % 10}", marker="o",
-                  linestyle="-" if name.startswith("scfa") else "--", linewidth=1.4, markersize=5, label=name)
+                  linestyle="--" if not name.startswith("scfa") else ":" if name.endswith("fp8") else "-", linewidth=1.4, markersize=5, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     lengths = sorted({row["T"] for row in rows})

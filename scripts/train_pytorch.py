@@ -71,6 +71,21 @@ DEFAULTS = {
 }
 
 
+def make_optimizer(torch, model, settings):
+    """AdamW with ./train's groups: matrices decay, embeddings if asked for; the learning rate is 0 so far."""
+    embeddings = () if settings["decay_embeddings"] else ("wte.weight", "wpe.weight")
+    decayed = [p for name, p in model.named_parameters() if p.dim() == 2 and name not in embeddings]
+    others = [p for p in model.parameters() if not any(p is q for q in decayed)]
+    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"], fused=True)
+
+
+def choose_cudnn_attention(torch):
+    for other in (torch.backends.cuda.enable_flash_sdp, torch.backends.cuda.enable_mem_efficient_sdp,
+                  torch.backends.cuda.enable_math_sdp):
+        other(False)
+
+
 def parse_value(text):
     try:
         return json.loads(text)
@@ -211,10 +226,7 @@ def main():
     torch.manual_seed(config["seed"])
     torch.set_float32_matmul_precision("high")
     model = make_model(torch, m, train.vocab_size).cuda()
-    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and (o["decay_embeddings"] or n not in ("wte.weight", "wpe.weight"))]
-    others = [p for p in model.parameters() if not any(p is q for q in matrices)]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": o["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-                                  lr=0.0, betas=(o["beta1"], o["beta2"]), eps=o["eps"], fused=True)
+    optimizer = make_optimizer(torch, model, o)
     run = torch.compile(model) if flags["compile"] else model
     folder = Path(config["runs"]) / config["name"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,9 +256,7 @@ def main():
         print(f"step {step}/{steps}  validation loss {total / windows:.4f}", flush=True)
 
     if flags["cudnn"]:
-        for others in (torch.backends.cuda.enable_flash_sdp, torch.backends.cuda.enable_mem_efficient_sdp,
-                       torch.backends.cuda.enable_math_sdp):
-            others(False)
+        choose_cudnn_attention(torch)
     for step in range(steps):
         if config["eval"]["every"] and step % config["eval"]["every"] == 0:
             evaluate(step)

@@ -8,6 +8,7 @@
 #include "kernels/device_math.cuh"
 #include "kernels/fp8_math.cuh"
 #include "kernels/layernorm.h"
+#include "kernels/partial_sums.cuh"
 
 namespace scfa::gpu {
 
@@ -247,28 +248,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   store(to + 2 * stride, dsum);
 }
 
-constexpr int kPartialColumns = 32, kPartialThreads = 8;
-
-// Adds the partial sums of all blocks: a thread those of every eighth block, and the eight sums in their order.
-// grid: (C / kPartialColumns, 3).
+// Adds the partial sums of all blocks. grid: (C / kPartialColumns, 3).
 __global__ void __launch_bounds__(kPartialColumns* kPartialThreads)
     add_partials_kernel(float* dw, float* db, float* dr_sum, const float* partial, int blocks, int C) {
-  __shared__ float sums[kPartialThreads][kPartialColumns];
   float* const to = blockIdx.y == 0 ? dw : blockIdx.y == 1 ? db : dr_sum;
-  if (to == nullptr) return;
-  const int column = threadIdx.x % kPartialColumns, thread = threadIdx.x / kPartialColumns;
-  const int c = static_cast<int>(blockIdx.x) * kPartialColumns + column;
-  const float* from = partial + static_cast<int64_t>(blockIdx.y) * blocks * C;
-  float sum = 0.0f;
-  if (c < C)
-#pragma unroll 8
-    for (int k = thread; k < blocks; k += kPartialThreads) sum += from[static_cast<int64_t>(k) * C + c];
-  sums[thread][column] = sum;
-  __syncthreads();
-  if (thread != 0 || c >= C) return;
-#pragma unroll
-  for (int other = 1; other < kPartialThreads; ++other) sum += sums[other][column];
-  to[c] += sum;
+  if (to != nullptr) add_partial_sums(to, partial + static_cast<int64_t>(blockIdx.y) * blocks * C, blocks, C);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -21,11 +21,13 @@ int64_t head_chunk(const GptConfig& c, int64_t tokens, Device device) {
   return std::min(tokens, (tokens + chunks * 64 - 1) / (chunks * 64) * 64);
 }
 
-// What backward may compute again, except for the output of GELU.
-void plan_recomputed(BlockActivations& a, Arena& arena, const GptConfig& c, int64_t B, int64_t T) {
+// What backward may compute again, except for the output of GELU. norms: the block whose outputs of layer norms are in
+// the same memory, or null.
+void plan_recomputed(BlockActivations& a, Arena& arena, const GptConfig& c, int64_t B, int64_t T,
+                     const BlockActivations* norms) {
   const int64_t C = c.n_embd, H = c.n_head, D = c.head_dim();
   const DType f = activation_type(arena.device()), f32 = DType::kF32;
-  a.ln_1 = arena.take("layer norms", f, {B, T, C});
+  a.ln_1 = norms != nullptr ? norms->ln_1 : arena.take("layer norms", f, {B, T, C});
   a.ln_1_mean = arena.take("layer norms", f32, {B, T});
   a.ln_1_rstd = arena.take("layer norms", f32, {B, T});
   a.qkv = arena.take("queries, keys, values", f, {B, T, c.qkv_heads(), D});
@@ -34,7 +36,7 @@ void plan_recomputed(BlockActivations& a, Arena& arena, const GptConfig& c, int6
     a.inverse_norm = arena.take("queries, keys, values", f32, {B, T, H});
   }
   a.residual_mid = arena.take("residual stream", f, {B, T, C});
-  a.ln_2 = arena.take("layer norms", f, {B, T, C});
+  a.ln_2 = norms != nullptr ? norms->ln_2 : arena.take("layer norms", f, {B, T, C});
   a.ln_2_mean = arena.take("layer norms", f32, {B, T});
   a.ln_2_rstd = arena.take("layer norms", f32, {B, T});
   a.fc = arena.take("MLP", f, {B, T, 4 * C});
@@ -47,7 +49,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
   const DType f = activation_type(arena.device());
   BlockActivations a;
   if (first == nullptr || recompute != Recompute::kBlock)
-    plan_recomputed(a, arena, c, B, T);
+    plan_recomputed(a, arena, c, B, T, recompute == Recompute::kNorms ? first : nullptr);
   else
     a = *first;
   a.gelu = first == nullptr || recompute == Recompute::kNone ? arena.take("MLP", f, {B, T, 4 * C}) : first->gelu;

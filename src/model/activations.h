@@ -10,9 +10,10 @@
 
 namespace scfa {
 
-// What forward does not keep for backward, which computes it again: the outputs of GELU, or all of a block but its
-// input, its segments and its attention's output. Gradients are the same to the bit.
-enum class Recompute { kNone, kGelu, kBlock };
+// What forward does not keep for backward, which computes it again: the outputs of GELU, those of layer norms too, or
+// all of a block but its input, its segments and its attention's output. Gradients are the same to the bit.
+enum class Recompute { kNone, kGelu, kNorms, kBlock };
+inline constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kGelu, Recompute::kNorms, Recompute::kBlock};
 
 // What products of a pass with gradients are computed in: the device's own type, f32 on a CPU and bf16 on a GPU, or
 // some of them in fp8 (model/fp8.h).

@@ -106,7 +106,14 @@ void block_forward(Context& ctx, const GptConfig& c, int64_t layer, const BlockP
 
 void block_recompute(Context& ctx, const GptConfig& c, int64_t layer, const BlockParams& p, BlockActivations& a,
                      Activations& shared, const AttentionDraw& draw, const BlockFp8* fp8, Recompute recompute) {
-  if (recompute == Recompute::kGelu) return gelu_forward(ctx, a.gelu, a.fc, p.fc_bias, gelu_kind(c));
+  if (recompute != Recompute::kBlock) {
+    gelu_forward(ctx, a.gelu, a.fc, p.fc_bias, gelu_kind(c));
+    if (recompute == Recompute::kGelu) return;
+    const auto eps = static_cast<float>(c.norm_eps);
+    layernorm_forward(ctx, a.ln_1, {}, a.ln_1_mean, a.ln_1_rstd, a.residual_in, {}, p.ln_1_weight, p.ln_1_bias, eps);
+    layernorm_forward(ctx, a.ln_2, {}, a.ln_2_mean, a.ln_2_rstd, a.residual_mid, {}, p.ln_2_weight, p.ln_2_bias, eps);
+    return;
+  }
   block_before_attention(ctx, c, layer, p, a, shared, a.residual_in, {}, draw, fp8);
   attention_to_gelu(ctx, c, p, a, shared, or_none(fp8));
 }

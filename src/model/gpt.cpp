@@ -310,6 +310,7 @@ std::string Gpt::first_non_finite() const {
     const auto is_its_own = [&](const Tensor& tensor) {
       if (recompute_ == Recompute::kNone || l + 1 == acts_.blocks.size()) return true;
       if (recompute_ == Recompute::kGelu) return &tensor != &a.gelu;
+      if (recompute_ == Recompute::kNorms) return &tensor != &a.gelu && &tensor != &a.ln_1 && &tensor != &a.ln_2;
       return &tensor == &a.residual_in || &tensor == &a.attention;
     };
     for (const auto& output : outputs)

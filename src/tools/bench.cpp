@@ -47,7 +47,8 @@ CommandLine options() {
   line.add_option("drop-rate", "op: share that drop leaves out", "X", "0.5");
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
-  line.add_option("recompute", "step: what backward computes again (the config's; of auto none)", "none|gelu|block");
+  line.add_option("recompute", "step: what backward computes again (the config's; of auto none)",
+                  "none|gelu|norms|block");
   line.add_option("precision", "step: of the training passes (the config's)", "auto|fp8");
   line.add_flag("profile", "step: also the time of each op, of one more step");
   line.add_option("csv", "attention, step: also write the table here", "FILE");
@@ -128,8 +129,9 @@ int run(int argc, char** argv) {
   for (const char* name : {"heads", "head-dim", "width", "outputs", "parameters", "pattern", "buckets", "drop-rate"})
     require(mode != "step" || !line.given(name), "--", name, ": step takes it from the config");
   const std::string recompute = line.text("recompute");
-  require(!line.given("recompute") || recompute == "none" || recompute == "gelu" || recompute == "block",
-          "--recompute: must be none, gelu or block, not \"", abbreviate(recompute), "\"");
+  require(!line.given("recompute") || recompute == "none" || recompute == "gelu" || recompute == "norms" ||
+              recompute == "block",
+          "--recompute: must be none, gelu, norms or block, not \"", abbreviate(recompute), "\"");
   const std::string precision = line.text("precision");
   require(!line.given("precision") || precision == "auto" || precision == "fp8",
           "--precision: must be auto or fp8, not \"", abbreviate(precision), "\"");

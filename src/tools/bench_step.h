@@ -31,7 +31,7 @@ struct StepChanges {             // to the configs; what is empty or 0 is as the
   std::vector<int64_t> lengths;  // each config with each
   int64_t sequences = 0;         // of a micro-batch, which is then the whole step
   int64_t vocabulary = 0;        // where the config leaves it to the text
-  std::string recompute;         // none, gelu or block; the config's auto is none
+  std::string recompute;         // none, gelu, norms or block; the config's auto is none
   std::string precision;         // auto or fp8
 };
 

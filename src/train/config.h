@@ -108,8 +108,9 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "sequences that a rank computes at a time; times the number of ranks it must divide batch_size", at_least(1));
   visit("train", "recompute", c.train.recompute,
         "what the backward pass computes again instead of keeping it, which saves memory and changes no bit: none, the "
-        "outputs of GELU, all of a block but its attention, or the least of these with which the run fits",
-        one_of({"none", "gelu", "block", "auto"}));
+        "outputs of GELU, those of layer norms too, all of a block but its attention, or the least of these with which "
+        "the run fits",
+        one_of({"none", "gelu", "norms", "block", "auto"}));
   visit("train", "precision", c.train.precision,
         "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward products and "
         "the input gradients of the MLP in 8 bits, on GPUs that have them (a CPU computes the same numbers, slower)",

@@ -24,7 +24,17 @@ namespace {
 constexpr const char* kAutomatic = "auto";
 
 const char* name_of(Recompute recompute) {
-  return recompute == Recompute::kNone ? "none" : recompute == Recompute::kGelu ? "gelu" : "block";
+  switch (recompute) {
+    case Recompute::kNone:
+      return "none";
+    case Recompute::kGelu:
+      return "gelu";
+    case Recompute::kNorms:
+      return "norms";
+    case Recompute::kBlock:
+      break;
+  }
+  return "block";
 }
 
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
@@ -40,9 +50,9 @@ bool harmless(const std::string& key) {
 }  // namespace
 
 Recompute recompute_of(const std::string& name) {
-  for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock})
+  for (const Recompute recompute : kRecomputes)
     if (name == name_of(recompute)) return recompute;
-  fail("\"", name, "\" is not something to recompute; there are: none, gelu, block");
+  fail("\"", name, "\" is not something to recompute; there are: none, gelu, norms, block");
 }
 
 Precision precision_of(const TrainConfig& config) {
@@ -108,10 +118,12 @@ Recompute check_memory(const Context& ctx, const Config& config, int ranks, Cons
     return available == 0 || total_bytes(training_memory_plan(ctx, config, micro_batch, ranks, recompute)) <= available;
   };
   const bool automatic = config.train.recompute == kAutomatic;
-  Recompute recompute = automatic ? Recompute::kNone : recompute_of(config.train.recompute);
-  if (automatic)
-    while (recompute != Recompute::kBlock && !fits(asked, recompute))
-      recompute = recompute == Recompute::kNone ? Recompute::kGelu : Recompute::kBlock;
+  Recompute recompute = automatic ? Recompute::kBlock : recompute_of(config.train.recompute);
+  if (automatic) {
+    const auto* const least = std::find_if(std::begin(kRecomputes), std::end(kRecomputes),
+                                           [&](Recompute candidate) { return fits(asked, candidate); });
+    if (least != std::end(kRecomputes)) recompute = *least;
+  }
   const std::vector<Arena::Item> items = training_memory_plan(ctx, config, asked, ranks, recompute);
   std::string text = concat("memory", ranks > 1 ? concat(" of each of ", ranks, " ranks") : "", ": ") +
                      format_bytes(total_bytes(items)) + " (";
@@ -125,7 +137,7 @@ Recompute check_memory(const Context& ctx, const Config& config, int ranks, Cons
   int64_t smaller = asked - 1;
   while (smaller > 0 && (config.train.batch_size % (smaller * ranks) != 0 || !fits(smaller, recompute))) --smaller;
   std::string advice = smaller > 0 ? concat("train.micro_batch_size ", smaller, " would fit") : "";
-  for (const Recompute more : {Recompute::kGelu, Recompute::kBlock})
+  for (const Recompute more : kRecomputes)
     if (!automatic && more > recompute && fits(asked, more)) {
       advice += concat(advice.empty() ? "" : ", and so would ", "train.recompute ", name_of(more),
                        advice.empty() ? " would fit" : "");

@@ -19,7 +19,7 @@ TokenSet open_split(const Config& config, Split split);
 // device: what it will run on.
 Config complete(Config config, const TokenSet& set, Device device);
 
-// none, gelu or block; throws Error for others.
+// none, gelu, norms or block; throws Error for others.
 Recompute recompute_of(const std::string& name);
 
 // fp8 or the device's own.

@@ -69,11 +69,20 @@ double expected_step_seconds(const Config& config, int ranks, Recompute recomput
   // Elements of width C that a block reads or writes per token: layer norms 8 and 8, GELU 8 and 12, attention about 40.
   double elements = (8 + 8 + 8 + 12 + 40) * C * L;
   if (recompute == Recompute::kGelu) elements += 8 * C * L;
+  if (recompute == Recompute::kNorms) elements += (8 + 4) * C * L;
   if (recompute == Recompute::kBlock) {
     products += 2 * L * C * (static_cast<double>(c.qkv_width()) + C + 4 * C);
     elements += (8 + 8) * C * L;
   }
   elements += 2 * static_cast<double>(c.padded_vocab());
+  if (config.train.precision == "fp8" &&
+      rates.element_bytes == 2) {  // a GPU: forward but for attention's projection, and the MLP's input gradients
+    const double in_fp8 =
+        2 * C * (L * (static_cast<double>(c.qkv_width()) + 8 * C + 8 * C) + static_cast<double>(c.padded_vocab()));
+    constexpr double kGain = 0.4;  // of their time; elements are written once more, with half the bytes
+    products -= kGain * in_fp8;
+    elements += 0.5 * (2 + 4 + 4 + 3) * C * L;
+  }
   const double tokens = static_cast<double>(config.tokens_per_step()) / ranks;
   const double parameters = static_cast<double>(ParameterTable(c).count);
   constexpr double kOptimizerBytes = 34;  // per parameter: gradient, moments, weights, and zero for the next gradient

@@ -98,7 +98,7 @@ TEST_P(Fp8On, IsTheSameEveryTimeAndHoweverMuchIsComputedAgain) {
     GptConfig c = config_of(shared);
     if (ctx.on_gpu()) c.n_embd = 128;
     const Pass want = pass(ctx, c, Precision::kFp8);
-    for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock}) {
+    for (const Recompute recompute : kRecomputes) {
       const Pass got = pass(ctx, c, Precision::kFp8, recompute);
       EXPECT_EQ(got.loss, want.loss);
       EXPECT_TRUE(got.gradients == want.gradients) << static_cast<int>(recompute);

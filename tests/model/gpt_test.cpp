@@ -350,7 +350,7 @@ TEST(Gpt, FirstNonFiniteNamesTheTensor) {
 TEST(Gpt, FirstNonFiniteKnowsWhatIsComputedAgain) {
   Context ctx;
   const GptConfig c = small_config();
-  for (const Recompute recompute : {Recompute::kNone, Recompute::kGelu, Recompute::kBlock}) {
+  for (const Recompute recompute : kRecomputes) {
     ParameterStore store(ctx, c, {.training = true});
     Gpt model(store, c, 1, 1, Gpt::Mode::kTraining, 0, recompute);
     store.init(1);

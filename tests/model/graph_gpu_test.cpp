@@ -27,7 +27,7 @@ std::vector<Case> cases() {
   blocks.pattern = "blocks", blocks.block = 16;
   reformer.pattern = "reformer", reformer.buckets = 4;
   return {{"dense", {{dense}}, Recompute::kNone, Precision::kOwn, true},
-          {"hash", {{hash}}},
+          {"hash", {{hash}}, Recompute::kNorms},
           {"drop_in_fp8", {{drop}}, Recompute::kNone, Precision::kFp8},
           {"mixture", {{window, balanced}, {hash}}, Recompute::kBlock},
           {"blocks", {{blocks}}, Recompute::kGelu},

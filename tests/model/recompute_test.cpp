@@ -67,7 +67,7 @@ TEST_P(RecomputeOn, ChangesNoBit) {
       };
       const Result want = pass(Recompute::kNone);
       int64_t bytes = want.bytes;
-      for (const Recompute recompute : {Recompute::kGelu, Recompute::kBlock}) {
+      for (const Recompute recompute : {Recompute::kGelu, Recompute::kNorms, Recompute::kBlock}) {
         const Result got = pass(recompute);
         EXPECT_EQ(got.loss, want.loss);
         EXPECT_TRUE(got.gradients == want.gradients) << static_cast<int>(recompute);

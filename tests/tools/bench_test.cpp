@@ -79,7 +79,7 @@ TEST(Bench, TimesStepsOfConfigs) {
   expect_one_line(step({"--length=4000000"}), "bench: ", "memory");
   test::write_text(folder / "wrong.json", R"({"model": {"n_head": 5}})");
   expect_one_line(execute({"bench", "step", folder / "wrong.json"}), "bench: ", "wrong.json: model.n_embd");
-  expect_one_line(step({"--recompute=auto"}), "bench: ", "--recompute: must be none, gelu or block");
+  expect_one_line(step({"--recompute=auto"}), "bench: ", "--recompute: must be none, gelu, norms or block");
   expect_one_line(step({"--buckets=8"}), "bench: ", "--buckets: step takes it from the config");
   expect_one_line(execute({"bench", "op", "cast", "--recompute=gelu"}), "bench: ", "--recompute");
 }

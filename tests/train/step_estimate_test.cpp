@@ -15,17 +15,22 @@ TEST(StepEstimate, IsNearWhatWasMeasuredOnAnH200) {
     const char* config;
     int64_t length;
     double seconds;
+    const char* precision = "auto";
   };
-  for (const auto& [name, length, seconds] :
+  for (const auto& [name, length, seconds, precision] :
        {Measured{"gpt2_124m", 1024, 0.1036}, Measured{"gpt2_124m", 8192, 0.1659}, Measured{"near_far_8k", 8192, 0.0977},
-        Measured{"near_far_32k", 32768, 0.1054}}) {
+        Measured{"near_far_32k", 32768, 0.1054}, Measured{"gpt2_124m", 8192, 0.1525, "fp8"},
+        Measured{"near_far_8k", 8192, 0.0889, "fp8"}}) {
     Config config = read_config(concat(SCFA_SOURCE_DIR, "/configs/", name, ".json"));
     config.model.sequence_length = length;
     config.model.vocab_size = 50257;
+    config.train.precision = precision;
     config.train.batch_size = config.train.micro_batch_size = 65536 / length;
     const double expected = expected_step_seconds(config, 1, Recompute::kNone, h200);
     EXPECT_NEAR(expected, seconds, 0.11 * seconds) << name;
     EXPECT_GT(expected_step_seconds(config, 1, Recompute::kGelu, h200), expected);
+    EXPECT_GT(expected_step_seconds(config, 1, Recompute::kNorms, h200),
+              expected_step_seconds(config, 1, Recompute::kGelu, h200));
     EXPECT_GT(expected_step_seconds(config, 1, Recompute::kBlock, h200), 1.08 * expected);
     EXPECT_GT(expected_step_seconds(config, 1, Recompute::kNone, *rates_of_gpu("NVIDIA H100 80GB HBM3")), expected);
     config.train.batch_size *= 4;

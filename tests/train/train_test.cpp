@@ -203,7 +203,7 @@ TEST(Train, RecomputesWhatItIsAskedTo) {
   TinyRun tiny;
   Config config = tiny.config();
   const TrainResult kept = tiny.run(config);
-  for (const char* recompute : {"gelu", "block", "auto"}) {
+  for (const char* recompute : {"gelu", "norms", "block", "auto"}) {
     config.train.recompute = recompute;
     fs::remove_all(tiny.path("checkpoint-00000012"));
     const TrainResult result = tiny.run(config, {.resume = true});

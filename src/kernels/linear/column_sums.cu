@@ -3,30 +3,17 @@
 #include <algorithm>
 
 #include "kernels/device_math.cuh"
+#include "kernels/partial_sums.cuh"
 
 namespace scfa::gpu {
 
 namespace {
 
-constexpr int kColumns = 32, kThreadsPerColumn = 8;
 constexpr int64_t kRowsPerPart = 256;
 
-// A thread adds every eighth part; then the eight sums are added in their order.
-__global__ void __launch_bounds__(kColumns* kThreadsPerColumn)
+__global__ void __launch_bounds__(kPartialColumns* kPartialThreads)
     add_partial_sums_kernel(float* sums, const float* partial, int64_t parts, int64_t C) {
-  __shared__ float of_threads[kThreadsPerColumn][kColumns];
-  const int column = threadIdx.x % kColumns, thread = threadIdx.x / kColumns;
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kColumns + column;
-  float sum = 0.0f;
-  if (c < C)
-#pragma unroll 8
-    for (int64_t i = thread; i < parts; i += kThreadsPerColumn) sum += partial[i * C + c];
-  of_threads[thread][column] = sum;
-  __syncthreads();
-  if (thread != 0 || c >= C) return;
-#pragma unroll
-  for (int other = 1; other < kThreadsPerColumn; ++other) sum += of_threads[other][column];
-  sums[c] += sum;
+  add_partial_sums(sums, partial, parts, C);
 }
 
 }  // namespace
@@ -39,7 +26,7 @@ int64_t row_parts(int64_t rows, int64_t columns, const char* op) {
 
 void add_partial_sums(Context& ctx, const Tensor& sums, int64_t parts, const char* op) {
   const int64_t C = sums.numel();
-  add_partial_sums_kernel<<<blocks_for(C, kColumns), kColumns * kThreadsPerColumn, 0, ctx.stream()>>>(
+  add_partial_sums_kernel<<<blocks_for(C, kPartialColumns), kPartialColumns * kPartialThreads, 0, ctx.stream()>>>(
       sums.as<float>(), partial_sums(ctx), parts, C);
   check_launch(op, ctx.stream());
 }

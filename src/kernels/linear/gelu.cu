@@ -116,15 +116,14 @@ void launch(Context& ctx, const char* op, const Tensor& out, const Tensor& sums,
   const bool packed = addresses % (2 * kPack) == 0;
   require(packed || !out_fp8, op, ": operands must be aligned to ", 2 * kPack,
           " bytes where an 8-bit output is asked for");
-  const auto of_layout = [&](auto erf, auto tanh) { return kind == Gelu::kErf ? erf : tanh; };
+  const auto of_layout = [&]<Layout kLayout>() {
+    constexpr Gelu kTanh = kPass == Pass::kSum ? Gelu::kErf : Gelu::kTanh;  // sums are of no form
+    return kind == Gelu::kErf ? rows_kernel<kPass, Gelu::kErf, kLayout> : rows_kernel<kPass, kTanh, kLayout>;
+  };
   auto kernel =
-      of_layout(rows_kernel<kPass, Gelu::kErf, Layout::kElements>, rows_kernel<kPass, Gelu::kTanh, Layout::kElements>);
-  if (packed)
-    kernel =
-        of_layout(rows_kernel<kPass, Gelu::kErf, Layout::kPacked>, rows_kernel<kPass, Gelu::kTanh, Layout::kPacked>);
+      packed ? of_layout.template operator()<Layout::kPacked>() : of_layout.template operator()<Layout::kElements>();
   if constexpr (kPass != Pass::kSum)
-    if (out_fp8)
-      kernel = of_layout(rows_kernel<kPass, Gelu::kErf, Layout::kFp8>, rows_kernel<kPass, Gelu::kTanh, Layout::kFp8>);
+    if (out_fp8) kernel = of_layout.template operator()<Layout::kFp8>();
   kernel<<<dim3(blocks_for(p.C, kBlockColumns), static_cast<unsigned>(parts)), 32 * kWarps, 0, ctx.stream()>>>(p);
   check_launch(op, ctx.stream());
   if (sums) add_partial_sums(ctx, sums, parts, op);
