@@ -1,5 +1,6 @@
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/vector_math.h"
@@ -54,11 +55,17 @@ void cross_entropy(Context& /*ctx*/, Tensor losses, Tensor correct, Tensor logit
   const int64_t N = logits.size(0), P = logits.size(1), V = vocabulary;
   const int32_t* target = targets.as<int32_t>();
   for (int64_t i = 0; i < N; ++i)
-    require(target[i] >= 0 && target[i] < V, "cross_entropy: target ", target[i], " is outside the vocabulary of ", V);
+    require(target[i] == kIgnoredTarget || (target[i] >= 0 && target[i] < V), "cross_entropy: target ", target[i],
+            " is outside the vocabulary of ", V);
   float *loss = losses.as<float>(), *hit = correct.as<float>(), *all = logits.as<float>();
 #pragma omp parallel for
   for (int64_t i = 0; i < N; ++i) {
     float* row = all + i * P;
+    if (target[i] == kIgnoredTarget) {
+      loss[i] = hit[i] = 0.0f;
+      if (gradient_scale != 0.0f) std::fill(row, row + P, 0.0f);
+      continue;
+    }
     float top = row[0], sum = 0.0f;
 #pragma omp simd reduction(max : top)
     for (int64_t c = 0; c < V; ++c) top = row[c] > top ? row[c] : top;

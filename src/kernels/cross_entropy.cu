@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
   __nv_bfloat16* row = logits + i * P;  // i is 64 bits wide
   const bool aligned = P % kPack == 0 && reinterpret_cast<uintptr_t>(logits) % 16 == 0;
   const int target = targets[i];
-  const bool known = target >= 0 && target < V;
+  const bool known = target >= 0 && target < V, counts = target != kIgnoredTarget;
   const float of_target = known ? __bfloat162float(row[target]) : NAN;
   uint4 held[kPacks > 0 ? kPacks : 1];  // as they came: exponentials are computed twice rather than kept
   float top = -INFINITY, sum = 0.0f;
@@ -80,11 +80,11 @@ __global__ void __launch_bounds__(kThreads)
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) {
-    losses[i] = top + log2f(sum) * kLn2 - of_target;  // NaN where the target is outside the vocabulary
+    losses[i] = counts ? top + log2f(sum) * kLn2 - of_target : 0.0f;  // NaN where the target is unknown
     correct[i] = of_target == top ? 1.0f : 0.0f;
   }
   if (gradient_scale == 0.0f) return;
-  const float scale = known ? gradient_scale / sum : NAN;
+  const float scale = known ? gradient_scale / sum : counts ? NAN : 0.0f;
   const auto write = [&](float(&v)[kPack], int64_t c) {
 #pragma unroll
     for (int e = 0; e < kPack; ++e)
@@ -156,7 +156,7 @@ __device__ inline void compute_rows(uint32_t shared, const RowStorage& at, float
   PipelineState<2> state;
   for (int64_t row = blockIdx.x; row < N; row += gridDim.x, state.next()) {
     const int target = targets[row];
-    const bool known = target >= 0 && target < V;
+    const bool known = target >= 0 && target < V, counts = target != kIgnoredTarget;
     const uint32_t from = shared + at.row(state.stage);
     const auto get = [&](float(&v)[kPack], int c) {  // columns from V on read as -inf
       unpack(v, load_chunk(from + c * 2));
@@ -201,11 +201,11 @@ __device__ inline void compute_rows(uint32_t shared, const RowStorage& at, float
     top = warp_max(of_warp.x);
     sum = warp_sum(lane < kRowWarps ? rescaled(of_warp.y, of_warp.x, top) : 0.0f);
     if (threadIdx.x == 0) {
-      losses[row] = top + log2f(sum) * kLn2 - of_target;  // NaN where the target is outside the vocabulary
+      losses[row] = counts ? top + log2f(sum) * kLn2 - of_target : 0.0f;  // NaN where the target is unknown
       correct[row] = of_target == top ? 1.0f : 0.0f;
     }
     if (gradient_scale != 0.0f) {
-      const float scale = known ? gradient_scale / sum : NAN, base = top * kLog2E;
+      const float scale = known ? gradient_scale / sum : counts ? NAN : 0.0f, base = top * kLog2E;
       for (int c = static_cast<int>(threadIdx.x) * kPack; c < P; c += kRowThreads * kPack) {
         float v[kPack];
         get(v, c);

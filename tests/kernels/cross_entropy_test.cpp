@@ -62,6 +62,20 @@ TEST(CrossEntropy, LossesAndHits) {
   }
 }
 
+TEST(CrossEntropy, AnIgnoredTargetCountsNothing) {
+  const int64_t N = 6, V = 33, P = 48;
+  Case plain(N, V, P), c(N, V, P);
+  for (const int64_t i : {0, 3, 5}) c.targets.as<int32_t>()[i] = kIgnoredTarget;
+  plain.run(0.5f), c.run(0.5f);
+  for (int64_t i = 0; i < N; ++i) {
+    const bool ignored = i == 0 || i == 3 || i == 5;
+    EXPECT_EQ(c.losses.as<float>()[i], ignored ? 0.0f : plain.losses.as<float>()[i]);
+    EXPECT_EQ(c.correct.as<float>()[i], ignored ? 0.0f : plain.correct.as<float>()[i]);
+    for (int64_t k = i * P; k < i * P + P; ++k)
+      ASSERT_EQ(c.logits.as<float>()[k], ignored ? 0.0f : plain.logits.as<float>()[k]);
+  }
+}
+
 TEST(CrossEntropy, GradientIsTheDerivative) {
   const int64_t sizes[][3] = {{1, 2, 2}, {5, 13, 16}, {3, 65, 65}};
   for (const auto& [N, V, P] : sizes) {
