@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Times whole training steps of scfa and of PyTorch on this GPU, one after the other, into one table.
 
-  scripts/bench_step_peers.py --csv step.csv
+  scripts/bench_step_peers.py --csv step.csv --precisions bf16,fp8
   scripts/bench_step_peers.py --sizes 350M,774M --lengths 8192 --tokens 32768 --append step.csv
   scripts/bench_step_peers.py --bench build/h100/bin/bench --lengths 8192 --patterns dense,near_far --csv step.csv
 
 Systems: pytorch is the GPT-2 of scripts/train_pytorch.py with torch.compile, cuDNN's dense attention, bf16 autocast, fused
 AdamW and clipping; scfa is ./bench step of the same model. Patterns of scfa: dense with separate queries and keys; hash, 16
 buckets with balance prefix, and near_far, the heads of configs/near_far_8k.json, both with shared keys. Precisions of scfa: bf16,
-and fp8 (train.precision). A step is one
+and if asked for fp8 (train.precision). A step is one
 micro-batch of --tokens random tokens from initial values, forward, backward, clipping and AdamW; times are medians of
 --repeats steps after warm-up. A case that fails, of too little memory for one, is named on the console and left out.
 """
@@ -134,7 +134,7 @@ def main():
     parser.add_argument("--sizes", default="124M", help=f"of {', '.join(SIZES)} (default %(default)s)")
     parser.add_argument("--systems", default="pytorch,scfa", help="default: %(default)s")
     parser.add_argument("--patterns", default="dense,hash,near_far", help="of scfa (default %(default)s)")
-    parser.add_argument("--precisions", default="bf16,fp8", help="of scfa (default %(default)s)")
+    parser.add_argument("--precisions", default="bf16", help="of scfa: bf16,fp8 (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--csv", help="write the table here")
     parser.add_argument("--append", help="add the rows to this table")

@@ -229,7 +229,7 @@ OwnedGraph capture(Stream stream, const std::function<void()>& work) {
     void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
   };
   std::unique_ptr<CUgraph_st, DestroyTemplate> recorded;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording a graph");
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing a CUDA graph");
   const auto end = [&] {
     cudaGraph_t graph = nullptr;
     const cudaError_t status = cudaStreamEndCapture(stream, &graph);
@@ -243,14 +243,14 @@ OwnedGraph capture(Stream stream, const std::function<void()>& work) {
     cudaGetLastError();
     throw;
   }
-  check(end(), "recording a graph");
+  check(end(), "capturing a CUDA graph");
   CUgraphExec_st* graph = nullptr;
-  check(cudaGraphInstantiate(&graph, recorded.get(), 0), "making a graph");
+  check(cudaGraphInstantiate(&graph, recorded.get(), 0), "instantiating a CUDA graph");
   return OwnedGraph(graph);
 }
 
 void launch(const OwnedGraph& graph, Stream stream) {
-  check(cudaGraphLaunch(graph.get(), stream), "launching a graph");
+  check(cudaGraphLaunch(graph.get(), stream), "launching a CUDA graph");
 }
 
 void check_launch(const char* op, Stream stream) {

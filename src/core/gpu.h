@@ -66,14 +66,14 @@ void synchronize(Event event);                      // the host waits
 bool is_past(Event event);                          // whether all work before its last record() has ended
 double milliseconds_between(Event from, Event to);  // both made with timing, and past
 
-// Work on a stream that was recorded instead of done, to be launched again and again. While it is recorded, work on
-// other streams that waits for it, or that it waits for, is recorded too.
+// Work on a stream that was captured instead of done, to be launched again and again. Work on other streams that waits
+// for it, or that it waits for, is captured too.
 struct DestroyGraph {
   void operator()(CUgraphExec_st* graph) const noexcept;
 };
 using OwnedGraph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
-bool can_capture();  // not while SCFA_SYNC is set: no launch is waited for while work is recorded
-OwnedGraph capture(Stream stream, const std::function<void()>& work);  // throws Error if work cannot be recorded
+bool can_capture();  // not while SCFA_SYNC is set: no launch can be waited for during a capture
+OwnedGraph capture(Stream stream, const std::function<void()>& work);  // throws Error if work cannot be captured
 void launch(const OwnedGraph& graph, Stream stream);
 
 // After every launch: throws Error naming the op if the launch failed. SCFA_SYNC=1 in the environment makes it wait for

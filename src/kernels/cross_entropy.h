@@ -1,18 +1,17 @@
 // Softmax cross-entropy of a chunk of tokens; the gradient replaces the logits, so that logits never exist twice.
 #pragma once
 #include "core/context.h"
+#include "core/ignored_target.h"
 
 namespace scfa {
-
-// A target that does not count (PyTorch's ignore_index): its loss, its hit and its gradient are 0.
-inline constexpr int32_t kIgnoredTarget = -100;
 
 // For row i: losses[i] = logsumexp(logits[i, :vocabulary]) - logits[i, targets[i]], in nats.
 //   losses   out (N) f32          correct  out (N) f32: 1 where the largest logit is the target's, else 0
 //   logits   in (N, P) f32 on CPU, bf16 on GPU, P >= vocabulary; columns from vocabulary on are padding and never enter
 //   targets  in (N) i32
 //   gradient_scale  0: logits are left alone. Otherwise logits become gradient_scale * (softmax - onehot), padding 0.
-// Deterministic. Where a target is neither of the vocabulary nor kIgnoredTarget, the CPU throws Error before anything
+// Where a target is kIgnoredTarget, loss, hit and gradient are 0.
+// Deterministic. Where it is neither that nor of the vocabulary, the CPU throws Error before anything
 // is written; the GPU, which cannot, reads nothing outside the row and makes its loss and gradient NaN and its hit 0.
 void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale);

@@ -40,11 +40,13 @@ SCFA_HOST_DEVICE constexpr float largest_fp8(DType type) {
   return type == DType::kE4M3 ? 448.0f : 57344.0f;
 }
 
-// The least power of two times which the type's largest value is at least `bound`; 1 if bound is zero or not finite.
+// The least power of two, from 2^-100 to 2^100, times which the type's largest value is at least `bound`; 1 if bound is
+// zero or not finite.
 SCFA_HOST_DEVICE inline float fp8_scale(float bound, DType type) {
   const float ratio = bound / largest_fp8(type);
-  if (!(ratio > 0.0f) || !(ratio < 0x1p100f)) return 1.0f;
+  if (!(bound > 0.0f) || !(bound < INFINITY)) return 1.0f;
   if (ratio < 0x1p-100f) return 0x1p-100f;
+  if (ratio > 0x1p100f) return 0x1p100f;
   int exponent;
   const float fraction = frexpf(ratio, &exponent);  // in [0.5, 1)
   return ldexpf(1.0f, fraction == 0.5f ? exponent - 1 : exponent);

@@ -17,7 +17,7 @@ inline constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kGelu, 
 
 // What products of a pass with gradients are computed in: the device's own type, f32 on a CPU and bf16 on a GPU, or
 // some of them in fp8 (model/fp8.h).
-enum class Precision { kOwn, kFp8 };
+enum class Precision { kDefault, kFp8 };
 
 // B sequences of T tokens, width C, H heads of D, H_kv of keys and values; gradients carry a d. Each tensor is written
 // once a forward pass; what is computed again is in the same memory for all blocks.
@@ -53,7 +53,7 @@ struct Activations {
 
 Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& config, int64_t B, int64_t T,
                              bool training, Recompute recompute = Recompute::kNone,
-                             Precision precision = Precision::kOwn);
+                             Precision precision = Precision::kDefault);
 
 // Gives the segments the biases of their buckets, and their loads unless these are empty.
 void attach_bucket_biases(Activations& activations, const GptConfig& config, const BucketBiasTable& table,

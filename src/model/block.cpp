@@ -42,7 +42,7 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
 }
 
 // A product's operand: the scaled tensor where there is one.
-ProductOperand choose(const ScaledTensor& scaled, const Tensor& own) {
+ProductOperand operand_of(const ScaledTensor& scaled, const Tensor& own) {
   return scaled ? ProductOperand(scaled) : ProductOperand(own);
 }
 
@@ -57,8 +57,8 @@ void attention_to_gelu(Context& ctx, const GptConfig& c, const BlockParams& p, B
   linear_forward(ctx, shared.branch, a.attention, p.attn_proj_weight, p.attn_proj_bias);
   layernorm_forward(ctx, a.ln_2, a.residual_mid, a.ln_2_mean, a.ln_2_rstd, a.residual_in, shared.branch, p.ln_2_weight,
                     p.ln_2_bias, static_cast<float>(c.norm_eps), fp8.ln_2);
-  linear_gelu_forward(ctx, a.gelu, a.fc, choose(fp8.ln_2, a.ln_2), choose(fp8.fc_weight, p.fc_weight), p.fc_bias,
-                      gelu_kind(c), fp8.gelu);
+  linear_gelu_forward(ctx, a.gelu, a.fc, operand_of(fp8.ln_2, a.ln_2), operand_of(fp8.fc_weight, p.fc_weight),
+                      p.fc_bias, gelu_kind(c), fp8.gelu);
 }
 
 }  // namespace
@@ -70,8 +70,8 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
   layernorm_forward(ctx, a.ln_1, a.residual_in, a.ln_1_mean, a.ln_1_rstd, x, skip, p.ln_1_weight, p.ln_1_bias,
                     static_cast<float>(c.norm_eps), fp8.ln_1);
   const int64_t B = a.ln_1.size(0), T = a.ln_1.size(1);
-  linear_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), choose(fp8.ln_1, a.ln_1),
-                 choose(fp8.attn_weight, p.attn_weight), p.attn_bias);
+  linear_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), operand_of(fp8.ln_1, a.ln_1),
+                 operand_of(fp8.attn_weight, p.attn_weight), p.attn_bias);
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
   // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
   choose_segments(ctx, c, layer, a, shared, heads, draw);
@@ -83,7 +83,7 @@ void block_after_attention(Context& ctx, const GptConfig& c, const BlockParams& 
                            Activations& shared, const BlockFp8* in_fp8) {
   const BlockFp8& fp8 = or_none(in_fp8);
   attention_to_gelu(ctx, c, p, a, shared, fp8);
-  linear_forward(ctx, shared.branch, choose(fp8.gelu, a.gelu), choose(fp8.mlp_proj_weight, p.mlp_proj_weight),
+  linear_forward(ctx, shared.branch, operand_of(fp8.gelu, a.gelu), operand_of(fp8.mlp_proj_weight, p.mlp_proj_weight),
                  p.mlp_proj_bias);
 }
 
@@ -128,9 +128,9 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
     gelu_gradient_scale(ctx, fp8.dproduct.scale, fp8.dresidual.scale, fp8.mlp_proj_weight.scale, c.n_embd);
   }
   linear_wgrad(ctx, d.mlp_proj_weight, dresidual, a.gelu);
-  linear_gelu_dgrad(ctx, shared.dfc, d.fc_bias, choose(fp8.dresidual, dresidual),
-                    choose(fp8.mlp_proj_weight_t, p.mlp_proj_weight), a.fc, p.fc_bias, gelu_kind(c), fp8.dproduct);
-  linear_dgrad(ctx, dbranch, choose(fp8.dproduct, shared.dfc), choose(fp8.fc_weight_t, p.fc_weight));
+  linear_gelu_dgrad(ctx, shared.dfc, d.fc_bias, operand_of(fp8.dresidual, dresidual),
+                    operand_of(fp8.mlp_proj_weight_t, p.mlp_proj_weight), a.fc, p.fc_bias, gelu_kind(c), fp8.dproduct);
+  linear_dgrad(ctx, dbranch, operand_of(fp8.dproduct, shared.dfc), operand_of(fp8.fc_weight_t, p.fc_weight));
   linear_wgrad(ctx, d.fc_weight, shared.dfc, a.ln_2);
   layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, d.attn_proj_bias, dresidual, dbranch, a.residual_mid,
                      p.ln_2_weight, a.ln_2_mean, a.ln_2_rstd, shared.layernorm_scratch);

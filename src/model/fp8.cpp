@@ -7,25 +7,28 @@ namespace scfa {
 void validate_fp8(const GptConfig& config, int64_t tokens) {
   require(config.n_embd % 16 == 0, "train.precision fp8 needs a model.n_embd that is a multiple of 16, not ",
           config.n_embd);
-  require(config.qkv_width() % 16 == 0, "train.precision fp8 needs queries, keys and values of together a multiple of ",
-          "16 columns, not ", config.qkv_width());
-  require(tokens % 16 == 0, "train.precision fp8 needs micro-batches of a multiple of 16 tokens, not ", tokens);
+  require(config.qkv_width() % 16 == 0, "train.precision fp8 needs queries, keys and values, (model.n_head + 2 ",
+          "model.n_kv_head) heads or so, of together a multiple of 16 columns, not ", config.qkv_width());
+  require(config.padded_vocab() % 16 == 0, "train.precision fp8 needs a model.vocab_padding that is a multiple of 16, ",
+          "not ", config.vocab_padding);
+  require(tokens % 16 == 0, "train.precision fp8 needs a train.micro_batch_size times model.sequence_length that is a ",
+          "multiple of 16, not ", tokens);
 }
 
 Fp8Activations plan_fp8(Arena& arena, const GptConfig& c, int64_t B, int64_t T) {
   const int64_t C = c.n_embd, L = c.n_layer;
-  constexpr DType e4m3 = DType::kE4M3, e5m2 = DType::kE5M2;
+  constexpr DType kE4M3 = DType::kE4M3, kE5M2 = DType::kE5M2;
   constexpr const char *kWeights = "weights in fp8", *kInputs = "inputs in fp8";
   const auto scale = [&] { return arena.take(kWeights, DType::kF32, {1}); };
   const auto weight = [&](int64_t rows, int64_t columns) {
-    return ScaledTensor{arena.take(kWeights, e4m3, {rows, columns}), scale()};
+    return ScaledTensor{arena.take(kWeights, kE4M3, {rows, columns}), scale()};
   };
   const auto transposed = [&](const ScaledTensor& of) {
-    return ScaledTensor{arena.take(kWeights, e4m3, {of.values.size(1), of.values.size(0)}), of.scale};
+    return ScaledTensor{arena.take(kWeights, kE4M3, {of.values.size(1), of.values.size(0)}), of.scale};
   };
-  const Tensor narrow = arena.take(kInputs, e4m3, {B, T, C}), wide = arena.take(kInputs, e4m3, {B, T, 4 * C});
+  const Tensor narrow = arena.take(kInputs, kE4M3, {B, T, C}), wide = arena.take(kInputs, kE4M3, {B, T, 4 * C});
   const auto as_gradient = [](Tensor t) {
-    t.dtype = e5m2;
+    t.dtype = kE5M2;
     return t;
   };
   Fp8Activations fp8;

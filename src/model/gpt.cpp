@@ -92,7 +92,7 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
       recompute_(recompute),
       precision_(precision) {
   require(batch >= 1, "a micro-batch must have at least one sequence, not ", batch);
-  require(training() || (recompute == Recompute::kNone && precision == Precision::kOwn),
+  require(training() || (recompute == Recompute::kNone && precision == Precision::kDefault),
           "gpt: only training computes activations again, or in another precision");
   if (precision == Precision::kFp8) validate_fp8(config_, batch * length_);
   require(!training() || store.training(), "gpt: training asked of parameters without gradients");
@@ -243,10 +243,15 @@ void Gpt::forward_backward(const Batch& batch) {
   }
   if (!pass.graph) {
     const int64_t tokens = tokens_;
-    pass.graph = gpu::capture(ctx_.stream(), passes);
+    try {
+      pass.graph = gpu::capture(ctx_.stream(), passes);
+    } catch (const Error& error) {
+      fail(error.what(), "; train.graph false does without CUDA graphs");
+    }
     tokens_ = tokens;
   }
   gpu::launch(pass.graph, ctx_.stream());
+  ++graph_launches_;
   tokens_ += counted_tokens(batch);
 }
 

@@ -64,12 +64,12 @@ class Gpt {
   // random numbers of attention. length: T, if it is not config.sequence_length, which is then the most there can be.
   // recompute, precision: with kTraining.
   Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t seed, Mode mode, int64_t length = 0,
-      Recompute recompute = Recompute::kNone, Precision precision = Precision::kOwn);
+      Recompute recompute = Recompute::kNone, Precision precision = Precision::kDefault);
 
   // Bytes of activations by name, without allocating anything: of the stage of the config that takes most.
   static std::vector<Arena::Item> memory_plan(const Context& ctx, const GptConfig& config, int64_t batch, Mode mode,
                                               int64_t length = 0, Recompute recompute = Recompute::kNone,
-                                              Precision precision = Precision::kOwn);
+                                              Precision precision = Precision::kDefault);
 
   const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
 
@@ -87,8 +87,9 @@ class Gpt {
   void forward(const Batch& batch, bool gradients);
   void backward(const Batch& batch);
   // Both, with gradients. With graphs, the work on a batch that lies where one lay before is launched as a CUDA graph,
-  // captured the second time: the same work and the same bits, launched in a hundredth of the time. Observers are told
-  // nothing of it, so there must be one rank only. While times of ops are collected, or on a CPU, there are no graphs.
+  // captured the second time: the same work and the same bits, launched in a hundredth of the time. An observer is told
+  // nothing while a graph is launched, so use_graphs is for runs of one rank. While times of ops are collected, or on a
+  // CPU, there are no graphs. Throws Error if a graph cannot be made.
   void forward_backward(const Batch& batch);
   void use_graphs(bool on);
   void zero_gradients();        // and the loads of buckets, where biases are learned by them
@@ -106,6 +107,8 @@ class Gpt {
   const GptConfig& config() const { return config_; }  // attention: of the current stage
   const ParameterTable& table() const { return store_.table(); }
   uint64_t seed() const { return seed_; }
+  Precision precision() const { return precision_; }
+  int64_t graph_launches() const { return graph_launches_; }
   Context& context() { return ctx_; }
   ParameterStore& store() { return store_; }
   const GptParams& params() const { return params_; }  // views of the weights
@@ -135,6 +138,7 @@ class Gpt {
   int64_t tokens_ = 0;  // in the loss sums
   bool uses_graphs_ = false;
   std::map<const void*, PassGraph> graphs_;  // by where the batch lies
+  int64_t graph_launches_ = 0;
   GptParams params_, grads_;
   Activations acts_;
 };

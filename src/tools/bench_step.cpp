@@ -26,7 +26,7 @@ namespace scfa {
 
 namespace {
 
-constexpr int kWarmUps = 2;
+constexpr int kWarmUps = 4;  // each of the feeder's two places once launch by launch, and once captured
 
 void print_profile(const ProfileTimes& profile) {
   std::vector<std::pair<double, std::string>> ops;
@@ -119,6 +119,12 @@ std::vector<StepCase> step_cases(const std::vector<std::string>& files, const St
 }
 
 void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, bool profile, const std::string& csv) {
+  for (const StepCase& settings : cases) try {
+      if (ctx.on_gpu()) validate_for_gpu(settings.config.model);
+      check_precision(ctx, settings.config);
+    } catch (const Error& error) {
+      fail(settings.name, ": ", error.what());
+    }
   std::optional<TableFile> file;
   if (!csv.empty()) {
     file.emplace(csv);
@@ -131,8 +137,6 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
                        "tokens/step", "ms/step", "tokens/s", "memory GB", "TFLOP/s");
   flush_output();
   for (const StepCase& settings : cases) {
-    if (ctx.on_gpu()) validate_for_gpu(settings.config.model);
-    check_precision(ctx, settings.config);
     const std::string precision =
         precision_of(settings.config.train) == Precision::kFp8 ? "fp8" : name_of(activation_type(ctx.device()));
     const StepTime time = time_step(ctx, settings, repeats, profile);

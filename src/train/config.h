@@ -113,7 +113,7 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         one_of({"none", "gelu", "norms", "block", "auto"}));
   visit("train", "precision", c.train.precision,
         "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward products and "
-        "the input gradients of the MLP in 8 bits, on GPUs that have them (a CPU computes the same numbers, slower)",
+        "the input gradients of the MLP in 8 bits, which needs compute capability 8.9 (a CPU emulates it)",
         one_of({"auto", "fp8"}));
   visit("train", "tune_products", c.train.tune_products,
         "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "

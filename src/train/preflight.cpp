@@ -37,6 +37,11 @@ const char* name_of(Recompute recompute) {
   return "block";
 }
 
+// Whether micro-batches of that size can be computed in the config's precision.
+bool fp8_takes(const Config& config, int64_t micro_batch) {
+  return config.train.precision != "fp8" || micro_batch * config.model.sequence_length % 16 == 0;
+}
+
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
   for (const char* prefix :
@@ -56,7 +61,7 @@ Recompute recompute_of(const std::string& name) {
 }
 
 Precision precision_of(const TrainConfig& config) {
-  return config.precision == "fp8" ? Precision::kFp8 : Precision::kOwn;
+  return config.precision == "fp8" ? Precision::kFp8 : Precision::kDefault;
 }
 
 void check_precision(const Context& ctx, const Config& config) {
@@ -115,6 +120,7 @@ Config complete(Config config, const TokenSet& set, Device device) {
 Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
   const int64_t available = available_memory(ctx), asked = config.train.micro_batch_size;
   const auto fits = [&](int64_t micro_batch, Recompute recompute) {
+    if (!fp8_takes(config, micro_batch)) return false;
     return available == 0 || total_bytes(training_memory_plan(ctx, config, micro_batch, ranks, recompute)) <= available;
   };
   const bool automatic = config.train.recompute == kAutomatic;
@@ -159,7 +165,7 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   const int64_t available = available_memory(ctx);
   if (available == 0) return flops;
   if (config.train.recompute == kAutomatic) recompute = Recompute::kBlock;  // what it would come to
-  const auto fit = [&](int64_t sequences) {
+  const auto fit = [&](int64_t sequences) {  // the search needs that fewer fit too: sizes for fp8 are left to the error
     return total_bytes(training_memory_plan(ctx, config, sequences, ranks, recompute)) <= available;
   };
   // Kernels count rows of all heads in 32 bits, and a grid has up to 65,535 sequences.

@@ -95,6 +95,7 @@ void compute(Gpt& model, Feeder& feeder) {
   batch.gradient_scale = 1.0f / static_cast<float>(batch.ids.numel());
   model.forward(batch, true);
   model.backward(batch);
+  if (model.precision() == Precision::kFp8) model.forward(batch, false);  // evaluation has products of its own
   model.take_losses();
   model.zero_gradients();
 }

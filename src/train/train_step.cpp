@@ -74,7 +74,8 @@ Batch TrainStep::next_batch(int64_t step, int64_t micro) {
 
 void TrainStep::find_bad_micro_batch(int64_t step) {
   for (int64_t micro = 0; micro < accumulation_; ++micro) {
-    memory_.model.forward(next_batch(step, micro), false);
+    // In fp8 with gradients, as it was computed; what they add up to does not matter any more.
+    memory_.model.forward(next_batch(step, micro), memory_.model.precision() == Precision::kFp8);
     if (!std::isfinite(memory_.model.take_losses().loss)) return;
   }
 }

@@ -82,7 +82,7 @@ TEST_P(Fp8On, IsCloseToTheDevicesOwn) {
     GptConfig c = config_of(shared);
     c.attention[0][0].pattern = "dense";  // nothing jumps where queries change a little
     if (ctx.on_gpu()) c.n_embd = 128;     // heads of 64
-    const Pass own = pass(ctx, c, Precision::kOwn), fp8 = pass(ctx, c, Precision::kFp8);
+    const Pass own = pass(ctx, c, Precision::kDefault), fp8 = pass(ctx, c, Precision::kFp8);
     const Distance d = distance(fp8.gradients, own.gradients);
     EXPECT_NEAR(fp8.loss, own.loss, 0.01 * own.loss);
     EXPECT_NE(fp8.loss, own.loss);  // it was in fp8
@@ -135,8 +135,10 @@ TEST(Fp8Passes, MemoryPlanIsWhatIsAllocated) {
 TEST(Fp8Passes, SizesThatDoNotFitAreNamed) {
   GptConfig c = config_of(false);
   EXPECT_NO_THROW(validate_fp8(c, 64));
-  test::expect_error([&] { validate_fp8(c, 33); }, {"train.precision fp8", "16 tokens", "33"});
-  c.n_embd = 24;
+  test::expect_error([&] { validate_fp8(c, 33); }, {"train.precision fp8", "model.sequence_length", "33"});
+  c.vocab_padding = 8;
+  test::expect_error([&] { validate_fp8(c, 64); }, {"train.precision fp8", "model.vocab_padding", "8"});
+  c = config_of(false), c.n_embd = 24;
   test::expect_error([&] { validate_fp8(c, 64); }, {"train.precision fp8", "model.n_embd", "24"});
 }
 

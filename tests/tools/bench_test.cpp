@@ -80,6 +80,12 @@ TEST(Bench, TimesStepsOfConfigs) {
   test::write_text(folder / "wrong.json", R"({"model": {"n_head": 5}})");
   expect_one_line(execute({"bench", "step", folder / "wrong.json"}), "bench: ", "wrong.json: model.n_embd");
   expect_one_line(step({"--recompute=auto"}), "bench: ", "--recompute: must be none, gelu, norms or block");
+  expect_one_line(step({"--precision=fp4"}), "bench: ", "--precision: must be auto or fp8");
+  EXPECT_NE(step({"--precision=fp8", "--length=32"}).out.find("small                      fp8"), std::string::npos);
+  test::write_text(folder / "odd.json",
+                   R"({"model": {"n_head": 2, "n_embd": 24, "n_layer": 1, "sequence_length": 64}})");
+  expect_one_line(execute({"bench", "step", folder / "odd.json", "--device=cpu", "--precision=fp8"}),
+                  "bench: ", "odd: train.precision fp8 needs a model.n_embd");
   expect_one_line(step({"--buckets=8"}), "bench: ", "--buckets: step takes it from the config");
   expect_one_line(execute({"bench", "op", "cast", "--recompute=gelu"}), "bench: ", "--recompute");
 }

@@ -127,6 +127,20 @@ TEST(Ranks, ZeroOverlapAndBucketsChangeNothing) {
   }
 }
 
+// Weights in 8 bits are made of weights that have arrived from the other ranks.
+TEST(Ranks, Fp8IsTheSameRun) {
+  RankRun run;
+  const Words words{"--overwrite", "--train.precision", "fp8"};
+  RankRun::expect_success(run.ranks(1, words));
+  const std::vector<double> alone = losses(run);
+  for (const char* zero : {"0", "1"}) {
+    Words its = words;
+    its.insert(its.end(), {"--train.zero", zero});
+    RankRun::expect_success(run.ranks(3, its));
+    expect_close(losses(run), alone);
+  }
+}
+
 TEST(Ranks, CheckpointsDoNotKnowHowManyThereWere) {
   RankRun run;
   RankRun::expect_success(run.ranks(1));

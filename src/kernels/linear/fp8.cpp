@@ -106,7 +106,7 @@ void layernorm_output_scale(Context& /*ctx*/, Tensor scale, ConstTensor w, Const
     largest_w = std::max(largest_w, std::fabs(w.as<float>()[c]));
     if (b) largest_b = std::max(largest_b, std::fabs(b.as<float>()[c]));
   }
-  *scale.as<float>() = fp8_scale(std::sqrt(static_cast<float>(C)) * largest_w + largest_b, DType::kE4M3);
+  *scale.as<float>() = fp8_scale(layernorm_output_bound(C, largest_w, largest_b), DType::kE4M3);
 }
 
 void normed_product_scale(Context& /*ctx*/, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,

@@ -98,8 +98,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   largest_w = block_max(largest_w);
   largest_b = block_max(largest_b);
-  if (threadIdx.x == 0)
-    *scale = fp8_scale(__fadd_rn(__fmul_rn(sqrtf(static_cast<float>(C)), largest_w), largest_b), DType::kE4M3);
+  if (threadIdx.x == 0) *scale = fp8_scale(layernorm_output_bound(C, largest_w, largest_b), DType::kE4M3);
 }
 
 // Partial maxima over rows of w, a warp for each row.

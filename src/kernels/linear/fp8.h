@@ -1,9 +1,9 @@
 // Operands of products in 8-bit floating point (kernels/scaled_tensor.h), and scales for those that other ops write.
 //
 // No scale needs a history: it comes from the tensor's largest element, or from a bound that the weights imply. So a
-// step depends on nothing but weights and data, values never overflow, and there is no state to keep. Bounds may be far
-// above the largest value, because an exponent of 4 or 5 bits leaves room: e4m3 has full precision over 15 binades,
-// e5m2 over 30.
+// step depends on nothing but weights and data, nothing but rounding is beyond the largest value, which it saturates
+// to, and there is no state to keep. Bounds may be far above the largest value, because an exponent of 4 or 5 bits
+// leaves room: e4m3 has full precision over 15 binades, e5m2 over 30.
 //
 // All ops are asynchronous on ctx.stream(), deterministic, and throw Error on shapes, types or devices that disagree.
 #pragma once
@@ -34,7 +34,10 @@ void normed_product_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor
 //   scale  out (1) f32        dy_scale (e5m2), w_scale (e4m3)  in (1) f32        M  outputs of the layer
 void gelu_gradient_scale(Context& ctx, Tensor scale, ConstTensor dy_scale, ConstTensor w_scale, int64_t M);
 
-// Its arithmetic.
+// Their arithmetic, the same on host and device.
+SCFA_HOST_DEVICE inline float layernorm_output_bound(int64_t C, float largest_w, float largest_b) {
+  return fmaf(sqrtf(static_cast<float>(C)), largest_w, largest_b);
+}
 SCFA_HOST_DEVICE inline float gelu_gradient_scale_of(float dy_scale, float w_scale, int64_t M) {
   constexpr float kSteepest = 1.13f;  // the largest derivative of GELU, of both forms
   const float dy = dy_scale * largest_fp8(DType::kE5M2), w = w_scale * largest_fp8(DType::kE4M3);

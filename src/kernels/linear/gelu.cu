@@ -33,6 +33,7 @@ enum class Layout { kElements, kPacked, kFp8 };
 template <Pass kPass, Gelu kKind, Layout kLayout>
 __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
   constexpr bool kPacked = kLayout != Layout::kElements;
+  [[maybe_unused]] constexpr DType kFp8Type = kPass == Pass::kForward ? DType::kE4M3 : DType::kE5M2;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kBlockColumns + lane * kPack;
   const int64_t begin = p.N * blockIdx.y / gridDim.y, end = p.N * (blockIdx.y + 1) / gridDim.y;

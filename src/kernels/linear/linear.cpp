@@ -43,7 +43,7 @@ void check_product(const Context& ctx, const char* op, const char* output, const
   if (x.scaled()) {
     require(x.values.dtype == inner && w.values.dtype == DType::kE4M3, op, ": ", input, " must be ", name_of(inner),
             " and w e4m3 where they are scaled, not ", x.values.describe(), " and ", w.values.describe());
-    require_tensor(x.scale, op, "the scale of it", DType::kF32, {1});
+    require_tensor(x.scale, op, concat("the scale of ", input).c_str(), DType::kF32, {1});
     require_tensor(w.scale, op, "the scale of w", DType::kF32, {1});
     for (const void* scale : {x.scale.data, w.scale.data})
       require(!ctx.on_gpu() || reinterpret_cast<uintptr_t>(scale) % 16 == 0, op, ": scales must be 16-byte aligned");

@@ -4,8 +4,9 @@
 //   x   (N, K)  f32 on CPU; bf16 on GPU, row-major. Leading dimensions are free: (B, T, K) is read as (B*T, K)
 //   y   (N, M)  like x       w  (M, K), one row an output      bias  (M), like x, or empty
 //
-// Instead of x or dy and w, products take both scaled to 8 bits (fp8.h): x and w in e4m3, dy in e5m2. Outputs are as
-// before. On a GPU all sizes must be multiples of 16 then, and the GPU one of compute capability 8.9 or more.
+// Instead of x or dy and w, products take both scaled to 8 bits (fp8.h): x and w in e4m3, dy in e5m2. Outputs have
+// the types they have without. On a GPU all sizes must be multiples of 16 then, sums have 14 bits of mantissa, and the
+// compute capability must be at least 8.9.
 //
 // All are asynchronous on ctx.stream(), deterministic for a fixed number of threads, and throw Error on shapes, types
 // or devices that disagree before anything is launched.

@@ -12,7 +12,8 @@
 namespace scfa::gpu {
 
 // m x n = (m x k) (k x n), each operand by columns and transposed or not; f32 sums. Operands are bf16, or both are in
-// 8-bit floating point and a alone is transposed (Hopper multiplies nothing else); then sizes are multiples of 16.
+// 8-bit floating point and a alone is transposed (Hopper multiplies nothing else); then sizes are multiples of 16 and
+// sums have 14 bits.
 struct Product {
   int64_t m, n, k;
   bool transpose_a, transpose_b;

@@ -73,7 +73,8 @@ TEST(Fp8, ScaleIsTheLeastPowerOfTwo) {
     EXPECT_EQ(fp8_scale(largest * 0.501f, type), 1.0f);
     EXPECT_EQ(fp8_scale(largest * 0.499f, type), 0.5f);
     for (const float none : {0.0f, INFINITY, NAN}) EXPECT_EQ(fp8_scale(none, type), 1.0f);
-    EXPECT_EQ(fp8_scale(1e-38f, type), 0x1p-100f);  // its inverse is finite
+    EXPECT_EQ(fp8_scale(1e-44f, type), 0x1p-100f);  // its inverse is finite
+    EXPECT_EQ(fp8_scale(3e38f, type), 0x1p100f);
   }
 }
 
