@@ -46,6 +46,8 @@ std::vector<std::string> write_export(const std::string& directory, ExportForm f
   const Manifest manifest = read_manifest(directory);
   require(manifest.vocab_size <= 65536, directory, ": ", manifest.vocab_size,
           " entries in the vocabulary; the forms of nanoGPT and llm.c hold tokens of 16 bits");
+  require(manifest.sequence_length == 0, directory,
+          ": is of synthetic sequences; the forms of nanoGPT and llm.c cannot say which tokens count in the loss");
   std::vector<std::string> names;
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;

@@ -49,8 +49,7 @@ int64_t global_batch(const LoaderOptions& options) {
 
 void read_row(const TokenSet& set, int64_t offset, int64_t sequence_length, int32_t* inputs, int32_t* targets) {
   set.read(offset, sequence_length, inputs);
-  std::copy(inputs + 1, inputs + sequence_length, targets);
-  set.read(offset + sequence_length, 1, targets + sequence_length - 1);
+  set.read_targets(offset + 1, sequence_length, targets);
 }
 
 SampleOrder parse_sample_order(std::string_view name) {

@@ -38,14 +38,14 @@ struct LoaderOptions {
 struct TokenBatch {
   int64_t step = 0;
   int64_t micro = 0;
-  std::vector<int32_t> inputs, targets;  // (B, T); targets are inputs one token later
+  std::vector<int32_t> inputs, targets;  // (B, T); targets are inputs one token later, or kIgnoredTarget
   std::vector<uint32_t> samples;         // g of each row
 };
 
 // Offset of the first token of row g of a step: what the loader reads there.
 int64_t sample_offset(const LoaderOptions& options, int64_t tokens, int64_t step, int64_t g);
 
-// Inputs are the T tokens of a set from an offset on, targets those one later.
+// Inputs are the T tokens of a set from an offset on, targets those one later, or kIgnoredTarget.
 void read_row(const TokenSet& set, int64_t offset, int64_t sequence_length, int32_t* inputs, int32_t* targets);
 
 // Window w of the fixed cut of a set into windows of T tokens: inputs are tokens [w T, w T + T), targets one later.
@@ -67,6 +67,7 @@ class Loader {
   const TokenBatch& batch(int64_t step, int64_t micro);
 
   double data_wait_seconds() const { return data_wait_seconds_; }  // total time batch() spent waiting
+  const TokenSet& set() const { return set_; }
   int64_t windows() const { return windows_; }
   double epoch(int64_t step) const;  // passes over the set before this step
 

@@ -40,6 +40,8 @@ ShardInfo read_shard_info(const JsonReader& shard) {
   info.documents = bounded_count(shard, "documents");
   info.bytes = bounded_count(shard, "bytes");
   info.xxh3 = shard.hex("xxh3");
+  if (shard.has("counted")) info.counted = bounded_count(shard, "counted");
+  require(info.counted <= info.tokens, shard.path(), ": '", shard.prefix(), "counted' is more than its tokens");
   return info;
 }
 
@@ -81,12 +83,14 @@ SplitInfo read_split_info(const JsonReader& split) {
 
 Json split_to_json(const SplitInfo& split) {
   Json shards = Json::array();
-  for (const ShardInfo& shard : split.shards)
+  for (const ShardInfo& shard : split.shards) {
     shards.push_back({{"file", shard.file},
                       {"tokens", shard.tokens},
                       {"documents", shard.documents},
                       {"bytes", shard.bytes},
                       {"xxh3", to_hex(shard.xxh3)}});
+    if (shard.counted > 0) shards.back()["counted"] = shard.counted;
+  }
   return {{"tokens", split.tokens()}, {"documents", split.documents()}, {"bytes", split.bytes()}, {"shards", shards}};
 }
 
@@ -100,6 +104,9 @@ int64_t SplitInfo::documents() const {
 }
 int64_t SplitInfo::bytes() const {
   return total(*this, &ShardInfo::bytes);
+}
+int64_t SplitInfo::counted() const {
+  return total(*this, &ShardInfo::counted);
 }
 
 Manifest read_manifest(const std::string& directory) {
@@ -126,6 +133,11 @@ Manifest read_manifest(const std::string& directory) {
   require(validation.at("seed").is_number_unsigned(), path, ": 'validation.seed' must be a whole number, zero or more");
   manifest.seed = validation.at("seed").get<uint64_t>();
   manifest.val_is_tail = validation.text("rule") == "tail";
+  if (root.has("sequence_length")) {
+    manifest.sequence_length = root.count("sequence_length");
+    require(manifest.sequence_length > 0 && manifest.dtype == TokenType::kU16 && manifest.vocab_size <= kCountsBit,
+            path, ": 'sequence_length' goes with tokens of 15 bits");
+  }
   for (const Split which : {Split::kTrain, Split::kVal})
     manifest.split(which) = read_split_info(root.object("splits").object(name_of(which)));
   return manifest;
@@ -148,6 +160,7 @@ std::string to_json(const Manifest& manifest) {
         {"rule", manifest.val_is_tail ? "tail" : "documents"}}},
       {"splits", {{"train", split_to_json(manifest.train)}, {"val", split_to_json(manifest.val)}}},
   };
+  if (manifest.sequence_length > 0) json["sequence_length"] = manifest.sequence_length;
   json[kChecksum] = checksum(json);
   return json.dump(2) + "\n";
 }

@@ -27,6 +27,7 @@ struct ShardInfo {
   int64_t documents = 0;  // documents that end in this shard: its end-of-text tokens
   int64_t bytes = 0;      // bytes of text behind its tokens
   uint64_t xxh3 = 0;      // XXH3-64 of the tokens as stored
+  int64_t counted = 0;    // tokens that count in the loss, where not all do
 };
 
 struct SplitInfo {
@@ -35,6 +36,7 @@ struct SplitInfo {
   int64_t tokens() const;
   int64_t documents() const;
   int64_t bytes() const;
+  int64_t counted() const;
 };
 
 struct Manifest {
@@ -45,11 +47,17 @@ struct Manifest {
   double val_fraction = 0;   // as asked for
   uint64_t seed = 0;         // of the choice of validation documents
   bool val_is_tail = false;  // validation is the last tokens of the text, not chosen documents
+  // Of a set of synthetic sequences: tokens in each. kCountsBit of a stored token says that it counts in the loss. 0: a
+  // set of text, all of whose tokens count.
+  int64_t sequence_length = 0;
   SplitInfo train, val;
 
   const SplitInfo& split(Split which) const { return which == Split::kTrain ? train : val; }
   SplitInfo& split(Split which) { return which == Split::kTrain ? train : val; }
 };
+
+inline constexpr uint32_t kCountsBit = 0x8000;
+inline constexpr const char* kSyntheticTokenizer = "synthetic";
 
 inline constexpr size_t kMaxShards = size_t{1} << 20;  // of a split
 

@@ -1,6 +1,7 @@
 #include "data/prepare_cli.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <iomanip>
 #include <ostream>
@@ -14,6 +15,7 @@
 #include "data/export.h"
 #include "data/prepare.h"
 #include "data/progress.h"
+#include "data/synthetic.h"
 #include "data/verify.h"
 
 namespace scfa {
@@ -26,6 +28,7 @@ Usage: prepare_data --input PATH... --output DIR [options]    prepare a set
        prepare_data verify DIR                                check every shard of a set against its manifest
        prepare_data info DIR [--bigram]                       what a set holds
        prepare_data export DIR --form FORM --output DIR2      write a set as nanoGPT or llm.c read it
+       prepare_data synthetic TASK --output DIR [options]     sequences that ask for what stood earlier in them
 
 Inputs: text files (a document each), JSON lines (.jsonl .ndjson .json, a document a line), token files of nanoGPT and
 llm.c (.bin), tar archives of these, folders of these, and - for standard input; text and JSON lines may be compressed
@@ -33,6 +36,7 @@ by zstd or gzip, archives too.
 
   prepare_data --input book.txt notes/ --tokenizer gpt2 --output data/mine --val-fraction 0.1
   prepare_data --input openwebtext2.jsonl.zst.tar --output data/openwebtext2
+  prepare_data synthetic mqar --length 1024 --pairs 16 --output data/mqar_1k
   xz -dc part.txt.xz | prepare_data --input - --tokenizer bytes --output data/part
 )";
 
@@ -48,13 +52,21 @@ CommandLine make_command_line() {
                   "share of the documents held out for validation (default: 0.0005); of a text with too few documents "
                   "the last tokens are held out (default: 0.1 of them, at most a million)",
                   "X");
-  line.add_option("seed", "chooses which documents are held out", "N", "0");
+  line.add_option("seed", "chooses which documents are held out; of synthetic sequences: draws them", "N", "0");
   line.add_option("shard-tokens", "tokens a shard at most", "N", "100000000");
   line.add_option("threads", "threads that encode; 0: one a core", "N", "0");
   line.add_flag("overwrite", "replace a prepared set that is there");
   line.add_option("export", "also write the set in this form, nanogpt or llmc, into a folder of that name in it",
                   "FORM");
   line.add_option("form", "of the command export: nanogpt or llmc", "FORM");
+  line.add_option("length", "synthetic: tokens of a sequence, which is model.sequence_length", "N", "1024");
+  line.add_option("sequences", "synthetic: of the training split", "N", "20000");
+  line.add_option("val-sequences", "synthetic: of the validation split", "N", "512");
+  line.add_option("pairs", "synthetic: keys of a sequence, each with a value (default: 8; of induction 1)", "N");
+  line.add_option("value-length", "synthetic: tokens of a value (default: 1; of needle 4)", "N");
+  line.add_option("vocabulary", "synthetic: entries; keys, values and filler have a third each", "N", "8192");
+  line.add_option("distance", "synthetic: tokens from a key to where it is asked for (default: all there is room for)",
+                  "MIN-MAX");
   line.add_flag("bigram",
                 "of the command info: validation loss of a unigram and a bigram model of the training tokens");
   line.allow_words();
@@ -74,6 +86,9 @@ const std::vector<Command>& commands() {
       {"verify", {}},
       {"info", {"bigram"}},
       {"export", {"form", "output"}},
+      {"synthetic",
+       {"output", "overwrite", "seed", "shard-tokens", "length", "sequences", "val-sequences", "pairs", "value-length",
+        "vocabulary", "distance"}},
   };
   return all;
 }
@@ -84,11 +99,14 @@ std::string command_of(const CommandLine& line) {
   const auto command =
       std::find_if(commands().begin(), commands().end(), [&](const Command& c) { return c.name == name; });
   require(command != commands().end(), "'", abbreviate(name),
-          "' is no command; there are verify, info and export, and --input prepares a set");
+          "' is no command; there are verify, info, export and synthetic, and --input prepares a set");
   for (const auto& [option, value] : line.values())
     require(std::find(command->options.begin(), command->options.end(), option) != command->options.end(), "--", option,
-            name.empty() ? concat(": belongs to the command ", option == "form" ? "export" : "info")
+            name.empty() ? concat(": belongs to the command ", option == "form"     ? "export"
+                                                               : option == "bigram" ? "info"
+                                                                                    : "synthetic")
                          : concat(": is not an option of the command ", name));
+  require(name != "synthetic" || line.words().size() == 2, "synthetic: name one task: mqar, induction or needle");
   require(name.empty() || line.words().size() == 2, name, ": name one prepared set, as in: prepare_data ", name,
           " data/NAME");
   return name;
@@ -111,6 +129,43 @@ PrepareOptions to_prepare_options(const CommandLine& line) {
   return options;
 }
 
+// "MIN-MAX"
+void parse_distance(const std::string& text, SyntheticOptions& options) {
+  const size_t dash = text.find('-');
+  const auto number = [&](std::string_view part) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    require(error == std::errc() && end == part.data() + part.size() && value > 0,
+            "--distance: must be MIN-MAX, such as 64-512, not ", abbreviate(text));
+    return value;
+  };
+  const std::string_view all = text;
+  options.min_distance = number(all.substr(0, dash));
+  options.max_distance = number(dash == std::string::npos ? "" : all.substr(dash + 1));
+}
+
+SyntheticOptions to_synthetic_options(const CommandLine& line) {
+  SyntheticOptions options;
+  options.task = parse_synthetic_task(line.words()[1]);
+  options.set.directory = line.text("output");
+  options.set.overwrite = line.flag("overwrite");
+  options.set.shard_tokens = line.integer("shard-tokens", 1, int64_t{1} << 40);
+  options.set.seed = static_cast<uint64_t>(line.integer("seed", 0));
+  constexpr int64_t kMost = int64_t{1} << 40;  // each option has its own limits, which are checked together
+  options.length = line.integer("length", 0, kMost);
+  options.sequences = line.integer("sequences", 0, kMost);
+  options.val_sequences = line.integer("val-sequences", 0, kMost);
+  options.vocabulary = line.integer("vocabulary", 0, kMost);
+  options.pairs = line.given("pairs")                         ? line.integer("pairs", 0, kMost)
+                  : options.task == SyntheticTask::kInduction ? 1
+                                                              : 8;
+  options.value_length = line.given("value-length")               ? line.integer("value-length", 0, kMost)
+                         : options.task == SyntheticTask::kNeedle ? 4
+                                                                  : 1;
+  if (line.given("distance")) parse_distance(line.text("distance"), options);
+  return options;
+}
+
 std::string counted(int64_t count, const char* what) {
   return concat(count, " ", what, count == 1 ? "" : "s");
 }
@@ -119,7 +174,10 @@ void print_splits(const Manifest& manifest, std::ostream& out) {
   for (const Split which : {Split::kTrain, Split::kVal}) {
     const SplitInfo& split = manifest.split(which);
     out << std::left << std::setw(7) << name_of(which) << counted(split.tokens(), "token") << ", "
-        << counted(split.documents(), "document") << ", " << counted(split.bytes(), "byte") << " of text, "
+        << (manifest.sequence_length > 0
+                ? counted(split.documents(), "sequence") + ", " + counted(split.counted(), "token") +
+                      " that count in the loss, "
+                : counted(split.documents(), "document") + ", " + counted(split.bytes(), "byte") + " of text, ")
         << counted(static_cast<int64_t>(split.shards.size()), "shard") << "\n";
   }
 }
@@ -147,6 +205,20 @@ void prepare_command(const PrepareOptions& options, std::ostream& out, int log, 
   const double bytes = static_cast<double>(result.manifest.train.bytes() + result.manifest.val.bytes());
   out << "wrote " << options.set.directory << " in " << std::fixed << std::setprecision(1) << meter.seconds() << " s, "
       << bytes / 1e6 / meter.seconds() << " MB/s\n";
+}
+
+void synthetic_command(const SyntheticOptions& options, std::ostream& out, int log, const std::atomic<bool>* stop) {
+  ProgressMeter meter(log);
+  const Manifest manifest = write_synthetic_set(
+      options,
+      [&](int64_t done, int64_t all) {
+        const int64_t tokens = done * options.length;
+        meter.update({.read_bytes = done, .total_bytes = all, .text_bytes = 2 * tokens, .tokens = tokens});
+      },
+      stop);
+  meter.finish();
+  print_splits(manifest, out);
+  out << "wrote " << options.set.directory << "\n";
 }
 
 void info_command(const std::string& directory, bool bigram, std::ostream& out) {
@@ -187,6 +259,7 @@ int run_prepare_data(int argc, const char* const* argv, std::ostream& out, int l
   if (command.empty()) prepare_command(to_prepare_options(line), out, log, stop);
   if (command == "verify") verify_command(line.words()[1], out);
   if (command == "info") info_command(line.words()[1], line.flag("bigram"), out);
+  if (command == "synthetic") synthetic_command(to_synthetic_options(line), out, log, stop);
   if (command == "export") export_command(line.words()[1], line, out);
   return 0;
 }

@@ -88,7 +88,8 @@ void SplitWriter::append(std::span<const uint32_t> tokens, int64_t bytes) {
     }
     const auto room = static_cast<size_t>(std::min(shard_tokens_ - open_->tokens, kBlock));
     const std::span<const uint32_t> part = tokens.first(std::min(room, tokens.size()));
-    const int64_t part_bytes = part.size() == tokens.size() ? bytes : lengths_.bytes(part);
+    const bool last = part.size() == tokens.size() || manifest_.sequence_length > 0;  // no text stands behind sequences
+    const int64_t part_bytes = last ? bytes : lengths_.bytes(part);
     append_to_shard(part, part_bytes);
     tokens = tokens.subspan(part.size());
     bytes -= part_bytes;
@@ -107,6 +108,8 @@ void SplitWriter::append_to_shard(std::span<const uint32_t> tokens, int64_t byte
   if (packed_.size() >= kFlushBytes) flush();
   open_->tokens += static_cast<int64_t>(tokens.size());
   open_->documents += std::count(tokens.begin(), tokens.end(), manifest_.end_of_text);
+  if (manifest_.sequence_length > 0)
+    open_->counted += std::count_if(tokens.begin(), tokens.end(), [](uint32_t token) { return token & kCountsBit; });
   open_->bytes += bytes;
   tokens_ += static_cast<int64_t>(tokens.size());
 }

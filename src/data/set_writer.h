@@ -66,6 +66,8 @@ class SetWriter {
   // Throws Error if the directory is taken, by files or by another writer.
   SetWriter(const SetOptions& options, const Tokenizer& tokenizer);
 
+  // The set is of synthetic sequences of so many tokens; tokens are given with kCountsBit (Manifest::sequence_length).
+  void hold_sequences(int64_t length) { manifest_.sequence_length = length; }
   SplitWriter& split(Split which) { return which == Split::kTrain ? *train_ : *val_; }
 
   // If both splits are wanted and one is empty, holds out the tail of the other; then writes the manifest. The set is

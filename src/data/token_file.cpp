@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/ignored_target.h"
 
 namespace scfa {
 
@@ -96,6 +97,24 @@ TokenSet::TokenSet(const std::string& directory, Split split)
 }
 
 void TokenSet::read(int64_t offset, int64_t count, int32_t* out) const {
+  read_stored(offset, count, out);
+  if (!is_synthetic()) return;
+  for (int64_t i = 0; i < count; ++i) out[i] &= ~static_cast<int32_t>(kCountsBit);
+}
+
+void TokenSet::read_targets(int64_t offset, int64_t count, int32_t* out) const {
+  read_stored(offset, count, out);
+  if (!is_synthetic()) return;
+  constexpr auto kBit = static_cast<int32_t>(kCountsBit);
+  for (int64_t i = 0; i < count; ++i) out[i] = out[i] & kBit ? out[i] & ~kBit : kIgnoredTarget;
+}
+
+double TokenSet::counted_share() const {
+  if (!is_synthetic()) return 1;
+  return static_cast<double>(manifest_.split(split_).counted()) / static_cast<double>(tokens_);
+}
+
+void TokenSet::read_stored(int64_t offset, int64_t count, int32_t* out) const {
   require(offset >= 0 && count >= 0 && count <= tokens_ - offset, directory_, ": tokens [", offset, ", ",
           offset + count, ") of the ", name_of(split_), " split, which has ", tokens_);
   auto shard = std::upper_bound(shards_.begin(), shards_.end(), offset,
@@ -114,8 +133,12 @@ void TokenSet::read_shard(const Shard& shard, int64_t offset, int64_t count, int
   const uint32_t largest = manifest_.dtype == TokenType::kU16 ? read_tokens<uint16_t>(shard.file, offset, count, out)
                                                               : read_tokens<uint32_t>(shard.file, offset, count, out);
   if (largest < manifest_.vocab_size) return;
-  const auto* bad = std::find_if(out, out + count,
-                                 [&](int32_t token) { return static_cast<uint32_t>(token) >= manifest_.vocab_size; });
+  const auto is_bad = [&](int32_t stored) {
+    const auto token = static_cast<uint32_t>(stored);
+    return (is_synthetic() ? token & ~kCountsBit : token) >= manifest_.vocab_size;
+  };
+  const auto* bad = std::find_if(out, out + count, is_bad);
+  if (bad == out + count) return;
   fail(shard.file.path(), ": token ", offset + (bad - out), " is ", static_cast<uint32_t>(*bad),
        ", not below vocab_size ", manifest_.vocab_size,
        ": the file is corrupt (prepare_data verify checks a whole set)");

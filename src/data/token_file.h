@@ -39,6 +39,10 @@ class TokenSet {
   // the range does not fit, the shard cannot be read (it became shorter, for one), or a token is not below vocab_size
   // (naming the shard and the place in it).
   void read(int64_t offset, int64_t count, int32_t* out) const;
+  // The same as targets: kIgnoredTarget for what does not count in the loss.
+  void read_targets(int64_t offset, int64_t count, int32_t* out) const;
+  // Tokens of the split that count in the loss, as a share of all.
+  double counted_share() const;
 
   const Manifest& manifest() const { return manifest_; }
   // A shard as it was opened, whatever stands under its name by now.
@@ -52,6 +56,8 @@ class TokenSet {
     int64_t begin;  // index of its first token in the split
     int64_t tokens;
   };
+  bool is_synthetic() const { return manifest_.sequence_length > 0; }
+  void read_stored(int64_t offset, int64_t count, int32_t* out) const;
   void read_shard(const Shard& shard, int64_t offset, int64_t count, int32_t* out) const;
 
   std::string directory_;

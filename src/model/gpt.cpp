@@ -206,12 +206,12 @@ void Gpt::head(const Batch& batch, bool gradients) {
     linear_dgrad(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), logits, params_.head());
     linear_wgrad(ctx_, dhead, logits, rows);
   }
-  const int64_t counted = counted_tokens(batch);
-  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, counted);
-  tokens_ += counted;
+  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, (batch.rows > 0 ? batch.rows : batch_) * length_);
+  tokens_ += counted_tokens(batch);
 }
 
 int64_t Gpt::counted_tokens(const Batch& batch) const {
+  if (batch.counted >= 0) return batch.counted;
   return (batch.rows > 0 ? batch.rows : batch_) * length_;
 }
 

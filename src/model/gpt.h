@@ -17,14 +17,15 @@ struct Batch {
   ConstTensor ids;                     // (B, T) i32
   ConstTensor targets;                 // (B, T) i32
   int64_t rows = 0;                    // sequences that count in the loss, the first ones; 0: all
+  int64_t counted = -1;                // targets of these that are not kIgnoredTarget; -1: all
   ConstTensor samples;                 // (B) i32: number of each sequence within its step
   RandomStep step;                     // kEvaluationStep for evaluation: fixed projections and drops
-  float gradient_scale = 1.0f;         // 1 / tokens of the whole step
+  float gradient_scale = 1.0f;         // 1 / tokens of the whole step that count
   ConstTensor q_segments, k_segments;  // (L, B, H, T) u16, optional: instead of what the patterns would choose
 };
 
 struct LossSums {
-  double loss = 0;     // nats, summed over tokens
+  double loss = 0;     // nats, summed over the tokens that count
   double correct = 0;  // tokens whose most likely continuation was right
   int64_t tokens = 0;
   LossSums& operator+=(const LossSums& other);

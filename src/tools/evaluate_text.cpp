@@ -105,6 +105,10 @@ std::string describe_evaluation(const CheckpointEvaluation& e) {
   out += printed("\n  %-15s %12s %9s %11s %9s\n", "positions", "tokens", "loss", "perplexity", "accuracy");
   for (const PositionRange& range : e.positions) out += loss_row(range_of(range.first, range.last), range.sums);
   out += loss_row("all", e.losses.sums);
+  if (!e.distances.empty()) {
+    out += printed("\n  %-15s %12s %9s %11s %9s\n", "distances", "answers", "loss", "perplexity", "accuracy");
+    for (const PositionRange& range : e.distances) out += loss_row(range_of(range.first, range.last), range.sums);
+  }
   if (!e.short_context.empty()) {
     const int64_t N = 2 * e.short_context.front().first;
     out += printed("\nshort context: the same tokens at the end of windows of %ld, with %ld to %ld tokens of context\n",
@@ -122,6 +126,8 @@ std::string evaluation_csv(const CheckpointEvaluation& e) {
   out += csv_line("total", csv_losses(0, T - 1, e.losses.sums));
   for (const PositionRange& range : e.positions)
     out += csv_line("positions", csv_losses(range.first, range.last, range.sums));
+  for (const PositionRange& range : e.distances)
+    out += csv_line("distances", csv_losses(range.first, range.last, range.sums));
   for (const ShortContextRange& range : e.short_context) {
     CsvRow row = csv_losses(range.first, range.last, range.full);
     row.short_loss = number(mean_loss(range.truncated));

@@ -6,8 +6,10 @@
 #include <memory>
 
 #include "core/human.h"
+#include "core/ignored_target.h"
 #include "core/rng.h"
 #include "core/signals.h"
+#include "data/synthetic.h"
 #include "train/checkpoint.h"
 #include "train/config_io.h"
 #include "train/machine.h"
@@ -103,6 +105,9 @@ class Run {
                   given = options_.windows.value_or(state_.config.eval.windows);
     require(available > 0, set_.directory(), ": its ", name_of(set_.split()), " split of ", set_.tokens(),
             " tokens is shorter than one window of the model, ", length() + 1, "; give a set with more text");
+    require(set_.manifest().sequence_length == 0 || options_.short_context == 0, "--short-context: ", set_.directory(),
+            " is of synthetic sequences, whose answers need all of them");
+    check_sequences(state_.config, set_);
     require(given >= 0, "--windows: must be at least 1, or 0 for all, not ", given);
     windows_ = given == 0 ? available : given;
   }
@@ -146,14 +151,29 @@ class Run {
       progress.next_pass();
       return evaluation;
     };
+    const bool synthetic = set_.manifest().sequence_length > 0;
+    PositionLosses by_distance(length());
     result_.losses = pass("evaluating", [&](int64_t sequences) {
       const TokenLosses losses(gpt, sequences, length());
-      for (int64_t b = 0; b < sequences; ++b)
-        for (int64_t t = 0; t < length(); ++t) full.at(t) += losses.of(b, t);
+      for (int64_t b = 0; b < sequences; ++b) {
+        const int32_t *inputs = evaluator.inputs().data() + b * length(),
+                      *targets = evaluator.targets().data() + b * length();
+        for (int64_t t = 0; t < length(); ++t)
+          if (targets[t] != kIgnoredTarget) full.at(t) += losses.of(b, t);
+        if (!synthetic) continue;
+        const std::vector<int64_t> distances = answer_distances(inputs, targets, length());
+        for (int64_t t = 0; t < length(); ++t)
+          if (const int64_t distance = distances[static_cast<size_t>(t)]; distance > 0)
+            by_distance.at(distance) += losses.of(b, t);
+      }
     });
-    for_each_position_range(0, length(), [&](int64_t first, int64_t last) {
-      result_.positions.push_back({first, last, full.over(first, last)});
-    });
+    const auto add = [](const PositionLosses& sums, int64_t first, int64_t last, std::vector<PositionRange>& to) {
+      if (const LossSums all = sums.over(first, last); all.tokens > 0) to.push_back({first, last, all});
+    };
+    for_each_position_range(0, length(),
+                            [&](int64_t first, int64_t last) { add(full, first, last, result_.positions); });
+    for (int64_t first = 1; first < length(); first *= 2)
+      add(by_distance, first, std::min(2 * first, length()) - 1, result_.distances);
     if (!options_.recall) return;
     const RecallMeter meter(gpt, result_.trained.model.attention);
     result_.dense = pass("measuring recall", {}).sums;

@@ -49,7 +49,10 @@ struct CheckpointEvaluation {
   Split split = Split::kVal;
   int64_t windows = 0, available = 0;
   Evaluation losses;                     // as training evaluates: on the same windows the same loss, to the bit
-  std::vector<PositionRange> positions;  // 0-63, 64-127, 128-255, ...: together all tokens
+  std::vector<PositionRange> positions;  // 0-63, 64-127, 128-255, ...: together all tokens that count
+  // Of a synthetic set: answers by how far back what they repeat stands (data/synthetic.h), in ranges 1,
+  // 2-3, 4-7, ...
+  std::vector<PositionRange> distances;
   // With recall:
   std::optional<LossSums> dense;                // with the dense attention that recall is measured on
   std::vector<std::vector<HeadRecall>> recall;  // by layer and head

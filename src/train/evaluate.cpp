@@ -65,6 +65,7 @@ void Evaluator::run_batch(Gpt& model, Feeder& feeder, int64_t begin) {
   }
   Batch batch = feeder.put(inputs_, targets_, samples_, kEvaluationStep);
   batch.rows = std::min(batch_, windows_ - begin);
+  batch.counted = count_targets(targets_, batch.rows * length_);
   model.forward(batch, false);
 }
 

@@ -44,6 +44,10 @@ class Evaluator {
   Evaluation run(Gpt& model, Feeder& feeder, int rank, int ranks, const std::function<void(double)>& progress,
                  const std::function<void(int64_t)>& after_batch = {});
 
+  // Of the last batch.
+  const std::vector<int32_t>& inputs() const { return inputs_; }
+  const std::vector<int32_t>& targets() const { return targets_; }
+
   int64_t windows() const { return windows_; }
   int64_t available() const { return available_; }                       // windows of the split
   int64_t window(int64_t i) const { return i * available_ / windows_; }  // of those, the i-th that is used

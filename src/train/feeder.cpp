@@ -1,6 +1,9 @@
 #include "train/feeder.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "core/ignored_target.h"
 
 namespace scfa {
 
@@ -22,6 +25,10 @@ Batch batch_at(const void* ids, const void* targets, const void* samples, Random
   return batch;
 }
 }  // namespace
+
+int64_t count_targets(const std::vector<int32_t>& targets, int64_t first) {
+  return first - std::count(targets.begin(), targets.begin() + first, kIgnoredTarget);
+}
 
 int64_t Feeder::memory(const Context& ctx, int64_t B, int64_t T) {
   return ctx.on_gpu() ? static_cast<int64_t>(kSlots) * slot_bytes(B, T) : 0;
@@ -47,7 +54,12 @@ Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& t
   const auto tokens = static_cast<size_t>(batch_ * length_);
   require(ids.size() == tokens && targets.size() == tokens && samples.size() == static_cast<size_t>(batch_),
           "feeder: a batch of ", ids.size(), " tokens where ", tokens, " are to be");
-  if (!ctx_.on_gpu()) return batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
+  const int64_t counted = count_targets(targets, batch_ * length_);
+  if (!ctx_.on_gpu()) {
+    Batch batch = batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
+    batch.counted = counted;
+    return batch;
+  }
   gpu::record(slots_[1 - next_].used, ctx_.stream());  // behind all work on the batch before
   Slot& slot = slots_[next_];
   next_ = 1 - next_;

@@ -2,6 +2,7 @@
 
 #include "core/rng.h"
 #include "core/signals.h"
+#include "data/manifest.h"
 #include "train/checkpoint.h"
 #include "train/machine.h"
 
@@ -12,6 +13,8 @@ Generator::Generator(const GenerateOptions& options) : options_(options), ctx_(c
   const CheckpointState state = find_checkpoint(options.checkpoint);
   const GptConfig config = model_after(state.config, state.step);
   context_length_ = config.sequence_length;
+  require(state.tokenizer != kSyntheticTokenizer, state.path,
+          ": was trained on synthetic sequences, which are no text; ./evaluate tells what it recalls");
   tokenizer_ = make_tokenizer(state.tokenizer);
   require(tokenizer_->vocab_size() <= config.vocab_size, state.path, ": the vocabulary of the model, ",
           config.vocab_size, ", is smaller than that of the tokenizer '", state.tokenizer, "', ",

@@ -111,6 +111,7 @@ Config complete(Config config, const TokenSet& set, Device device) {
           "model.vocab_size: ", config.model.vocab_size, " is less than the ", entries, " entries of tokenizer ",
           set.manifest().tokenizer, " that made ", set.directory(), "; set it to 0 to follow the data");
   if (config.model.vocab_size == 0) config.model.vocab_size = entries;
+  check_sequences(config, set);
   if (config.model.documents && config.model.end_of_text < 0) config.model.end_of_text = set.manifest().end_of_text;
   validate(config.model);
   if (device == Device::kGpu) validate_for_gpu(config.model);
@@ -175,6 +176,15 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   while (too_many - fits > 1) (fit((fits + too_many) / 2) ? fits : too_many) = (fits + too_many) / 2;
   return concat(flops, "; a micro-batch of up to ", fits, " sequences fits",
                 recompute == Recompute::kNone ? "" : concat(" where ", name_of(recompute), " is computed again"));
+}
+
+void check_sequences(const Config& config, const TokenSet& set) {
+  const int64_t length = set.manifest().sequence_length;
+  if (length == 0) return;
+  require(config.model.sequence_length == length, "model.sequence_length: ", config.model.sequence_length, ", but ",
+          set.directory(), " is of synthetic sequences of ", length, " tokens");
+  require(config.data.order == "epoch", "data.order: must be epoch for the synthetic sequences of ", set.directory(),
+          ", whose windows are whole sequences");
 }
 
 void verify_data(const Config& config, const TokenSet& train_set, const TokenSet& val_set, Console& console) {

@@ -41,6 +41,9 @@ Recompute check_memory(const Context& ctx, const Config& config, int ranks, Cons
 // rank could compute.
 std::string describe_limits(const Context& ctx, const Config& config, int ranks, Recompute recompute);
 
+// Throws Error, naming the key, unless the windows of a synthetic set are its sequences.
+void check_sequences(const Config& config, const TokenSet& set);
+
 // Compares the checksums of both splits with their manifest, unless data.verify is false, and says what was done.
 // Throws Error naming a shard that is not as it was written, or if the splits are not of one set.
 void verify_data(const Config& config, const TokenSet& train_set, const TokenSet& val_set, Console& console);

@@ -68,7 +68,8 @@ bool TrainStep::accumulate_gradients(int64_t step) {
 Batch TrainStep::next_batch(int64_t step, int64_t micro) {
   const TokenBatch& tokens = memory_.loader.batch(step, micro);
   Batch batch = memory_.feeder.put(tokens.inputs, tokens.targets, tokens.samples, static_cast<uint32_t>(step));
-  batch.gradient_scale = 1.0f / static_cast<float>(config_.tokens_per_step());
+  batch.gradient_scale =
+      1.0f / static_cast<float>(static_cast<double>(config_.tokens_per_step()) * memory_.loader.set().counted_share());
   return batch;
 }
 

@@ -44,6 +44,17 @@ TEST_F(PrepareCliTest, PreparesVerifiesTellsAndExports) {
   EXPECT_TRUE(fs::exists(folder_.file("ng/train.bin")));
 }
 
+TEST_F(PrepareCliTest, MakesSyntheticSequences) {
+  const std::string set = folder_.file("set");
+  const std::string made = run({"synthetic", "needle", "--length=64", "--sequences=20", "--val-sequences", "5",
+                                "--vocabulary", "99", "--distance", "8-40", "--seed", "3", "--output", set});
+  EXPECT_NE(made.find("20 sequences, 80 tokens that count in the loss"), std::string::npos) << made;
+  EXPECT_NE(run({"verify", set}).find("all shards are as the manifest says"), std::string::npos);
+  EXPECT_NE(run({"info", set, "--bigram"}).find("tokenizer synthetic, 99 entries"), std::string::npos);
+  EXPECT_NE(run_error({"export", set, "--form", "nanogpt", "--output", folder_.file("ng")}).find("synthetic"),
+            std::string::npos);
+}
+
 TEST_F(PrepareCliTest, Help) {
   for (const char* word : {"--help", "-h"}) {
     const std::string help = run({word});
@@ -89,6 +100,15 @@ TEST_F(PrepareCliTest, EveryWordIsUnderstoodOrRefused) {
   refused({"--overwrite=no"}, "--overwrite: must be true or false, not \"no\"");
   refused({"--bigram"}, "--bigram: belongs to the command info");
   refused({"--form", "llmc"}, "--form: belongs to the command export");
+  refused({"--pairs", "3"}, "--pairs: belongs to the command synthetic");
+  expect({"synthetic", "--output", set, "--overwrite"}, "synthetic: name one task: mqar, induction or needle");
+  expect({"synthetic", "chess", "--output", set, "--overwrite"}, "there is no task 'chess'");
+  expect({"synthetic", "mqar", "--output", set, "--overwrite", "--distance", "9"}, "--distance: must be MIN-MAX");
+  expect({"synthetic", "mqar", "--output", set, "--overwrite", "--distance", "x-9"}, "--distance: must be MIN-MAX");
+  expect({"synthetic", "mqar", "--output", set, "--overwrite", "--pairs", "9999"}, "--pairs: must be from 1 to 192");
+  expect({"synthetic", "mqar", "--output", set, "--overwrite", "--tokenizer", "bytes"},
+         "--tokenizer: is not an option of the command synthetic");
+  expect({"synthetic", "mqar"}, "name one with --output");
   expect({"--input", input, "--output", set, "--overwrite=false"}, "--overwrite replaces it");
   expect({"--input", "--output", set}, "--input: names nothing");
   expect({"info", set, "--output", "x"}, "--output: is not an option of the command info");
