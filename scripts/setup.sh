@@ -30,7 +30,7 @@ done
 packages=(cmake ninja-build g++ ccache pkg-config libopenblas-openmp-dev libzstd-dev zlib1g-dev libxxhash-dev
   libspdlog-dev libfmt-dev nlohmann-json3-dev libcxxopts-dev libgtest-dev libopenmpi-dev openmpi-bin)
 # One version of clang-format on every distribution, or the same file would pass here and fail there.
-[[ -z $checks ]] || packages+=(clang-format-14 clang-tidy libomp-dev python3)
+[[ -z $checks ]] || packages+=(clang-format-14 clang-tidy libomp-dev python3 zstd)
 
 # NCCL comes with some CUDA images, else from NVIDIA's repository where that is set up.
 if find_nvcc >/dev/null && ! [[ -e /usr/include/nccl.h || -e $(dirname "$(find_nvcc)")/../include/nccl.h ]] &&
