@@ -10,7 +10,7 @@ Usage: scripts/test.sh [--all] [CTEST OPTION...]
   Sets up (scripts/setup.sh), then runs the tests; options such as -R NAME go to ctest.
   --all   also: warnings as errors, GPU code for sm_80 and sm_90a without register spills, attention's without local
           memory (if nvcc is there), all tests under the address and undefined-behaviour sanitizers, formatting,
-          includes, clang-tidy, generated docs, the self-tests of scripts/compare.py and scripts/prepare_dataset.py
+          includes, clang-tidy, generated docs, the tests of scripts
 END
 }
 
@@ -106,6 +106,7 @@ step "formatting" scripts/check_format.sh
 step "includes" scripts/check_includes.py --self-test
 step "comparison of configs" scripts/compare.py --self-test
 step "preparing public data sets" scripts/prepare_dataset_test.py
+step "recall by distance" scripts/recall_test.py
 step "generated docs" check_docs
 step "clang-tidy" check_tidy
 step "tests under address and undefined-behaviour sanitizers" run_sanitized

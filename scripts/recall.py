@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""How far back do attention patterns recall? Trains small models on synthetic sequences and tells accuracy by distance.
+
+  scripts/recall.py --out runs/recall --lengths 1024,4096 --patterns dense,hash16,balanced16,near_far --seeds 1,2
+  scripts/recall.py --out runs/needle --task needle --lengths 16384 --tokens 500M --gpus 2
+
+For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
+scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
+OUT gets recall.csv (accuracy by distance, and all distances together), recall.svg, configs/, and for each length data and runs.
+"""
+import argparse
+import csv
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+from plotting import NEEDS_MATPLOTLIB, find_pyplot
+
+SCRIPTS = pathlib.Path(__file__).resolve().parent
+TASKS = ("mqar", "induction", "needle")
+COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy", "loss")
+
+
+def near_far(T, heads):
+    far = max(1, heads // 6)
+    return [{"heads": heads - far, "pattern": "dense", "window": near(T)},
+            {"heads": far, "pattern": "hash", "buckets": 8, "bias_rate": 0.1}]
+
+
+def near(T):
+    return max(8, min(128, T // 8))
+
+
+# name: attention of T tokens and so many heads. Hash and Reformer have the paper's shared keys.
+PATTERNS = {
+    "dense": lambda T, heads: {"pattern": "dense"},
+    "window": lambda T, heads: {"pattern": "dense", "window": near(T)},
+    "hash8": lambda T, heads: {"pattern": "hash", "buckets": 8},
+    "hash16": lambda T, heads: {"pattern": "hash", "buckets": 16},
+    "hash32": lambda T, heads: {"pattern": "hash", "buckets": 32},
+    "balanced8": lambda T, heads: {"pattern": "hash", "buckets": 8, "balance": "prefix"},
+    "balanced16": lambda T, heads: {"pattern": "hash", "buckets": 16, "balance": "prefix"},
+    "near_far": lambda T, heads: {"mixture": near_far(T, heads)},
+    "drop50": lambda T, heads: {"pattern": "drop", "drop_rate": 0.5},
+    "reformer": lambda T, heads: {"pattern": "reformer", "buckets": 16},
+    "blocks": lambda T, heads: {"pattern": "blocks", "block": max(8, T // 16), "top_k": 3},
+}
+SHARED_KEYS = {"hash8", "hash16", "hash32", "balanced8", "balanced16", "near_far", "reformer"}
+
+
+def fail(message):
+    sys.exit(f"recall.py: {message}")
+
+
+def run(command, what, quiet=False):
+    """Ends this program as the command ended, if that was not well; it has said why. quiet: what it prints is in a file too."""
+    done = subprocess.run([str(word) for word in command], check=False, stdout=subprocess.DEVNULL if quiet else None)
+    if done.returncode < 0 or done.returncode >= 128:  # a signal, which it was sent too
+        sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
+    if done.returncode != 0:
+        fail(f"{what} failed")
+
+
+def write_if_new(path, text):
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def config_of(args, pattern, T):
+    batch = max(1, args.batch // T)
+    return {
+        "model": {"n_layer": args.layers, "n_head": args.heads, "n_embd": args.width, "sequence_length": T, "bias": False,
+                  "positions": "rotary", "shared_qk": pattern in SHARED_KEYS},
+        "attention": PATTERNS[pattern](T, args.heads),
+        "train": {"batch_size": batch, "micro_batch_size": batch},
+        "optimizer": {"clip": 1.0},
+        "schedule": {"schedule": "cosine", "lr": args.lr, "warmup": 0.1, "final_ratio": 0.1},
+        "eval": {"windows": 512},
+        "checkpoint": {"every": 0},
+    }
+
+
+def make_data(args, T, folder):
+    """As many sequences as the runs take, so that none comes twice."""
+    sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
+    wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary}
+    stamp = folder.parent / (folder.name + ".json")
+    if (folder / "manifest.json").exists():
+        if json.loads(stamp.read_text(encoding="utf-8")) != wanted:
+            fail(f"{folder}: was made for other --pairs, --vocabulary, --batch or --tokens; give another --out")
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(json.dumps(wanted), encoding="utf-8")
+    command = [args.prepare, "synthetic", args.task, "--length", T, "--sequences", sequences, "--vocabulary", args.vocabulary,
+               "--output", folder]
+    run(command + (["--pairs", args.pairs] if args.pairs else []), "making the sequences")
+
+
+def evaluations(args, T, folder):
+    """(pattern, seed, rows of the table by distance and of the total) of each finished run."""
+    for pattern in args.patterns:
+        for seed in args.seeds.split(","):
+            trained = folder / "runs" / f"{pattern}-s{seed}"
+            checkpoints = sorted(trained.glob("checkpoint-*/checkpoint.xxh3"))
+            if not checkpoints:
+                fail(f"{trained}: has no checkpoint")
+            table = folder / "evaluations" / f"{pattern}-s{seed}.csv"
+            if not table.exists() or table.stat().st_mtime < checkpoints[-1].stat().st_mtime:
+                table.parent.mkdir(exist_ok=True)
+                run([args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table], f"evaluating {trained}",
+                    quiet=True)
+            with open(table, encoding="utf-8", newline="") as file:
+                yield pattern, seed, [row for row in csv.DictReader(file) if row["table"] in ("distances", "total")]
+
+
+def collect(args, T, folder):
+    rows = []
+    for pattern, seed, table in evaluations(args, T, folder):
+        for row in table:
+            whole = row["table"] == "total"
+            rows.append({"task": args.task, "T": T, "pattern": pattern, "seed": seed, "first": 1 if whole else int(row["first"]),
+                         "last": T - 1 if whole else int(row["last"]), "answers": int(row["tokens"]),
+                         "accuracy": float(row["accuracy"]), "loss": float(row["loss"]), "whole": whole})
+    return rows
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def print_table(rows, patterns):
+    for T in sorted({row["T"] for row in rows}):
+        of_length = [row for row in rows if row["T"] == T]
+        ranges = sorted({(row["first"], row["last"]) for row in of_length if not row["whole"]})
+        print(f"\nT = {T:,}: accuracy in % by distance, means over seeds")
+        print("  " + " ".join([f"{'pattern':12}", f"{'all':>6}", *(f"{first:>6}-" for first, _ in ranges)]))
+        for pattern in patterns:
+            its = [row for row in of_length if row["pattern"] == pattern]
+            cells = [100 * mean(row["accuracy"] for row in its if row["whole"])]
+            for bounds in ranges:
+                found = [row["accuracy"] for row in its if not row["whole"] and (row["first"], row["last"]) == bounds]
+                cells.append(100 * mean(found) if found else math.nan)
+            print("  " + f"{pattern:12} {cells[0]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells[1:]))
+
+
+def plot(rows, patterns, path):
+    plt = find_pyplot()
+    if plt is None:
+        print(f"no plot: it needs {NEEDS_MATPLOTLIB}")
+        return
+    lengths = sorted({row["T"] for row in rows})
+    figure, panels = plt.subplots(1, len(lengths), figsize=(5 * len(lengths) + 1, 4), squeeze=False, sharey=True)
+    for axes, T in zip(panels[0], lengths):
+        for index, pattern in enumerate(patterns):
+            points = {}
+            for row in rows:
+                if row["T"] == T and row["pattern"] == pattern and not row["whole"]:
+                    points.setdefault(math.sqrt(row["first"] * row["last"]), []).append(100 * row["accuracy"])
+            axes.plot(sorted(points), [mean(points[x]) for x in sorted(points)], marker="o", markersize=4, color=f"C{index % 10}",
+                      linestyle="-" if index < 10 else "--", label=pattern)
+        axes.set_xscale("log", base=2)
+        ticks = [2**i for i in range(1, T.bit_length(), 1 if T <= 1024 else 2)]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel("tokens between the key and its question")
+        axes.set_title(f"{rows[0]['task']}, {T:,} tokens")
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("accuracy, %")
+    panels[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    print(f"wrote {path}")
+
+
+def parse(words):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
+    parser.add_argument("--task", choices=TASKS, default="mqar")
+    parser.add_argument("--lengths", default="1024", metavar="T,...", help="default: %(default)s")
+    parser.add_argument("--patterns", default="dense,window,hash16,balanced16,near_far,drop50,reformer,blocks", metavar="NAME,...",
+                        help=f"of {', '.join(PATTERNS)}; default: %(default)s")
+    parser.add_argument("--seeds", default="1,2", metavar="N,...", help="default: %(default)s")
+    parser.add_argument("--tokens", default="100M", metavar="N", help="of each run; default: %(default)s")
+    parser.add_argument("--batch", type=int, default=65536, metavar="N", help="tokens of a step; default: %(default)s")
+    parser.add_argument("--pairs", type=int, metavar="N", help="keys of a sequence; default: that of ./prepare_data")
+    parser.add_argument("--vocabulary", type=int, default=8192, metavar="N", help="default: %(default)s")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--gpus", metavar="N or N,N,...", help="one run at a time on each; default: one run at a time")
+    parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("."), metavar="DIR",
+                        help="where train, evaluate and prepare_data are; default: %(default)s")
+    args = parser.parse_args(words)
+    args.patterns = args.patterns.split(",")
+    for pattern in args.patterns:
+        if pattern not in PATTERNS:
+            fail(f"--patterns: there is no {pattern}; there are {', '.join(PATTERNS)}")
+    from compare_plan import parse_count, parse_seeds  # they end the program with a line that names the option
+    args.tokens_count = parse_count(args.tokens)
+    parse_seeds(args.seeds)
+    try:
+        args.lengths = [int(T) for T in args.lengths.split(",")]
+    except ValueError:
+        fail(f"--lengths: must be whole numbers like 1024,4096, not {args.lengths}")
+    for T in args.lengths:
+        if T < 16 or args.tokens_count < max(T, args.batch):
+            fail(f"--tokens: {args.tokens} is less than a step of {max(T, args.batch)} tokens" if T >= 16
+                 else f"--lengths: must be at least 16, not {T}")
+    for name in ("train", "evaluate", "prepare_data"):
+        if not os.access(args.programs / name, os.X_OK):
+            fail(f"{args.programs / name}: not there; scripts/setup.sh builds it, --programs says where it is")
+    args.prepare, args.evaluate = args.programs / "prepare_data", args.programs / "evaluate"
+    return args
+
+
+def main(words):
+    args = parse(words)
+    try:
+        (args.out / "configs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--out: {args.out}: {error.strerror}")
+    rows = []
+    for number, T in enumerate(args.lengths, 1):
+        folder, data = args.out / str(T), args.out / "data" / f"{args.task}_{T}"
+        print(f"T = {T:,}, {number} of {len(args.lengths)} lengths", flush=True)
+        make_data(args, T, data)
+        configs = []
+        for pattern in args.patterns:
+            path = args.out / "configs" / f"{pattern}_{T}.json"
+            write_if_new(path, json.dumps(config_of(args, pattern, T), indent=1) + "\n")
+            configs.append(f"{pattern}={path}")
+        run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
+             "--train", args.programs / "train", *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
+        rows += collect(args, T, folder)
+        with open(args.out / "recall.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    print_table(rows, args.patterns)
+    print(f"\nwrote {args.out / 'recall.csv'}")
+    plot(rows, args.patterns, args.out / "recall.svg")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
