@@ -40,7 +40,7 @@ void refuse_foreign(const std::string& name, std::string_view start) {
     std::string_view magic, what;
   };
   static constexpr std::array<Foreign, 6> kForeign = {{
-      {"PAR1", "a Parquet file; write its text column as JSON lines and read them with --input -"},
+      {"PAR1", "a Parquet file; try: node scripts/parquet_text.mjs FILE | prepare_data --input - --stdin-format jsonl"},
       {std::string_view("PK\x03\x04", 4), "a zip archive; try: unzip -p FILE | prepare_data --input -"},
       {std::string_view("\xFD\x37zXZ", 5), "an xz file; try: xz -dc FILE | prepare_data --input -"},
       {"BZh", "a bzip2 file; try: bzip2 -dc FILE | prepare_data --input -"},

@@ -57,7 +57,7 @@ TEST_F(PrepareErrorsTest, BadInputs) {
   fs::create_directory(folder_.file("folder"));
   expect_error(options(folder_.file("folder")), "the folder has no file with a known extension");
   expect_error("a.txt", "", "the input has no text");
-  expect_error("a.parquet", "PAR1....", "is a Parquet file");
+  expect_error("a.parquet", "PAR1....", "is a Parquet file; try: node scripts/parquet_text.mjs");
   expect_error("a.zip", "PK\x03\x04....", "is a zip archive; try: unzip -p");
   expect_error("a.txt.xz",
                "\xFD"
