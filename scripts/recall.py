@@ -14,9 +14,9 @@ import json
 import math
 import os
 import pathlib
-import subprocess
 import sys
 
+import children
 from plotting import NEEDS_MATPLOTLIB, find_pyplot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
@@ -57,10 +57,9 @@ def fail(message):
 
 def run(command, what, quiet=False):
     """Ends this program as the command ended, if that was not well; it has said why. quiet: what it prints is in a file too."""
-    done = subprocess.run([str(word) for word in command], check=False, stdout=subprocess.DEVNULL if quiet else None)
-    if done.returncode < 0 or done.returncode >= 128:  # a signal, which it was sent too
-        sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
-    if done.returncode != 0:
+    code = children.run(command, quiet)
+    children.end_if_stopped(code)
+    if code != 0:
         fail(f"{what} failed")
 
 

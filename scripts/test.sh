@@ -107,6 +107,7 @@ step "includes" scripts/check_includes.py --self-test
 step "comparison of configs" scripts/compare.py --self-test
 step "preparing public data sets" scripts/prepare_dataset_test.py
 step "recall by distance" scripts/recall_test.py
+step "reproduction, scale smoke" scripts/reproduce_test.py
 step "generated docs" check_docs
 step "clang-tidy" check_tidy
 step "tests under address and undefined-behaviour sanitizers" run_sanitized

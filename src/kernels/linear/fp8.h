@@ -1,9 +1,9 @@
 // Operands of products in 8-bit floating point (kernels/scaled_tensor.h), and scales for those that other ops write.
 //
 // No scale needs a history: it comes from the tensor's largest element, or from a bound that the weights imply. So a
-// step depends on nothing but weights and data, nothing but rounding is beyond the largest value, which it saturates
-// to, and there is no state to keep. Bounds may be far above the largest value, because an exponent of 4 or 5 bits
-// leaves room: e4m3 has full precision over 15 binades, e5m2 over 30.
+// step depends on weights and data alone, and there is no state to keep. Only rounding can exceed a bound, and such
+// values saturate. Bounds may be far above the largest value: e4m3 has full precision over 15 powers of two, e5m2 over
+// 30.
 //
 // All ops are asynchronous on ctx.stream(), deterministic, and throw Error on shapes, types or devices that disagree.
 #pragma once

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Checks scripts/reproduce.sh at the scale smoke. Needs the programs at the top of the repository."""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+import xml.etree.ElementTree
+
+from prepare_dataset import TOP
+from reproduce import crossing, speed_ups
+
+
+class Reproduce(unittest.TestCase):
+    def setUp(self):
+        self.out = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.out)
+
+    def run_it(self, *words):
+        return subprocess.run([TOP / "scripts/reproduce.sh", "--scale", "smoke", "--out", self.out, *words], capture_output=True, text=True)
+
+    def test_everything_runs_and_is_reported(self):
+        done = self.run_it()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("5 of 5 steps", done.stdout)
+        report = (self.out / "report.html").read_text(encoding="utf-8")
+        self.assertNotIn("nothing to plot", report)
+        self.assertNotIn("http", re.sub(r'xmlns="[^"]*"', "", report))  # nothing is fetched
+        pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
+        self.assertEqual(len(pictures), 7)
+        for picture in pictures:
+            self.assertGreaterEqual(len(xml.etree.ElementTree.fromstring(picture).findall(".//{*}polyline")), 1)
+        for part in ("Perplexity against time, 16k", "3.3 x faster training", "reformer16", "balanced16.json", "commit"):
+            self.assertIn(part, report)
+        begun = time.monotonic()
+        again = self.run_it()
+        self.assertEqual((again.returncode, "steps" in again.stdout), (0, False), again.stdout)  # all of it is there
+        self.assertLess(time.monotonic() - begun, 5)
+
+    def test_a_run_that_was_stopped_goes_on(self):
+        words = ["--only", "quality_8k"]
+        process = subprocess.Popen([TOP / "scripts/reproduce.sh", "--scale", "smoke", "--out", self.out, *words],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not list(self.out.glob("quality_8k/runs/*/metrics.jsonl")):
+            self.assertIsNone(process.poll())
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=60), 130)
+        self.assertTrue((self.out / "report.html").exists())
+        self.assertFalse(list(self.out.glob("quality_8k/*.done.json")))
+        self.assertEqual(self.run_it(*words).returncode, 0)
+        self.assertIn("final loss, mean of seeds", (self.out / "report.html").read_text(encoding="utf-8"))
+
+    def test_a_step_that_fails_is_named(self):
+        programs = self.out / "programs"
+        programs.mkdir()
+        for name in ("train", "evaluate", "prepare_data"):
+            (programs / name).symlink_to(TOP / name)
+        (programs / "bench").write_text("#!/bin/sh\necho bench: no >&2\nexit 1\n", encoding="utf-8")
+        os.chmod(programs / "bench", 0o755)
+        done = self.run_it("--only", "steps", "--programs", programs)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("bench: no\nreproduce.py: steps (bench) failed; the same command goes on from there", done.stderr)
+
+    def test_words_are_checked(self):
+        for words, part in ((["--only", "dreams"], "there is no dreams"), (["--programs", "none"], "none/train: not there"),
+                            (["--scale", "small"], "name a prepared set"), (["--scale", "small", "--data", "none"], "none holds no prepared set")):
+            done = self.run_it(*words)
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+            self.assertIn(part, done.stderr)
+        self.assertEqual(list(self.out.iterdir()), [])
+
+    def test_speed_ups(self):
+        self.assertEqual(crossing([(0, 5.0), (10, 4.0), (20, 3.0)], 3.5), 15)
+        self.assertIsNone(crossing([(0, 5.0), (10, 4.0)], 3.5))
+        rows = [{"config": c, "seed": s, "seconds": x, "loss": y} for c, s, x, y in
+                (("dense", "1", 0, 5), ("dense", "1", 20, 4), ("fast", "1", 0, 5), ("fast", "1", 5, 4), ("fast", "1", 10, 3),
+                 ("slow", "1", 0, 5), ("slow", "1", 10, 4.5))]
+        self.assertEqual(speed_ups(rows), {"dense": (4, 1), "fast": (3, 4), "slow": (4.5, None)})
+
+
+if __name__ == "__main__":
+    unittest.main()

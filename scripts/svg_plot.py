@@ -1,0 +1,78 @@
+"""Line plots as SVG text, for reports that are one file and need no library."""
+import html
+import math
+
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 170, 28, 44
+
+
+def number(value):
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.0e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def linear_ticks(low, high):
+    step = 10 ** math.floor(math.log10(max(high - low, 1e-12)))
+    step = next(step * factor for factor in (0.2, 0.5, 1, 2) if (high - low) / (step * factor) <= 6)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low, high, base):
+    first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
+    every = max(1, (last - first) // 6)
+    ticks = [base**i for i in range(first, last + 1, every)]
+    return ticks if len(ticks) > 1 else [low, high]
+
+
+class Axis:
+    """From values to a stretch of the picture."""
+    def __init__(self, values, begin, end, log):
+        self.log, self.begin, self.end = log, begin, end
+        self.low, self.high = min(values), max(values)
+        if self.low == self.high:
+            self.low, self.high = self.low * 0.9 - (not log), self.high * 1.1 + (not log)
+        if not log:
+            margin = 0.04 * (self.high - self.low)
+            self.low, self.high = self.low - margin, self.high + margin
+
+    def at(self, value):
+        scale = math.log if self.log else float
+        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+        return self.begin + share * (self.end - self.begin)
+
+    def ticks(self):
+        return log_ticks(self.low, self.high, self.log) if self.log else linear_ticks(self.low, self.high)
+
+
+def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
+    """lines: {name: [(x, y), ...]}. log_x, log_y: the base of a logarithmic axis, 0 for a linear one."""
+    lines = {name: sorted(points) for name, points in lines.items() if points}
+    if not lines:
+        return "<p>nothing to plot yet</p>"
+    x = Axis([p[0] for points in lines.values() for p in points], LEFT, WIDTH - RIGHT, log_x)
+    y = Axis([p[1] for points in lines.values() for p in points], HEIGHT - BOTTOM, TOP, log_y)
+    text = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+            f'font-size="11" role="img"><title>{html.escape(title)}</title>',
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+            f'<text x="{LEFT}" y="16" font-size="13" font-weight="bold">{html.escape(title)}</text>']
+    for tick in x.ticks():
+        text.append(f'<path d="M{x.at(tick):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>'
+                    f'<text x="{x.at(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>')
+    for tick in y.ticks():
+        text.append(f'<path d="M{LEFT} {y.at(tick):.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
+                    f'<text x="{LEFT - 6}" y="{y.at(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>')
+    text.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
+                f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
+    for index, (name, points) in enumerate(lines.items()):
+        colour, dashes = COLOURS[index % len(COLOURS)], "" if index < len(COLOURS) else ' stroke-dasharray="5 3"'
+        path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in points)
+        text.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dashes}/>')
+        text += [f'<circle cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2.4" fill="{colour}"/>' for px, py in points]
+        row = TOP + 8 + 16 * index
+        text.append(f'<path d="M{WIDTH - RIGHT + 12} {row}h18" stroke="{colour}" stroke-width="2"{dashes}/>'
+                    f'<text x="{WIDTH - RIGHT + 36}" y="{row + 4}">{html.escape(name)}</text>')
+    return "\n".join([*text, "</svg>"])
