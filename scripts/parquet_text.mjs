@@ -54,9 +54,10 @@ async function convert(file, field, { asyncBufferFromFile, parquetMetadataAsync,
     const end = begin + Number(group.num_rows)
     const rows = await parquetReadObjects(
       { file: buffer, metadata, columns: [field], rowStart: begin, rowEnd: end, compressors })
-    let lines = ''
-    for (const row of rows) lines += JSON.stringify({ text: row[field] ?? '' }) + '\n'
-    await write(lines)
+    for (let first = 0; first < rows.length; first += 1000) {
+      const block = rows.slice(first, first + 1000)
+      await write(block.map(row => JSON.stringify({ text: row[field] ?? '' }) + '\n').join(''))
+    }
     begin = end
   }
 }
@@ -75,5 +76,7 @@ try {
   const why = error instanceof UserError ? error.message
     : error.code === 'ENOENT' ? 'no such file' : `cannot be read as Parquet: ${error.message}`
   console.error(`parquet_text.mjs: ${place}${why}`)
-  process.exit(1)
+  process.exitCode = 1
+  // So that a reader at the other end of a pipe does not take this for the end of the text.
+  if (place && !process.stdout.isTTY) process.stdout.write('parquet_text.mjs failed\n')
 }

@@ -33,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.requests, self.cut, self.ranges = {}, [], None, True  # files: {path in the data set: bytes}
         self.lies = {}  # {path: what the listing says the SHA-256 is}
+        self.busy = 0  # so many answers are 503
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -58,6 +59,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path not in server.files:
             return self.answer(404, b"")
         data = server.files[path]
+        if server.busy:
+            server.busy -= 1
+            return self.answer(503, b"")
         self.answer(206 if begin else 200, data[begin:], server.cut if begin == 0 else None)
 
     def answer(self, status, data, cut=None):
@@ -123,7 +127,7 @@ class PrepareDataset(unittest.TestCase):
         self.prepare("openwebtext2")
         self.assert_documents(50)
         self.assertIn("tokenizer gpt2", self.info())
-        self.assertEqual(os.listdir(self.folder / "down"), ["openwebtext2.jsonl.zst.tar"])
+        self.assertEqual(sorted(os.listdir(self.folder / "down")), ["openwebtext2.jsonl.zst.tar", "openwebtext2.jsonl.zst.tar.sha256"])
         asked = len(self.server.requests)
         self.assertIn("already", self.failure("openwebtext2"))
         self.assertEqual(len(self.server.requests), asked)  # before anything is asked for
@@ -160,6 +164,65 @@ class PrepareDataset(unittest.TestCase):
         self.server.lies["openwebtext2.jsonl.zst.tar"] = "0" * 64
         self.assertIn("SHA-256", self.failure("openwebtext2"))
         self.assertEqual(os.listdir(self.folder / "down"), [])
+
+    def test_a_busy_server_is_asked_again(self):
+        data = self.server.files["openwebtext2.jsonl.zst.tar"] = archive_of(documents(50))
+        self.server.cut, self.server.busy = len(data) // 2, 0
+        answer = Handler.answer
+
+        def then_busy(handler, status, body, cut=None):
+            answer(handler, status, body, cut)
+            if cut:
+                self.server.busy = 2
+        with mock.patch.object(Handler, "answer", then_busy):
+            self.prepare("openwebtext2")
+        self.assert_documents(50)
+        self.assertEqual(len(self.server.requests), 5)
+
+    def test_no_more_is_written_than_was_announced(self):
+        data = self.server.files["openwebtext2.jsonl.zst.tar"] = archive_of(documents(50))
+        listing = [prepare_dataset.File(f"{self.server.address}/x/resolve/main/openwebtext2.jsonl.zst.tar", "a.tar", 1000,
+                                        hashlib.sha256(data[:1000]).hexdigest())]
+        with mock.patch.object(prepare_dataset, "list_files", lambda *_: listing):
+            self.failure("openwebtext2")  # the archive is cut short
+        self.assertEqual((self.folder / "down/a.tar").stat().st_size, 1000)
+
+    def test_a_damaged_file_that_is_there_is_an_error(self):
+        data = bytearray(archive_of(documents(5)))
+        self.server.files["openwebtext2.jsonl.zst.tar"] = bytes(data)
+        data[700] ^= 1
+        (self.folder / "down").mkdir()
+        (self.folder / "down/openwebtext2.jsonl.zst.tar").write_bytes(data)
+        self.assertIn("is not the file that the server has; remove it", self.failure("openwebtext2"))
+
+    def test_names_that_are_no_names_are_refused(self):
+        for path in ("a/../openwebtext2.jsonl.zst.tar", "..openwebtext2.jsonl.zst.tar", "a/$(x)openwebtext2.jsonl.zst.tar"):
+            with mock.patch.object(Handler, "do_GET", lambda handler: handler.answer(200, json.dumps(
+                    [{"path": path, "lfs": {"oid": "0" * 64, "size": 5}}]).encode())):
+                self.assertIn("is not the list", self.failure("openwebtext2"))
+        for entry in ({"path": 3}, {"path": "openwebtext2.jsonl.zst.tar", "lfs": {"oid": "x", "size": 5}},
+                      {"path": "openwebtext2.jsonl.zst.tar", "lfs": {"oid": "0" * 64, "size": "5"}}):
+            with mock.patch.object(Handler, "do_GET", lambda handler: handler.answer(200, json.dumps([entry]).encode())):
+                self.assertIn("is not the list", self.failure("openwebtext2"))
+        with mock.patch.dict(os.environ, HF_ENDPOINT="foo"):
+            self.assertIn("HF_ENDPOINT: must be an address", self.failure("openwebtext2"))
+
+    @unittest.skipUnless(shutil.which("node"), "there is no node")
+    def test_a_stop_in_the_middle_of_the_text_leaves_no_set(self):
+        text = "".join(json.dumps({"text": document}) + "\n" for document in documents(500))
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(open(self.folder / "log", "w", encoding="utf-8"))
+            stack.enter_context(redirected_to(log))
+
+            def stopped(source, to, _):
+                to.write(text.encode())
+                to.flush()
+                raise KeyboardInterrupt
+            stack.enter_context(mock.patch.object(shutil, "copyfileobj", stopped))
+            with self.assertRaises(KeyboardInterrupt):
+                prepare_dataset.run([TOP / "prepare_data", "--input", "-", "--stdin-format", "jsonl", "--output", self.folder / "set"],
+                                    ["sleep", "30"])
+        self.assertFalse((self.folder / "set").exists())
 
     def test_too_little_disk_is_told_first(self):
         self.server.files["openwebtext2.jsonl.zst.tar"] = archive_of(documents(5))

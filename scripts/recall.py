@@ -6,7 +6,7 @@
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
 scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
-OUT gets recall.csv (accuracy by distance, and all distances together), recall.svg, configs/, and for each length data and runs.
+OUT gets TASK.csv (accuracy by distance, and all distances together), TASK.svg, configs/, and for each length data and runs.
 """
 import argparse
 import csv
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import sys
 
 import children
@@ -88,14 +89,18 @@ def make_data(args, T, folder):
     wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary}
     stamp = folder.parent / (folder.name + ".json")
     if (folder / "manifest.json").exists():
-        if json.loads(stamp.read_text(encoding="utf-8")) != wanted:
+        try:
+            made = json.loads(stamp.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            made = None
+        if made != wanted:
             fail(f"{folder}: was made for other --pairs, --vocabulary, --batch or --tokens; give another --out")
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(json.dumps(wanted), encoding="utf-8")
     command = [args.prepare, "synthetic", args.task, "--length", T, "--sequences", sequences, "--vocabulary", args.vocabulary,
                "--output", folder]
-    run(command + (["--pairs", args.pairs] if args.pairs else []), "making the sequences")
+    run(command + (["--pairs", args.pairs] if args.pairs is not None else []), "making the sequences")
 
 
 def evaluations(args, T, folder):
@@ -129,6 +134,15 @@ def collect(args, T, folder):
 def mean(values):
     values = list(values)
     return sum(values) / len(values)
+
+
+def write_table(rows, path):
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
 
 
 def print_table(rows, patterns):
@@ -195,7 +209,11 @@ def parse(words):
     parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("."), metavar="DIR",
                         help="where train, evaluate and prepare_data are; default: %(default)s")
     args = parser.parse_args(words)
-    args.patterns = args.patterns.split(",")
+    args.patterns, args.programs = args.patterns.split(","), args.programs.resolve()
+    if len(set(args.patterns)) < len(args.patterns):
+        fail(f"--patterns: {','.join(args.patterns)} has one twice")
+    if args.batch < 1:
+        fail(f"--batch: must be at least 1, not {args.batch}")
     for pattern in args.patterns:
         if pattern not in PATTERNS:
             fail(f"--patterns: there is no {pattern}; there are {', '.join(PATTERNS)}")
@@ -225,7 +243,7 @@ def main(words):
         fail(f"--out: {args.out}: {error.strerror}")
     rows = []
     for number, T in enumerate(args.lengths, 1):
-        folder, data = args.out / str(T), args.out / "data" / f"{args.task}_{T}"
+        folder, data = args.out / args.task / str(T), args.out / "data" / f"{args.task}_{T}"
         print(f"T = {T:,}, {number} of {len(args.lengths)} lengths", flush=True)
         make_data(args, T, data)
         configs = []
@@ -234,15 +252,12 @@ def main(words):
             write_if_new(path, json.dumps(config_of(args, pattern, T), indent=1) + "\n")
             configs.append(f"{pattern}={path}")
         run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
-             "--train", args.programs / "train", *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
+             "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
         rows += collect(args, T, folder)
-        with open(args.out / "recall.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(rows, args.out / f"{args.task}.csv")
     print_table(rows, args.patterns)
-    print(f"\nwrote {args.out / 'recall.csv'}")
-    plot(rows, args.patterns, args.out / "recall.svg")
+    print(f"\nwrote {args.out / args.task}.csv")
+    plot(rows, args.patterns, args.out / f"{args.task}.svg")
 
 
 if __name__ == "__main__":

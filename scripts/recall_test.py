@@ -11,7 +11,7 @@ import unittest
 from prepare_dataset import TOP
 
 SMALL = ["--lengths", "32", "--task", "induction", "--patterns", "dense,window", "--seeds", "1", "--tokens", "250k", "--batch", "1024",
-         "--layers", "2", "--heads", "2", "--width", "64", "--lr", "3e-3", "--vocabulary", "32", "--programs", TOP]
+         "--layers", "2", "--heads", "2", "--width", "64", "--lr", "3e-3", "--vocabulary", "32"]
 
 
 class Recall(unittest.TestCase):
@@ -20,10 +20,10 @@ class Recall(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.out)
 
     def run_recall(self, *words):
-        return subprocess.run([sys.executable, TOP / "scripts/recall.py", "--out", self.out, *words], capture_output=True, text=True)
+        return subprocess.run([sys.executable, TOP / "scripts/recall.py", "--out", self.out, *words], capture_output=True, text=True, cwd=TOP)
 
     def accuracy(self, pattern, last):
-        with open(self.out / "recall.csv", encoding="utf-8", newline="") as file:
+        with open(self.out / "induction.csv", encoding="utf-8", newline="") as file:
             return [float(row["accuracy"]) for row in csv.DictReader(file) if row["pattern"] == pattern and int(row["last"]) == last][-1]
 
     def test_a_window_does_not_see_what_dense_attention_recalls(self):
@@ -33,7 +33,7 @@ class Recall(unittest.TestCase):
         self.assertGreater(self.accuracy("dense", 31), 0.9)  # from 16 tokens on
         self.assertGreater(self.accuracy("window", 3), 0.9)
         self.assertLess(self.accuracy("window", 31), 0.5)
-        trained = sorted((self.out / "32/runs").glob("*/metrics.jsonl"))
+        trained = sorted((self.out / "induction/32/runs").glob("*/metrics.jsonl"))
         before = [file.stat().st_mtime_ns for file in trained]
         self.assertEqual(self.run_recall(*SMALL).returncode, 0)  # all of it is there
         self.assertEqual([file.stat().st_mtime_ns for file in trained], before)
@@ -44,7 +44,8 @@ class Recall(unittest.TestCase):
     def test_words_are_checked(self):
         for words, part in ((["--patterns", "spiral"], "there is no spiral"), (["--lengths", "8"], "at least 16"),
                             (["--tokens", "1k"], "--tokens"), (["--lengths", "x"], "--lengths"), (["--seeds", "1,1"], "--seeds"),
-                            (["--programs", "none"], "none/train: not there")):
+                            (["--programs", "none"], "none/train: not there"),
+                            (["--patterns", "dense,dense"], "twice"), (["--batch", "0"], "--batch: must be at least 1")):
             done = self.run_recall(*words)
             self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
             self.assertIn(part, done.stderr)

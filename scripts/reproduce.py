@@ -148,7 +148,7 @@ class Quality:
                 path.write_text(text, encoding="utf-8")
             configs.append(f"{name}={path}")
         command = [sys.executable, SCRIPTS / "compare.py", "--data", context.data, "--out", folder, "--tokens", scale.tokens, "--seeds",
-                   scale.seeds, "--baseline", "dense", "--train", context.programs / "train", *context.gpus, *configs]
+                   scale.seeds, "--baseline", "dense", "--train", shlex.quote(str(context.programs / "train")), *context.gpus, *configs]
         return [("train", command, 10 * len(self.patterns))]
 
     def report(self, context, folder):
@@ -209,7 +209,7 @@ class Recall:
                            *context.scale.recall], 20)]
 
     def report(self, context, folder):
-        text, rows = [], read_csv(folder / "recall.csv")
+        text, rows = [], [row for path in sorted(folder.glob("*.csv")) for row in read_csv(path)]
         for T in sorted({int(row["T"]) for row in rows}):
             lines = {}
             for row in rows:
@@ -362,6 +362,7 @@ def main(arguments):
         for name, experiment in EXPERIMENTS.items():
             print(f"{name:12} {experiment.title}: {experiment.__doc__}")
         return
+    args.programs = args.programs.resolve()
     names = args.only.split(",")
     for name in names:
         if name not in EXPERIMENTS:

@@ -224,7 +224,9 @@ void synthetic_command(const SyntheticOptions& options, std::ostream& out, int l
 void info_command(const std::string& directory, bool bigram, std::ostream& out) {
   const Manifest manifest = read_manifest(directory);
   out << "tokenizer " << manifest.tokenizer << ", " << manifest.vocab_size << " entries, end-of-text "
-      << manifest.end_of_text << ", stored as " << name_of(manifest.dtype) << "\n";
+      << manifest.end_of_text << ", stored as " << name_of(manifest.dtype);
+  if (manifest.sequence_length > 0) out << ", synthetic sequences of " << manifest.sequence_length << " tokens";
+  out << "\n";
   print_splits(manifest, out);
   if (!bigram) return;
   const TokenSet train(directory, Split::kTrain), val(directory, Split::kVal);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "core/error.h"
 #include "core/ignored_target.h"
@@ -78,8 +79,8 @@ SyntheticOptions checked(SyntheticOptions o) {
     require(value >= least && value <= most, "--", option, ": must be from ", least, " to ", most, ", not ", value);
   };
   within("length", o.length, 8, kMostLength);
-  within("sequences", o.sequences, 1, kMostSequences);
-  within("val-sequences", o.val_sequences, 1, kMostSequences);
+  within("sequences", o.sequences, 2, kMostSequences);  // the last one of a split is not a window
+  within("val-sequences", o.val_sequences, 2, kMostSequences);
   within("vocabulary", o.vocabulary, kLeastEntries, kMostEntries);
   within("value-length", o.value_length, 1, o.length / 4);
   const bool one = o.task == SyntheticTask::kInduction;
@@ -182,6 +183,7 @@ void make_synthetic_sequence(const SyntheticOptions& options, Split split, int64
     keys.push_back(known ? static_cast<uint32_t>(last) : drawn);
   }
   if (o.task == SyntheticTask::kInduction) keys = {0};
+  std::swap(keys[0], keys[static_cast<size_t>(sequence.draws.below(o.pairs))]);  // which one is asked for
   const bool all = o.task == SyntheticTask::kMqar;
   const int64_t last = o.task == SyntheticTask::kNeedle ? o.length - 1 - block_of(o) : -1;
   for (size_t i = 0; i < keys.size(); ++i)

@@ -214,6 +214,9 @@ std::string data_fingerprint(const TokenSet& set) {
 void check_tokenizer(const CheckpointState& state, const TokenSet& set) {
   require(state.tokenizer == set.manifest().tokenizer, state.path, ": was trained on tokens of ", state.tokenizer,
           ", but ", set.directory(), " holds tokens of ", set.manifest().tokenizer);
+  require(set.manifest().sequence_length == 0 || set.manifest().vocab_size == state.config.model.vocab_size, state.path,
+          ": was trained on synthetic sequences of ", state.config.model.vocab_size, " entries, but ", set.directory(),
+          " has ", set.manifest().vocab_size);
 }
 
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,

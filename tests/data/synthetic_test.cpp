@@ -154,6 +154,24 @@ TEST_F(SyntheticSet, TargetsAreTheAnswers) {
   EXPECT_EQ(test::read_text(folder_ / "set/manifest.json"), before);
 }
 
+// Of several keys each is asked for as often as any other.
+TEST(Synthetic, AnyKeyMayBeTheNeedle) {
+  SyntheticOptions o;
+  o.task = SyntheticTask::kNeedle, o.length = 64, o.pairs = 8, o.vocabulary = 31;
+  std::map<uint32_t, int> asked;
+  for (int64_t number = 0; number < 2000; ++number) ++asked[make(o, number).tokens[61]];
+  EXPECT_EQ(asked.size(), 10u);
+  for (const auto& [key, count] : asked) EXPECT_NEAR(count, 200, 70) << key;
+}
+
+TEST_F(SyntheticSet, WhatCountsIsVerified) {
+  write_synthetic_set(options_);
+  Manifest manifest = read_manifest(options_.set.directory);
+  ++manifest.train.shards[0].counted;
+  test::write_text(folder_ / "set/manifest.json", to_json(manifest));
+  expect_error([&] { verify_set(options_.set.directory); }, {"tokens that count in the loss"});
+}
+
 TEST_F(SyntheticSet, DamageIsNoticed) {
   write_synthetic_set(options_);
   std::string manifest = test::read_text(folder_ / "set/manifest.json");
@@ -172,7 +190,7 @@ TEST_F(SyntheticSet, OptionsThatDoNotGoTogetherAreNamed) {
     EXPECT_FALSE(std::filesystem::exists(options_.set.directory));
   };
   refused([](auto& o) { o.length = 4; }, {"--length", "8", "4"});
-  refused([](auto& o) { o.sequences = 0; }, {"--sequences", "0"});
+  refused([](auto& o) { o.sequences = 1; }, {"--sequences", "2", "1"});
   refused([](auto& o) { o.vocabulary = 40000; }, {"--vocabulary", "32768"});
   refused([](auto& o) { o.pairs = 40; }, {"--pairs", "three quarters", "40"});
   refused([](auto& o) { o.pairs = 12, o.vocabulary = 20; }, {"--pairs", "--vocabulary", "37"});

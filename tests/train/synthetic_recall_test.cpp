@@ -1,11 +1,16 @@
 // Training on synthetic sequences, and what a model recalls by distance.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
 #include "data/synthetic.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint_evaluation.h"
+#include "train/feeder.h"
 #include "train/generate.h"
 
 namespace scfa {
@@ -91,6 +96,40 @@ TEST_F(SyntheticRecall, MicroBatchesChangeNothing) {
   EXPECT_NEAR(*train_quietly({.overwrite = true}).validation_loss, whole, 1e-4);
 }
 
+// The gradient is that of the mean over what counts.
+TEST_F(SyntheticRecall, GradientsAreOfTheMeanOverAnswers) {
+  write(SyntheticTask::kMqar, 32, 2, 32);
+  config_.train.steps = 1, config_.train.batch_size = 32, config_.train.micro_batch_size = 8;
+  train_quietly();
+  double recorded = 0;
+  std::ifstream file(folder_ / "runs/recall/metrics.jsonl");
+  for (std::string line; std::getline(file, line);)
+    if (const auto record = nlohmann::json::parse(line); record["type"] == "step") recorded = record["grad_norm"];
+
+  Context ctx;
+  GptConfig model = config_.model;
+  model.vocab_size = 32;
+  const TokenSet set(config_.data.directory, Split::kTrain);
+  ParameterStore store(ctx, model, {.training = true});
+  Gpt gpt(store, model, 32, static_cast<uint64_t>(config_.seed), Gpt::Mode::kTraining);
+  store.init(static_cast<uint64_t>(config_.seed));
+  gpt.zero_gradients();
+  Loader loader(set, {.seed = static_cast<uint64_t>(config_.seed), .sequence_length = 32, .batch = 32});
+  const TokenBatch& tokens = loader.batch(0, 0);
+  Feeder feeder(ctx, 32, 32);
+  Batch batch = feeder.put(tokens.inputs, tokens.targets, tokens.samples, 0);
+  EXPECT_EQ(batch.counted, 32 * 2);
+  batch.gradient_scale = 1.0f / 64;
+  gpt.forward_backward(batch);
+  double square = 0;
+  for (int64_t i = 0; i < store.gradients().numel(); ++i) {
+    const double g = store.gradients().as<float>()[i];
+    square += g * g;
+  }
+  EXPECT_NEAR(recorded, std::sqrt(square), 1e-4 * recorded);
+  EXPECT_GT(recorded, 0.01);
+}
+
 TEST_F(SyntheticRecall, WhatDoesNotFitIsNamed) {
   write(SyntheticTask::kNeedle, 64, 2, 32);
   config_.train.steps = 1;
@@ -103,6 +142,13 @@ TEST_F(SyntheticRecall, WhatDoesNotFitIsNamed) {
   expect_error(
       [&] { evaluate_checkpoint({.checkpoint = folder_ / "runs/recall", .short_context = 16, .device = "cpu"}); },
       {"--short-context", "synthetic"});
+  SyntheticOptions other;
+  other.length = 64, other.vocabulary = 50, other.sequences = other.val_sequences = 4;
+  other.set.directory = folder_ / "other";
+  write_synthetic_set(other);
+  expect_error(
+      [&] { evaluate_checkpoint({.checkpoint = folder_ / "runs/recall", .data = folder_ / "other", .device = "cpu"}); },
+      {"runs/recall", "32 entries", "other has 50"});
 }
 
 }  // namespace
