@@ -54,7 +54,8 @@ Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& t
   const auto tokens = static_cast<size_t>(batch_ * length_);
   require(ids.size() == tokens && targets.size() == tokens && samples.size() == static_cast<size_t>(batch_),
           "feeder: a batch of ", ids.size(), " tokens where ", tokens, " are to be");
-  const int64_t counted = count_targets(targets, batch_ * length_);
+  const int64_t all = batch_ * length_, of_all = count_targets(targets, all);
+  const int64_t counted = of_all == all ? -1 : of_all;
   if (!ctx_.on_gpu()) {
     Batch batch = batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
     batch.counted = counted;

@@ -18,8 +18,8 @@ class Feeder {
   static int64_t memory(const Context& ctx, int64_t B, int64_t T);  // bytes on a GPU; none on the CPU
 
   // A batch of a step with ids and targets, (B, T), and samples, (B). On a GPU every second one is at the same place.
-  // Its counted targets are those of all rows. Work on the batch before must have been launched. Valid until the second
-  // next call; on the CPU as long as the vectors are.
+  // Where some targets do not count, Batch::counted is that of all rows. Work on the batch before must have been
+  // launched. Valid until the second next call; on the CPU as long as the vectors are.
   Batch put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets, const std::vector<uint32_t>& samples,
             uint32_t step);
 
