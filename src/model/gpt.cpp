@@ -206,13 +206,16 @@ void Gpt::head(const Batch& batch, bool gradients) {
     linear_dgrad(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), logits, params_.head());
     linear_wgrad(ctx_, dhead, logits, rows);
   }
-  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, (batch.rows > 0 ? batch.rows : batch_) * length_);
+  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, row_tokens(batch));
   tokens_ += counted_tokens(batch);
 }
 
-int64_t Gpt::counted_tokens(const Batch& batch) const {
-  if (batch.counted >= 0) return batch.counted;
+int64_t Gpt::row_tokens(const Batch& batch) const {
   return (batch.rows > 0 ? batch.rows : batch_) * length_;
+}
+
+int64_t Gpt::counted_tokens(const Batch& batch) const {
+  return batch.counted >= 0 ? batch.counted : row_tokens(batch);
 }
 
 void Gpt::use_graphs(bool on) {

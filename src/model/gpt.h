@@ -119,6 +119,7 @@ class Gpt {
   bool training() const { return mode_ == Mode::kTraining; }
   void plan();
   void head(const Batch& batch, bool gradients);
+  int64_t row_tokens(const Batch& batch) const;  // of the rows that count
   int64_t counted_tokens(const Batch& batch) const;
   bool in_fp8(bool gradients) const { return gradients && precision_ == Precision::kFp8; }
   AttentionDraw draw(const Batch& batch, int64_t layer, bool gradients) const;

@@ -197,8 +197,7 @@ class Run {
                  targets.data() + b * N);
         samples[static_cast<size_t>(b)] = static_cast<uint32_t>(i / each);
       }
-      Batch batch = feeder.put(inputs, targets, samples, kEvaluationStep);
-      batch.rows = std::min(B, all - begin);
+      const Batch batch = feeder.put(inputs, targets, samples, kEvaluationStep, std::min(B, all - begin));
       gpt.forward(batch, false);
       const TokenLosses losses(gpt, batch.rows, N);
       for (int64_t b = 0; b < batch.rows; ++b)

@@ -63,10 +63,8 @@ void Evaluator::run_batch(Gpt& model, Feeder& feeder, int64_t begin) {
     read_window(set_, window(index), length_, inputs_.data() + b * length_, targets_.data() + b * length_);
     samples_[static_cast<size_t>(b)] = static_cast<uint32_t>(index);
   }
-  Batch batch = feeder.put(inputs_, targets_, samples_, kEvaluationStep);
-  batch.rows = std::min(batch_, windows_ - begin);
-  batch.counted = count_targets(targets_, batch.rows * length_);
-  model.forward(batch, false);
+  const int64_t rows = std::min(batch_, windows_ - begin);
+  model.forward(feeder.put(inputs_, targets_, samples_, kEvaluationStep, rows), false);
 }
 
 double Evaluator::probe(Gpt& model, Feeder& feeder) {

@@ -26,10 +26,6 @@ Batch batch_at(const void* ids, const void* targets, const void* samples, Random
 }
 }  // namespace
 
-int64_t count_targets(const std::vector<int32_t>& targets, int64_t first) {
-  return first - std::count(targets.begin(), targets.begin() + first, kIgnoredTarget);
-}
-
 int64_t Feeder::memory(const Context& ctx, int64_t B, int64_t T) {
   return ctx.on_gpu() ? static_cast<int64_t>(kSlots) * slot_bytes(B, T) : 0;
 }
@@ -50,17 +46,22 @@ Feeder::~Feeder() {
 }
 
 Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets,
-                  const std::vector<uint32_t>& samples, uint32_t step) {
+                  const std::vector<uint32_t>& samples, uint32_t step, int64_t rows) {
   const auto tokens = static_cast<size_t>(batch_ * length_);
   require(ids.size() == tokens && targets.size() == tokens && samples.size() == static_cast<size_t>(batch_),
           "feeder: a batch of ", ids.size(), " tokens where ", tokens, " are to be");
-  const int64_t all = batch_ * length_, of_all = count_targets(targets, all);
-  const int64_t counted = of_all == all ? -1 : of_all;
-  if (!ctx_.on_gpu()) {
-    Batch batch = batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
-    batch.counted = counted;
-    return batch;
-  }
+  Batch batch = ctx_.on_gpu()
+                    ? copy_to_device(ids, targets, samples, step)
+                    : batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
+  batch.rows = rows;
+  const int64_t of_rows = (rows > 0 ? rows : batch_) * length_;
+  batch.counted = of_rows - std::count(targets.begin(), targets.begin() + of_rows, kIgnoredTarget);
+  return batch;
+}
+
+Batch Feeder::copy_to_device(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets,
+                             const std::vector<uint32_t>& samples, uint32_t step) {
+  const size_t tokens = ids.size();
   gpu::record(slots_[1 - next_].used, ctx_.stream());  // behind all work on the batch before
   Slot& slot = slots_[next_];
   next_ = 1 - next_;

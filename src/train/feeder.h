@@ -5,9 +5,6 @@
 
 namespace scfa {
 
-// How many of the first targets count in the loss.
-int64_t count_targets(const std::vector<int32_t>& targets, int64_t first);
-
 class Feeder {
  public:
   Feeder(Context& ctx, int64_t B, int64_t T);
@@ -17,13 +14,16 @@ class Feeder {
 
   static int64_t memory(const Context& ctx, int64_t B, int64_t T);  // bytes on a GPU; none on the CPU
 
-  // A batch of a step with ids and targets, (B, T), and samples, (B). On a GPU every second one is at the same place.
-  // Where some targets do not count, Batch::counted is that of all rows. Work on the batch before must have been
-  // launched. Valid until the second next call; on the CPU as long as the vectors are.
+  // A batch of a step with ids and targets, (B, T), and samples, (B), of which the first `rows` count (0: all). On a
+  // GPU every second one is at the same place. Work on the batch before must have been launched. Valid until the second
+  // next call; on the CPU as long as the vectors are.
   Batch put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets, const std::vector<uint32_t>& samples,
-            uint32_t step);
+            uint32_t step, int64_t rows = 0);
 
  private:
+  Batch copy_to_device(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets,
+                       const std::vector<uint32_t>& samples, uint32_t step);
+
   struct Slot {
     PinnedBuffer host;
     Buffer device;

@@ -8,6 +8,7 @@
 #include "core/ignored_target.h"
 #include "data/synthetic.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/temp_dir.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint_evaluation.h"
@@ -131,27 +132,30 @@ TEST_F(SyntheticRecall, GradientsAreOfTheMeanOverAnswers) {
   EXPECT_GT(recorded, 0.01);
 }
 
-// Of a batch of text fewer rows may count, without counting tokens anew.
-TEST(Feeder, CountsWhereSomeTargetsDoNotCount) {
-  Context ctx;
+// Of the rows that count, what of them counts; on both devices.
+class FeederOn : public testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override { test::skip_without(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(Devices, FeederOn, testing::Values(Device::kCpu, Device::kGpu),
+                         [](const auto& row) { return name_of(row.param); });
+
+TEST_P(FeederOn, CountsWhatCounts) {
+  Context ctx(GetParam());
   GptConfig c;
-  c.n_layer = 1, c.n_head = 1, c.n_embd = 8, c.sequence_length = 4, c.vocab_size = 9;
+  c.n_layer = 1, c.n_head = 1, c.n_embd = 64, c.sequence_length = 4, c.vocab_size = 9;
   ParameterStore store(ctx, c, {});
   Gpt gpt(store, c, 3, 1, Gpt::Mode::kEvaluation);
   store.init(1);
   Feeder feeder(ctx, 3, 4);
   const std::vector<int32_t> ids(12, 1);
   std::vector<int32_t> targets(12, 2);
-  Batch batch = feeder.put(ids, targets, {0, 1, 2}, 0);
-  EXPECT_EQ(batch.counted, -1);
-  batch.rows = 2;
-  gpt.forward(batch, false);
+  gpt.forward(feeder.put(ids, targets, {0, 1, 2}, 0, 2), false);
   EXPECT_EQ(gpt.take_losses().tokens, 8);
+  EXPECT_EQ(feeder.put(ids, targets, {0, 1, 2}, 0).counted, 12);
   targets[1] = targets[9] = kIgnoredTarget;
-  batch = feeder.put(ids, targets, {0, 1, 2}, 0);
-  EXPECT_EQ(batch.counted, 10);
-  batch.rows = 2, batch.counted = count_targets(targets, 8);
-  gpt.forward(batch, false);
+  EXPECT_EQ(feeder.put(ids, targets, {0, 1, 2}, 0).counted, 10);
+  gpt.forward(feeder.put(ids, targets, {0, 1, 2}, 0, 2), false);
   EXPECT_EQ(gpt.take_losses().tokens, 7);
 }
 
