@@ -23,29 +23,21 @@ import sys
 import tempfile
 import time
 
+from attention_patterns import attention_of, shares_keys
+
 COLUMNS = "system,pattern,precision,T,micro_batch,tokens_per_step,ms_per_step,tokens_per_s,peak_memory_gb,gpu"
 SIZES = {"124M": (12, 12, 768), "350M": (24, 16, 1024), "774M": (36, 20, 1280)}  # layers, heads, width
-PATTERNS = {
-    "dense": {"pattern": "dense"},
-    "hash": {"pattern": "hash", "buckets": 16, "balance": "prefix"},
-    "near_far": {"mixture": [{"share": 5 / 6, "pattern": "dense", "window": 128},
-                             {"share": 1 / 6, "pattern": "hash", "buckets": 8, "bias_rate": 0.1}]},
-}
+PATTERNS = {"dense": "dense", "hash": "balanced16", "near_far": "near_far"}  # names in scripts/attention_patterns.py
 VOCABULARY = 50257
 
 
 def config_of(size, pattern, length, sequences):
     layers, heads, width = SIZES[size]
-    attention = json.loads(json.dumps(PATTERNS[pattern]))
-    left = heads
-    for part in attention.get("mixture", []):
-        part["heads"] = max(1, min(left, round(heads * part.pop("share"))))
-        left -= part["heads"]
     return {
         "name": pattern if size == "124M" else f"{pattern}_{size}",
         "model": {"n_layer": layers, "n_head": heads, "n_embd": width, "sequence_length": length, "bias": True, "gelu": "erf",
-                  "shared_qk": pattern != "dense", "vocab_size": VOCABULARY},
-        "attention": attention,
+                  "shared_qk": shares_keys(pattern), "vocab_size": VOCABULARY},
+        "attention": attention_of(PATTERNS[pattern], heads),
         "train": {"batch_size": sequences, "micro_batch_size": sequences},
         "optimizer": {"clip": 1.0},
     }

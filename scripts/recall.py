@@ -6,7 +6,7 @@
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
 scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
-OUT gets TASK.csv (accuracy by distance, and all distances together), TASK.svg, configs/, and for each length data and runs.
+OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs.
 """
 import argparse
 import csv
@@ -18,38 +18,15 @@ import shlex
 import sys
 
 import children
-from plotting import NEEDS_MATPLOTLIB, find_pyplot
+from attention_patterns import attention_of, shares_keys
+from svg_plot import line_plot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 TASKS = ("mqar", "induction", "needle")
 COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy", "loss")
 
 
-def near_far(T, heads):
-    far = max(1, heads // 6)
-    return [{"heads": heads - far, "pattern": "dense", "window": near(T)},
-            {"heads": far, "pattern": "hash", "buckets": 8, "bias_rate": 0.1}]
-
-
-def near(T):
-    return max(8, min(128, T // 8))
-
-
-# name: attention of T tokens and so many heads. Hash and Reformer have the paper's shared keys.
-PATTERNS = {
-    "dense": lambda T, heads: {"pattern": "dense"},
-    "window": lambda T, heads: {"pattern": "dense", "window": near(T)},
-    "hash8": lambda T, heads: {"pattern": "hash", "buckets": 8},
-    "hash16": lambda T, heads: {"pattern": "hash", "buckets": 16},
-    "hash32": lambda T, heads: {"pattern": "hash", "buckets": 32},
-    "balanced8": lambda T, heads: {"pattern": "hash", "buckets": 8, "balance": "prefix"},
-    "balanced16": lambda T, heads: {"pattern": "hash", "buckets": 16, "balance": "prefix"},
-    "near_far": lambda T, heads: {"mixture": near_far(T, heads)},
-    "drop50": lambda T, heads: {"pattern": "drop", "drop_rate": 0.5},
-    "reformer": lambda T, heads: {"pattern": "reformer", "buckets": 16},
-    "blocks": lambda T, heads: {"pattern": "blocks", "block": max(8, T // 16), "top_k": 3},
-}
-SHARED_KEYS = {"hash8", "hash16", "hash32", "balanced8", "balanced16", "near_far", "reformer"}
+PATTERNS = ("dense", "window", "hash8", "hash16", "hash32", "balanced8", "balanced16", "near_far", "drop50", "reformer", "blocks")
 
 
 def fail(message):
@@ -73,8 +50,8 @@ def config_of(args, pattern, T):
     batch = max(1, args.batch // T)
     return {
         "model": {"n_layer": args.layers, "n_head": args.heads, "n_embd": args.width, "sequence_length": T, "bias": False,
-                  "positions": "rotary", "shared_qk": pattern in SHARED_KEYS},
-        "attention": PATTERNS[pattern](T, args.heads),
+                  "positions": "rotary", "shared_qk": shares_keys(pattern)},
+        "attention": attention_of(pattern, args.heads, window=max(8, min(128, T // 8)), block=max(8, T // 16)),
         "train": {"batch_size": batch, "micro_batch_size": batch},
         "optimizer": {"clip": 1.0},
         "schedule": {"schedule": "cosine", "lr": args.lr, "warmup": 0.1, "final_ratio": 0.1},
@@ -161,31 +138,16 @@ def print_table(rows, patterns):
 
 
 def plot(rows, patterns, path):
-    plt = find_pyplot()
-    if plt is None:
-        print(f"no plot: it needs {NEEDS_MATPLOTLIB}")
-        return
-    lengths = sorted({row["T"] for row in rows})
-    figure, panels = plt.subplots(1, len(lengths), figsize=(5 * len(lengths) + 1, 4), squeeze=False, sharey=True)
-    for axes, T in zip(panels[0], lengths):
-        for index, pattern in enumerate(patterns):
-            points = {}
-            for row in rows:
-                if row["T"] == T and row["pattern"] == pattern and not row["whole"]:
-                    points.setdefault(math.sqrt(row["first"] * row["last"]), []).append(100 * row["accuracy"])
-            axes.plot(sorted(points), [mean(points[x]) for x in sorted(points)], marker="o", markersize=4, color=f"C{index % 10}",
-                      linestyle="-" if index < 10 else "--", label=pattern)
-        axes.set_xscale("log", base=2)
-        ticks = [2**i for i in range(1, T.bit_length(), 1 if T <= 1024 else 2)]
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set_ylim(-2, 102)
-        axes.set_xlabel("tokens between the key and its question")
-        axes.set_title(f"{rows[0]['task']}, {T:,} tokens")
-        axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("accuracy, %")
-    panels[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path)
+    """Means over seeds."""
+    lines = {}
+    for pattern in patterns:
+        points = {}
+        for row in rows:
+            if row["pattern"] == pattern and not row["whole"]:
+                points.setdefault(row["first"], []).append(100 * row["accuracy"])
+        lines[pattern] = [(first, mean(found)) for first, found in points.items()]
+    path.write_text(line_plot(lines, f"{rows[0]['task']}, {rows[0]['T']:,} tokens", "tokens between the key and its question, at least",
+                              "accuracy, %", 2, 0), encoding="utf-8")
     print(f"wrote {path}")
 
 
@@ -257,7 +219,8 @@ def main(words):
         write_table(rows, args.out / f"{args.task}.csv")
     print_table(rows, args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")
-    plot(rows, args.patterns, args.out / f"{args.task}.svg")
+    for T in args.lengths:
+        plot([row for row in rows if row["T"] == T], args.patterns, args.out / f"{args.task}_{T}.svg")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import sys
 import time
 
 import children
+from attention_patterns import attention_of
 from svg_plot import line_plot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
@@ -56,24 +57,6 @@ SCALES = {
                     "--patterns", "dense,window,hash8,hash16,hash32,balanced16,near_far,drop50,reformer,blocks"],
                    ["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"]),
 }
-
-
-def attention_of(name, T, heads, shrink):
-    """name: dense, hash16, balanced16, drop50, near_far, reformer16."""
-    digits = "".join(c for c in name if c.isdigit())
-    if name.startswith("hash"):
-        return {"pattern": "hash", "buckets": int(digits)}
-    if name.startswith("balanced"):
-        return {"pattern": "hash", "buckets": int(digits), "balance": "prefix"}
-    if name.startswith("drop"):
-        return {"pattern": "drop", "drop_rate": int(digits) / 100}
-    if name.startswith("reformer"):
-        return {"pattern": "reformer", "buckets": int(digits)}
-    if name == "near_far":
-        far = max(1, heads // 6)
-        return {"mixture": [{"heads": heads - far, "pattern": "dense", "window": max(4, 128 // shrink)},
-                            {"heads": far, "pattern": "hash", "buckets": 8, "bias_rate": 0.1}]}
-    return {"pattern": "dense"}
 
 
 class Context:
@@ -137,7 +120,7 @@ class Quality:
         micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % m == 0)
         for name in self.patterns:
             config = {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": True},
-                      "attention": attention_of(name, T, scale.model["n_head"], scale.shrink),
+                      "attention": attention_of(name, scale.model["n_head"], window=max(4, 128 // scale.shrink)),
                       "data": {"order": "epoch" if context.args.scale != "paper" else "random"},
                       "train": {"batch_size": batch, "micro_batch_size": micro},
                       "optimizer": {"clip": 1 if context.args.scale != "paper" else 0},
@@ -209,15 +192,8 @@ class Recall:
                            *context.scale.recall], 20)]
 
     def report(self, context, folder):
-        text, rows = [], [row for path in sorted(folder.glob("*.csv")) for row in read_csv(path)]
-        for T in sorted({int(row["T"]) for row in rows}):
-            lines = {}
-            for row in rows:
-                if int(row["T"]) == T and not (int(row["first"]) == 1 and int(row["last"]) == T - 1):
-                    lines.setdefault(row["pattern"], {}).setdefault(int(row["first"]), []).append(100 * float(row["accuracy"]))
-            text.append(line_plot({name: [(x, sum(v) / len(v)) for x, v in by.items()] for name, by in lines.items()},
-                                  f"{rows[0]['task']}, {T:,} tokens", "tokens between the key and its question, at least", "accuracy, %", 2, 0))
-        return "\n".join(text) or "<p>no run has finished yet</p>"
+        plots = sorted(folder.glob("*.svg"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+        return "\n".join(path.read_text(encoding="utf-8") for path in plots) or "<p>no run has finished yet</p>"
 
 
 class Steps:
@@ -277,11 +253,10 @@ def run_all(context, names):
         plan += [(name, folder, *step) for step in EXPERIMENTS[name].steps(context, folder)]
     waiting = [entry for entry in plan if not is_done(entry[1], entry[2], entry[3])]
     whole, done, began = sum(entry[4] for entry in waiting), 0, time.monotonic()
-    for name, folder, step, command, cost in waiting:
+    for number, (name, folder, step, command, cost) in enumerate(waiting, len(plan) - len(waiting) + 1):
         spent = time.monotonic() - began
         left = f", about {minutes(spent / done * (whole - done))} left" if done else ""
-        print(f"reproduce.py: {name} ({step}), {len(plan) - len(waiting) + waiting.index((name, folder, step, command, cost)) + 1} of "
-              f"{len(plan)} steps; {minutes(spent)} so far{left}", flush=True)
+        print(f"reproduce.py: {name} ({step}), {number} of {len(plan)} steps; {minutes(spent)} so far{left}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         start = time.time()
         code = children.run(command)

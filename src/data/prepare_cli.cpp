@@ -207,15 +207,12 @@ void prepare_command(const PrepareOptions& options, std::ostream& out, int log, 
       << bytes / 1e6 / meter.seconds() << " MB/s\n";
 }
 
-void synthetic_command(const SyntheticOptions& options, std::ostream& out, int log, const std::atomic<bool>* stop) {
+void synthetic_command(const SyntheticOptions& options, std::ostream& out, int log) {
   ProgressMeter meter(log);
-  const Manifest manifest = write_synthetic_set(
-      options,
-      [&](int64_t done, int64_t all) {
-        const int64_t tokens = done * options.length;
-        meter.update({.read_bytes = done, .total_bytes = all, .text_bytes = 2 * tokens, .tokens = tokens});
-      },
-      stop);
+  const Manifest manifest = write_synthetic_set(options, [&](int64_t done, int64_t all) {
+    const int64_t tokens = done * options.length;
+    meter.update({.read_bytes = done, .total_bytes = all, .text_bytes = 2 * tokens, .tokens = tokens});
+  });
   meter.finish();
   print_splits(manifest, out);
   out << "wrote " << options.set.directory << "\n";
@@ -261,7 +258,7 @@ int run_prepare_data(int argc, const char* const* argv, std::ostream& out, int l
   if (command.empty()) prepare_command(to_prepare_options(line), out, log, stop);
   if (command == "verify") verify_command(line.words()[1], out);
   if (command == "info") info_command(line.words()[1], line.flag("bigram"), out);
-  if (command == "synthetic") synthetic_command(to_synthetic_options(line), out, log, stop);
+  if (command == "synthetic") synthetic_command(to_synthetic_options(line), out, log);
   if (command == "export") export_command(line.words()[1], line, out);
   return 0;
 }

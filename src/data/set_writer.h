@@ -67,7 +67,7 @@ class SetWriter {
   SetWriter(const SetOptions& options, const Tokenizer& tokenizer);
 
   // The set is of synthetic sequences of so many tokens; tokens are given with kCountsBit (Manifest::sequence_length).
-  void hold_sequences(int64_t length) { manifest_.sequence_length = length; }
+  void set_sequence_length(int64_t length) { manifest_.sequence_length = length; }
   SplitWriter& split(Split which) { return which == Split::kTrain ? *train_ : *val_; }
 
   // If both splits are wanted and one is empty, holds out the tail of the other; then writes the manifest. The set is

@@ -193,18 +193,16 @@ void make_synthetic_sequence(const SyntheticOptions& options, Split split, int64
       sequence.put_unasked(keys[i]);
 }
 
-Manifest write_synthetic_set(const SyntheticOptions& options, const std::function<void(int64_t, int64_t)>& progress,
-                             const std::atomic<bool>* stop) {
+Manifest write_synthetic_set(const SyntheticOptions& options, const std::function<void(int64_t, int64_t)>& progress) {
   const SyntheticOptions o = checked(options);
   const Numbers numbers(o.vocabulary);
   SetWriter writer(o.set, numbers);
-  writer.hold_sequences(o.length);
+  writer.set_sequence_length(o.length);
   std::vector<uint32_t> tokens;
   std::vector<bool> counts;
   int64_t done = 0;
   for (const Split split : {Split::kTrain, Split::kVal})
     for (int64_t n = 0; n < (split == Split::kTrain ? o.sequences : o.val_sequences); ++n, ++done) {
-      require(stop == nullptr || !*stop, "interrupted; nothing was written");
       check_stop("interrupted; nothing was written");
       make_synthetic_sequence(o, split, n, tokens, counts);
       for (size_t i = 0; i < tokens.size(); ++i)

@@ -1,7 +1,6 @@
 // Sets of made-up sequences that ask for what stood earlier in them: how far back does a model recall? Only the tokens
 // that answer count in the loss.
 #pragma once
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -42,8 +41,7 @@ void make_synthetic_sequence(const SyntheticOptions& options, Split split, int64
 // Writes the set. Throws Error for options that do not go together before anything is written. progress(sequences done,
 // of all) may be empty.
 Manifest write_synthetic_set(const SyntheticOptions& options,
-                             const std::function<void(int64_t, int64_t)>& progress = {},
-                             const std::atomic<bool>* stop = nullptr);
+                             const std::function<void(int64_t, int64_t)>& progress = {});
 
 // For each of T targets that counts, how far before the key that asks for it the same key stood; 0 for all others.
 // inputs, targets: as the loader gives them.

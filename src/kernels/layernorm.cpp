@@ -43,11 +43,8 @@ void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rst
   if (b) require_tensor(b, kOp, "b", y.dtype, {C});
   require_elements(mean, kOp, "mean", DType::kF32, N);
   require_elements(rstd, kOp, "rstd", DType::kF32, N);
-  if (y_fp8) {
-    require_elements(y_fp8.values, kOp, "y_fp8", DType::kE4M3, N * C);
-    require_tensor(y_fp8.scale, kOp, "y_fp8's scale", DType::kF32, {1});
-    require_activation(ctx, kOp, "y", y);
-  }
+  check_fp8_copy(kOp, "y_fp8", y_fp8, DType::kE4M3, y);
+  if (y_fp8) require_activation(ctx, kOp, "y", y);
   ctx.require_here(kOp, {y, r, mean, rstd, x, skip, w, b, y_fp8.values, y_fp8.scale});
   require_gpu_width(ctx, kOp, C);
   if (N == 0) return;

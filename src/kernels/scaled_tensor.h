@@ -52,4 +52,13 @@ SCFA_HOST_DEVICE inline float fp8_scale(float bound, DType type) {
   return ldexpf(1.0f, fraction == 0.5f ? exponent - 1 : exponent);
 }
 
+// Throws Error naming the op and the argument unless the 8-bit copy that an op writes of an output is empty or fits it.
+inline void check_fp8_copy(const char* op, const char* argument, const ScaledTensor& copy, DType type,
+                           const ConstTensor& of) {
+  if (!copy) return;
+  require(of.size(-1) % 8 == 0, op, ": ", argument, " needs a width that is a multiple of 8, not ", of.size(-1));
+  require_elements(copy.values, op, argument, type, of.numel());
+  require_tensor(copy.scale, op, concat("the scale of ", argument).c_str(), DType::kF32, {1});
+}
+
 }  // namespace scfa

@@ -11,7 +11,8 @@ void validate_fp8(const GptConfig& config, int64_t tokens) {
           "model.n_kv_head) heads or so, of together a multiple of 16 columns, not ", config.qkv_width());
   require(config.padded_vocab() % 16 == 0, "train.precision fp8 needs a model.vocab_padding that is a multiple of 16, ",
           "not ", config.vocab_padding);
-  require(tokens % 16 == 0, "train.precision fp8 needs a train.micro_batch_size times model.sequence_length that is a ",
+  require(fp8_takes(tokens),
+          "train.precision fp8 needs a train.micro_batch_size times model.sequence_length that is a ",
           "multiple of 16, not ", tokens);
 }
 

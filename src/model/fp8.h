@@ -29,6 +29,11 @@ struct Fp8Activations {
   ScaledTensor hidden, head_weight;
 };
 
+// Whether micro-batches of so many tokens can be computed.
+inline bool fp8_takes(int64_t tokens) {
+  return tokens % 16 == 0;
+}
+
 // Throws Error, naming the key, if sizes do not allow it. tokens: of a micro-batch.
 void validate_fp8(const GptConfig& config, int64_t tokens);
 

@@ -10,6 +10,7 @@
 #include "core/version.h"
 #include "kernels/attention/attention.h"
 #include "train/machine.h"
+#include "train/preflight.h"
 
 namespace scfa {
 
@@ -28,7 +29,7 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   console.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
   if (ctx.on_gpu()) {
     console.line(fmt::format("device: {}, {}, {} for bf16 products by its data sheet", gpu::description(),
-                             config.train.precision == "fp8" ? "bf16 and fp8" : "bf16",
+                             precision_of(config.train) == Precision::kFp8 ? "bf16 and fp8" : "bf16",
                              flops > 0 ? format_count(flops) + "FLOP/s" : "unknown FLOP/s"));
     console.line(describe_attention(ctx));
   } else if (kCudaBuild && config.device == "auto") {

@@ -37,11 +37,6 @@ const char* name_of(Recompute recompute) {
   return "block";
 }
 
-// Whether micro-batches of that size can be computed in the config's precision.
-bool fp8_takes(const Config& config, int64_t micro_batch) {
-  return config.train.precision != "fp8" || micro_batch * config.model.sequence_length % 16 == 0;
-}
-
 // Keys that may change between a checkpoint and its resumption without the run becoming another one.
 bool harmless(const std::string& key) {
   for (const char* prefix :
@@ -121,7 +116,8 @@ Config complete(Config config, const TokenSet& set, Device device) {
 Recompute check_memory(const Context& ctx, const Config& config, int ranks, Console& console) {
   const int64_t available = available_memory(ctx), asked = config.train.micro_batch_size;
   const auto fits = [&](int64_t micro_batch, Recompute recompute) {
-    if (!fp8_takes(config, micro_batch)) return false;
+    if (precision_of(config.train) == Precision::kFp8 && !fp8_takes(micro_batch * config.model.sequence_length))
+      return false;
     return available == 0 || total_bytes(training_memory_plan(ctx, config, micro_batch, ranks, recompute)) <= available;
   };
   const bool automatic = config.train.recompute == kAutomatic;

@@ -7,6 +7,7 @@
 #include "kernels/linear/linear.h"
 #include "model/params.h"
 #include "train/machine.h"
+#include "train/preflight.h"
 
 namespace scfa {
 
@@ -75,7 +76,7 @@ double expected_step_seconds(const Config& config, int ranks, Recompute recomput
     elements += (8 + 8) * C * L;
   }
   elements += 2 * static_cast<double>(c.padded_vocab());
-  if (config.train.precision == "fp8" &&
+  if (precision_of(config.train) == Precision::kFp8 &&
       rates.element_bytes == 2) {  // a GPU: forward but for attention's projection, and the MLP's input gradients
     const double in_fp8 =
         2 * C * (L * (static_cast<double>(c.qkv_width()) + 8 * C + 8 * C) + static_cast<double>(c.padded_vocab()));

@@ -39,22 +39,13 @@ void for_rows(const Tensor& out, const ConstTensor& x, const ConstTensor& bias, 
 
 }  // namespace
 
-void check_gelu_copy(const Context& ctx, const char* op, const char* name, const ScaledTensor& copy, DType type,
-                     const Tensor& of) {
-  if (!copy) return;
-  require(of.size(-1) % 8 == 0, op, ": ", name, " needs a width that is a multiple of 8, not ", of.size(-1));
-  require_elements(copy.values, op, name, type, of.numel());
-  require_tensor(copy.scale, op, concat("the scale of ", name).c_str(), DType::kF32, {1});
-  ctx.require_here(op, {copy.values, copy.scale});
-}
-
 void gelu_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor bias, Gelu kind, ScaledTensor y_fp8) {
   constexpr const char* kOp = "gelu_forward";
   check(kOp, y, x, "x");
   if (bias) require_tensor(bias, kOp, "bias", x.dtype, {x.size(-1)});
   require_activation(ctx, kOp, "x", x);
-  check_gelu_copy(ctx, kOp, "y_fp8", y_fp8, DType::kE4M3, y);
-  ctx.require_here(kOp, {y, x, bias});
+  check_fp8_copy(kOp, "y_fp8", y_fp8, DType::kE4M3, y);
+  ctx.require_here(kOp, {y, x, bias, y_fp8.values, y_fp8.scale});
   if (x.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
@@ -70,8 +61,8 @@ void gelu_backward(Context& ctx, Tensor dx, Tensor dbias, ConstTensor dy, ConstT
   if (bias) require_tensor(bias, kOp, "bias", x.dtype, {x.size(-1)});
   if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {x.size(-1)});
   require_activation(ctx, kOp, "x", x);
-  check_gelu_copy(ctx, kOp, "dx_fp8", dx_fp8, DType::kE5M2, dx);
-  ctx.require_here(kOp, {dx, dbias, dy, x, bias});
+  check_fp8_copy(kOp, "dx_fp8", dx_fp8, DType::kE5M2, dx);
+  ctx.require_here(kOp, {dx, dbias, dy, x, bias, dx_fp8.values, dx_fp8.scale});
   if (x.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)

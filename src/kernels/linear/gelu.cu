@@ -66,8 +66,7 @@ __global__ void __launch_bounds__(32 * kWarps) rows_kernel(const Operands p) {
           store(p.out + at, v);
           if constexpr (kLayout == Layout::kFp8) {
             round_to_bf16(v);
-            p.out_fp8[at / kPack] =
-                pack_fp8 < kPass == Pass::kForward ? DType::kE4M3 : DType::kE5M2 > (v, inverse_scale);
+            p.out_fp8[at / kPack] = pack_fp8<kFp8Type>(v, inverse_scale);
           }
         } else {
 #pragma unroll

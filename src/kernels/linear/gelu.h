@@ -20,10 +20,6 @@ void gelu_forward(Context& ctx, Tensor y, ConstTensor x, ConstTensor bias, Gelu 
 void gelu_backward(Context& ctx, Tensor dx, Tensor dbias, ConstTensor dy, ConstTensor x, ConstTensor bias, Gelu kind,
                    ScaledTensor dx_fp8 = {});
 
-// Throws Error unless the 8-bit copy of an output is empty or as these ops want it.
-void check_gelu_copy(const Context& ctx, const char* op, const char* name, const ScaledTensor& copy, DType type,
-                     const Tensor& of);
-
 namespace cpu {
 decltype(scfa::gelu_forward) gelu_forward;
 decltype(scfa::gelu_backward) gelu_backward;

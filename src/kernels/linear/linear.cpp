@@ -92,8 +92,8 @@ void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ProductOperand 
   check_product(ctx, kOp, "product", product, "x", x, w, DType::kE4M3);
   require_matrix(ctx, kOp, "y", y, x.values.rows(), product.size(-1));
   check_bias(ctx, kOp, bias, y.size(-1));
-  check_gelu_copy(ctx, kOp, "y_fp8", y_fp8, DType::kE4M3, y);
-  ctx.require_here(kOp, {y});
+  check_fp8_copy(kOp, "y_fp8", y_fp8, DType::kE4M3, y);
+  ctx.require_here(kOp, {y, y_fp8.values, y_fp8.scale});
   if (y.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
@@ -119,8 +119,8 @@ void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ProductOpera
   require_matrix(ctx, kOp, "product", product, dproduct.rows(), K);
   check_bias(ctx, kOp, bias, K);
   if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {K});
-  check_gelu_copy(ctx, kOp, "dproduct_fp8", dproduct_fp8, DType::kE5M2, dproduct);
-  ctx.require_here(kOp, {dbias, product});
+  check_fp8_copy(kOp, "dproduct_fp8", dproduct_fp8, DType::kE5M2, dproduct);
+  ctx.require_here(kOp, {dbias, product, dproduct_fp8.values, dproduct_fp8.scale});
   if (dproduct.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
