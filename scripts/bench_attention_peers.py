@@ -14,7 +14,8 @@ import statistics
 import sys
 
 WINDOW = 256  # as ./bench attention has it
-COLUMNS = "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu"
+COLUMNS = ("system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,low_ms,high_ms,share_of_pairs,"
+           "bucket_pairs_seen,inputs,gpu")
 
 
 def main():
@@ -45,11 +46,15 @@ def main():
         outputs.append(open(args.csv, "w", encoding="utf-8"))
         outputs[-1].write(COLUMNS + "\n")
     if args.append:
-        outputs.append(open(args.append, "a", encoding="utf-8"))
+        outputs.append(open(args.append, "a+", encoding="utf-8"))
+        outputs[-1].seek(0)
+        if outputs[-1].readline().strip() != COLUMNS:
+            sys.exit(f"bench_attention_peers.py: {args.append}: must be a table of ./bench attention --csv, with the columns {COLUMNS}")
 
     def timed(works, inputs, repeats):
-        """Median milliseconds of each of `works`, which follow one another from cold caches and get what the one before
-        gave, on fresh inputs each time, as ./bench attention does it: at the power limit it matters what came before."""
+        """Medians of the milliseconds of each of `works`, which follow one another from cold caches and get what the one before
+        gave, on fresh inputs each time, as ./bench attention does it: at the power limit it matters what came before. Also the
+        20th and 80th percentiles of their sum."""
         times = [[] for _ in works]
         for i in range(repeats + 1):  # the first is for warming up
             with torch.no_grad():
@@ -66,7 +71,8 @@ def main():
             if i > 0:
                 for of_work, start, end in zip(times, events, events[1:]):
                     of_work.append(start.elapsed_time(end))
-        return [statistics.median(x) for x in times], result
+        total = sorted(sum(run) for run in zip(*times))
+        return [statistics.median(x) for x in times], [total[round(share * (len(total) - 1))] for share in (0.2, 0.8)]
 
     def report(system, pattern, length, buckets, prepare, attend):
         try:
@@ -74,17 +80,18 @@ def main():
                                   requires_grad=True) for _ in range(3)]
             prepare_ms, context = 0.0, None
             if prepare:
-                (prepare_ms,), context = timed([lambda _: prepare()], [], 1)
+                (prepare_ms,), _ = timed([lambda _: prepare()], [], 1)
+                context = prepare()
             dout = torch.randn_like(inputs[0])
-            (forward_ms, backward_ms), _ = timed([lambda _: attend(*inputs, context),
-                                                  lambda out: torch.autograd.grad(out, inputs, dout)],
-                                                 inputs, args.repeats)
+            (forward_ms, backward_ms), (low, high) = timed([lambda _: attend(*inputs, context),
+                                                            lambda out: torch.autograd.grad(out, inputs, dout)],
+                                                           inputs, args.repeats)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
             return
         total = prepare_ms + forward_ms + backward_ms
         row = (f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},0,{prepare_ms:g},{forward_ms:g},"
-               f"{backward_ms:g},{total:g},{gpu}\n")
+               f"{backward_ms:g},{total:g},{prepare_ms + low:g},{prepare_ms + high:g},,,random,{gpu}\n")
         for file in outputs:
             file.write(row)
             file.flush()

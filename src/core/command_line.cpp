@@ -34,6 +34,18 @@ int64_t integer_of(const std::string& name, const std::string& text, int64_t min
   return value;
 }
 
+double number_of(const std::string& name, const std::string& text, double min, double max) {
+  double value = 0;
+  const bool fits = read_number(text, value) && std::isfinite(value) && value >= min && value <= max;
+  std::string wanted = "a number";
+  if (std::isfinite(min))
+    wanted += std::isfinite(max) ? concat(" from ", min, " to ", max) : concat(" of at least ", min);
+  else if (std::isfinite(max))
+    wanted += concat(", at most ", max);
+  require(fits, "--", name, ": must be ", wanted, ", not \"", abbreviate(text), "\"");
+  return value;
+}
+
 }  // namespace
 
 CommandLine::CommandLine(std::string program, std::string usage)
@@ -171,16 +183,7 @@ int64_t CommandLine::integer(const std::string& name, int64_t min, int64_t max) 
 }
 
 double CommandLine::number(const std::string& name, double min, double max) const {
-  const std::string given = text(name);
-  double value = 0;
-  const bool fits = read_number(given, value) && std::isfinite(value) && value >= min && value <= max;
-  std::string wanted = "a number";
-  if (std::isfinite(min))
-    wanted += std::isfinite(max) ? concat(" from ", min, " to ", max) : concat(" of at least ", min);
-  else if (std::isfinite(max))
-    wanted += concat(", at most ", max);
-  require(fits, "--", name, ": must be ", wanted, ", not \"", abbreviate(given), "\"");
-  return value;
+  return number_of(name, text(name), min, max);
 }
 
 std::vector<std::string> CommandLine::list(const std::string& name) const {
@@ -191,14 +194,26 @@ std::vector<std::string> CommandLine::list(const std::string& name) const {
   return all;
 }
 
-std::vector<int64_t> CommandLine::integers(const std::string& name, int64_t min, int64_t max) const {
-  std::vector<int64_t> numbers;
+std::vector<std::string> CommandLine::words_of(const std::string& name) const {
+  std::vector<std::string> words;
   const std::string all = text(name);
-  if (all.empty() && !given(name)) return numbers;
+  if (all.empty() && !given(name)) return words;
   for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
     end = all.find(',', begin);
-    numbers.push_back(integer_of(name, all.substr(begin, end - begin), min, max));
+    words.push_back(all.substr(begin, end - begin));
   }
+  return words;
+}
+
+std::vector<int64_t> CommandLine::integers(const std::string& name, int64_t min, int64_t max) const {
+  std::vector<int64_t> numbers;
+  for (const std::string& word : words_of(name)) numbers.push_back(integer_of(name, word, min, max));
+  return numbers;
+}
+
+std::vector<double> CommandLine::numbers(const std::string& name, double min, double max) const {
+  std::vector<double> numbers;
+  for (const std::string& word : words_of(name)) numbers.push_back(number_of(name, word, min, max));
   return numbers;
 }
 

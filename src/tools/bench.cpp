@@ -8,6 +8,7 @@
 #include "tools/bench_attention.h"
 #include "tools/bench_ops.h"
 #include "tools/bench_step.h"
+#include "train/checkpoint.h"
 #include "train/machine.h"
 
 namespace scfa {
@@ -43,27 +44,21 @@ CommandLine options() {
                   "N", "50304");
   line.add_option("parameters", "op: elements of what the optimizer updates", "N");
   line.add_option("pattern", "op: dense, hash or drop", "NAME", "hash");
-  line.add_option("buckets", "op: buckets of hash", "N", "16");
-  line.add_option("drop-rate", "op: share that drop leaves out", "X", "0.5");
+  line.add_option("buckets",
+                  "buckets; attention: of hash, hash_balanced and reformer (hash 8,16,32, others 16); op: 16",
+                  "N,N,...");
+  line.add_option("drop-rate", "share that drop leaves out (attention 0.5,0.7; op 0.5)", "X,X,...");
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
+  line.add_option("checkpoint", "attention: on what the layers of this model compute on text, instead of random data",
+                  "DIR");
+  line.add_option("data", "attention: the text for --checkpoint, a prepared set (that of its config)", "DIR");
   line.add_option("recompute", "step: what backward computes again (the config's; of auto none)",
                   "none|gelu|norms|block");
   line.add_option("precision", "step: of the training passes (the config's)", "auto|fp8");
   line.add_flag("profile", "step: also the time of each op, of one more step");
   line.add_option("csv", "attention, step: also write the table here", "FILE");
   return line;
-}
-
-// The names of a list with commas.
-std::vector<std::string> names_in(const std::string& text) {
-  std::vector<std::string> names;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    names.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return names;
 }
 
 // A size on the command line; where it is not given, what the device can take.
@@ -93,6 +88,10 @@ AttentionCase attention_case(const CommandLine& line, int64_t longest, bool gpu)
   return settings;
 }
 
+std::vector<int64_t> bucket_counts(const CommandLine& line) {
+  return line.integers("buckets", 1, kMaxSegments);
+}
+
 OpShape op_shape(const CommandLine& line, const std::vector<int64_t>& lengths, bool gpu) {
   require(lengths.size() <= 1, "--length: op takes one length");
   OpShape shape;
@@ -104,9 +103,13 @@ OpShape op_shape(const CommandLine& line, const std::vector<int64_t>& lengths, b
   shape.parameters = size(line, "parameters", int64_t{1} << 36, gpu ? 124'000'000 : 4'000'000);
   shape.heads = size(line, "heads", kMaxHeads, shape.heads);
   shape.head_dim = line.integer("head-dim", 1, kMaxHeadDim);
+  const std::vector<int64_t> buckets = bucket_counts(line);
+  const std::vector<double> drop_rates = line.numbers("drop-rate", 0, 1);
+  require(buckets.size() <= 1, "--buckets: op takes one number");
+  require(drop_rates.size() <= 1, "--drop-rate: op takes one share");
   shape.pattern = {.pattern = line.text("pattern"),
-                   .buckets = line.integer("buckets"),
-                   .drop_rate = line.number("drop-rate"),
+                   .buckets = buckets.empty() ? 16 : buckets.front(),
+                   .drop_rate = drop_rates.empty() ? 0.5 : drop_rates.front(),
                    .attend_self = {}};
   validate(shape.pattern);
   return shape;
@@ -125,6 +128,12 @@ int run(int argc, char** argv) {
   require(mode != "step" || !names.empty(), "bench step: say of which config, such as configs/hash_8k.json");
   require(mode != "op" || !line.given("csv"), "--csv: only attention and step have a table to write");
   require(mode == "attention" || !line.given("patterns"), "--patterns: only attention has a table of them");
+  require(mode == "attention" || !line.given("checkpoint"),
+          "--checkpoint: only attention takes its inputs from a model");
+  require(!line.given("checkpoint") || !line.text("checkpoint").empty(), "--checkpoint=: names no folder");
+  require(!line.given("data") || line.given("checkpoint"), "--data: is the text for --checkpoint, which is not given");
+  for (const char* name : {"heads", "kv-heads", "head-dim"})
+    require(!line.given("checkpoint") || !line.given(name), "--", name, ": the model of --checkpoint says it");
   require(mode == "attention" || !line.given("kv-heads"), "--kv-heads: only attention has heads of keys and values");
   for (const char* name : {"heads", "head-dim", "width", "outputs", "parameters", "pattern", "buckets", "drop-rate"})
     require(mode != "step" || !line.given(name), "--", name, ": step takes it from the config");
@@ -161,10 +170,19 @@ int run(int argc, char** argv) {
     return 0;
   }
   if (mode == "attention") {
+    const std::string checkpoint = line.text("checkpoint");
+    if (lengths.empty() && !checkpoint.empty()) lengths = {find_checkpoint(checkpoint).config.model.sequence_length};
     if (lengths.empty()) lengths = ctx.on_gpu() ? std::vector<int64_t>{8192, 16384, 32768} : std::vector<int64_t>{8192};
     const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-    bench_attention(ctx, lengths, attention_case(line, longest, ctx.on_gpu()), repeats, names_in(line.text("patterns")),
-                    line.text("csv"));
+    bench_attention(ctx, {.lengths = lengths,
+                          .shape = attention_case(line, longest, ctx.on_gpu()),
+                          .repeats = repeats,
+                          .names = line.words_of("patterns"),
+                          .buckets = bucket_counts(line),
+                          .drop_rates = line.numbers("drop-rate", 0, 1),
+                          .checkpoint = checkpoint,
+                          .data = line.text("data"),
+                          .csv = line.text("csv")});
     return 0;
   }
   if (names == std::vector<std::string>{"all"}) names = op_names();

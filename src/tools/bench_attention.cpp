@@ -64,21 +64,27 @@ struct Row {
   int64_t groups = 1;  // query heads per head of keys and values
 };
 
-std::vector<Row> all_rows() {
+std::vector<Row> all_rows(const AttentionTable& table) {
+  const auto given_or = [&](const std::vector<int64_t>& otherwise) {
+    return table.buckets.empty() ? otherwise : table.buckets;
+  };
+  const std::vector<double> rates = table.drop_rates.empty() ? std::vector{0.5, 0.7} : table.drop_rates;
   std::vector<Row> rows{{"dense", {{.pattern = "dense", .attend_self = {}}}}};
-  for (const int64_t buckets : {8, 16, 32})
+  for (const int64_t buckets : given_or({8, 16, 32}))
     rows.push_back({"hash", {{.pattern = "hash", .buckets = buckets, .attend_self = {}}}});
   rows.push_back({"hash_skewed", {{.pattern = "hash", .buckets = 16, .attend_self = {}}}, 0.3});
-  rows.push_back({"hash_balanced", {{.pattern = "hash", .buckets = 16, .balance = "prefix", .attend_self = {}}}});
-  for (const double rate : {0.5, 0.7})
-    rows.push_back({"drop", {{.pattern = "drop", .drop_rate = rate, .attend_self = {}}}});
+  for (const int64_t buckets : given_or({16}))
+    rows.push_back(
+        {"hash_balanced", {{.pattern = "hash", .buckets = buckets, .balance = "prefix", .attend_self = {}}}});
+  for (const double rate : rates) rows.push_back({"drop", {{.pattern = "drop", .drop_rate = rate, .attend_self = {}}}});
   rows.push_back({"window", {{.pattern = "dense", .attend_self = {}, .window = 256}}});
   rows.push_back({"documents", {{.pattern = "dense", .attend_self = {}}}, 0, true});
   rows.push_back({"rounds", {{.pattern = "hash", .buckets = 32, .rounds = 2, .attend_self = {}}}});
   rows.push_back({"mixture",
                   {{.pattern = "dense", .attend_self = {}, .window = 256, .heads = 4},
                    {.pattern = "hash", .buckets = 16, .attend_self = {}}}});
-  rows.push_back({"reformer", {{.pattern = "reformer", .buckets = 16, .attend_self = {}}}});
+  for (const int64_t buckets : given_or({16}))
+    rows.push_back({"reformer", {{.pattern = "reformer", .buckets = buckets, .attend_self = {}}}});
   rows.push_back({"blocks", {{.pattern = "blocks", .block = 512, .top_k = 3, .attend_self = {}}}});
   rows.push_back({"gqa", {{.pattern = "dense", .attend_self = {}}}, 0, false, 4});
   return rows;
@@ -102,16 +108,18 @@ AttentionCase case_of(const Row& row, const AttentionCase& shape, int64_t T) {
   return settings;
 }
 
-// The rows with these names that the shape can have.
-std::vector<Row> chosen_rows(const std::vector<std::string>& names, const AttentionShape& shape) {
+// The rows with the names of the table that the shape can have.
+std::vector<Row> chosen_rows(const AttentionTable& table, const AttentionShape& shape) {
+  const std::vector<std::string>& names = table.names;
   std::vector<Row> rows;
   std::string known;
-  for (Row& row : all_rows()) {
+  for (Row& row : all_rows(table)) {
     if (known.empty() || !known.ends_with(row.name)) known += concat(known.empty() ? "" : ", ", row.name);
     if (!names.empty() && std::find(names.begin(), names.end(), row.name) == names.end()) continue;
     if (row.patterns.size() > 1 && shape.H <= row.patterns[0].heads) continue;
     if (shape.kv_heads() < shape.H && row.patterns[0].pattern == "reformer") continue;  // its keys are the queries
     if (row.groups > 1 && (shape.kv_heads() < shape.H || shape.H % row.groups != 0)) continue;
+    for (const AttentionPattern& pattern : row.patterns) validate(pattern);
     rows.push_back(std::move(row));
   }
   for (const std::string& name : names)
@@ -121,9 +129,40 @@ std::vector<Row> chosen_rows(const std::vector<std::string>& names, const Attent
   return rows;
 }
 
+// Counts the pairs of one bucket in all heads, for the draw that made Reformer's chunks in the same problem.
+BucketPairs bucket_pairs_of(Context& ctx, AttentionProblem problem, const Tensor& inputs, const PatternDraw& at) {
+  const AttentionPattern reformer = problem.patterns.front();
+  problem.patterns = {{.pattern = "hash", .buckets = reformer.buckets, .attend_self = {}}};
+  Arena measure(ctx.device());
+  const AttentionOperands planned(measure, ctx, problem);
+  Arena arena(ctx.device(), measure.used());
+  const AttentionOperands w(arena, ctx, problem);
+  ctx.copy(w.inputs.front(), inputs);
+  ctx.zero(w.samples);
+  w.draw(ctx, at);
+  w.assign(ctx, at);
+  const Tensor& segment = w.layer.relations[0].q_segment;
+  std::vector<uint16_t> ids(static_cast<size_t>(segment.numel()));
+  ctx.copy(Tensor(ids.data(), DType::kU16, Device::kCpu, {segment.size(0), segment.size(1), segment.size(2)}), segment);
+  const auto T = static_cast<size_t>(problem.shape.T);
+  BucketPairs all;
+  for (size_t begin = 0; begin < ids.size(); begin += T) {
+    std::vector<int64_t> sizes(static_cast<size_t>(reformer.buckets));
+    for (size_t t = begin; t < begin + T; ++t) ++sizes[ids[t]];
+    const BucketPairs of_head = reformer_bucket_pairs(sizes, chunk_length(reformer, problem.shape.T));
+    all.seen += of_head.seen, all.all += of_head.all;
+  }
+  return all;
+}
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
 }  // namespace
 
-AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats) {
+AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const AttentionCase& c, int repeats,
+                              const TrainedInputs* trained) {
   Arena measure(ctx.device());
   const AttentionOperands planned(measure, ctx, c.problem);
   const AttentionShape& shape = c.problem.shape;
@@ -135,16 +174,25 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
   if (w.document_start) fill_documents(ctx, w.document_start);
   const Segments& relation = w.layer.relations[0];
   const Buffer skewed = c.skew > 0 ? skewed_segments(ctx, c.skew, relation) : Buffer();
-  std::vector<double> prepare, forward, backward;
+  std::vector<double> prepare, forward, backward, total;
+  const bool reformer = c.problem.patterns.front().pattern == "reformer";
+  AttentionTimes times;
   Marks marks(ctx, 4);
-  for (int i = 0; i <= repeats; ++i) {  // the first is for warming up
+  const int layers = trained ? static_cast<int>(trained->layers.size()) : 1;
+  for (int i = 0; i <= layers * repeats; ++i) {  // the first is for warming up
     check_stop("stopped; what is printed is whole");
-    const auto step = static_cast<uint32_t>(i);
-    fill_normal(ctx, w.inputs.front(), 2, step);  // that of q, k and v
+    const PatternDraw at{.step = static_cast<uint32_t>(i)};
+    Tensor qkv = w.inputs.front();
+    if (trained) {
+      qkv.data = const_cast<void*>(trained->layers[static_cast<size_t>(i % layers)].data());
+      ctx.copy(w.inputs.front(), qkv);
+    } else {
+      fill_normal(ctx, qkv, 2, at.step);
+    }
     flush();
     marks.set(0);
-    w.draw(ctx, {.step = step});
-    w.assign(ctx, {.step = step});
+    w.draw(ctx, at);
+    w.assign(ctx, at);
     if (c.skew > 0)
       for (Tensor ids : {relation.q_segment, relation.k_segment}) {
         Tensor drawn = ids;
@@ -157,55 +205,82 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     marks.set(2);
     w.backward(ctx);
     marks.set(3);
-    const double times[] = {marks.between(0, 1), marks.between(1, 2), marks.between(2, 3)};
+    const double spent[] = {marks.between(0, 1), marks.between(1, 2), marks.between(2, 3)};
     if (i == 0) continue;
-    prepare.push_back(times[0]);
-    forward.push_back(times[1]);
-    backward.push_back(times[2]);
+    prepare.push_back(spent[0]);
+    forward.push_back(spent[1]);
+    backward.push_back(spent[2]);
+    total.push_back(spent[0] + spent[1] + spent[2]);
+    if (i > layers) continue;  // pairs of each layer once
+    times.pairs += all_pairs(ctx, w.layer.relations) / layers;
+    if (!reformer) continue;
+    const BucketPairs pairs = bucket_pairs_of(ctx, c.problem, w.inputs.front(), at);
+    times.bucket_pairs.seen += pairs.seen, times.bucket_pairs.all += pairs.all;
   }
-  return {median(prepare), median(forward), median(backward), all_pairs(ctx, w.layer.relations)};
+  const auto middle = [&](const std::vector<double>& values) { return trained ? mean(values) : median(values); };
+  times.prepare = middle(prepare), times.forward = middle(forward), times.backward = middle(backward);
+  times.low = percentile(total, 0.2), times.high = percentile(total, 0.8);
+  return times;
 }
 
-void bench_attention(Context& ctx, const std::vector<int64_t>& lengths, const AttentionCase& shape, int repeats,
-                     const std::vector<std::string>& names, const std::string& csv) {
-  const std::vector<Row> rows = chosen_rows(names, shape.problem.shape);
-  std::optional<TableFile> file;
-  if (!csv.empty()) {
-    file.emplace(csv);
-    file->append("system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,gpu\n");
+void bench_attention(Context& ctx, const AttentionTable& table) {
+  AttentionCase shape = table.shape;
+  std::optional<TrainedInputs> trained;
+  if (!table.checkpoint.empty()) {
+    const int64_t longest = *std::max_element(table.lengths.begin(), table.lengths.end());
+    trained = trained_inputs(ctx, table.checkpoint, table.data, shape.problem.shape.B, longest);
+    shape.problem.shape = trained->shape;
   }
-  const int64_t heads = shape.problem.shape.B * shape.problem.shape.H, head_dim = shape.problem.shape.D;
+  const std::vector<Row> rows = chosen_rows(table, shape.problem.shape);
+  std::optional<TableFile> file;
+  if (!table.csv.empty()) {
+    file.emplace(table.csv);
+    file->append(
+        "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,low_ms,high_ms,"
+        "share_of_pairs,bucket_pairs_seen,inputs,gpu\n");
+  }
+  const AttentionShape& one = shape.problem.shape;
+  const int64_t heads = one.B * one.H, head_dim = one.D;
   const Machine machine = this_machine();
   const std::string gpu = device_name(ctx.device());
   const std::string where = ctx.on_gpu() ? gpu : concat(machine.cpu, ", ", machine.threads, " threads");
-  const AttentionShape& one = shape.problem.shape;
   const std::string grouped =
       one.kv_heads() < one.H ? concat(" (", one.B * one.kv_heads(), " of keys and values)") : "";
-  std::cout << printed("%s; batch x heads %ld%s, head dim %ld, %s; medians of %d\n", where.c_str(), heads,
-                       grouped.c_str(), head_dim, name_of(activation_type(ctx.device())), repeats);
+  const std::string how = trained ? concat("means over the ", trained->layers.size(), " layers of ", table.checkpoint)
+                                  : concat("medians of ", table.repeats);
+  std::cout << printed("%s; batch x heads %ld%s, head dim %ld, %s; %s\n", where.c_str(), heads, grouped.c_str(),
+                       head_dim, name_of(activation_type(ctx.device())), how.c_str());
   std::cout << printed("%s\n", describe_attention(ctx).c_str());
   std::cout << "pairs: share of dense attention's; x pairs: the time over that share of dense attention's time\n";
   const CacheFlush flush(ctx);
-  std::cout << printed("%8s %-11s %8s %5s %11s %11s %11s %11s %9s %8s %8s %8s\n", "T", "pattern", "segments", "drop",
+  std::cout << printed("%8s %-13s %8s %5s %11s %11s %11s %11s %9s %8s %8s %8s\n", "T", "pattern", "segments", "drop",
                        "prepare ms", "forward ms", "backward ms", "total ms", "TFLOP/s", "x dense", "pairs", "x pairs");
   flush_output();
-  for (const int64_t T : lengths) {
+  for (const int64_t T : table.lengths) {
     double dense = 0;
     const double dense_pairs = static_cast<double>(heads) * static_cast<double>(T) * static_cast<double>(T + 1) / 2;
+    if (trained && trained->shape.T != T) trained = trained_inputs(ctx, table.checkpoint, table.data, one.B, T);
     for (const Row& row : rows) {
-      const AttentionTimes t = time_attention(ctx, flush, case_of(row, shape, T), repeats);
+      AttentionCase settings = case_of(row, shape, T);
+      if (trained) settings.problem.layout = trained->layout;
+      const AttentionTimes t = time_attention(ctx, flush, settings, table.repeats, trained ? &*trained : nullptr);
       if (row.name == std::string("dense")) dense = t.total();
       const int64_t segments = segment_count(row.patterns, T);
       const double drop = row.patterns[0].pattern == "drop" ? row.patterns[0].drop_rate : 0;
       const double flops = 14.0 * t.pairs * static_cast<double>(head_dim);  // 2 products forward, 5 backward
       const double share = t.pairs / dense_pairs;
-      std::cout << printed("%8ld %-11s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f %8.4f %8.2f\n", T, row.name,
+      std::cout << printed("%8ld %-13s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f %8.4f %8.2f\n", T, row.name,
                            segments, drop, t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-9,
-                           dense / t.total(), share, dense > 0 ? t.total() / (dense * share) : 0.0);
+                           dense / t.total(), share, dense * share > 0 ? t.total() / (dense * share) : 0.0);
+      const double seen = t.bucket_pairs.all > 0 ? t.bucket_pairs.seen / t.bucket_pairs.all : 0;
+      if (t.bucket_pairs.all > 0)
+        std::cout << printed("%8s chunks see %.1f %% of the pairs of one bucket\n", "", 100 * seen);
       flush_output();
       if (file)
         file->append(concat("scfa,", row.name, ',', T, ',', heads, ',', head_dim, ',', segments, ',', drop, ',',
-                            t.prepare, ',', t.forward, ',', t.backward, ',', t.total(), ',', gpu, '\n'));
+                            t.prepare, ',', t.forward, ',', t.backward, ',', t.total(), ',', t.low, ',', t.high, ',',
+                            share, ',', t.bucket_pairs.all > 0 ? concat(seen) : "", ',', trained ? "trained" : "random",
+                            ',', gpu, '\n'));
     }
   }
   if (file) file->commit();

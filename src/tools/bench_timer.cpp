@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include "core/human.h"
@@ -32,6 +33,12 @@ void copy_in_parallel(void* to, const void* from, int64_t bytes) {
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
   return values[values.size() / 2];
+}
+
+double percentile(std::vector<double> values, double share) {
+  const auto i = std::lround(share * static_cast<double>(values.size() - 1));
+  std::nth_element(values.begin(), values.begin() + i, values.end());
+  return values[static_cast<size_t>(i)];
 }
 
 Marks::Marks(Context& ctx, int count) : ctx_(ctx), times_(static_cast<size_t>(count)) {

@@ -9,6 +9,7 @@
 namespace scfa {
 
 double median(std::vector<double> values);
+double percentile(std::vector<double> values, double share);  // share: 0.2 for the 20th; the nearest of the values
 
 // Marks points in the work of a context; between two marks lie milliseconds. On a GPU marks are events on the stream,
 // so that what is timed is the device's work and not the launching of it.

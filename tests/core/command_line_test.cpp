@@ -153,6 +153,15 @@ TEST(CommandLine, NumbersSeparatedByCommas) {
   }
 }
 
+TEST(CommandLine, SharesSeparatedByCommas) {
+  EXPECT_EQ(parsed({"--lengths", "0.5,1e-1"}).numbers("lengths", 0, 1), (std::vector<double>{0.5, 0.1}));
+  EXPECT_TRUE(parsed({}).numbers("lengths", 0, 1).empty());
+  for (const char* text : {"", "0.5,", "0.5;1", "nan", "1.1", "-0.1"}) {
+    const CommandLine line = parsed({std::string("--lengths=") + text});
+    expect_error([&] { line.numbers("lengths", 0, 1); }, {"--lengths", "from 0 to 1"});
+  }
+}
+
 TEST(CommandLine, HelpAndVersionAreAlwaysThere) {
   std::string printed;
   for (const Words& words :

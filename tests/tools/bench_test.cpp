@@ -9,6 +9,7 @@
 
 #include "support/run_program.h"
 #include "support/temp_dir.h"
+#include "support/tiny_run.h"
 
 namespace scfa {
 namespace {
@@ -88,6 +89,57 @@ TEST(Bench, TimesStepsOfConfigs) {
                   "bench: ", "odd: train.precision fp8 needs a model.n_embd");
   expect_one_line(step({"--buckets=8"}), "bench: ", "--buckets: step takes it from the config");
   expect_one_line(execute({"bench", "op", "cast", "--recompute=gelu"}), "bench: ", "--recompute");
+}
+
+size_t count_rows(const std::string& table, const std::string& begin) {
+  size_t rows = 0;
+  for (size_t at = 0; (at = table.find('\n' + begin, at)) != std::string::npos; ++at) ++rows;
+  return rows;
+}
+
+TEST(Bench, RowsForTheseBucketsAndDropRates) {
+  const test::TempDir folder;
+  const Outcome outcome = execute(attention({"--buckets=2,8", "--drop-rate=0.2,0.25,0.8", "--csv", folder / "t.csv"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string table = test::read_text(folder / "t.csv");
+  for (const char* pattern : {"hash", "hash_balanced", "reformer"})
+    for (const char* buckets : {"2", "8"})
+      EXPECT_EQ(count_rows(table, concat("scfa,", pattern, ",128,2,64,", buckets, ",0,")), 1u) << table;
+  for (const char* rate : {"0.2", "0.25", "0.8"})
+    EXPECT_EQ(count_rows(table, concat("scfa,drop,128,2,64,1,", rate, ',')), 1u) << table;
+  // Two chunks are neighbours: they see all pairs.
+  EXPECT_NE(outcome.out.find("chunks see 100.0 % of the pairs of one bucket"), std::string::npos) << outcome.out;
+  expect_one_line(execute(attention({"--buckets=3"})), "bench: ", "attention.buckets");
+  expect_one_line(execute(attention({"--buckets=8,x"})), "bench: ", "--buckets: must be");
+  expect_one_line(execute(attention({"--drop-rate=1.5"})), "bench: ", "--drop-rate: must be a number from 0 to 1");
+  expect_one_line(execute({"bench", "op", "cast", "--buckets=8,16"}), "bench: ", "--buckets: op takes one");
+}
+
+class BenchCheckpoint : public test::TinyRunSuite {};
+
+TEST_F(BenchCheckpoint, InputsAreThoseOfTheLayers) {
+  const test::TempDir folder;
+  const auto bench = [&](std::vector<std::string> more) {
+    Words words{"bench", "attention", "--device=cpu", "--repeats=1", "--checkpoint", run()};
+    words.insert(words.end(), more.begin(), more.end());
+    return execute(words);
+  };
+  const Outcome outcome = bench({"--batch=2", "--patterns=dense,hash,reformer", "--csv", folder / "t.csv"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("means over the 2 layers of "), std::string::npos) << outcome.out;
+  const std::string table = test::read_text(folder / "t.csv");
+  EXPECT_EQ(count_rows(table, "scfa,dense,64,4,8,"), 1u) << table;
+  EXPECT_EQ(count_rows(table, "scfa,hash,64,4,8,16,"), 1u) << table;
+  EXPECT_NE(table.find(",trained,"), std::string::npos) << table;
+  EXPECT_EQ(bench({"--length=32,16", "--patterns=dense"}).code, 0);
+  expect_one_line(bench({"--length=65"}), "bench: ", "--length: ");
+  expect_one_line(bench({"--batch=1000"}), "bench: ", "--batch: ");
+  expect_one_line(bench({"--heads=2"}), "bench: ", "--heads: the model of --checkpoint says it");
+  expect_one_line(bench({"--data=none"}), "bench: ", "none");
+  expect_one_line(execute(attention({"--checkpoint=none"})), "bench: ", "--heads");
+  expect_one_line(execute({"bench", "attention", "--checkpoint=none"}), "bench: ", "none");
+  expect_one_line(execute(attention({"--data=none"})), "bench: ", "--data: is the text for --checkpoint");
+  expect_one_line(execute({"bench", "op", "cast", "--checkpoint=none"}), "bench: ", "--checkpoint: only attention");
 }
 
 TEST(Bench, GroupedHeadsHaveARowForEveryPatternThatTheyCanHave) {

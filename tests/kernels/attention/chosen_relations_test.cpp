@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <vector>
 
+#include "kernels/attention/patterns/reformer.h"
 #include "support/chosen_relations.h"
 #include "support/compare.h"
 #include "support/expect_error.h"
@@ -149,6 +151,26 @@ TEST_P(ChosenRelations, KeysOfTheirOwnAreNamed) {
   const AttentionTensors t = tensors({1, 9, 2, 64}, kQkv, {reformer_pattern(4, 1, 0)});
   t.draw(*ctx);
   EXPECT_TRUE(fails_naming([&] { t.assign(*ctx); }, {"reformer", "model.shared_qk"}));
+}
+
+TEST(ReformerBucketPairs, AreThoseOfNeighbouringChunks) {
+  const std::vector<std::vector<int64_t>> cases{{}, {0, 0}, {1, 1}, {5, 0, 7, 1, 19}, {40}, {3, 3, 3, 3}};
+  for (const auto& sizes : cases)
+    for (const int64_t length : {1, 4, 7, 64}) {
+      std::vector<size_t> bucket;  // of each place in the sorted order
+      for (size_t i = 0; i < sizes.size(); ++i) bucket.insert(bucket.end(), static_cast<size_t>(sizes[i]), i);
+      double seen = 0, all = 0;
+      for (size_t j = 0; j < bucket.size(); ++j)
+        for (size_t i = 0; i < j; ++i) {
+          if (bucket[i] != bucket[j]) continue;
+          ++all;
+          const auto chunks = static_cast<int64_t>(j) / length - static_cast<int64_t>(i) / length;
+          seen += chunks <= 1 ? 1 : 0;
+        }
+      const BucketPairs found = reformer_bucket_pairs(sizes, length);
+      EXPECT_EQ(found.seen, seen) << sizes.size() << " buckets, length " << length;
+      EXPECT_EQ(found.all, all) << sizes.size() << " buckets, length " << length;
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, ChosenRelations, testing::Values(Device::kCpu));

@@ -83,6 +83,22 @@ int64_t chunk_length(const AttentionPattern& p, int64_t T) {
   return p.chunk > 0 ? p.chunk : (T + p.buckets - 1) / p.buckets;
 }
 
+// A bucket is a range of the sorted order, so sizes say where its tokens are.
+BucketPairs reformer_bucket_pairs(std::span<const int64_t> sizes, int64_t length) {
+  BucketPairs pairs;
+  int64_t begin = 0;
+  for (const int64_t size : sizes) {
+    const int64_t end = begin + size;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t reach = (i / length + 2) * length;  // the end of the next chunk
+      pairs.seen += static_cast<double>(std::min(end, reach) - i - 1);
+      pairs.all += static_cast<double>(end - i - 1);
+    }
+    begin = end;
+  }
+  return pairs;
+}
+
 constexpr PatternDescriptor kReformerPattern{
     .name = "reformer",
     .attend_self = false,

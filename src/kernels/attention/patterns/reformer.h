@@ -9,6 +9,14 @@ namespace scfa {
 // Tokens per chunk of a sequence of T; the last chunk may be shorter.
 int64_t chunk_length(const AttentionPattern& pattern, int64_t T);
 
+// Pairs of two tokens of one bucket: all of them, and those in the same chunk or in neighbouring ones.
+struct BucketPairs {
+  double seen = 0, all = 0;
+};
+
+// Of one head, whose buckets have these sizes, in chunks of that length.
+BucketPairs reformer_bucket_pairs(std::span<const int64_t> sizes, int64_t chunk_length);
+
 // Writes each token's bucket of round r to both segments of relation 2 r.
 void assign_buckets(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                     const PatternInput& input);
