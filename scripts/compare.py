@@ -13,8 +13,9 @@ Each run is ./train with a config, its overrides and a seed, in OUT/runs/NAME-sS
 order. --tokens: as many steps as that many tokens take. --seconds: equal seconds of training, without evaluations; the
 steps of a config follow from its speed in a short run first. With both, runs are NAME-sSEED-tokens and -seconds. Schedules
 end with the budget. The same command goes on where it was stopped: finished runs are kept, others go on from their
-checkpoint. OUT gets quality.csv (every evaluation), table.md, loss.png (loss-tokens.png and loss-seconds.png with both) and
-compare.json (the plan and the speeds); OUT/logs has the output of ./train.
+checkpoint. OUT gets quality.csv (every evaluation), segments.csv (effective buckets by layer), table.md, loss.png (loss-tokens.png
+and loss-seconds.png with both) and compare.json (the plan and the speeds); OUT/logs has the output of ./train. A finished run that
+is in quality.csv stays in the report when its folder is removed.
 """
 import argparse
 import os
@@ -26,8 +27,8 @@ import sys
 
 from compare_plan import (baseline_of, choose_baseline, fail, jobs_of, join_plans, make_plan, parse_gpus, read_plan,
                           refuse_launcher, steps_of, suffix_of)
-from compare_report import Run, by_length, write_report
-from compare_run import Runner, state_of
+from compare_report import by_length, earlier_runs, run_of_folder, write_report
+from compare_run import Runner, is_kept, state_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,13 +36,16 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (--help lists the options)")
 
 
-def finished_runs(plan, out):
-    """{budget: (suffix of names, finished runs)}"""
+def finished_runs(plan, out, earlier):
+    """{budget: (suffix of names, finished runs)}. earlier: earlier_runs(out), for those whose folder was removed."""
     sets = {}
     for budget, config, seed, name in jobs_of(plan):
         suffix, runs = sets.setdefault(budget, (suffix_of(plan, budget), []))
-        if state_of(out / "runs" / name, steps_of(plan, budget, config)) == "skip":
-            runs.append(Run(out / "runs" / name, config + suffix, seed))
+        steps = steps_of(plan, budget, config)
+        if is_kept(out / "runs" / name, earlier.get((config + suffix, seed)), steps):
+            runs.append(earlier[config + suffix, seed])
+        elif state_of(out / "runs" / name, steps) == "skip":
+            runs.append(run_of_folder(out / "runs" / name, config + suffix, seed))
     order = [config + suffix_of(plan, budget) for budget, config, *_ in jobs_of(plan)]
     for _, runs in sets.values():
         runs.sort(key=lambda run: order.index(run.config))
@@ -57,9 +61,9 @@ def baselines_of(plan, sets):
             for length in lengths.values()}
 
 
-def report(plan, out, plots=True):
+def report(plan, out, earlier, plots=True):
     """Writes the report of the finished runs; returns the tables and what was plotted."""
-    sets = finished_runs(plan, out)
+    sets = finished_runs(plan, out, earlier)
     return write_report(out, sets, baselines_of(plan, sets), plots)
 
 
@@ -87,6 +91,8 @@ def warn_of_settings(runs):
                          ("eval.windows", "losses are of other windows")):
         values = {}
         for run in runs:
+            if run.settings is None:
+                continue
             value = run.settings
             for part in key.split("."):
                 value = value[part]
@@ -132,6 +138,7 @@ def main():
     if not args.out:
         fail("--out: say where runs and report go")
     file, failed, stopped = args.out / "compare.json", [], 0
+    earlier = earlier_runs(args.out)
     if args.report_only:
         plan = read_plan(file)
         plan["baseline"] = choose_baseline(plan, args.baseline or plan["baseline"])
@@ -151,17 +158,17 @@ def main():
         gpus = parse_gpus(args.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if args.gpus else [None]
         plan = make_plan(args)
         if file.exists():
-            plan = join_plans(plan, read_plan(file), file)
+            plan = join_plans(plan, read_plan(file), file, earlier)
         plan["baseline"] = choose_baseline(plan, args.baseline)
         try:
             (args.out / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fail(f"--out: {args.out}: {error.strerror}")
-        runner = Runner(plan, args.out, train, gpus)
-        failed = runner.run_all(args.timing_steps, lambda: report(plan, args.out, plots=False))
+        runner = Runner(plan, args.out, train, gpus, earlier)
+        failed = runner.run_all(args.timing_steps, lambda: report(plan, args.out, earlier, plots=False))
         stopped = runner.signal
-    warn_of_differences(plan, finished_runs(plan, args.out))
-    table, lines = report(plan, args.out)
+    warn_of_differences(plan, finished_runs(plan, args.out, earlier))
+    table, lines = report(plan, args.out, earlier)
     print(table or "no run is finished yet")
     print("\n".join([f"wrote {args.out}/quality.csv and {args.out}/table.md", *lines]), flush=True)
     for wrong in failed:

@@ -136,10 +136,13 @@ def read_plan(file):
         fail(f"{file}: is not JSON: {error}")
 
 
-def join_plans(plan, earlier, file):
-    """The plan with the configs, seeds and speeds of the earlier one. What has runs must not be contradicted."""
-    other, runs = "; use another --out, give the same, or remove its runs", file.parent / "runs"
-    earlier["configs"] = {name: entry for name, entry in earlier["configs"].items() if any(runs.glob(f"{name}-s*"))}
+def join_plans(plan, earlier, file, reported=()):
+    """The plan with the configs, seeds and speeds of the earlier one. What has runs must not be contradicted. reported: (config, seed)
+    of the runs in quality.csv, whose folders may be gone."""
+    other, runs = "; use another --out, give the same, or remove its runs and quality.csv", file.parent / "runs"
+    named = {config for config, _ in reported}
+    earlier["configs"] = {name: entry for name, entry in earlier["configs"].items()
+                          if any(runs.glob(f"{name}-s*")) or any(name + suffix in named for suffix in ("", "-tokens", "-seconds"))}
     if not earlier["configs"]:
         return plan
     for key in ("data", "tokens", "seconds", "set"):

@@ -9,8 +9,9 @@ import statistics
 from plot_metrics import read_run
 from plotting import NEEDS_MATPLOTLIB, find_pyplot
 
-COLUMNS = ("config,pattern,T,seed,step,tokens,seconds,loss,effective_buckets,share_of_pairs,tokens_per_s,gpu,"
+COLUMNS = ("config,pattern,T,seed,step,tokens,seconds,loss,effective_buckets,share_of_pairs,tokens_per_s,attention_share,gpu,"
            "commit").split(",")
+LAYER_COLUMNS = ("config", "seed", "step", "layer", "effective_buckets")
 TOKENS, SECONDS, LOSS = 1, 2, 3  # of a point (step, tokens, seconds, loss), as read_run gives them
 
 
@@ -68,46 +69,73 @@ def mean_of(layers):
 
 
 class Run:
-    """A finished run: points (step, tokens, seconds of training, validation loss), rows of the CSV, and means."""
+    """A finished run, from its rows in quality.csv and segments.csv: points (step, tokens, seconds of training, validation loss), and
+    what it had at its end. settings: its config, or None where only the rows are left."""
 
-    def __init__(self, folder, config, seed):
-        self.config, self.seed = config, seed
-        self.points = read_run(folder)[2]
-        records = read_records(folder / "metrics.jsonl")
-        # A run that went on elsewhere says so in a resume record.
-        headers = [(r.get("step", 0), r) for r in records if r["type"] in ("header", "resume")]
-        evals = {r["step"]: r for r in records if r["type"] == "eval"}
-        self.settings = headers[0][1]["config"]
-        self.length = self.settings["model"]["sequence_length"]
-        self.rows, buckets, share = [], None, None
-        for step, tokens, seconds, loss in self.points:
-            buckets = mean_of(evals[step].get("effective_segments", []))  # none where all of it is dense
-            share = evals[step].get("share_of_pairs", share)
-            header = [h for at, h in headers if at < step or at == 0][-1]
-            self.rows.append({
-                "config": config, "pattern": describe_pattern(header["config"]["attention"]),
-                "T": header["config"]["model"]["sequence_length"], "seed": seed, "step": step, "tokens": round(tokens),
-                "seconds": f"{seconds:.3f}", "loss": f"{loss:.6f}",
-                "effective_buckets": "" if buckets is None else f"{buckets:.4f}",
-                "share_of_pairs": "" if share is None else f"{share:.6f}",
-                "tokens_per_s": round(tokens / seconds) if seconds else "",
-                "gpu": (header["machine"].get("gpu") or {}).get("name", "cpu"), "commit": header["commit"]})
-        self.buckets, self.share = buckets, share
-        profiles = [r for r in records if r["type"] == "profile" and "attention" in r]
-        total = sum(r["seconds"] for r in profiles)
-        self.attention = sum(r["attention"] for r in profiles) / total if total else None
+    def __init__(self, rows, layer_rows, settings=None):
+        self.rows, self.layer_rows, self.settings = rows, layer_rows, settings
+        first, last = rows[0], rows[-1]
+        self.config, self.seed, self.length = first["config"], int(first["seed"]), int(first["T"])
+        self.points = [(int(r["step"]), int(r["tokens"]), float(r["seconds"]), float(r["loss"])) for r in rows]
+        self.buckets, self.share, self.attention = (
+            float(last[column]) if last.get(column) else None for column in ("effective_buckets", "share_of_pairs", "attention_share"))
 
     @property
     def last(self):
         return self.points[-1]
 
 
-def csv_text(runs):
+def run_of_folder(folder, config, seed):
+    """The finished run in a folder of ./train."""
+    records = read_records(folder / "metrics.jsonl")
+    # A run that went on elsewhere says so in a resume record.
+    headers = [(r.get("step", 0), r) for r in records if r["type"] in ("header", "resume")]
+    evals = {r["step"]: r for r in records if r["type"] == "eval"}
+    profiles = [r for r in records if r["type"] == "profile" and "attention" in r]
+    profiled = sum(r["seconds"] for r in profiles)
+    attention = f"{sum(r['attention'] for r in profiles) / profiled:.4f}" if profiled else ""
+    rows, layer_rows, share = [], [], None
+    for step, tokens, seconds, loss in read_run(folder)[2]:
+        layers = evals[step].get("effective_segments", [])  # none where all of it is dense
+        buckets = mean_of(layers)
+        share = evals[step].get("share_of_pairs", share)
+        header = [h for at, h in headers if at < step or at == 0][-1]
+        rows.append({
+            "config": config, "pattern": describe_pattern(header["config"]["attention"]),
+            "T": header["config"]["model"]["sequence_length"], "seed": seed, "step": step, "tokens": round(tokens),
+            "seconds": f"{seconds:.3f}", "loss": f"{loss:.6f}",
+            "effective_buckets": "" if buckets is None else f"{buckets:.4f}",
+            "share_of_pairs": "" if share is None else f"{share:.6f}",
+            "tokens_per_s": round(tokens / seconds) if seconds else "", "attention_share": attention,
+            "gpu": (header["machine"].get("gpu") or {}).get("name", "cpu"), "commit": header["commit"]})
+        for layer, heads in enumerate(layers):
+            mean = mean_of([heads])
+            if mean is not None:
+                layer_rows.append({"config": config, "seed": seed, "step": step, "layer": layer, "effective_buckets": f"{mean:.3f}"})
+    return Run(rows, layer_rows, headers[0][1]["config"])
+
+
+def read_rows(path):
+    """{(config, seed): rows} of a table of an earlier report; nothing where there is none."""
+    found = {}
+    if path.exists():
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault((row["config"], int(row["seed"])), []).append(row)
+    return found
+
+
+def earlier_runs(out):
+    """{(config, seed): run} of the tables in OUT, whose folders need not be there any more."""
+    layer_rows = read_rows(out / "segments.csv")
+    return {key: Run(rows, layer_rows.get(key, [])) for key, rows in read_rows(out / "quality.csv").items()}
+
+
+def csv_text(columns, rows):
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    for run in runs:
-        writer.writerows(run.rows)
+    writer.writerows(rows)
     return file.getvalue()
 
 
@@ -231,12 +259,14 @@ def plot(runs, path):
 
 
 def write_report(out, sets, baselines, plots=True):
-    """Writes quality.csv, table.md and the plots of the finished runs.
+    """Writes quality.csv, segments.csv, table.md and the plots of the finished runs.
 
     sets: {budget: (suffix of names, runs)}. baselines: {sequence length: config, or None}.
     """
     out = pathlib.Path(out)
-    write_whole(out / "quality.csv", csv_text([run for _, runs in sets.values() for run in runs]))
+    finished = [run for _, runs in sets.values() for run in runs]
+    write_whole(out / "segments.csv", csv_text(LAYER_COLUMNS, [row for run in finished for row in run.layer_rows]))
+    write_whole(out / "quality.csv", csv_text(COLUMNS, [row for run in finished for row in run.rows]))
     tables = [table_text(of_length, budget, (baselines.get(length) or "") + suffix)
               for budget, (suffix, runs) in sets.items() for length, of_length in by_length(runs).items()]
     write_whole(out / "table.md", "\n".join(tables))

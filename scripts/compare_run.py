@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from compare_plan import fail, jobs_of, longest_first, steps_of
+from compare_plan import fail, jobs_of, longest_first, steps_of, suffix_of
 from compare_progress import Follower, Progress, duration
 from compare_report import read_records, write_whole
 
@@ -37,6 +37,11 @@ def state_of(folder, steps):
         if {"step", "eval"} <= ended:
             return "skip"
     return "resume" if saved_step(folder) is not None else "overwrite"
+
+
+def is_kept(folder, earlier, steps):
+    """Whether a run is finished by what quality.csv has of it (earlier, or None), its folder having been removed."""
+    return earlier is not None and not folder.exists() and earlier.last[0] == steps
 
 
 class Child:
@@ -119,8 +124,8 @@ class TrainingRun(Child):
 class Runner:
     """gpus: values of CUDA_VISIBLE_DEVICES, each for one run at a time; [None] leaves the environment as it is."""
 
-    def __init__(self, plan, out, train, gpus):
-        self.plan, self.out, self.train, self.gpus = plan, out, train, gpus
+    def __init__(self, plan, out, train, gpus, earlier):
+        self.plan, self.out, self.train, self.gpus, self.earlier = plan, out, train, gpus, earlier
         self.progress, self.signals, self.passed_on, self.failed = Progress(plan, len(gpus)), [], 0, []
 
     @property
@@ -203,6 +208,11 @@ class Runner:
         self.failed.append(text)
         self.progress.line(text)
 
+    def is_finished(self, budget, config, seed, name):
+        steps, folder = steps_of(self.plan, budget, config), self.out / "runs" / name
+        return (is_kept(folder, self.earlier.get((config + suffix_of(self.plan, budget), seed)), steps)
+                or state_of(folder, steps) == "skip")
+
     def save_plan(self):
         write_whole(self.out / "compare.json", json.dumps(self.plan, indent=2) + "\n")
 
@@ -211,8 +221,7 @@ class Runner:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda number, _: self.signals.append(number))
-        jobs = [job for job in jobs_of(self.plan)
-                if state_of(self.out / "runs" / job[3], steps_of(self.plan, job[0], job[1])) != "skip"]
+        jobs = [job for job in jobs_of(self.plan) if not self.is_finished(*job)]
         for config in dict.fromkeys(job[1] for job in jobs):
             if not self.signal:
                 self.check(config)

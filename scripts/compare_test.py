@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,7 +98,11 @@ def check_tokens(fixture):
     check("columns", ",".join(rows[0]), ",".join(report.COLUMNS))
     check("rows", len(rows), 2 * 2 * 5)
     check("row", list(rows[-1].values()), ["hash", "hash 4 buckets", "50", "2", "20", "2000", "20.000", "7.000000",
-                                           "3.0000", "0.300000", "100", "GPU X", "abc"])
+                                           "3.0000", "0.300000", "100", "0.2500", "GPU X", "abc"])
+    with open(fixture.folder / "tokens/segments.csv", encoding="utf-8") as file:
+        layers = file.read().splitlines()
+    check("segments by layer", (len(layers), layers[0], layers[-2:]),
+          (1 + 2 * 5 * 2, "config,seed,step,layer,effective_buckets", ["hash,2,20,0,3.000", "hash,2,20,1,3.000"]))
     check("row of dense", (rows[0]["seconds"], rows[0]["effective_buckets"], rows[0]["tokens_per_s"]), ("0.000", "", ""))
     # Dense ends at 8.0 after 40 s; hash is there after 13 1/3 of its 20 s, when dense is at 9.0.
     check("table of dense", cells(stdout, "dense (baseline)")[2:],
@@ -111,6 +116,15 @@ def check_tokens(fixture):
                           capture_output=True, text=True, check=False)
     check("report only", (done.returncode, fixture.rows("tokens")), (0, rows))
     check("not reached", cells(done.stdout, "dense")[7:9], ["not reached", "-"])
+    shutil.rmtree(fixture.folder / "tokens/runs/hash-s1")
+    before = (fixture.folder / "tokens/segments.csv").read_text(encoding="utf-8")
+    code, stdout, _ = fixture.run("tokens", "--tokens", "2k", "--seeds", "1,2")
+    check("a finished run stays without its folder",
+          (code, "steps" in stdout.split("Equal")[0], fixture.rows("tokens"), (fixture.folder / "tokens/segments.csv").read_text(encoding="utf-8")),
+          (0, False, rows, before))
+    code, stdout, _ = fixture.run("tokens", "--tokens", "2k", "--seeds", "1,2,3")
+    check("a seed more", (code, "hash-s3: 20 steps" in stdout, "hash-s1: 20 steps" in stdout, len(fixture.rows("tokens"))),
+          (0, True, False, 2 * 3 * 5))
     code, _, stderr = fixture.run("tokens", "--tokens", "3k", "--seeds", "1,2")
     check("another budget", (code, "made with tokens 2000, not 3000" in stderr), (1, True))
 
@@ -245,6 +259,8 @@ def check_corrections(fixture):
     code, _, stderr = fixture.run("corrected", *words, configs=("dense",))
     check("another text", (code, "dense was made with another text of" in stderr), (1, True))
     (fixture.folder / "corrected/runs/dense-s1").rename(fixture.folder / "moved")
+    check("quality.csv has it", fixture.run("corrected", *words, configs=("dense",))[0], 1)
+    (fixture.folder / "corrected/quality.csv").unlink()
     check("its runs are gone", fixture.run("corrected", *words, configs=("dense",))[0], 0)
 
 

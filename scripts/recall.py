@@ -60,18 +60,20 @@ def config_of(args, pattern, T):
     }
 
 
-def make_data(args, T, folder):
-    """As many sequences as the runs take, so that none comes twice."""
+def make_data(args, T, folder, needed):
+    """As many sequences as the runs take, so that none comes twice. needed: else an earlier set is only compared with what is wanted."""
     sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
     wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary}
     stamp = folder.parent / (folder.name + ".json")
-    if (folder / "manifest.json").exists():
+    if (folder / "manifest.json").exists() or (not needed and stamp.exists()):
         try:
             made = json.loads(stamp.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             made = None
         if made != wanted:
             fail(f"{folder}: was made for other --pairs, --vocabulary, --batch or --tokens; give another --out")
+        return
+    if not needed:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(json.dumps(wanted), encoding="utf-8")
@@ -80,26 +82,29 @@ def make_data(args, T, folder):
     run(command + (["--pairs", args.pairs] if args.pairs is not None else []), "making the sequences")
 
 
-def evaluations(args, T, folder):
-    """(pattern, seed, rows of the table by distance and of the total) of each finished run."""
-    for pattern in args.patterns:
-        for seed in args.seeds.split(","):
-            trained = folder / "runs" / f"{pattern}-s{seed}"
-            checkpoints = sorted(trained.glob("checkpoint-*/checkpoint.xxh3"))
-            if not checkpoints:
-                fail(f"{trained}: has no checkpoint")
-            table = folder / "evaluations" / f"{pattern}-s{seed}.csv"
-            if not table.exists() or table.stat().st_mtime < checkpoints[-1].stat().st_mtime:
-                table.parent.mkdir(exist_ok=True)
-                run([args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table], f"evaluating {trained}",
-                    quiet=True)
-            with open(table, encoding="utf-8", newline="") as file:
-                yield pattern, seed, [row for row in csv.DictReader(file) if row["table"] in ("distances", "total")]
+def all_runs(args):
+    return [(pattern, seed, f"{pattern}-s{seed}") for pattern in args.patterns for seed in args.seeds.split(",")]
+
+
+def evaluations(args, folder):
+    """(pattern, seed, rows of the table by distance and of the total) of each finished run. One that was evaluated stays when its
+    folder is removed."""
+    for pattern, seed, name in all_runs(args):
+        trained, table = folder / "runs" / name, folder / "evaluations" / f"{name}.csv"
+        checkpoints = sorted(trained.glob("checkpoint-*/checkpoint.xxh3"))
+        if not checkpoints and (trained.exists() or not table.exists()):
+            fail(f"{trained}: has no checkpoint")
+        if checkpoints and (not table.exists() or table.stat().st_mtime < checkpoints[-1].stat().st_mtime):
+            table.parent.mkdir(exist_ok=True)
+            run([args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table], f"evaluating {trained}",
+                quiet=True)
+        with open(table, encoding="utf-8", newline="") as file:
+            yield pattern, seed, [row for row in csv.DictReader(file) if row["table"] in ("distances", "total")]
 
 
 def collect(args, T, folder):
     rows = []
-    for pattern, seed, table in evaluations(args, T, folder):
+    for pattern, seed, table in evaluations(args, folder):
         for row in table:
             whole = row["table"] == "total"
             rows.append({"task": args.task, "T": T, "pattern": pattern, "seed": seed, "first": 1 if whole else int(row["first"]),
@@ -207,7 +212,7 @@ def main(words):
     for number, T in enumerate(args.lengths, 1):
         folder, data = args.out / args.task / str(T), args.out / "data" / f"{args.task}_{T}"
         print(f"T = {T:,}, {number} of {len(args.lengths)} lengths", flush=True)
-        make_data(args, T, data)
+        make_data(args, T, data, not all((folder / "evaluations" / f"{name}.csv").exists() for *_, name in all_runs(args)))
         configs = []
         for pattern in args.patterns:
             path = args.out / "configs" / f"{pattern}_{T}.json"

@@ -37,6 +37,12 @@ class Recall(unittest.TestCase):
         before = [file.stat().st_mtime_ns for file in trained]
         self.assertEqual(self.run_recall(*SMALL).returncode, 0)  # all of it is there
         self.assertEqual([file.stat().st_mtime_ns for file in trained], before)
+        table = (self.out / "induction.csv").read_text(encoding="utf-8")
+        for folder in ("data/induction_32", "induction/32/runs"):  # results stay without what they were made from
+            shutil.rmtree(self.out / folder)
+        done = self.run_recall(*SMALL)
+        self.assertEqual((done.returncode, (self.out / "data/induction_32").exists()), (0, False), done.stderr)
+        self.assertEqual((self.out / "induction.csv").read_text(encoding="utf-8"), table)
         again = self.run_recall(*SMALL, "--tokens", "300k")
         self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
         self.assertIn("give another --out", again.stderr)

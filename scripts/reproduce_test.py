@@ -12,7 +12,7 @@ import unittest
 import xml.etree.ElementTree
 
 from prepare_dataset import TOP
-from reproduce import crossing, speed_ups
+from reproduce_experiments import SpeedUp, bound, crossing, speed_table, speed_ups
 
 
 class Reproduce(unittest.TestCase):
@@ -26,15 +26,16 @@ class Reproduce(unittest.TestCase):
     def test_everything_runs_and_is_reported(self):
         done = self.run_it()
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("5 of 5 steps", done.stdout)
+        self.assertIn("19 of 19 steps", done.stdout)
         report = (self.out / "report.html").read_text(encoding="utf-8")
         self.assertNotIn("nothing to plot", report)
         self.assertNotIn("http", re.sub(r'xmlns="[^"]*"', "", report))  # nothing is fetched
         pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
-        self.assertEqual(len(pictures), 7)
+        self.assertEqual(len(pictures), 38)
         for picture in pictures:
             self.assertGreaterEqual(len(xml.etree.ElementTree.fromstring(picture).findall(".//{*}polyline")), 1)
-        for part in ("Perplexity against time, 16k", "3.3 x faster training", "reformer16", "balanced16.json", "commit"):
+        for part in ("Perplexity against time, 16k", "3.3 x as fast at 16,384", "reformer16", "balanced16.json", "commit", "bits per byte",
+                     "miss pairs of one bucket", "speed-up, attention only", "rounds32"):
             self.assertIn(part, report)
         begun = time.monotonic()
         again = self.run_it()
@@ -53,7 +54,7 @@ class Reproduce(unittest.TestCase):
         self.assertTrue((self.out / "report.html").exists())
         self.assertFalse(list(self.out.glob("quality_8k/*.done.json")))
         self.assertEqual(self.run_it(*words).returncode, 0)
-        self.assertIn("final loss, mean of seeds", (self.out / "report.html").read_text(encoding="utf-8"))
+        self.assertIn("speed-up to dense", (self.out / "report.html").read_text(encoding="utf-8"))
 
     def test_a_step_that_fails_is_named(self):
         programs = self.out / "programs"
@@ -77,10 +78,13 @@ class Reproduce(unittest.TestCase):
     def test_speed_ups(self):
         self.assertEqual(crossing([(0, 5.0), (10, 4.0), (20, 3.0)], 3.5), 15)
         self.assertIsNone(crossing([(0, 5.0), (10, 4.0)], 3.5))
-        rows = [{"config": c, "seed": s, "seconds": x, "loss": y} for c, s, x, y in
-                (("dense", "1", 0, 5), ("dense", "1", 20, 4), ("fast", "1", 0, 5), ("fast", "1", 5, 4), ("fast", "1", 10, 3),
-                 ("slow", "1", 0, 5), ("slow", "1", 10, 4.5))]
-        self.assertEqual(speed_ups(rows), {"dense": (4, 1), "fast": (3, 4), "slow": (4.5, None)})
+        rows = [{"config": c, "seed": s, "seconds": x, "loss": y, "tokens": 100, "attention_share": a} for c, s, x, y, a in
+                (("dense", "1", 0, 5, ""), ("dense", "1", 20, 4, "0.5"), ("fast", "1", 0, 5, ""), ("fast", "1", 5, 4, ""),
+                 ("fast", "1", 10, 3, "0.1"), ("slow", "1", 0, 5, ""), ("slow", "1", 10, 4.5, ""))]
+        found = speed_ups(rows)
+        self.assertEqual(found, {"dense": SpeedUp(4, 1, 5, 0.5), "fast": SpeedUp(3, 4, 10, 0.1), "slow": SpeedUp(4.5, None, 10, None)})
+        self.assertEqual(bound(found["dense"]), 2)
+        self.assertIn("<td>10.00 x</td>", speed_table(rows, "dense", "loss", 1))  # attention alone: 0.1 s of a step against 0.01
 
 
 if __name__ == "__main__":

@@ -1,0 +1,468 @@
+"""The experiments of scripts/reproduce.py: what each runs at which scale, and its part of the report."""
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+
+from attention_patterns import attention_of
+from reproduce_report import note, preformatted, read_csv, table
+from svg_plot import line_plot
+
+SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the repository
+GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768}
+COSINE = {"schedule": "cosine", "lr": 1e-3, "warmup": 0.1, "final_ratio": 0.1}
+RECALL_PATTERNS = "dense,window,hash8,hash16,hash32,balanced16,near_far,drop50,reformer,blocks"
+
+
+@dataclasses.dataclass
+class Scale:
+    """What the scales differ in. lengths: what stands for 8k, 16k, ... tokens. shrink: of windows and blocks."""
+    lengths: dict
+    model: dict
+    batch: int   # tokens of a step
+    tokens: int  # of a run
+    schedule: dict
+    windows: int  # of an evaluation, of 8k tokens
+    recall: list
+    bench: list
+    peers: list
+    seeds: str = "1,2"
+    order: str = "epoch"
+    clip: float = 1.0
+    shrink: int = 1
+
+    def tokens_of_evaluation(self):
+        return self.windows * self.lengths["8k"]
+
+
+LENGTHS = {"8k": 8192, "16k": 16384, "32k": 32768, "64k": 65536}
+SCALES = {
+    "smoke": Scale(
+        lengths={"8k": 128, "16k": 256, "32k": 384, "64k": 512}, model={"n_layer": 2, "n_head": 6, "n_embd": 48}, batch=1536, tokens=23_040,
+        schedule=COSINE, windows=8, seeds="1", shrink=64, peers=[],
+        recall=["--lengths", "32", "--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width",
+                "32", "--vocabulary", "32", "--patterns", "dense,hash8,near_far"],
+        bench=["--length", "256,512", "--batch", "1", "--heads", "6", "--repeats", "1", "--device", "cpu"]),
+    "small": Scale(
+        lengths=LENGTHS, model=GPT2, batch=65_536, tokens=49_152_000, schedule=COSINE, windows=64,
+        recall=["--lengths", "1024,4096,16384", "--tokens", "100M", "--patterns", RECALL_PATTERNS],
+        bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"],
+        peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"]),
+    "paper": Scale(
+        lengths=LENGTHS, model=GPT2, batch=524_288, tokens=7_864_320_000, windows=384, order="random", clip=0.0,
+        schedule={"schedule": "onecycle", "lr": 1e-3, "warmup": 0.02, "initial_ratio": 0.01, "final_ratio": 0.2},
+        recall=["--lengths", "1024,4096,16384,32768", "--tokens", "500M", "--patterns", RECALL_PATTERNS],
+        bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
+        peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"]),
+}
+
+
+class Context:
+    """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None."""
+    def __init__(self, scale_name, out, programs, data, bytes_data, gpus, seeds):
+        self.scale_name, self.scale, self.out, self.programs = scale_name, SCALES[scale_name], out, programs
+        self.data, self.bytes_data, self.seeds = data, bytes_data, seeds or self.scale.seeds
+        self.gpus = ["--gpus", gpus] if gpus else []
+        path = str(programs)
+        self.prefix = "./" if path == "." else f"{path}/" if os.path.isabs(path) else f"./{path}/"
+
+    def program(self, name):
+        return self.prefix + name
+
+    def recorded(self, command):
+        """The same wherever the repository, the programs and OUT are."""
+        text = [str(word).replace(str(self.out), "OUT").replace(self.prefix, "./") for word in command]
+        return ["python3" if command[0] == sys.executable else text[0], *text[1:]]
+
+
+class Experiment:
+    """Runs in a folder of OUT: `home`, or one of its own name."""
+    title = ""
+    data = None  # of Context: what the experiment needs
+    home = None
+    step_names = ()
+
+    def steps(self, context, folder):
+        """(name, command, relative cost) of what is to be run."""
+        raise NotImplementedError
+
+    def configs(self, _folder):
+        return []
+
+    def report(self, folder):
+        raise NotImplementedError
+
+    def claims(self, _folder):
+        """(the paper, here, what it means today), in words."""
+        return []
+
+
+# ---- attention by itself --------------------------------------------------------------------------------------------
+
+def line_name(row):
+    name = row["pattern"] if row["system"] == "scfa" else f"{row['system']} {row['pattern']}"
+    if row["pattern"].startswith(("hash", "reformer")) and row["pattern"] != "hash_skewed":
+        name += " " + row["buckets"]
+    return name + (f" {float(row['drop']):.0%}" if row["pattern"] == "drop" else "")
+
+
+def timing_plot(rows, column, title, wanted):
+    lines = {}
+    for row in rows:
+        if wanted(row) and float(row[column]) > 0:
+            lines.setdefault(line_name(row), []).append((int(row["T"]), float(row[column])))
+    return line_plot(lines, title, "sequence length", "ms", 2, 10)
+
+
+def timing_table(rows):
+    milliseconds = ("prepare_ms", "forward_ms", "backward_ms", "total_ms", "low_ms", "high_ms")
+    return "<details><summary>all times</summary>" + table(
+        [[line_name(r), r["T"], r["share_of_pairs"] and f"{float(r['share_of_pairs']):.4f}", *(f"{float(r[c]):.3g}" for c in milliseconds)]
+         for r in rows],
+        ["pattern", "T", "share of pairs", "prepare ms", "forward ms", "backward ms", "all ms", "20 %", "80 %"]) + "</details>"
+
+
+def total_at(rows, system, pattern, T, buckets=None):
+    """Milliseconds, or None."""
+    return next((float(r["total_ms"]) for r in rows if (r["system"], r["pattern"], r["T"]) == (system, pattern, str(T)) and
+                 (buckets is None or r["buckets"] == str(buckets))), None)
+
+
+def bucket_pairs_plot(rows, title):
+    lines = {}
+    for row in rows:
+        if row["bucket_pairs_seen"]:
+            lines.setdefault(f"{row['buckets']} buckets", []).append((int(row["T"]), 100 * (1 - float(row["bucket_pairs_seen"]))))
+    return line_plot(lines, title, "sequence length", "missed, %", 2, 0)
+
+
+class Runtime(Experiment):
+    """Attention alone, forward, backward and both, against the sequence length: medians, on random buckets as in the paper. Everything
+    that a layer does is included: hashing, sorting, gathering, scattering."""
+    title = "Time of attention against sequence length"
+    step_names = ("bench", "peers")
+
+    def steps(self, context, folder):
+        bench = [context.program("bench"), "attention", *context.scale.bench, "--buckets", "2,4,8,16,32,64", "--drop-rate", "0.2,0.3,0.5,0.7,0.8",
+                 "--patterns", "dense,hash,hash_balanced,drop,window,mixture,reformer,blocks", "--csv", folder / "attention.csv"]
+        steps = [("bench", bench, 2)]
+        if context.scale.peers and (folder.joinpath("peers.done.json").exists() or has_pytorch()):
+            steps.append(("peers", [sys.executable, SCRIPTS / "bench_attention_peers.py", *context.scale.peers, "--csv", folder / "peers.csv"], 3))
+        return steps
+
+    def report(self, folder):
+        rows = read_csv(folder / "attention.csv") + read_csv(folder / "peers.csv")
+        def of_hash(row):
+            return row["pattern"] in ("dense", "hash")
+        def of_drop(row):
+            return row["pattern"] in ("dense", "drop")
+        return "\n".join([
+            *(timing_plot(rows, column, f"Hash, {what}", of_hash) for column, what in
+              (("total_ms", "forward and backward"), ("forward_ms", "forward"), ("backward_ms", "backward"))),
+            timing_plot(rows, "total_ms", "Dropped queries and keys, forward and backward", of_drop),
+            timing_plot(rows, "total_ms", "Other patterns, forward and backward", lambda r: not of_hash(r) and not of_drop(r) and
+                        (not r["pattern"].startswith(("hash_", "reformer")) or r["buckets"] == "16")),
+            note("Reformer attends within chunks of the order sorted by bucket, and to the chunk before. What it misses of the pairs of one "
+                 "bucket depends on the sizes of buckets only; random buckets:"),
+            bucket_pairs_plot(rows, "Pairs of one bucket that Reformer's chunks miss"), timing_table(rows)])
+
+    def claims(self, folder):
+        rows = read_csv(folder / "attention.csv") + read_csv(folder / "peers.csv")
+        claims, here = [], []
+        for T in sorted({int(r["T"]) for r in rows}):
+            mine, dense = total_at(rows, "scfa", "hash", T, 16), total_at(rows, "pytorch_cudnn", "dense", T)
+            if T >= 4096 and mine and dense:
+                here.append(f"{T:,} tokens: {dense / mine:.1f} x")
+        if here:
+            claims.append(["Hash-sparse attention is faster than FlashAttention, the more the longer the sequence",
+                           "16 random buckets against dense attention by cuDNN: " + ", ".join(here),
+                           "holds, with kernels for Hopper; the paper's own code is slower than cuDNN there"])
+        missed = {T: 1 - float(r["bucket_pairs_seen"]) for r in rows if r["bucket_pairs_seen"] and r["buckets"] == "16"
+                  for T in [int(r["T"])]}
+        if missed:
+            claims.append(["Reformer's chunks miss pairs of one bucket",
+                           f"16 random buckets: {100 * missed[min(missed)]:.0f} % of them at {min(missed):,} tokens, "
+                           f"{100 * missed[max(missed)]:.1f} % at {max(missed):,}",
+                           "even buckets hardly lose any, uneven ones do: see trained buckets"])
+        return claims
+
+
+def has_pytorch():
+    code = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+class TrainedBuckets(Experiment):
+    """Attention on what the layers of trained models compute on text, whose buckets are less even than random ones: the models that
+    hash into 16 buckets as in the paper (plain) and with standardised scores (balanced), evaluated with other numbers of buckets too.
+    Means over layers."""
+    title = "Time of attention on buckets of trained models"
+    data = "data"
+    models = {"plain": "hash16", "balanced": "balanced16"}
+    step_names = ("plain_8k", "balanced_8k", "plain_16k", "balanced_16k")
+
+    def steps(self, context, folder):
+        steps = []
+        for length in ("8k", "16k"):
+            for kind, model in self.models.items():
+                run = context.out / f"quality_{length}" / "runs" / f"{model}-s1"
+                batch = max(1, min(context.scale.windows, 131_072 // context.scale.lengths[length]))
+                bench = [context.program("bench"), "attention", "--checkpoint", run, "--batch", 1 if context.scale_name == "smoke" else batch,
+                         "--repeats", 1, "--buckets", "2,4,8,16,32,64", "--patterns", "dense,hash,hash_balanced,reformer",
+                         "--csv", folder / f"{kind}_{length}.csv"]
+                steps.append((f"{kind}_{length}", bench, 0.5))
+        return steps
+
+    def rows(self, folder):
+        return {kind: [row for length in ("8k", "16k") for row in read_csv(folder / f"{kind}_{length}.csv")] for kind in self.models}
+
+    def report(self, folder):
+        parts = []
+        for kind, rows in self.rows(folder).items():
+            if not rows:
+                continue
+            lines = {}
+            for row in rows:
+                if row["pattern"] in ("hash", "hash_balanced"):
+                    name = f"{row['pattern'].replace('_', ' ')}, {int(row['T']):,}"
+                    lines.setdefault(name, []).append((int(row["buckets"]), float(row["total_ms"])))
+            parts += [line_plot(lines, f"Model with {kind} buckets: forward and backward", "buckets", "ms", 2, 10),
+                      bucket_pairs_plot(rows, f"Model with {kind} buckets: pairs of one bucket that Reformer misses"), timing_table(rows)]
+        return "\n".join(parts) or note("nothing has been measured yet")
+
+    def claims(self, folder):
+        found = []
+        for row in self.rows(folder)["plain"]:
+            dense = next(float(r["total_ms"]) for r in self.rows(folder)["plain"] if r["pattern"] == "dense" and r["T"] == row["T"])
+            if row["pattern"] == "hash" and row["buckets"] == "16":
+                found.append(f"{int(row['T']):,} tokens: {float(row['share_of_pairs']):.0%} of the pairs, {dense / float(row['total_ms']):.1f} x")
+        return [["Speed is measured on random, even buckets", "16 buckets of a trained model against our dense attention: " + ", ".join(found),
+                 "training makes buckets uneven; standardised scores (balance) or windows keep attention sparse"]] if found else []
+
+
+# ---- training runs ---------------------------------------------------------------------------------------------------
+
+class Quality(Experiment):
+    """Validation loss against tokens and against seconds of training, without evaluations. The data order is the same for all configs."""
+    data = "data"
+    paper = {"8k": "2.0 x", "16k": "3.3 x"}
+    unit, per_nat = "loss", 1.0
+
+    def __init__(self, length, patterns, title=None, home=None):
+        self.length, self.patterns, self.home = length, patterns, home
+        self.title = title or f"Perplexity against time, {length}"
+        self.step_names = ("train_more", "positions_more") if home else ("train", "positions")
+
+    def config(self, scale, name):
+        T = scale.lengths[self.length]
+        batch = max(1, scale.batch // T)
+        # The largest micro-batch of about 65,536 tokens that divides the batch.
+        micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % m == 0)
+        window, block = max(4, 128 // scale.shrink), max(8, 512 // scale.shrink)
+        return {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": True},
+                "attention": attention_of(name, scale.model["n_head"], window, block, scale.model["n_layer"]),
+                "data": {"order": scale.order}, "train": {"batch_size": batch, "micro_batch_size": micro},
+                "optimizer": {"clip": scale.clip}, "schedule": scale.schedule,
+                "eval": {"windows": max(2, scale.tokens_of_evaluation() // T), "every": max(1, scale.tokens // (batch * T) // 15)}}
+
+    def steps(self, context, folder):
+        folder.joinpath("configs").mkdir(parents=True, exist_ok=True)
+        configs = []
+        for name in self.patterns:
+            path = folder / "configs" / f"{name}.json"
+            text = json.dumps(self.config(context.scale, name), indent=1) + "\n"
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                path.write_text(text, encoding="utf-8")
+            configs.append(f"{name}={path}")
+        train = [sys.executable, SCRIPTS / "compare.py", "--data", getattr(context, self.data), "--out", folder, "--tokens", context.scale.tokens,
+                 "--seeds", context.seeds, "--baseline", self.baseline(), "--train", shlex.quote(context.program("train")), *context.gpus, *configs]
+        positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--evaluate", context.program("evaluate")]
+        return [(self.step_names[0], train, 10 * len(self.patterns)), (self.step_names[1], positions, 1)]
+
+    def configs(self, folder):
+        return [folder / "configs" / f"{name}.json" for name in self.patterns]
+
+    def rows(self, folder, name="quality.csv"):
+        return [row for row in read_csv(folder / name) if row["config"] in self.patterns]
+
+    def baseline(self):
+        return "dense" if "dense" in self.patterns else self.patterns[0]
+
+    def plots(self, folder):
+        """Loss against seconds, and against tokens: means over seeds."""
+        rows = self.rows(folder)
+        def points(column):
+            lines = {}
+            for row in rows:
+                if int(row["step"]) > 0:
+                    lines.setdefault(row["config"], {}).setdefault(int(row["step"]), []).append(
+                        (float(row[column]), self.per_nat * float(row["loss"])))
+            return {name: [tuple(sum(v) / len(v) for v in zip(*at)) for at in steps.values()] for name, steps in lines.items()}
+        what = f"{self.unit.capitalize()} of validation, {int(rows[0]['T']):,} tokens"
+        return [line_plot(points("seconds"), what, "seconds of training", self.unit), line_plot(points("tokens"), what, "tokens", self.unit)]
+
+    def report(self, folder):
+        rows = self.rows(folder)
+        if not rows:
+            return note("no run has finished yet")
+        parts = [*self.plots(folder), speed_table(rows, self.baseline(), self.unit, self.per_nat), self.positions(folder)]
+        for config in ("hash16", "balanced16"):
+            layers = {}
+            for row in self.rows(folder, "segments.csv"):
+                if row["config"] == config and row["seed"] == "1":
+                    layers.setdefault(f"layer {row['layer']}", []).append((int(row["step"]), float(row["effective_buckets"])))
+            if layers:
+                parts.append(line_plot(layers, f"{config}, seed 1: effective buckets by layer", "step", "effective buckets"))
+        return "\n".join([*parts, "" if self.home else preformatted(folder / "table.md")])
+
+    def positions(self, folder):
+        rows, lines = self.rows(folder, "positions.csv"), {}
+        for row in rows:
+            at = (int(row["first"]) + int(row["last"])) / 2
+            lines.setdefault(row["config"], {}).setdefault(at, []).append(self.per_nat * float(row["loss"]))
+        lines = {name: [(at, statistics.fmean(losses)) for at, losses in points.items()] for name, points in lines.items()}
+        return line_plot(lines, f"{self.unit.capitalize()} by position in the context, at the end", "position", self.unit, 2) if rows else ""
+
+    def claims(self, folder):
+        if self.length not in self.paper or self.home or self.data != "data":
+            return []
+        found = speed_ups(self.rows(folder))
+        if "dense" not in found:
+            return []
+        dense, here = found["dense"], []
+        for name in ("hash16", "balanced16", "near_far"):
+            if name in found:
+                its = found[name]
+                reached = f", dense's final loss {its.to_loss:.2f} x as fast" if its.to_loss else ", dense's final loss not reached"
+                here.append(f"{name}: {its.tokens_per_s / dense.tokens_per_s:.2f} x the tokens/s of dense, loss {its.loss - dense.loss:+.3f}{reached}")
+        return [[f"Training is {self.paper[self.length]} as fast at {LENGTHS[self.length]:,} tokens, perplexity no worse", "; ".join(here),
+                 f"against today's dense kernels; training whose attention took no time would be {bound(dense):.2f} x as fast as dense"]] if here else []
+
+
+@dataclasses.dataclass
+class SpeedUp:
+    """Means over the seeds that the baseline has too."""
+    loss: float
+    to_loss: float  # the baseline's seconds over those to its final loss; None where a seed does not reach it
+    tokens_per_s: float
+    attention: float  # share of a step; None where it was not measured
+
+
+def speed_ups(rows, baseline="dense"):
+    """{config: SpeedUp}"""
+    runs = {}
+    for row in rows:
+        runs.setdefault((row["config"], row["seed"]), []).append(row)
+    found = {}
+    for (config, seed), its in runs.items():
+        base = runs.get((baseline, seed))
+        if base:
+            points = [(float(row["seconds"]), float(row["loss"])) for row in its]
+            reached = crossing(points, float(base[-1]["loss"]))
+            share = its[-1].get("attention_share")
+            found.setdefault(config, []).append((points[-1][1], float(base[-1]["seconds"]) / reached if reached else None,
+                                                 float(its[-1]["tokens"]) / float(its[-1]["seconds"]), float(share) if share else None))
+    def mean(values):
+        return None if any(value is None for value in values) else statistics.fmean(values)
+    return {config: SpeedUp(*(mean(column) for column in zip(*values))) for config, values in found.items()}
+
+
+def crossing(points, loss):
+    """Seconds at which a curve first reaches a loss, between evaluations; None if it does not."""
+    for (s0, l0), (s1, l1) in zip(points, points[1:]):
+        if l1 <= loss:
+            return s0 + (s1 - s0) * (l0 - loss) / (l0 - l1) if l0 > l1 else s1
+    return None
+
+
+def bound(dense):
+    """How many times as fast training would be if attention took no time."""
+    return 1 / (1 - dense.attention) if dense.attention is not None else math.nan
+
+
+def speed_table(rows, baseline, unit, per_nat):
+    found = speed_ups(rows, baseline)
+    base, seeds, cells = found.get(baseline), {}, []
+    if base is None:
+        return note(f"no run of {baseline} has finished yet")
+    for row in rows:
+        seeds.setdefault(row["config"], set()).add(row["seed"])
+    def times(value):
+        return f"{value:.2f} x" if value else "-"
+    for config, its in found.items():
+        attention = None
+        if base.attention and its.attention:
+            attention = (base.attention / base.tokens_per_s) / (its.attention / its.tokens_per_s)
+        cells.append([config, len(seeds[config]), f"{per_nat * its.loss:.4f}", f"{per_nat * (its.loss - base.loss):+.4f}",
+                      f"{its.tokens_per_s / 1e3:,.4g}", times(its.tokens_per_s / base.tokens_per_s), times(attention),
+                      times(its.to_loss) if its.to_loss else "not reached"])
+    text = table(cells, ["config", "seeds", f"final {unit}", f"minus {baseline}'s", "thousand tokens/s", "speed-up, end to end", "speed-up, attention only",
+                         f"speed-up to {baseline}'s final {unit}"])
+    if base.attention is not None:
+        text += note(f"With attention that takes no time, training would be {bound(base):.2f} x as fast as {baseline}: the bound of the end-to-end speed-up.")
+    return text
+
+
+class Bytes(Quality):
+    """The paper's second data set, enwik8, by bytes: bits per byte against time, on the set that --bytes names."""
+    data = "bytes_data"
+    unit, per_nat = "bits per byte", 1 / math.log(2)
+
+
+# ---- the others -------------------------------------------------------------------------------------------------------
+
+class Recall(Experiment):
+    """Accuracy by distance on synthetic sequences."""
+    title = "Recall by distance"
+    step_names = ("train",)
+
+    def steps(self, context, folder):
+        return [("train", [sys.executable, SCRIPTS / "recall.py", "--out", folder, "--programs", context.prefix, "--seeds", context.seeds,
+                           *context.gpus, *context.scale.recall], 20)]
+
+    def report(self, folder):
+        plots = sorted(folder.glob("*.svg"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+        return "\n".join(path.read_text(encoding="utf-8") for path in plots) or note("no run has finished yet")
+
+
+class Steps(Experiment):
+    """Whole training steps beside compiled PyTorch, in one call on one GPU."""
+    title = "Training steps against compiled PyTorch"
+    step_names = ("bench",)
+
+    def steps(self, context, folder):
+        if context.scale_name == "smoke":  # PyTorch's part needs a GPU
+            config = folder / "config.json"
+            folder.mkdir(parents=True, exist_ok=True)
+            config.write_text(json.dumps({"model": {**context.scale.model, "sequence_length": 128, "vocab_size": 300},
+                                          "train": {"batch_size": 2, "micro_batch_size": 2}}), encoding="utf-8")
+            return [("bench", [context.program("bench"), "step", config, "--device", "cpu", "--repeats", 1, "--csv", folder / "step.csv"], 1)]
+        return [("bench", [sys.executable, SCRIPTS / "bench_step_peers.py", "--bench", context.program("bench"), "--csv", folder / "step.csv"], 3)]
+
+    def report(self, folder):
+        rows, lines = read_csv(folder / "step.csv"), {}
+        for row in rows:
+            lines.setdefault(f"{row['system']}, {row['pattern']}", []).append((int(row["T"]), float(row["tokens_per_s"]) / 1e3))
+        return line_plot(lines, "Training throughput", "sequence length", "thousand tokens/s", 2, 10) + table(
+            [[r["system"], r["pattern"], r["precision"], r["T"], f"{float(r['tokens_per_s']):,.0f}", f"{float(r['peak_memory_gb']):.1f}"] for r in rows],
+            ["system", "pattern", "precision", "T", "tokens/s", "memory GB"])
+
+
+EXPERIMENTS = {
+    "runtime": Runtime(),
+    "quality_8k": Quality("8k", ["dense", "hash8", "hash16", "hash32", "balanced16", "drop30", "drop50", "drop70", "near_far", "reformer16"]),
+    "quality_16k": Quality("16k", ["dense", "hash8", "hash16", "hash32", "balanced16", "near_far"]),
+    "trained_buckets": TrainedBuckets(),
+    "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
+    "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),
+    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16"],
+                           "Mixtures, rounds, and a dense end, 8k", home="quality_8k"),
+    "recall": Recall(),
+    "bytes_8k": Bytes("8k", ["dense", "hash16", "balanced16", "near_far"], "Bytes (enwik8), 8k"),
+    "steps": Steps(),
+}

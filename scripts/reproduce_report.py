@@ -1,0 +1,95 @@
+"""What scripts/reproduce.py writes: HTML of tables, plots and experiments, in one file."""
+import csv
+import datetime
+import html
+import json
+import pathlib
+import shlex
+import subprocess
+
+STYLE = """body{font:14px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:1em 0}
+td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}pre{overflow-x:auto;background:#f6f6f6;padding:8px}svg{max-width:100%}"""
+
+
+def table(rows, header):
+    cells = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>{cells}</table>"
+
+
+def note(text):
+    return f"<p>{html.escape(text)}</p>"
+
+
+def preformatted(path):
+    return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>" if path.exists() else ""
+
+
+def read_csv(path):
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_whole(path, text):
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def minutes(seconds):
+    return f"{int(seconds) // 3600} h {int(seconds) // 60 % 60:02d} min" if seconds >= 3600 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def commit():
+    top = pathlib.Path(__file__).resolve().parent
+    done = subprocess.run(["git", "-C", top, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def machine():
+    """GPUs and driver."""
+    try:
+        done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return "; ".join(sorted({f"{name}, driver {driver}" for name, driver in
+                                     (line.split(", ") for line in done.stdout.strip().splitlines())}))
+    except OSError:
+        pass
+    return "no GPU"
+
+
+def stamps_of(experiment, folder):
+    """Of the steps that are done."""
+    paths = [folder / f"{step}.done.json" for step in experiment.step_names]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def section(experiment, name, folder):
+    parts = [f"<h2 id='{name}'>{html.escape(experiment.title)}</h2>", note(experiment.__doc__), experiment.report(folder)]
+    for stamp in stamps_of(experiment, folder):
+        parts.append(f"<p><small>{html.escape(stamp['date'])}, commit {stamp['commit']}, {html.escape(stamp['machine'])}, "
+                     f"{minutes(stamp['seconds'])}: <code>{html.escape(shlex.join(stamp['command']))}</code></small></p>")
+    for config in experiment.configs(folder):
+        parts.append(f"<details><summary>{html.escape(config.name)}</summary>{preformatted(config)}</details>")
+    return "".join(parts)
+
+
+def write_report(out, scale, data, experiments):
+    """experiments: {name: experiment}; those that have done nothing yet are left out."""
+    folders = {name: out / (experiment.home or name) for name, experiment in experiments.items()}
+    stamps = {name: stamps_of(experiment, folders[name]) for name, experiment in experiments.items()}
+    done = {name: experiment for name, experiment in experiments.items() if stamps[name]}
+    claims = [claim for name, experiment in done.items() for claim in experiment.claims(folders[name])]
+    machines = sorted({stamp["machine"] for of_one in stamps.values() for stamp in of_one})
+    parts = [f"<h1>Sparse causal attention, reproduced: scale {scale}</h1>",
+             note("Pagliardini et al. 2023, Faster Causal Attention Over Large Sequences Through Sparse Flash Attention, arXiv:2306.01160."),
+             table([["written", datetime.date.today().isoformat()], ["machines", "; ".join(machines) or machine()], ["data", data or "-"],
+                    ["experiments", ", ".join(done) or "none yet"]], ["what", "which"])]
+    if scale == "smoke":
+        parts.append("<p><b>Scale smoke: models and texts are so small that the figures mean nothing.</b></p>")
+    if claims:
+        parts.append("<h2>The paper's claims</h2>" + table(claims, ["the paper", "here", "what it means today"]))
+    parts += [section(experiment, name, folders[name]) for name, experiment in done.items()]
+    page = f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>reproduce {scale}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
+    write_whole(out / "report.html", page)
