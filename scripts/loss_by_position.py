@@ -3,7 +3,7 @@
 
   scripts/loss_by_position.py --out runs/compare
 
-Evaluates the newest checkpoint of each run in OUT/runs on all validation windows and writes OUT/positions.csv: config, seed, first
+Evaluates the newest checkpoint of each run in OUT/runs on the validation windows of its config and writes OUT/positions.csv: config, seed, first
 and last position, tokens, loss. Rows of runs whose folder was removed since stay.
 """
 import argparse
@@ -34,7 +34,7 @@ def main(words):
             continue
         with tempfile.TemporaryDirectory() as folder:
             table = pathlib.Path(folder) / "evaluation.csv"
-            code = children.run([args.evaluate, "--checkpoint", run, "--windows", 0, "--csv", table], quiet=True)
+            code = children.run([args.evaluate, "--checkpoint", run, "--csv", table], quiet=True)
             children.end_if_stopped(code)
             if code != 0:
                 sys.exit(f"loss_by_position.py: evaluating {run} failed")

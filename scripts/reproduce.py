@@ -56,7 +56,7 @@ def run_all(context, experiments):
             children.end_if_stopped(code)
             fail(f"{name} ({step}) failed; the same command goes on from there. It was: {shlex.join(map(str, command))}")
         stamp = {"command": context.recorded(command), "seconds": round(time.time() - start, 1), "date": datetime.date.today().isoformat(),
-                 "commit": reproduce_report.commit(), "machine": reproduce_report.machine()}
+                 "commit": reproduce_report.commit_of(context.program("train")), "machine": reproduce_report.machine()}
         folder.joinpath(f"{step}.done.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
         done += cost
         report()

@@ -455,8 +455,8 @@ class Steps(Experiment):
 
 EXPERIMENTS = {
     "runtime": Runtime(),
-    "quality_8k": Quality("8k", ["dense", "hash8", "hash16", "hash32", "balanced16", "drop30", "drop50", "drop70", "near_far", "reformer16"]),
-    "quality_16k": Quality("16k", ["dense", "hash8", "hash16", "hash32", "balanced16", "near_far"]),
+    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70"]),
+    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "hash8", "hash32"]),
     "trained_buckets": TrainedBuckets(),
     "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
     "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),

@@ -3,7 +3,7 @@ import csv
 import datetime
 import html
 import json
-import pathlib
+import re
 import shlex
 import subprocess
 
@@ -41,10 +41,11 @@ def minutes(seconds):
     return f"{int(seconds) // 3600} h {int(seconds) // 60 % 60:02d} min" if seconds >= 3600 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
-def commit():
-    top = pathlib.Path(__file__).resolve().parent
-    done = subprocess.run(["git", "-C", top, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+def commit_of(program):
+    """What a program was built from, as it says itself."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"\((.+)\)", done.stdout)
+    return found[1] if found else "unknown"
 
 
 def machine():
