@@ -30,7 +30,8 @@ class Scale:
     windows: int  # of an evaluation, of 8k tokens
     recall: list
     bench: list
-    peers: list
+    peers: list  # of PyTorch's kernels for dense attention
+    flex: list = ()  # of FlexAttention, which compiles for each length
     seeds: str = "1,2"
     order: str = "epoch"
     clip: float = 1.0
@@ -52,13 +53,14 @@ SCALES = {
         lengths=LENGTHS, model=GPT2, batch=65_536, tokens=49_152_000, schedule=COSINE, windows=64,
         recall=["--lengths", "1024,4096,16384", "--tokens", "100M", "--patterns", RECALL_PATTERNS],
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"],
-        peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"]),
+        peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"], flex=["--lengths", "8192,16384", "--repeats", "3"]),
     "paper": Scale(
         lengths=LENGTHS, model=GPT2, batch=524_288, tokens=7_864_320_000, windows=384, order="random", clip=0.0,
         schedule={"schedule": "onecycle", "lr": 1e-3, "warmup": 0.02, "initial_ratio": 0.01, "final_ratio": 0.2},
         recall=["--lengths", "1024,4096,16384,32768", "--tokens", "500M", "--patterns", RECALL_PATTERNS],
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
-        peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"]),
+        peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
+        flex=["--lengths", "4096,8192,16384,32768", "--repeats", "5"]),
 }
 
 
@@ -145,18 +147,24 @@ class Runtime(Experiment):
     """Attention alone, forward, backward and both, against the sequence length: medians, on random buckets as in the paper. Everything
     that a layer does is included: hashing, sorting, gathering, scattering."""
     title = "Time of attention against sequence length"
-    step_names = ("bench", "peers")
+    step_names = ("bench", "peers", "flex")
 
     def steps(self, context, folder):
         bench = [context.program("bench"), "attention", *context.scale.bench, "--buckets", "2,4,8,16,32,64", "--drop-rate", "0.2,0.3,0.5,0.7,0.8",
                  "--patterns", "dense,hash,hash_balanced,drop,window,mixture,reformer,blocks", "--csv", folder / "attention.csv"]
         steps = [("bench", bench, 2)]
-        if context.scale.peers and (folder.joinpath("peers.done.json").exists() or has_pytorch()):
-            steps.append(("peers", [sys.executable, SCRIPTS / "bench_attention_peers.py", *context.scale.peers, "--csv", folder / "peers.csv"], 3))
+        if context.scale.peers and (folder.joinpath("flex.done.json").exists() or has_pytorch()):
+            for name, systems, how in (("peers", "pytorch_flash,pytorch_cudnn", context.scale.peers),
+                                       ("flex", "flex_hash,flex_window", [*context.scale.flex, "--buckets", "16"])):
+                steps.append((name, [sys.executable, SCRIPTS / "bench_attention_peers.py", "--systems", systems, *how, "--csv",
+                                     folder / f"{name}.csv"], 2))
         return steps
 
+    def rows(self, folder):
+        return [row for name in self.step_names for row in read_csv(folder / ("attention.csv" if name == "bench" else f"{name}.csv"))]
+
     def report(self, folder):
-        rows = read_csv(folder / "attention.csv") + read_csv(folder / "peers.csv")
+        rows = self.rows(folder)
         def of_hash(row):
             return row["pattern"] in ("dense", "hash")
         def of_drop(row):
@@ -172,7 +180,7 @@ class Runtime(Experiment):
             bucket_pairs_plot(rows, "Pairs of one bucket that Reformer's chunks miss"), timing_table(rows)])
 
     def claims(self, folder):
-        rows = read_csv(folder / "attention.csv") + read_csv(folder / "peers.csv")
+        rows = self.rows(folder)
         claims, here = [], []
         for T in sorted({int(r["T"]) for r in rows}):
             mine, dense = total_at(rows, "scfa", "hash", T, 16), total_at(rows, "pytorch_cudnn", "dense", T)
