@@ -7,8 +7,8 @@
   scripts/reproduce.sh --only quality_8k,recall --gpus 2    some of them; --list names them
 
 The same command goes on where it was stopped, by a signal too. OUT (default results/reproduce_SCALE) gets a folder for each
-experiment, with configs, tables and runs, and report.html: one file with every plot and table, to be read offline. Folders of
-finished runs (OUT/*/runs) may be removed; their results stay.
+experiment, with configs, tables and runs, and report.html: one file with every plot and table, to be read offline, which begins with
+OUT/about.txt where there is one. Folders of finished runs (OUT/*/runs) may be removed; their results stay.
 """
 import argparse
 import datetime
@@ -35,13 +35,16 @@ def is_done(context, folder, name, command):
     return stamp.exists() and json.loads(stamp.read_text(encoding="utf-8"))["command"] == context.recorded(command)
 
 
+def report(context):
+    reproduce_report.write_report(context.out, context.scale_name, context.data, reproduce_experiments.EXPERIMENTS)
+    reproduce_experiments.write_figures(context.out)
+
+
 def run_all(context, experiments):
     plan = []
     for name, experiment in experiments.items():
         folder = context.out / (experiment.home or name)
         plan += [(name, folder, *step) for step in experiment.steps(context, folder)]
-    def report():
-        reproduce_report.write_report(context.out, context.scale_name, context.data, reproduce_experiments.EXPERIMENTS)
     waiting = [entry for entry in plan if not is_done(context, entry[1], entry[2], entry[3])]
     whole, done, began = sum(entry[4] for entry in waiting), 0, time.monotonic()
     for number, (name, folder, step, command, cost) in enumerate(waiting, len(plan) - len(waiting) + 1):
@@ -52,15 +55,15 @@ def run_all(context, experiments):
         start = time.time()
         code = children.run(command)
         if code != 0:
-            report()
+            report(context)
             children.end_if_stopped(code)
             fail(f"{name} ({step}) failed; the same command goes on from there. It was: {shlex.join(map(str, command))}")
         stamp = {"command": context.recorded(command), "seconds": round(time.time() - start, 1), "date": datetime.date.today().isoformat(),
                  "commit": reproduce_report.commit_of(context.program("train")), "machine": reproduce_report.machine()}
         folder.joinpath(f"{step}.done.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
         done += cost
-        report()
-    report()
+        report(context)
+    report(context)
 
 
 def prepare_smoke(context):
@@ -91,6 +94,7 @@ def parse(arguments):
     parser.add_argument("--seeds", metavar="N,...", help="default: that of the scale, 1,2 (smoke: 1)")
     parser.add_argument("--gpus", metavar="N or N,N,...", help="one training run at a time on each")
     parser.add_argument("--programs", default=TOP, metavar="DIR", help="where train and the others are; default: the top of the repository")
+    parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is in OUT")
     parser.add_argument("--list", action="store_true", help="name the experiments")
     args = parser.parse_args(arguments)
     args.programs = near(args.programs)
@@ -137,11 +141,17 @@ def main(arguments):
         for name, experiment in args.experiments.items():
             print(f"{name:16} {experiment.title}: {' '.join(experiment.__doc__.split())}")
         return
-    check(args)
+    if not args.report_only:
+        check(args)
+    elif not args.out.is_dir():
+        fail(f"--out: {args.out}: is not there; it is the folder of an earlier run")
     context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.seeds)
-    if args.scale == "smoke":
-        prepare_smoke(context)
-    run_all(context, args.experiments)
+    if args.report_only:
+        report(context)
+    else:
+        if args.scale == "smoke":
+            prepare_smoke(context)
+        run_all(context, args.experiments)
     print(f"wrote {args.out / 'report.html'}")
 
 

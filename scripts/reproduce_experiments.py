@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from attention_patterns import attention_of
-from reproduce_report import note, preformatted, read_csv, table
-from svg_plot import line_plot
+from reproduce_report import note, preformatted, read_csv, table, write_whole
+from svg_plot import line_plot, side_by_side
 
 SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the repository
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768}
@@ -95,6 +95,9 @@ class Experiment:
 
     def configs(self, _folder):
         return []
+
+    def has_results(self, folder):
+        return any(folder.glob("*.csv"))
 
     def report(self, folder):
         raise NotImplementedError
@@ -194,9 +197,9 @@ class Runtime(Experiment):
                   for T in [int(r["T"])]}
         if missed:
             claims.append(["Reformer's chunks miss pairs of one bucket",
-                           f"16 random buckets: {100 * missed[min(missed)]:.0f} % of them at {min(missed):,} tokens, "
-                           f"{100 * missed[max(missed)]:.1f} % at {max(missed):,}",
-                           "even buckets hardly lose any, uneven ones do: see trained buckets"])
+                           f"of 16 random, even buckets: {100 * missed[min(missed)]:.1f} % at {min(missed):,} tokens, "
+                           f"{100 * missed[max(missed)]:.2f} % at {max(missed):,}",
+                           "even buckets hardly lose any; those of trained models, below, do"])
         return claims
 
 
@@ -249,8 +252,12 @@ class TrainedBuckets(Experiment):
             dense = next(float(r["total_ms"]) for r in self.rows(folder)["plain"] if r["pattern"] == "dense" and r["T"] == row["T"])
             if row["pattern"] == "hash" and row["buckets"] == "16":
                 found.append(f"{int(row['T']):,} tokens: {float(row['share_of_pairs']):.0%} of the pairs, {dense / float(row['total_ms']):.1f} x")
+        missed = [f"{int(row['T']):,} tokens: {100 * (1 - float(row['bucket_pairs_seen'])):.0f} %" for row in self.rows(folder)["plain"]
+                  if row["pattern"] == "reformer" and row["buckets"] == "16"]
         return [["Speed is measured on random, even buckets", "16 buckets of a trained model against our dense attention: " + ", ".join(found),
-                 "training makes buckets uneven; standardised scores (balance) or windows keep attention sparse"]] if found else []
+                 "training makes buckets uneven; standardised scores (balance) or windows keep attention sparse"],
+                ["Reformer's chunks miss pairs of one bucket", "of 16 buckets of a trained model: " + ", ".join(missed),
+                 "holds: chunks of one length cannot hold buckets that are uneven"]] if found else []
 
 
 # ---- training runs ---------------------------------------------------------------------------------------------------
@@ -298,20 +305,26 @@ class Quality(Experiment):
     def rows(self, folder, name="quality.csv"):
         return [row for row in read_csv(folder / name) if row["config"] in self.patterns]
 
+    def has_results(self, folder):
+        return not self.home and bool(self.rows(folder)) or any(row["config"] not in EXPERIMENTS[self.home].patterns for row in self.rows(folder))
+
     def baseline(self):
         return "dense" if "dense" in self.patterns else self.patterns[0]
 
-    def plots(self, folder):
-        """Loss against seconds, and against tokens: means over seeds."""
-        rows = self.rows(folder)
+    def plots(self, folder, labels=None, span=1.2):
+        """Loss against seconds, and against tokens: means over seeds. labels: {config: name} of the lines, instead of all. span: how
+        far above the lowest one losses are shown."""
+        rows = [row for row in self.rows(folder) if not labels or row["config"] in labels]
+        most = min(self.per_nat * float(row["loss"]) for row in rows) + span * self.per_nat
         def points(column):
             lines = {}
             for row in rows:
                 if int(row["step"]) > 0:
                     lines.setdefault(row["config"], {}).setdefault(int(row["step"]), []).append(
                         (float(row[column]), self.per_nat * float(row["loss"])))
-            return {name: [tuple(sum(v) / len(v) for v in zip(*at)) for at in steps.values()] for name, steps in lines.items()}
-        what = f"{self.unit.capitalize()} of validation, {int(rows[0]['T']):,} tokens"
+            means = {labels[name] if labels else name: [tuple(sum(v) / len(v) for v in zip(*at)) for at in steps.values()] for name, steps in lines.items()}
+            return {name: [point for point in line if point[1] <= most] for name, line in means.items()}
+        what = f"Validation, {int(rows[0]['T']):,} tokens of context"
         return [line_plot(points("seconds"), what, "seconds of training", self.unit), line_plot(points("tokens"), what, "tokens", self.unit)]
 
     def report(self, folder):
@@ -326,6 +339,9 @@ class Quality(Experiment):
                     layers.setdefault(f"layer {row['layer']}", []).append((int(row["step"]), float(row["effective_buckets"])))
             if layers:
                 parts.append(line_plot(layers, f"{config}, seed 1: effective buckets by layer", "step", "effective buckets"))
+        runs = {(row["config"], row["seed"]) for row in rows}
+        parts.append(note(f"{len(runs)} runs on {', '.join(sorted({row['gpu'] for row in rows}))}, programs built from "
+                          f"{', '.join(sorted({row['commit'] for row in rows}))}."))
         return "\n".join([*parts, "" if self.home else preformatted(folder / "table.md")])
 
     def positions(self, folder):
@@ -347,7 +363,7 @@ class Quality(Experiment):
             if name in found:
                 its = found[name]
                 reached = f", dense's final loss {its.to_loss:.2f} x as fast" if its.to_loss else ", dense's final loss not reached"
-                here.append(f"{name}: {its.tokens_per_s / dense.tokens_per_s:.2f} x the tokens/s of dense, loss {its.loss - dense.loss:+.3f}{reached}")
+                here.append(f"{name}: {its.tokens_per_s / dense.tokens_per_s:.2f} x the tokens/s of dense, loss {its.difference:+.3f}{reached}")
         return [[f"Training is {self.paper[self.length]} as fast at {LENGTHS[self.length]:,} tokens, perplexity no worse", "; ".join(here),
                  f"against today's dense kernels; training whose attention took no time would be {bound(dense):.2f} x as fast as dense"]] if here else []
 
@@ -356,6 +372,7 @@ class Quality(Experiment):
 class SpeedUp:
     """Means over the seeds that the baseline has too."""
     loss: float
+    difference: float  # from the baseline's loss with the same seed
     to_loss: float  # the baseline's seconds over those to its final loss; None where a seed does not reach it
     tokens_per_s: float
     attention: float  # share of a step; None where it was not measured
@@ -373,7 +390,8 @@ def speed_ups(rows, baseline="dense"):
             points = [(float(row["seconds"]), float(row["loss"])) for row in its]
             reached = crossing(points, float(base[-1]["loss"]))
             share = its[-1].get("attention_share")
-            found.setdefault(config, []).append((points[-1][1], float(base[-1]["seconds"]) / reached if reached else None,
+            found.setdefault(config, []).append((points[-1][1], points[-1][1] - float(base[-1]["loss"]),
+                                                 float(base[-1]["seconds"]) / reached if reached else None,
                                                  float(its[-1]["tokens"]) / float(its[-1]["seconds"]), float(share) if share else None))
     def mean(values):
         return None if any(value is None for value in values) else statistics.fmean(values)
@@ -406,10 +424,10 @@ def speed_table(rows, baseline, unit, per_nat):
         attention = None
         if base.attention and its.attention:
             attention = (base.attention / base.tokens_per_s) / (its.attention / its.tokens_per_s)
-        cells.append([config, len(seeds[config]), f"{per_nat * its.loss:.4f}", f"{per_nat * (its.loss - base.loss):+.4f}",
+        cells.append([config, len(seeds[config]), f"{per_nat * its.loss:.4f}", f"{per_nat * its.difference:+.4f}",
                       f"{its.tokens_per_s / 1e3:,.4g}", times(its.tokens_per_s / base.tokens_per_s), times(attention),
                       times(its.to_loss) if its.to_loss else "not reached"])
-    text = table(cells, ["config", "seeds", f"final {unit}", f"minus {baseline}'s", "thousand tokens/s", "speed-up, end to end", "speed-up, attention only",
+    text = table(cells, ["config", "seeds", f"final {unit}", f"minus {baseline}'s of the same seeds", "thousand tokens/s", "speed-up, end to end", "speed-up, attention only",
                          f"speed-up to {baseline}'s final {unit}"])
     if base.attention is not None:
         text += note(f"With attention that takes no time, training would be {bound(base):.2f} x as fast as {baseline}: the bound of the end-to-end speed-up.")
@@ -420,6 +438,24 @@ class Bytes(Quality):
     """The paper's second data set, enwik8, by bytes: bits per byte against time, on the set that --bytes names."""
     data = "bytes_data"
     unit, per_nat = "bits per byte", 1 / math.log(2)
+
+
+FIGURE_LABELS = {"dense": "dense", "hash16": "hash, 16 buckets", "balanced16": "balanced, 16 buckets", "drop70": "drop 70 %",
+                 "near_far": "near and far"}
+
+
+def write_figures(out):
+    """Plots for pages that show the results: OUT/loss.svg, 8k beside 16k, and OUT/runtime.svg."""
+    plots = [EXPERIMENTS[name].plots(out / name, FIGURE_LABELS, 0.9)[0] for name in ("quality_8k", "quality_16k")
+             if EXPERIMENTS[name].has_results(out / name)]
+    if plots:
+        write_whole(out / "loss.svg", side_by_side(plots))
+    rows = EXPERIMENTS["runtime"].rows(out / "runtime")
+    if rows:
+        wanted = {"pytorch_flash dense", "pytorch_cudnn dense", "dense", "drop 50%", "drop 70%", "hash 8", "hash 16", "hash 32", "window"}
+        heads, width = rows[0]["batch_heads"], rows[0]["head_dim"]
+        write_whole(out / "runtime.svg", timing_plot(rows, "total_ms", f"Attention, forward and backward, {heads} heads of {width}",
+                                                     lambda row: line_name(row) in wanted))
 
 
 # ---- the others -------------------------------------------------------------------------------------------------------
@@ -464,7 +500,7 @@ class Steps(Experiment):
 EXPERIMENTS = {
     "runtime": Runtime(),
     "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70"]),
-    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "hash8", "hash32"]),
+    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32"]),
     "trained_buckets": TrainedBuckets(),
     "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
     "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),

@@ -80,13 +80,15 @@ def write_report(out, scale, data, experiments):
     """experiments: {name: experiment}; those that have done nothing yet are left out."""
     folders = {name: out / (experiment.home or name) for name, experiment in experiments.items()}
     stamps = {name: stamps_of(experiment, folders[name]) for name, experiment in experiments.items()}
-    done = {name: experiment for name, experiment in experiments.items() if stamps[name]}
+    done = {name: experiment for name, experiment in experiments.items() if experiment.has_results(folders[name])}
     claims = [claim for name, experiment in done.items() for claim in experiment.claims(folders[name])]
     machines = sorted({stamp["machine"] for of_one in stamps.values() for stamp in of_one})
     parts = [f"<h1>Sparse causal attention, reproduced: scale {scale}</h1>",
              note("Pagliardini et al. 2023, Faster Causal Attention Over Large Sequences Through Sparse Flash Attention, arXiv:2306.01160."),
              table([["written", datetime.date.today().isoformat()], ["machines", "; ".join(machines) or machine()], ["data", data or "-"],
                     ["experiments", ", ".join(done) or "none yet"]], ["what", "which"])]
+    if (out / "about.txt").exists():
+        parts.append(note((out / "about.txt").read_text(encoding="utf-8")))
     if scale == "smoke":
         parts.append("<p><b>Scale smoke: models and texts are so small that the figures mean nothing.</b></p>")
     if claims:

@@ -37,10 +37,16 @@ class Reproduce(unittest.TestCase):
         for part in ("Perplexity against time, 16k", "3.3 x as fast at 16,384", "reformer16", "balanced16.json", "commit", "bits per byte",
                      "miss pairs of one bucket", "speed-up, attention only", "rounds32"):
             self.assertIn(part, report)
+        for figure, count in (("loss.svg", 2), ("runtime.svg", 1)):
+            self.assertEqual((self.out / figure).read_text(encoding="utf-8").count("role="), count)
         begun = time.monotonic()
         again = self.run_it()
         self.assertEqual((again.returncode, "steps" in again.stdout), (0, False), again.stdout)  # all of it is there
         self.assertLess(time.monotonic() - begun, 5)
+        (self.out / "about.txt").write_text("Of one <book>.", encoding="utf-8")
+        (self.out / "report.html").unlink()
+        self.assertEqual(self.run_it("--report-only").returncode, 0)
+        self.assertIn("Of one &lt;book&gt;.", (self.out / "report.html").read_text(encoding="utf-8"))
 
     def test_a_run_that_was_stopped_goes_on(self):
         words = ["--only", "quality_8k"]
@@ -82,7 +88,7 @@ class Reproduce(unittest.TestCase):
                 (("dense", "1", 0, 5, ""), ("dense", "1", 20, 4, "0.5"), ("fast", "1", 0, 5, ""), ("fast", "1", 5, 4, ""),
                  ("fast", "1", 10, 3, "0.1"), ("slow", "1", 0, 5, ""), ("slow", "1", 10, 4.5, ""))]
         found = speed_ups(rows)
-        self.assertEqual(found, {"dense": SpeedUp(4, 1, 5, 0.5), "fast": SpeedUp(3, 4, 10, 0.1), "slow": SpeedUp(4.5, None, 10, None)})
+        self.assertEqual(found, {"dense": SpeedUp(4, 0, 1, 5, 0.5), "fast": SpeedUp(3, -1, 4, 10, 0.1), "slow": SpeedUp(4.5, 0.5, None, 10, None)})
         self.assertEqual(bound(found["dense"]), 2)
         self.assertIn("<td>10.00 x</td>", speed_table(rows, "dense", "loss", 1))  # attention alone: 0.1 s of a step against 0.01
 

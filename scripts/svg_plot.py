@@ -76,3 +76,10 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
         text.append(f'<path d="M{WIDTH - RIGHT + 12} {row}h18" stroke="{colour}" stroke-width="2"{dashes}/>'
                     f'<text x="{WIDTH - RIGHT + 36}" y="{row + 4}">{html.escape(name)}</text>')
     return "\n".join([*text, "</svg>"])
+
+
+def side_by_side(plots):
+    """One picture of plots that line_plot made."""
+    placed = [plot.replace("<svg ", f'<svg x="{i * WIDTH}" ', 1) for i, plot in enumerate(plots)]
+    return (f'<svg viewBox="0 0 {len(plots) * WIDTH} {HEIGHT}" width="{len(plots) * WIDTH}" xmlns="http://www.w3.org/2000/svg">\n'
+            + "\n".join(placed) + "\n</svg>\n")

@@ -51,7 +51,7 @@ CheckpointEvaluationOptions settings_of(const CommandLine& line) {
                                        .data = line.text("data"),
                                        .split = split == "val" ? Split::kVal : Split::kTrain,
                                        .windows = optional_integer(line, "windows", 0, INT32_MAX),
-                                       .batch = optional_integer(line, "batch", 1, 1 << 20),
+                                       .batch = optional_integer(line, "batch", 1, 1 << 30),
                                        .recall = line.flag("recall"),
                                        .short_context = optional_integer(line, "short-context", 2, 1 << 20).value_or(0),
                                        .device = device};

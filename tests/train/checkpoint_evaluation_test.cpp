@@ -261,7 +261,7 @@ TEST_F(Evaluate, WhatDoesNotGoTogetherIsNamed) {
     expect_one_line(program({"--short-context", value}), "evaluate: ", "--short-context: must be ");
   for (const char* option : {"--windows=-1", "--windows=x", "--batch=0", "--batch=1.5"})
     expect_one_line(program({option}), "evaluate: ", ": must be a whole number");
-  expect_one_line(program({"--batch=1000000"}), "evaluate: ", "--batch: 1000000 sequences of 64 tokens: needs");
+  expect_one_line(program({"--batch=1000000000"}), "evaluate: ", "--batch: 1000000000 sequences of 64 tokens: needs");
 }
 
 TEST_F(Evaluate, ASetThatDoesNotFitIsNamed) {
