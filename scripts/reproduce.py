@@ -4,6 +4,7 @@
   scripts/reproduce.sh --scale smoke                        minutes on a CPU: that everything runs; its figures mean nothing
   scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: hours on one GPU
   scripts/reproduce.sh --scale paper --gpus 8               the paper's setting, 7.9 G tokens a run, on data/openwebtext2
+  scripts/reproduce.sh --scale paper --ranks 8              the same, each run on 8 GPUs
   scripts/reproduce.sh --only quality_8k,recall --gpus 2    some of them; --list names them
 
 The same command goes on where it was stopped, by a signal too. OUT (default results/reproduce_SCALE) gets a folder for each
@@ -93,10 +94,13 @@ def parse(arguments):
     parser.add_argument("--out", metavar="DIR", help="default: results/reproduce_SCALE")
     parser.add_argument("--seeds", metavar="N,...", help="default: that of the scale, 1,2 (smoke: 1)")
     parser.add_argument("--gpus", metavar="N or N,N,...", help="one training run at a time on each")
+    parser.add_argument("--ranks", type=int, metavar="N", help="instead: each run of quality_*, mixtures_8k and bytes_8k on N GPUs, by mpirun")
     parser.add_argument("--programs", default=TOP, metavar="DIR", help="where train and the others are; default: the top of the repository")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is in OUT")
     parser.add_argument("--list", action="store_true", help="name the experiments")
     args = parser.parse_args(arguments)
+    if args.ranks is not None and (args.ranks < 1 or args.gpus):
+        fail(f"--ranks: must be at least 1, not {args.ranks}" if args.ranks < 1 else "--ranks: goes without --gpus, which gives each run one GPU")
     args.programs = near(args.programs)
     args.experiments = {}
     for name in args.only.split(","):
@@ -145,7 +149,7 @@ def main(arguments):
         check(args)
     elif not args.out.is_dir():
         fail(f"--out: {args.out}: is not there; it is the folder of an earlier run")
-    context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.seeds)
+    context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds)
     if args.report_only:
         report(context)
     else:

@@ -24,14 +24,16 @@ class Scale:
     """What the scales differ in. lengths: what stands for 8k, 16k, ... tokens. shrink: of windows and blocks."""
     lengths: dict
     model: dict
-    batch: int   # tokens of a step
-    tokens: int  # of a run
+    batch: int  # tokens of a step
+    steps: int  # of a run
     schedule: dict
     windows: int  # of an evaluation, of 8k tokens
     recall: list
     bench: list
     peers: list  # of PyTorch's kernels for dense attention
     flex: list = ()  # of FlexAttention, which compiles for each length
+    batches: dict = dataclasses.field(default_factory=dict)  # {length: batch} where it is another one
+    evaluations: int = 15  # of a run
     seeds: str = "1,2"
     order: str = "epoch"
     clip: float = 1.0
@@ -40,22 +42,27 @@ class Scale:
     def tokens_of_evaluation(self):
         return self.windows * self.lengths["8k"]
 
+    def sequences(self, length):
+        """Of a step."""
+        return max(1, self.batches.get(length, self.batch) // self.lengths[length])
+
 
 LENGTHS = {"8k": 8192, "16k": 16384, "32k": 32768, "64k": 65536}
 SCALES = {
     "smoke": Scale(
-        lengths={"8k": 128, "16k": 256, "32k": 384, "64k": 512}, model={"n_layer": 2, "n_head": 6, "n_embd": 48}, batch=1536, tokens=23_040,
+        lengths={"8k": 128, "16k": 256, "32k": 384, "64k": 512}, model={"n_layer": 2, "n_head": 6, "n_embd": 48}, batch=1536, steps=15,
         schedule=COSINE, windows=8, seeds="1", shrink=64, peers=[],
         recall=["--lengths", "32", "--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width",
                 "32", "--vocabulary", "32", "--patterns", "dense,hash8,near_far"],
         bench=["--length", "256,512", "--batch", "1", "--heads", "6", "--repeats", "1", "--device", "cpu"]),
     "small": Scale(
-        lengths=LENGTHS, model=GPT2, batch=65_536, tokens=49_152_000, schedule=COSINE, windows=64,
+        lengths=LENGTHS, model=GPT2, batch=65_536, steps=750, schedule=COSINE, windows=64,
         recall=["--lengths", "1024,4096,16384", "--tokens", "100M", "--patterns", RECALL_PATTERNS],
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"],
         peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"], flex=["--lengths", "8192,16384", "--repeats", "3"]),
     "paper": Scale(
-        lengths=LENGTHS, model=GPT2, batch=524_288, tokens=7_864_320_000, windows=384, order="random", clip=0.0,
+        lengths=LENGTHS, model=GPT2, batch=524_288, batches={"16k": 30 * 16384}, steps=15_000, windows=192, evaluations=150, order="random",
+        clip=0.0,
         schedule={"schedule": "onecycle", "lr": 1e-3, "warmup": 0.02, "initial_ratio": 0.01, "final_ratio": 0.2},
         recall=["--lengths", "1024,4096,16384,32768", "--tokens", "500M", "--patterns", RECALL_PATTERNS],
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
@@ -66,15 +73,20 @@ SCALES = {
 
 class Context:
     """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None."""
-    def __init__(self, scale_name, out, programs, data, bytes_data, gpus, seeds):
+    def __init__(self, scale_name, out, programs, data, bytes_data, gpus, ranks, seeds):
         self.scale_name, self.scale, self.out, self.programs = scale_name, SCALES[scale_name], out, programs
         self.data, self.bytes_data, self.seeds = data, bytes_data, seeds or self.scale.seeds
-        self.gpus = ["--gpus", gpus] if gpus else []
+        self.gpus, self.ranks = ["--gpus", gpus] if gpus else [], ranks
         path = str(programs)
         self.prefix = "./" if path == "." else f"{path}/" if os.path.isabs(path) else f"./{path}/"
 
     def program(self, name):
         return self.prefix + name
+
+    def train_command(self):
+        """For compare.py --train."""
+        train = shlex.quote(self.program("train"))
+        return f"mpirun -n {self.ranks} --bind-to none {train}" if self.ranks else train
 
     def recorded(self, command):
         """The same wherever the repository, the programs and OUT are."""
@@ -275,7 +287,7 @@ class Quality(Experiment):
 
     def config(self, scale, name):
         T = scale.lengths[self.length]
-        batch = max(1, scale.batch // T)
+        batch = scale.sequences(self.length)
         # The largest micro-batch of about 65,536 tokens that divides the batch.
         micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % m == 0)
         window, block = max(4, 128 // scale.shrink), max(8, 512 // scale.shrink)
@@ -283,7 +295,7 @@ class Quality(Experiment):
                 "attention": attention_of(name, scale.model["n_head"], window, block, scale.model["n_layer"]),
                 "data": {"order": scale.order}, "train": {"batch_size": batch, "micro_batch_size": micro},
                 "optimizer": {"clip": scale.clip}, "schedule": scale.schedule,
-                "eval": {"windows": max(2, scale.tokens_of_evaluation() // T), "every": max(1, scale.tokens // (batch * T) // 15)}}
+                "eval": {"windows": max(2, scale.tokens_of_evaluation() // T), "every": max(1, scale.steps // scale.evaluations)}}
 
     def steps(self, context, folder):
         folder.joinpath("configs").mkdir(parents=True, exist_ok=True)
@@ -294,8 +306,9 @@ class Quality(Experiment):
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 path.write_text(text, encoding="utf-8")
             configs.append(f"{name}={path}")
-        train = [sys.executable, SCRIPTS / "compare.py", "--data", getattr(context, self.data), "--out", folder, "--tokens", context.scale.tokens,
-                 "--seeds", context.seeds, "--baseline", self.baseline(), "--train", shlex.quote(context.program("train")), *context.gpus, *configs]
+        tokens = context.scale.steps * context.scale.sequences(self.length) * context.scale.lengths[self.length]
+        train = [sys.executable, SCRIPTS / "compare.py", "--data", getattr(context, self.data), "--out", folder, "--tokens", tokens, "--seeds",
+                 context.seeds, "--baseline", self.baseline(), "--train", context.train_command(), *context.gpus, *configs]
         positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--evaluate", context.program("evaluate")]
         return [(self.step_names[0], train, 10 * len(self.patterns)), (self.step_names[1], positions, 1)]
 

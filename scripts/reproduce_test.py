@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Checks scripts/reproduce.sh at the scale smoke. Needs the programs at the top of the repository."""
+import json
 import os
 import pathlib
 import re
@@ -12,7 +13,32 @@ import unittest
 import xml.etree.ElementTree
 
 from prepare_dataset import TOP
-from reproduce_experiments import SpeedUp, bound, crossing, speed_table, speed_ups
+from reproduce_experiments import EXPERIMENTS, SCALES, SpeedUp, bound, crossing, speed_table, speed_ups
+
+
+class Settings(unittest.TestCase):
+    def test_scales(self):
+        """Those of the paper: 15,000 steps of 64 sequences of 8,192 tokens, of 30 of 16,384."""
+        for length, sequences in (("8k", 64), ("16k", 30)):
+            config = EXPERIMENTS[f"quality_{length}"].config(SCALES["paper"], "hash16")
+            self.assertEqual((config["train"]["batch_size"], config["eval"]["every"]), (sequences, 100))
+            self.assertEqual(config["train"]["batch_size"] % config["train"]["micro_batch_size"], 0)
+        committed = json.loads((TOP / "results/small/quality_8k/configs/near_far.json").read_text(encoding="utf-8"))
+        self.assertEqual(EXPERIMENTS["quality_8k"].config(SCALES["small"], "near_far"), committed)
+
+    def test_every_config_is_one_that_train_accepts(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for scale in SCALES.values():
+                for experiment in EXPERIMENTS.values():
+                    for name in getattr(experiment, "patterns", ()):
+                        config = experiment.config(scale, name)
+                        config["model"].update(n_layer=len(config["attention"]) if isinstance(config["attention"], list) else 2, n_embd=48,
+                                               sequence_length=128, vocab_size=300)
+                        config["train"].update(batch_size=1, micro_batch_size=1)
+                        path = pathlib.Path(folder) / "config.json"
+                        path.write_text(json.dumps(config), encoding="utf-8")
+                        done = subprocess.run([TOP / "bench", "step", path, "--device", "cpu", "--repeats", "1"], capture_output=True, text=True)
+                        self.assertEqual(done.returncode, 0, f"{name}: {done.stderr}")
 
 
 class Reproduce(unittest.TestCase):
@@ -75,6 +101,7 @@ class Reproduce(unittest.TestCase):
 
     def test_words_are_checked(self):
         for words, part in ((["--only", "dreams"], "there is no dreams"), (["--programs", "none"], "none/train: not there"),
+                            (["--ranks", "0"], "--ranks: must be at least 1"), (["--ranks", "2", "--gpus", "2"], "goes without --gpus"),
                             (["--scale", "small"], "name a prepared set"), (["--scale", "small", "--data", "none"], "none holds no prepared set")):
             done = self.run_it(*words)
             self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
