@@ -9,18 +9,26 @@ def near_far(heads, window):
             {"heads": far, "pattern": "hash", "buckets": 8, "bias_rate": 0.1}]
 
 
-def attention_of(name, heads, window=128, block=512, layers=12):
-    """The attention of a config, or None if there is no such name:
+MEANINGS = {
+    "dense": "all earlier tokens",
+    "window": "the last 128 tokens (where attention is timed by itself: 256)",
+    "near_far": "10 of 12 heads see a window of 128 tokens, 2 hash into 8 buckets with fixed directions and a learned bias per bucket",
+    "hashN": "N buckets by random directions, drawn anew in every step, as in the paper",
+    "balancedN": "the same with scores standardised by those of earlier tokens (attention.balance prefix), so that buckets are more even",
+    "biasN": "N buckets with fixed directions and a learned bias per bucket",
+    "unionN": "balancedN, and the last 256 tokens in the same softmax",
+    "roundsN": "balancedN in two independent rounds",
+    "endsN": "hashN, and dense attention in the last tenth of the steps",
+    "layersN": "balancedN in every fourth layer, a window in the others",
+    "dropN": "N % of queries and of keys dropped at random in each layer, as in the paper",
+    "reformerN": "the same and the previous chunk of the tokens sorted by bucket; what a token sees depends on later tokens",
+    "blocks": "the 3 blocks of 512 tokens that suit a query best, its own among them",
+    "mixture": "4 of 12 heads see a window of 256 tokens, the others hash into 16 buckets",
+}
 
-    dense, window, near_far   all earlier tokens; the last `window` of them; heads of both kinds
-    hashN, balancedN, biasN   N buckets, as in the paper; standardised; with fixed directions and a learned bias
-    unionN, roundsN           N standardised buckets with 2 windows' width of near tokens in the same softmax; with two rounds
-    endsN                     hashN, and dense attention in the last tenth of the steps
-    layersN                   every fourth layer balancedN, the others a window
-    dropN                     N % of queries and keys left out
-    reformer, reformerN       Reformer's chunks with 16 or N buckets
-    blocks                    the best 3 blocks
-    """
+
+def attention_of(name, heads, window=128, block=512, layers=12):
+    """The attention of a config, or None if there is no such name: a key of MEANINGS, with a number for N."""
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}

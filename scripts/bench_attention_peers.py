@@ -10,6 +10,7 @@ the block mask is in prepare_ms. flex_window is FlexAttention where a token sees
 times are medians by CUDA events after a warm-up. A case that fails is named on the console and left out.
 """
 import argparse
+import os
 import statistics
 import sys
 
@@ -41,10 +42,12 @@ def main():
     gpu = torch.cuda.get_device_name()
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     heads = args.batch * args.heads
-    outputs = []  # rows are written as they come: a run that is stopped keeps what it has
+    outputs = []  # rows are written as they come: of a run that is stopped they are in --append, or in the .partial file
     if args.csv:
-        outputs.append(open(args.csv, "w", encoding="utf-8"))
+        outputs.append(open(args.csv + ".partial", "w", encoding="utf-8"))
         outputs[-1].write(COLUMNS + "\n")
+    if args.append and not os.path.exists(args.append):
+        sys.exit(f"bench_attention_peers.py: {args.append}: is not there; --csv writes a new table")
     if args.append:
         outputs.append(open(args.append, "a+", encoding="utf-8"))
         outputs[-1].seek(0)
@@ -54,7 +57,7 @@ def main():
     def timed(works, inputs, repeats):
         """Medians of the milliseconds of each of `works`, which follow one another from cold caches and get what the one before
         gave, on fresh inputs each time, as ./bench attention does it: at the power limit it matters what came before. Also the
-        20th and 80th percentiles of their sum."""
+        20th, 50th and 80th percentiles of their sum."""
         times = [[] for _ in works]
         for i in range(repeats + 1):  # the first is for warming up
             with torch.no_grad():
@@ -72,7 +75,7 @@ def main():
                 for of_work, start, end in zip(times, events, events[1:]):
                     of_work.append(start.elapsed_time(end))
         total = sorted(sum(run) for run in zip(*times))
-        return [statistics.median(x) for x in times], [total[round(share * (len(total) - 1))] for share in (0.2, 0.8)]
+        return [statistics.median(x) for x in times], [total[round(share * (len(total) - 1))] for share in (0.2, 0.5, 0.8)]
 
     def report(system, pattern, length, buckets, prepare, attend):
         try:
@@ -83,13 +86,13 @@ def main():
                 (prepare_ms,), _ = timed([lambda _: prepare()], [], 1)
                 context = prepare()
             dout = torch.randn_like(inputs[0])
-            (forward_ms, backward_ms), (low, high) = timed([lambda _: attend(*inputs, context),
+            (forward_ms, backward_ms), (low, total, high) = timed([lambda _: attend(*inputs, context),
                                                             lambda out: torch.autograd.grad(out, inputs, dout)],
                                                            inputs, args.repeats)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
             return
-        total = prepare_ms + forward_ms + backward_ms
+        total += prepare_ms
         row = (f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},0,{prepare_ms:g},{forward_ms:g},"
                f"{backward_ms:g},{total:g},{prepare_ms + low:g},{prepare_ms + high:g},,,random,{gpu}\n")
         for file in outputs:
@@ -143,6 +146,8 @@ def main():
                 sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash', 'flex_window'])}")
     for file in outputs:
         file.close()
+    if args.csv:
+        os.replace(args.csv + ".partial", args.csv)
 
 
 if __name__ == "__main__":

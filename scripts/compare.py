@@ -157,14 +157,17 @@ def main():
         refuse_launcher(train, args.gpus)
         gpus = parse_gpus(args.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if args.gpus else [None]
         plan = make_plan(args)
+        wanted = list(jobs_of(plan))
         if file.exists():
             plan = join_plans(plan, read_plan(file), file, earlier)
+        elif earlier:
+            fail(f"{args.out}/quality.csv: has runs, but there is no compare.json that says how they were made; use another --out or remove it")
         plan["baseline"] = choose_baseline(plan, args.baseline)
         try:
             (args.out / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fail(f"--out: {args.out}: {error.strerror}")
-        runner = Runner(plan, args.out, train, gpus, earlier)
+        runner = Runner(plan, wanted, args.out, train, gpus, earlier)
         failed = runner.run_all(args.timing_steps, lambda: report(plan, args.out, earlier, plots=False))
         stopped = runner.signal
     warn_of_differences(plan, finished_runs(plan, args.out, earlier))

@@ -97,10 +97,19 @@ def describe_config(name, entry, common):
     entry["pattern"] = pattern_of(config.get("attention", {}), given)
 
 
+def shards_of(data):
+    """The checksums of a prepared set, or None where it is not one; ./train says what is wrong."""
+    try:
+        manifest = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
+        return [shard["xxh3"] for split in ("train", "val") for shard in manifest["splits"][split]["shards"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def make_plan(args):
     """What the runs are. It stays as it is in OUT/compare.json; configs and seeds may be added."""
     configs = [parse_config(text) for text in args.configs]
-    plan = {"data": str(args.data), "tokens": args.tokens and parse_count(args.tokens), "seconds": args.seconds,
+    plan = {"data": str(args.data), "shards": shards_of(args.data), "tokens": args.tokens and parse_count(args.tokens), "seconds": args.seconds,
             "set": [parse_setting(s, "--set") for s in args.set], "seeds": parse_seeds(args.seeds), "configs": {}}
     for name, entry in configs:
         if name in plan["configs"]:
@@ -139,14 +148,15 @@ def read_plan(file):
 def join_plans(plan, earlier, file, reported=()):
     """The plan with the configs, seeds and speeds of the earlier one. What has runs must not be contradicted. reported: (config, seed)
     of the runs in quality.csv, whose folders may be gone."""
-    other, runs = "; use another --out, give the same, or remove its runs and quality.csv", file.parent / "runs"
+    other, runs = "; use another --out, give the same, or remove its runs and its rows of quality.csv", file.parent / "runs"
     named = {config for config, _ in reported}
     earlier["configs"] = {name: entry for name, entry in earlier["configs"].items()
                           if any(runs.glob(f"{name}-s*")) or any(name + suffix in named for suffix in ("", "-tokens", "-seconds"))}
     if not earlier["configs"]:
         return plan
+    same_data = plan["shards"] and plan["shards"] == earlier.get("shards")  # at another place
     for key in ("data", "tokens", "seconds", "set"):
-        if plan[key] != earlier[key]:
+        if plan[key] != earlier[key] and not (key == "data" and same_data):
             fail(f"{file}: was made with {key} {earlier[key]}, not {plan[key]}{other}")
     for name, entry in plan["configs"].items():
         known = earlier["configs"].get(name, entry)

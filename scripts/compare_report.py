@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import statistics
+import sys
 
 from plot_metrics import read_run
 from plotting import NEEDS_MATPLOTLIB, find_pyplot
@@ -115,12 +116,16 @@ def run_of_folder(folder, config, seed):
     return Run(rows, layer_rows, headers[0][1]["config"])
 
 
-def read_rows(path):
+def read_rows(path, *columns):
     """{(config, seed): rows} of a table of an earlier report; nothing where there is none."""
     found = {}
     if path.exists():
         with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
+            reader = csv.DictReader(file)
+            missing = {"config", "seed", "step", *columns} - set(reader.fieldnames or ())
+            if missing:
+                sys.exit(f"compare.py: {path}: has no column {min(missing)}; it is not a table of compare.py. Use another --out, or remove it")
+            for row in reader:
                 found.setdefault((row["config"], int(row["seed"])), []).append(row)
     return found
 
@@ -128,7 +133,7 @@ def read_rows(path):
 def earlier_runs(out):
     """{(config, seed): run} of the tables in OUT, whose folders need not be there any more."""
     layer_rows = read_rows(out / "segments.csv")
-    return {key: Run(rows, layer_rows.get(key, [])) for key, rows in read_rows(out / "quality.csv").items()}
+    return {key: Run(rows, layer_rows.get(key, [])) for key, rows in read_rows(out / "quality.csv", "T", "tokens", "seconds", "loss").items()}
 
 
 def csv_text(columns, rows):
@@ -211,7 +216,7 @@ def table_text(runs, budget, baseline):
             with_spread([run.buckets for run in mine], 2), with_spread([run.share for run in mine], 4),
             f"{statistics.fmean(run.last[TOKENS] / run.last[SECONDS] for run in mine):,.0f}", with_spread(attention, 1)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     at = f"{least['seconds']:.1f} s" if other == "seconds" else f"{least['tokens']:,.0f} tokens"
     return (f"Equal {budget}, T = {runs[0].length:,}. Means over seeds, in brackets largest minus smallest; losses are of validation, seconds "

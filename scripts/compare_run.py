@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from compare_plan import fail, jobs_of, longest_first, steps_of, suffix_of
+from compare_plan import fail, longest_first, steps_of, suffix_of
 from compare_progress import Follower, Progress, duration
 from compare_report import read_records, write_whole
 
@@ -122,10 +122,11 @@ class TrainingRun(Child):
 
 
 class Runner:
-    """gpus: values of CUDA_VISIBLE_DEVICES, each for one run at a time; [None] leaves the environment as it is."""
+    """wanted: the jobs of the plan that are to be made. gpus: values of CUDA_VISIBLE_DEVICES, each for one run at a time; [None] leaves
+    the environment as it is."""
 
-    def __init__(self, plan, out, train, gpus, earlier):
-        self.plan, self.out, self.train, self.gpus, self.earlier = plan, out, train, gpus, earlier
+    def __init__(self, plan, wanted, out, train, gpus, earlier):
+        self.plan, self.wanted, self.out, self.train, self.gpus, self.earlier = plan, wanted, out, train, gpus, earlier
         self.progress, self.signals, self.passed_on, self.failed = Progress(plan, len(gpus)), [], 0, []
 
     @property
@@ -221,7 +222,7 @@ class Runner:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda number, _: self.signals.append(number))
-        jobs = [job for job in jobs_of(self.plan) if not self.is_finished(*job)]
+        jobs = [job for job in self.wanted if not self.is_finished(*job)]
         for config in dict.fromkeys(job[1] for job in jobs):
             if not self.signal:
                 self.check(config)

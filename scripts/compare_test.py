@@ -125,6 +125,15 @@ def check_tokens(fixture):
     code, stdout, _ = fixture.run("tokens", "--tokens", "2k", "--seeds", "1,2,3")
     check("a seed more", (code, "hash-s3: 20 steps" in stdout, "hash-s1: 20 steps" in stdout, len(fixture.rows("tokens"))),
           (0, True, False, 2 * 3 * 5))
+    code, stdout, _ = fixture.run("tokens", "--tokens", "2k", "--seeds", "4", configs=("dense",))
+    check("no other config gets the new seed", (code, "dense-s4: 20 steps" in stdout, "hash-s4" in stdout, len(fixture.rows("tokens"))),
+          (0, True, False, 7 * 5))
+    plan = fixture.folder / "tokens/compare.json"
+    text = plan.read_text(encoding="utf-8")
+    plan.unlink()
+    code, _, stderr = fixture.run("tokens", "--tokens", "2k", "--seeds", "4", configs=("dense",))
+    check("rows without a plan", (code, stderr.count("\n"), "no compare.json" in stderr), (1, 1, True))
+    plan.write_text(text, encoding="utf-8")
     code, _, stderr = fixture.run("tokens", "--tokens", "3k", "--seeds", "1,2")
     check("another budget", (code, "made with tokens 2000, not 3000" in stderr), (1, True))
 

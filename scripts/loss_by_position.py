@@ -3,34 +3,40 @@
 
   scripts/loss_by_position.py --out runs/compare
 
-Evaluates the newest checkpoint of each run in OUT/runs on the validation windows of its config and writes OUT/positions.csv: config, seed, first
-and last position, tokens, loss. Rows of runs whose folder was removed since stay.
+Evaluates the last checkpoint of each run in OUT/runs on the validation windows of its config and writes OUT/positions.csv: config, seed,
+step, first and last position, tokens, loss. Rows of runs whose folder was removed since stay while quality.csv has the run.
 """
 import argparse
 import csv
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 
 import children
+from compare_report import csv_text, earlier_runs, read_rows, write_whole
 
-COLUMNS = ("config", "seed", "first", "last", "tokens", "loss")
+COLUMNS = ("config", "seed", "step", "first", "last", "tokens", "loss")
 
 
 def main(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="the --out of compare.py")
+    parser.add_argument("--seeds", metavar="N,...", help="only these; default: all")
     parser.add_argument("--evaluate", default="./evaluate", metavar="PROGRAM", help="default: %(default)s")
     args = parser.parse_args(words)
-    file, rows = args.out / "positions.csv", []
-    if file.exists():
-        with open(file, encoding="utf-8", newline="") as table:
-            rows = list(csv.DictReader(table))
-    known = {(row["config"], row["seed"]) for row in rows}
+    if not shutil.which(args.evaluate):
+        sys.exit(f"loss_by_position.py: --evaluate: {args.evaluate}: there is no such program; scripts/setup.sh builds it")
+    finished = {key: run.last[0] for key, run in earlier_runs(args.out).items()}  # with their last steps
+    file = args.out / "positions.csv"
+    rows = [row for of_run in read_rows(file).values() for row in of_run
+            if finished.get((row["config"], int(row["seed"]))) == int(row["step"])]
+    known = {(row["config"], int(row["seed"])) for row in rows}
     for run in sorted((args.out / "runs").glob("*-s*")):
-        match = re.fullmatch(r"(.+)-s(\d+)", run.name)
-        if not match or match.groups() in known or not list(run.glob("checkpoint-*/checkpoint.xxh3")):
+        match = re.fullmatch(r"(.+)-s(\d+)(|-tokens|-seconds)", run.name)
+        key = (match[1] + match[3], int(match[2])) if match else None
+        if key not in finished or key in known or (args.seeds and match[2] not in args.seeds.split(",")) or not list(run.glob("checkpoint-*")):
             continue
         with tempfile.TemporaryDirectory() as folder:
             table = pathlib.Path(folder) / "evaluation.csv"
@@ -39,17 +45,13 @@ def main(words):
             if code != 0:
                 sys.exit(f"loss_by_position.py: evaluating {run} failed")
             with open(table, encoding="utf-8", newline="") as evaluation:
-                rows += [dict(zip(COLUMNS, (*match.groups(), row["first"], row["last"], row["tokens"], row["loss"])))
+                rows += [dict(zip(COLUMNS, (*key, finished[key], row["first"], row["last"], row["tokens"], row["loss"])))
                          for row in csv.DictReader(evaluation) if row["table"] == "positions"]
-        partial = file.with_name(file.name + ".partial")
-        with open(partial, "w", encoding="utf-8", newline="") as table:
-            writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(file)
+        write_whole(file, csv_text(COLUMNS, rows))
     if not rows:
-        sys.exit(f"loss_by_position.py: {args.out}: has no runs with checkpoints; --out is that of compare.py")
+        sys.exit(f"loss_by_position.py: {args.out}: has no finished runs with checkpoints; --out is that of compare.py")
+    print(f"wrote {file}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    children.main(main, sys.argv[1:])

@@ -60,25 +60,27 @@ def config_of(args, pattern, T):
     }
 
 
-def make_data(args, T, folder, needed):
-    """As many sequences as the runs take, so that none comes twice. needed: else an earlier set is only compared with what is wanted."""
+def make_data(args, T, folder, results):
+    """As many sequences as the runs take, so that none comes twice; nothing where all runs have been evaluated. results: the folder of this
+    length, whose data.json says what its results, and the data, were made with."""
+    needed = not all((results / "evaluations" / f"{name}.csv").exists() for *_, name in all_runs(args))
     sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
     wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary}
-    stamp = folder.parent / (folder.name + ".json")
-    if (folder / "manifest.json").exists() or (not needed and stamp.exists()):
+    stamp = results / "data.json"
+    if stamp.exists():
         try:
             made = json.loads(stamp.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             made = None
         if made != wanted:
-            fail(f"{folder}: was made for other --pairs, --vocabulary, --batch or --tokens; give another --out")
+            fail(f"{results}: was made with other --pairs, --vocabulary, --batch or --tokens; give another --out")
+    if not needed or (stamp.exists() and (folder / "manifest.json").exists()):
         return
-    if not needed:
-        return
+    results.mkdir(parents=True, exist_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(json.dumps(wanted), encoding="utf-8")
     command = [args.prepare, "synthetic", args.task, "--length", T, "--sequences", sequences, "--vocabulary", args.vocabulary,
-               "--output", folder]
+               "--output", folder, "--overwrite"]
     run(command + (["--pairs", args.pairs] if args.pairs is not None else []), "making the sequences")
 
 
@@ -212,7 +214,7 @@ def main(words):
     for number, T in enumerate(args.lengths, 1):
         folder, data = args.out / args.task / str(T), args.out / "data" / f"{args.task}_{T}"
         print(f"T = {T:,}, {number} of {len(args.lengths)} lengths", flush=True)
-        make_data(args, T, data, not all((folder / "evaluations" / f"{name}.csv").exists() for *_, name in all_runs(args)))
+        make_data(args, T, data, folder)
         configs = []
         for pattern in args.patterns:
             path = args.out / "configs" / f"{pattern}_{T}.json"
@@ -229,4 +231,4 @@ def main(words):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    children.main(main, sys.argv[1:])

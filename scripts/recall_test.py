@@ -43,9 +43,10 @@ class Recall(unittest.TestCase):
         done = self.run_recall(*SMALL)
         self.assertEqual((done.returncode, (self.out / "data/induction_32").exists()), (0, False), done.stderr)
         self.assertEqual((self.out / "induction.csv").read_text(encoding="utf-8"), table)
-        again = self.run_recall(*SMALL, "--tokens", "300k")
-        self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
-        self.assertIn("give another --out", again.stderr)
+        for words in (["--tokens", "300k"], ["--vocabulary", "16"], ["--seeds", "1,2", "--pairs", "2"]):
+            again = self.run_recall(*SMALL, *words)
+            self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
+            self.assertIn("give another --out", again.stderr)
 
     def test_words_are_checked(self):
         for words, part in ((["--patterns", "spiral"], "there is no spiral"), (["--lengths", "8"], "at least 16"),

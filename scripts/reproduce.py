@@ -4,18 +4,21 @@
   scripts/reproduce.sh --scale smoke                        minutes on a CPU: that everything runs; its figures mean nothing
   scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: hours on one GPU
   scripts/reproduce.sh --scale paper --gpus 8               the paper's setting, 7.9 G tokens a run, on data/openwebtext2
-  scripts/reproduce.sh --scale paper --ranks 8              the same, each run on 8 GPUs
+  scripts/reproduce.sh --scale paper --only quality_8k --ranks 8    each run on 8 GPUs
   scripts/reproduce.sh --only quality_8k,recall --gpus 2    some of them; --list names them
 
 The same command goes on where it was stopped, by a signal too. OUT (default results/reproduce_SCALE) gets a folder for each
 experiment, with configs, tables and runs, and report.html: one file with every plot and table, to be read offline, which begins with
-OUT/about.txt where there is one. Folders of finished runs (OUT/*/runs) may be removed; their results stay.
+OUT/about.txt where there is one. Folders of finished runs (OUT/*/runs) may be removed when trained_buckets and the losses by position
+have been measured on them; results stay.
 """
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
 import time
@@ -31,9 +34,27 @@ def fail(message):
     sys.exit(f"reproduce.py: {message}")
 
 
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def is_done(context, folder, name, command):
-    stamp = folder / f"{name}.done.json"
-    return stamp.exists() and json.loads(stamp.read_text(encoding="utf-8"))["command"] == context.recorded(command)
+    return read_json(folder / f"{name}.done.json").get("command") == context.recorded(command)
+
+
+def settle_scale(args):
+    """OUT/reproduce.json says at which scale and on what data OUT was made."""
+    path = args.out / "reproduce.json"
+    made = read_json(path)
+    if args.report_only:
+        if not made:
+            fail(f"--out: {args.out}: is not a folder of an earlier run: it has no reproduce.json")
+        args.scale, args.data = made["scale"], made["data"]
+        return
+    for key, now in (("scale", args.scale), ("data", args.data and str(args.data))):
+        if made and now and made[key] not in (None, now):
+            fail(f"--{key}: {args.out} was made with {made[key]}, not {now}; give another --out")
+    reproduce_report.write_json(path, {"scale": args.scale, "data": str(args.data) if args.data else made.get("data")})
 
 
 def report(context):
@@ -51,17 +72,25 @@ def run_all(context, experiments):
     for number, (name, folder, step, command, cost) in enumerate(waiting, len(plan) - len(waiting) + 1):
         spent = time.monotonic() - began
         left = f", about {reproduce_report.minutes(spent / done * (whole - done))} left" if done else ""
+        problem = experiments[name].problem(context, step)
+        if problem:
+            print(f"reproduce.py: {name} ({step}) is left out: {problem}", file=sys.stderr)
+            continue
         print(f"reproduce.py: {name} ({step}), {number} of {len(plan)} steps; {reproduce_report.minutes(spent)} so far{left}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        start = time.time()
+        stamp = folder / f"{step}.done.json"
+        start, before = time.time(), read_json(stamp).get("seconds", 0) + read_json(folder / f"{step}.begun.json").get("seconds", 0)
         code = children.run(command)
+        seconds = {"seconds": round(before + time.time() - start, 1)}
         if code != 0:
+            reproduce_report.write_json(folder / f"{step}.begun.json", seconds)
             report(context)
             children.end_if_stopped(code)
             fail(f"{name} ({step}) failed; the same command goes on from there. It was: {shlex.join(map(str, command))}")
-        stamp = {"command": context.recorded(command), "seconds": round(time.time() - start, 1), "date": datetime.date.today().isoformat(),
-                 "commit": reproduce_report.commit_of(context.program("train")), "machine": reproduce_report.machine()}
-        folder.joinpath(f"{step}.done.json").write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
+        reproduce_report.write_json(stamp, {
+            "command": context.recorded(command), **seconds, "date": datetime.date.today().isoformat(),
+            "commit": reproduce_report.commit_of(context.program("train")), "machine": reproduce_report.machine()})
+        folder.joinpath(f"{step}.begun.json").unlink(missing_ok=True)
         done += cost
         report(context)
     report(context)
@@ -85,7 +114,7 @@ def near(path):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(prog="reproduce.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="reproduce.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     scales, names = reproduce_experiments.SCALES, reproduce_experiments.EXPERIMENTS
     parser.add_argument("--scale", choices=scales, default="small")
     parser.add_argument("--only", default=",".join(names), metavar="NAME,...", help="default: all")
@@ -99,6 +128,10 @@ def parse(arguments):
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is in OUT")
     parser.add_argument("--list", action="store_true", help="name the experiments")
     args = parser.parse_args(arguments)
+    if args.seeds and not re.fullmatch(r"\d+(,\d+)*", args.seeds):
+        fail(f"--seeds: must be whole numbers like 1,2, not {args.seeds}")
+    if args.gpus and not re.fullmatch(r"\d+(,\d+)*", args.gpus):
+        fail(f"--gpus: must be how many, as in 4, or which, as in 0,2,3, not {args.gpus}")
     if args.ranks is not None and (args.ranks < 1 or args.gpus):
         fail(f"--ranks: must be at least 1, not {args.ranks}" if args.ranks < 1 else "--ranks: goes without --gpus, which gives each run one GPU")
     args.programs = near(args.programs)
@@ -119,12 +152,21 @@ def has_set(folder):
 
 
 def check(args):
+    scale = reproduce_experiments.SCALES[args.scale]
     for program in ("train", "bench", "evaluate", "prepare_data"):
         if not os.access(args.programs / program, os.X_OK):
             fail(f"{args.programs / program}: not there; scripts/setup.sh builds it, --programs says where it is")
     if args.scale != "smoke":
+        if reproduce_report.machine() == "no GPU":
+            fail(f"--scale: {args.scale} needs a GPU, and nvidia-smi shows none; smoke runs on a CPU")
         if any(experiment.data == "data" for experiment in args.experiments.values()) and not has_set(args.data):
             fail(f"--data: {args.data or 'name a prepared set'}{' holds no prepared set' if args.data else ''}; scripts/prepare_openwebtext2.sh makes one")
+        for name, experiment in args.experiments.items():
+            sequences = scale.sequences(experiment.length) if experiment.data and hasattr(experiment, "length") else 0
+            if args.ranks and sequences % args.ranks:
+                fail(f"--ranks: the {sequences} sequences a step of {name} cannot be shared out over {args.ranks}")
+        if has_set(args.bytes) and read_json(pathlib.Path(args.bytes) / "manifest.json")["tokenizer"] != "bytes":
+            fail(f"--bytes: {args.bytes} holds tokens of another kind; prepare it with --tokenizer bytes")
         if not has_set(args.bytes):
             missing = [name for name, experiment in args.experiments.items() if experiment.data == "bytes_data"]
             for name in missing:
@@ -135,7 +177,7 @@ def check(args):
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"--out: {args.out}: {error.strerror}")
+        fail(f"--out: {args.out}: {'is not a folder' if args.out.exists() else error.strerror}")
 
 
 def main(arguments):
@@ -147,8 +189,12 @@ def main(arguments):
         return
     if not args.report_only:
         check(args)
-    elif not args.out.is_dir():
-        fail(f"--out: {args.out}: is not there; it is the folder of an earlier run")
+    settle_scale(args)
+    lock = open(args.out / ".lock", "w", encoding="utf-8")  # until the program ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        fail(f"--out: {args.out}: another reproduce.sh is at work there")
     context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds)
     if args.report_only:
         report(context)
@@ -160,4 +206,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    children.main(main, sys.argv[1:])

@@ -1,5 +1,6 @@
 """The experiments of scripts/reproduce.py: what each runs at which scale, and its part of the report."""
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -73,8 +74,8 @@ SCALES = {
 
 class Context:
     """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None."""
-    def __init__(self, scale_name, out, programs, data, bytes_data, gpus, ranks, seeds):
-        self.scale_name, self.scale, self.out, self.programs = scale_name, SCALES[scale_name], out, programs
+    def __init__(self, scale_name, out, programs, data, bytes_data, gpus=None, ranks=None, seeds=None):
+        self.scale_name, self.scale, self.out = scale_name, SCALES[scale_name], out
         self.data, self.bytes_data, self.seeds = data, bytes_data, seeds or self.scale.seeds
         self.gpus, self.ranks = ["--gpus", gpus] if gpus else [], ranks
         path = str(programs)
@@ -90,6 +91,7 @@ class Context:
 
     def recorded(self, command):
         """The same wherever the repository, the programs and OUT are."""
+        command = [word for i, word in enumerate(command) if "--gpus" not in (word, command[i - 1] if i else "")]
         text = [str(word).replace(str(self.out), "OUT").replace(self.prefix, "./") for word in command]
         return ["python3" if command[0] == sys.executable else text[0], *text[1:]]
 
@@ -104,6 +106,10 @@ class Experiment:
     def steps(self, context, folder):
         """(name, command, relative cost) of what is to be run."""
         raise NotImplementedError
+
+    def problem(self, _context, _step):
+        """Why a step cannot be run, or None."""
+        return None
 
     def configs(self, _folder):
         return []
@@ -136,12 +142,12 @@ def timing_plot(rows, column, title, wanted):
     return line_plot(lines, title, "sequence length", "ms", 2, 10)
 
 
-def timing_table(rows):
+def timing_table(rows, low="20 %", high="80 %"):
     milliseconds = ("prepare_ms", "forward_ms", "backward_ms", "total_ms", "low_ms", "high_ms")
     return "<details><summary>all times</summary>" + table(
         [[line_name(r), r["T"], r["share_of_pairs"] and f"{float(r['share_of_pairs']):.4f}", *(f"{float(r[c]):.3g}" for c in milliseconds)]
          for r in rows],
-        ["pattern", "T", "share of pairs", "prepare ms", "forward ms", "backward ms", "all ms", "20 %", "80 %"]) + "</details>"
+        ["pattern", "T", "share of pairs", "prepare ms", "forward ms", "backward ms", "all ms", low, high]) + "</details>"
 
 
 def total_at(rows, system, pattern, T, buckets=None):
@@ -168,12 +174,15 @@ class Runtime(Experiment):
         bench = [context.program("bench"), "attention", *context.scale.bench, "--buckets", "2,4,8,16,32,64", "--drop-rate", "0.2,0.3,0.5,0.7,0.8",
                  "--patterns", "dense,hash,hash_balanced,drop,window,mixture,reformer,blocks", "--csv", folder / "attention.csv"]
         steps = [("bench", bench, 2)]
-        if context.scale.peers and (folder.joinpath("flex.done.json").exists() or has_pytorch()):
+        if context.scale.peers:
             for name, systems, how in (("peers", "pytorch_flash,pytorch_cudnn", context.scale.peers),
                                        ("flex", "flex_hash,flex_window", [*context.scale.flex, "--buckets", "16"])):
                 steps.append((name, [sys.executable, SCRIPTS / "bench_attention_peers.py", "--systems", systems, *how, "--csv",
                                      folder / f"{name}.csv"], 2))
         return steps
+
+    def problem(self, _context, step):
+        return None if step == "bench" or has_pytorch() else "needs PyTorch and a GPU"
 
     def rows(self, folder):
         return [row for name in self.step_names for row in read_csv(folder / ("attention.csv" if name == "bench" else f"{name}.csv"))]
@@ -203,8 +212,7 @@ class Runtime(Experiment):
                 here.append(f"{T:,} tokens: {dense / mine:.1f} x")
         if here:
             claims.append(["Hash-sparse attention is faster than FlashAttention, the more the longer the sequence",
-                           "16 random buckets against dense attention by cuDNN: " + ", ".join(here),
-                           "holds, with kernels for Hopper; the paper's own code is slower than cuDNN there"])
+                           "16 random buckets against dense attention by cuDNN: " + ", ".join(here), "against dense kernels of today"])
         missed = {T: 1 - float(r["bucket_pairs_seen"]) for r in rows if r["bucket_pairs_seen"] and r["buckets"] == "16"
                   for T in [int(r["T"])]}
         if missed:
@@ -215,6 +223,7 @@ class Runtime(Experiment):
         return claims
 
 
+@functools.cache
 def has_pytorch():
     code = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
@@ -233,13 +242,18 @@ class TrainedBuckets(Experiment):
         steps = []
         for length in ("8k", "16k"):
             for kind, model in self.models.items():
-                run = context.out / f"quality_{length}" / "runs" / f"{model}-s1"
+                run = context.out / f"quality_{length}" / "runs" / f"{model}-s{context.seeds.split(',')[0]}"
                 batch = max(1, min(context.scale.windows, 131_072 // context.scale.lengths[length]))
                 bench = [context.program("bench"), "attention", "--checkpoint", run, "--batch", 1 if context.scale_name == "smoke" else batch,
                          "--repeats", 1, "--buckets", "2,4,8,16,32,64", "--patterns", "dense,hash,hash_balanced,reformer",
                          "--csv", folder / f"{kind}_{length}.csv"]
                 steps.append((f"{kind}_{length}", bench, 0.5))
         return steps
+
+    def problem(self, context, step):
+        kind, length = step.split("_")
+        run = f"quality_{length}/runs/{self.models[kind]}-s{context.seeds.split(',')[0]}"
+        return None if list(context.out.glob(f"{run}/checkpoint-*/checkpoint.xxh3")) else f"needs the checkpoint of {context.out}/{run}, by quality_{length}"
 
     def rows(self, folder):
         return {kind: [row for length in ("8k", "16k") for row in read_csv(folder / f"{kind}_{length}.csv")] for kind in self.models}
@@ -249,13 +263,17 @@ class TrainedBuckets(Experiment):
         for kind, rows in self.rows(folder).items():
             if not rows:
                 continue
-            lines = {}
-            for row in rows:
-                if row["pattern"] in ("hash", "hash_balanced"):
-                    name = f"{row['pattern'].replace('_', ' ')}, {int(row['T']):,}"
-                    lines.setdefault(name, []).append((int(row["buckets"]), float(row["total_ms"])))
-            parts += [line_plot(lines, f"Model with {kind} buckets: forward and backward", "buckets", "ms", 2, 10),
-                      bucket_pairs_plot(rows, f"Model with {kind} buckets: pairs of one bucket that Reformer misses"), timing_table(rows)]
+            for T in sorted({row["T"] for row in rows}, key=int):
+                its = [row for row in rows if row["T"] == T]
+                lines = {"dense": [(buckets, float(r["total_ms"])) for r in its if r["pattern"] == "dense" for buckets in (2, 64)]}
+                for row in its:
+                    if row["pattern"] != "dense":
+                        lines.setdefault(row["pattern"].replace("_", " "), []).append((int(row["buckets"]), float(row["total_ms"])))
+                parts.append(line_plot(lines, f"Model with {kind} buckets, {int(T):,} tokens, {its[0]['batch_heads']} heads", "buckets",
+                                       "ms, forward and backward", 2, 10))
+            parts += [
+                      bucket_pairs_plot(rows, f"Model with {kind} buckets: pairs of one bucket that Reformer misses"),
+                      timing_table(rows, "20 % of layers", "80 % of layers")]
         return "\n".join(parts) or note("nothing has been measured yet")
 
     def claims(self, folder):
@@ -266,10 +284,10 @@ class TrainedBuckets(Experiment):
                 found.append(f"{int(row['T']):,} tokens: {float(row['share_of_pairs']):.0%} of the pairs, {dense / float(row['total_ms']):.1f} x")
         missed = [f"{int(row['T']):,} tokens: {100 * (1 - float(row['bucket_pairs_seen'])):.0f} %" for row in self.rows(folder)["plain"]
                   if row["pattern"] == "reformer" and row["buckets"] == "16"]
-        return [["Speed is measured on random, even buckets", "16 buckets of a trained model against our dense attention: " + ", ".join(found),
-                 "training makes buckets uneven; standardised scores (balance) or windows keep attention sparse"],
+        return [["Attention is timed on random buckets, which are even", "16 buckets of a trained model against our dense attention: " + ", ".join(found),
+                 "buckets of trained models are less even"],
                 ["Reformer's chunks miss pairs of one bucket", "of 16 buckets of a trained model: " + ", ".join(missed),
-                 "holds: chunks of one length cannot hold buckets that are uneven"]] if found else []
+                 "chunks of one length cannot hold buckets that are uneven"]] if found else []
 
 
 # ---- training runs ---------------------------------------------------------------------------------------------------
@@ -282,14 +300,14 @@ class Quality(Experiment):
 
     def __init__(self, length, patterns, title=None, home=None):
         self.length, self.patterns, self.home = length, patterns, home
-        self.title = title or f"Perplexity against time, {length}"
+        self.title = title or f"Loss against time, {length}"
         self.step_names = ("train_more", "positions_more") if home else ("train", "positions")
 
-    def config(self, scale, name):
+    def config(self, scale, name, ranks=1):
         T = scale.lengths[self.length]
         batch = scale.sequences(self.length)
-        # The largest micro-batch of about 65,536 tokens that divides the batch.
-        micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % m == 0)
+        # The largest micro-batch of about 65,536 tokens that divides a rank's part of the batch.
+        micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % (ranks * m) == 0)
         window, block = max(4, 128 // scale.shrink), max(8, 512 // scale.shrink)
         return {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": True},
                 "attention": attention_of(name, scale.model["n_head"], window, block, scale.model["n_layer"]),
@@ -299,21 +317,25 @@ class Quality(Experiment):
 
     def steps(self, context, folder):
         folder.joinpath("configs").mkdir(parents=True, exist_ok=True)
-        configs = []
+        configs, finished = [], {row["config"] for row in self.rows(folder)}
         for name in self.patterns:
             path = folder / "configs" / f"{name}.json"
-            text = json.dumps(self.config(context.scale, name), indent=1) + "\n"
+            text = json.dumps(self.config(context.scale, name, context.ranks or 1), indent=1) + "\n"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                path.write_text(text, encoding="utf-8")
+                if name in finished or list(folder.glob(f"runs/{name}-s*")):
+                    sys.exit(f"reproduce.py: {path}: there are runs with other settings; give the same --ranks, or another --out")
+                write_whole(path, text)
             configs.append(f"{name}={path}")
         tokens = context.scale.steps * context.scale.sequences(self.length) * context.scale.lengths[self.length]
         train = [sys.executable, SCRIPTS / "compare.py", "--data", getattr(context, self.data), "--out", folder, "--tokens", tokens, "--seeds",
                  context.seeds, "--baseline", self.baseline(), "--train", context.train_command(), *context.gpus, *configs]
-        positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--evaluate", context.program("evaluate")]
+        positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--seeds", context.seeds, "--evaluate",
+                     context.program("evaluate")]
         return [(self.step_names[0], train, 10 * len(self.patterns)), (self.step_names[1], positions, 1)]
 
     def configs(self, folder):
-        return [folder / "configs" / f"{name}.json" for name in self.patterns]
+        finished = {row["config"] for row in self.rows(folder)}
+        return [folder / "configs" / f"{name}.json" for name in self.patterns if name in finished]
 
     def rows(self, folder, name="quality.csv"):
         return [row for row in read_csv(folder / name) if row["config"] in self.patterns]
@@ -328,6 +350,8 @@ class Quality(Experiment):
         """Loss against seconds, and against tokens: means over seeds. labels: {config: name} of the lines, instead of all. span: how
         far above the lowest one losses are shown."""
         rows = [row for row in self.rows(folder) if not labels or row["config"] in labels]
+        if not rows:
+            return []
         most = min(self.per_nat * float(row["loss"]) for row in rows) + span * self.per_nat
         def points(column):
             lines = {}
@@ -335,10 +359,14 @@ class Quality(Experiment):
                 if int(row["step"]) > 0:
                     lines.setdefault(row["config"], {}).setdefault(int(row["step"]), []).append(
                         (float(row[column]), self.per_nat * float(row["loss"])))
-            means = {labels[name] if labels else name: [tuple(sum(v) / len(v) for v in zip(*at)) for at in steps.values()] for name, steps in lines.items()}
+            means = {labels[name] if labels else name: [tuple(sum(v) / len(v) for v in zip(*at)) for at in lines[name].values()]
+                     for name in labels or self.patterns if name in lines}
             return {name: [point for point in line if point[1] <= most] for name, line in means.items()}
-        what = f"Validation, {int(rows[0]['T']):,} tokens of context"
-        return [line_plot(points("seconds"), what, "seconds of training", self.unit), line_plot(points("tokens"), what, "tokens", self.unit)]
+        context = f"{int(rows[0]['T']):,} tokens of context"
+        seeds = len({row["seed"] for row in rows})
+        means = ", means over seeds" if seeds > 1 else ""
+        return [line_plot(points(column), f"{context}: {what}{means}", label, f"validation {self.unit}") for column, what, label in
+                (("seconds", "against time", "seconds of training"), ("tokens", "against tokens", "tokens"))]
 
     def report(self, folder):
         rows = self.rows(folder)
@@ -348,12 +376,14 @@ class Quality(Experiment):
         for config in ("hash16", "balanced16"):
             layers = {}
             for row in self.rows(folder, "segments.csv"):
-                if row["config"] == config and row["seed"] == "1":
+                seed = rows[0]["seed"]
+                if row["config"] == config and row["seed"] == seed:
                     layers.setdefault(f"layer {row['layer']}", []).append((int(row["step"]), float(row["effective_buckets"])))
             if layers:
-                parts.append(line_plot(layers, f"{config}, seed 1: effective buckets by layer", "step", "effective buckets"))
+                parts.append(line_plot(layers, f"{config}, seed {seed}: effective buckets by layer, means over heads", "step", "effective buckets"))
         runs = {(row["config"], row["seed"]) for row in rows}
-        parts.append(note(f"{len(runs)} runs on {', '.join(sorted({row['gpu'] for row in rows}))}, programs built from "
+        unfinished = len(self.patterns) - len({config for config, _ in runs})
+        parts.append(note(f"{len(runs)} finished runs{f' ({unfinished} configs have none yet)' if unfinished else ''} on {', '.join(sorted({row['gpu'] for row in rows}))}, programs built from "
                           f"{', '.join(sorted({row['commit'] for row in rows}))}."))
         return "\n".join([*parts, "" if self.home else preformatted(folder / "table.md")])
 
@@ -362,8 +392,9 @@ class Quality(Experiment):
         for row in rows:
             at = (int(row["first"]) + int(row["last"])) / 2
             lines.setdefault(row["config"], {}).setdefault(at, []).append(self.per_nat * float(row["loss"]))
-        lines = {name: [(at, statistics.fmean(losses)) for at, losses in points.items()] for name, points in lines.items()}
-        return line_plot(lines, f"{self.unit.capitalize()} by position in the context, at the end", "position", self.unit, 2) if rows else ""
+        lines = {name: [(at, statistics.fmean(losses)) for at, losses in lines[name].items()] for name in self.patterns if name in lines}
+        seeds = ", ".join(sorted({row["seed"] for row in rows}))
+        return line_plot(lines, f"By position in the context, at the end, seed {seeds}", "position", f"validation {self.unit}", 2) if rows else ""
 
     def claims(self, folder):
         if self.length not in self.paper or self.home or self.data != "data":
@@ -371,14 +402,22 @@ class Quality(Experiment):
         found = speed_ups(self.rows(folder))
         if "dense" not in found:
             return []
-        dense, here = found["dense"], []
-        for name in ("hash16", "balanced16", "near_far"):
-            if name in found:
-                its = found[name]
-                reached = f", dense's final loss {its.to_loss:.2f} x as fast" if its.to_loss else ", dense's final loss not reached"
-                here.append(f"{name}: {its.tokens_per_s / dense.tokens_per_s:.2f} x the tokens/s of dense, loss {its.difference:+.3f}{reached}")
-        return [[f"Training is {self.paper[self.length]} as fast at {LENGTHS[self.length]:,} tokens, perplexity no worse", "; ".join(here),
-                 f"against today's dense kernels; training whose attention took no time would be {bound(dense):.2f} x as fast as dense"]] if here else []
+        dense, T = found["dense"], int(self.rows(folder)[0]["T"])
+        def told(names):
+            texts = []
+            for name in names:
+                if name in found:
+                    its = found[name]
+                    reached = f"dense's final loss {its.to_loss:.2f} x as fast" if its.to_loss else "dense's final loss not reached"
+                    texts.append(f"{name}: {its.tokens_per_s / dense.tokens_per_s:.2f} x the tokens/s of dense, loss {its.difference:+.3f}, {reached}")
+            return f"{T:,} tokens: " + "; ".join(texts) if texts else None
+        meaning = "against dense kernels of today"
+        if dense.attention is not None:
+            meaning += f"; training whose attention took no time would be {bound(dense):.2f} x as fast as dense"
+        claims = [[f"Training with hashing is {self.paper[self.length]} as fast at {LENGTHS[self.length]:,} tokens, perplexity no worse",
+                   told(["hash8", "hash16", "hash32", "balanced16", "near_far"]), meaning],
+                  ["Dropping queries and keys makes training faster, perplexity no worse", told(["drop30", "drop50", "drop70"]), meaning]]
+        return [claim for claim in claims if claim[1]]
 
 
 @dataclasses.dataclass
@@ -420,8 +459,8 @@ def crossing(points, loss):
 
 
 def bound(dense):
-    """How many times as fast training would be if attention took no time."""
-    return 1 / (1 - dense.attention) if dense.attention is not None else math.nan
+    """How many times as fast training would be if attention, whose share of a step is known, took no time."""
+    return 1 / (1 - dense.attention)
 
 
 def speed_table(rows, baseline, unit, per_nat):
@@ -429,8 +468,10 @@ def speed_table(rows, baseline, unit, per_nat):
     base, seeds, cells = found.get(baseline), {}, []
     if base is None:
         return note(f"no run of {baseline} has finished yet")
+    shared = {row["seed"] for row in rows if row["config"] == baseline}
     for row in rows:
-        seeds.setdefault(row["config"], set()).add(row["seed"])
+        if row["seed"] in shared:
+            seeds.setdefault(row["config"], set()).add(row["seed"])
     def times(value):
         return f"{value:.2f} x" if value else "-"
     for config, its in found.items():
@@ -459,8 +500,7 @@ FIGURE_LABELS = {"dense": "dense", "hash16": "hash, 16 buckets", "balanced16": "
 
 def write_figures(out):
     """Plots for pages that show the results: OUT/loss.svg, 8k beside 16k, and OUT/runtime.svg."""
-    plots = [EXPERIMENTS[name].plots(out / name, FIGURE_LABELS, 0.9)[0] for name in ("quality_8k", "quality_16k")
-             if EXPERIMENTS[name].has_results(out / name)]
+    plots = [plot for name in ("quality_8k", "quality_16k") for plot in EXPERIMENTS[name].plots(out / name, FIGURE_LABELS, 0.9)[:1]]
     if plots:
         write_whole(out / "loss.svg", side_by_side(plots))
     rows = EXPERIMENTS["runtime"].rows(out / "runtime")
@@ -491,6 +531,9 @@ class Steps(Experiment):
     """Whole training steps beside compiled PyTorch, in one call on one GPU."""
     title = "Training steps against compiled PyTorch"
     step_names = ("bench",)
+
+    def problem(self, context, _step):
+        return None if context.scale_name == "smoke" or has_pytorch() else "needs PyTorch and a GPU"
 
     def steps(self, context, folder):
         if context.scale_name == "smoke":  # PyTorch's part needs a GPU

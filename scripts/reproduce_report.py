@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 
+from attention_patterns import MEANINGS
+
 STYLE = """body{font:14px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:1em 0}
 td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}pre{overflow-x:auto;background:#f6f6f6;padding:8px}svg{max-width:100%}"""
 
@@ -35,6 +37,10 @@ def write_whole(path, text):
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_json(path, content):
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def minutes(seconds):
@@ -68,6 +74,8 @@ def stamps_of(experiment, folder):
 
 def section(experiment, name, folder):
     parts = [f"<h2 id='{name}'>{html.escape(experiment.title)}</h2>", note(experiment.__doc__), experiment.report(folder)]
+    if len(stamps_of(experiment, folder)) < len(experiment.step_names):
+        parts.append(note("Not every step of this experiment is done."))
     for stamp in stamps_of(experiment, folder):
         parts.append(f"<p><small>{html.escape(stamp['date'])}, commit {stamp['commit']}, {html.escape(stamp['machine'])}, "
                      f"{minutes(stamp['seconds'])}: <code>{html.escape(shlex.join(stamp['command']))}</code></small></p>")
@@ -92,7 +100,8 @@ def write_report(out, scale, data, experiments):
     if scale == "smoke":
         parts.append("<p><b>Scale smoke: models and texts are so small that the figures mean nothing.</b></p>")
     if claims:
-        parts.append("<h2>The paper's claims</h2>" + table(claims, ["the paper", "here", "what it means today"]))
+        parts.append("<h2>The paper's claims</h2>" + table(claims, ["the paper", "here", "to be read"]))
+    parts.append("<details><summary>what the names of attention mean</summary>" + table(MEANINGS.items(), ["name", "a token sees"]) + "</details>")
     parts += [section(experiment, name, folders[name]) for name, experiment in done.items()]
     page = f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>reproduce {scale}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
     write_whole(out / "report.html", page)

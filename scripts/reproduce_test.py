@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Checks scripts/reproduce.sh at the scale smoke. Needs the programs at the top of the repository."""
+import fcntl
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -14,6 +16,7 @@ import xml.etree.ElementTree
 
 from prepare_dataset import TOP
 from reproduce_experiments import EXPERIMENTS, SCALES, SpeedUp, bound, crossing, speed_table, speed_ups
+from reproduce_report import machine
 
 
 class Settings(unittest.TestCase):
@@ -22,7 +25,8 @@ class Settings(unittest.TestCase):
         for length, sequences in (("8k", 64), ("16k", 30)):
             config = EXPERIMENTS[f"quality_{length}"].config(SCALES["paper"], "hash16")
             self.assertEqual((config["train"]["batch_size"], config["eval"]["every"]), (sequences, 100))
-            self.assertEqual(config["train"]["batch_size"] % config["train"]["micro_batch_size"], 0)
+            shared = EXPERIMENTS[f"quality_{length}"].config(SCALES["paper"], "hash16", ranks=2)["train"]
+            self.assertEqual((shared["batch_size"], shared["batch_size"] % (2 * shared["micro_batch_size"])), (sequences, 0))
         committed = json.loads((TOP / "results/small/quality_8k/configs/near_far.json").read_text(encoding="utf-8"))
         self.assertEqual(EXPERIMENTS["quality_8k"].config(SCALES["small"], "near_far"), committed)
 
@@ -32,6 +36,7 @@ class Settings(unittest.TestCase):
                 for experiment in EXPERIMENTS.values():
                     for name in getattr(experiment, "patterns", ()):
                         config = experiment.config(scale, name)
+                        self.assertEqual(config["train"]["batch_size"] % config["train"]["micro_batch_size"], 0)
                         config["model"].update(n_layer=len(config["attention"]) if isinstance(config["attention"], list) else 2, n_embd=48,
                                                sequence_length=128, vocab_size=300)
                         config["train"].update(batch_size=1, micro_batch_size=1)
@@ -57,10 +62,10 @@ class Reproduce(unittest.TestCase):
         self.assertNotIn("nothing to plot", report)
         self.assertNotIn("http", re.sub(r'xmlns="[^"]*"', "", report))  # nothing is fetched
         pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
-        self.assertEqual(len(pictures), 38)
+        self.assertEqual(len(pictures), 40)
         for picture in pictures:
             self.assertGreaterEqual(len(xml.etree.ElementTree.fromstring(picture).findall(".//{*}polyline")), 1)
-        for part in ("Perplexity against time, 16k", "3.3 x as fast at 16,384", "reformer16", "balanced16.json", "commit", "bits per byte",
+        for part in ("Loss against time, 16k", "3.3 x as fast at 16,384", "256 tokens: hash8: ", "drop70: ", "what the names of attention mean", "reformer16", "balanced16.json", "commit", "bits per byte",
                      "miss pairs of one bucket", "speed-up, attention only", "rounds32"):
             self.assertIn(part, report)
         for figure, count in (("loss.svg", 2), ("runtime.svg", 1)):
@@ -72,7 +77,25 @@ class Reproduce(unittest.TestCase):
         (self.out / "about.txt").write_text("Of one <book>.", encoding="utf-8")
         (self.out / "report.html").unlink()
         self.assertEqual(self.run_it("--report-only").returncode, 0)
-        self.assertIn("Of one &lt;book&gt;.", (self.out / "report.html").read_text(encoding="utf-8"))
+        report = (self.out / "report.html").read_text(encoding="utf-8")
+        for part in ("Of one &lt;book&gt;.", "scale smoke", "the figures mean nothing"):
+            self.assertIn(part, report)
+        # More seeds afterwards: they are trained, and evaluated by position; what is there stays.
+        done = self.run_it("--only", "quality_16k", "--seeds", "1,2")
+        self.assertEqual((done.returncode, "dense-s2: 15 steps" in done.stdout, "dense-s1: 15 steps" in done.stdout), (0, True, False), done.stderr)
+        self.assertIn("\ndense,2,", (self.out / "quality_16k/positions.csv").read_text(encoding="utf-8"))
+        # Without the folders of runs.
+        for folder in self.out.glob("*/runs"):
+            shutil.rmtree(folder)
+        for stamp in self.out.glob("trained_buckets/*.done.json"):
+            stamp.unlink()
+        done = self.run_it("--only", "quality_8k,trained_buckets")
+        self.assertEqual((done.returncode, "steps" in done.stdout, done.stderr.count("is left out: needs the checkpoint of")), (0, False, 4))
+        config = self.out / "quality_8k/configs/hash8.json"
+        config.write_text(config.read_text(encoding="utf-8").replace("0.001", "0.002"), encoding="utf-8")
+        done = self.run_it("--only", "quality_8k")
+        self.assertEqual((done.returncode, done.stderr.count("\n"), "hash8.json: there are runs with other settings" in done.stderr), (1, 1, True))
+        self.assertIn("0.002", config.read_text(encoding="utf-8"))
 
     def test_a_run_that_was_stopped_goes_on(self):
         words = ["--only", "quality_8k"]
@@ -100,13 +123,30 @@ class Reproduce(unittest.TestCase):
         self.assertIn("bench: no\nreproduce.py: steps (bench) failed; the same command goes on from there", done.stderr)
 
     def test_words_are_checked(self):
-        for words, part in ((["--only", "dreams"], "there is no dreams"), (["--programs", "none"], "none/train: not there"),
+        for words, part in ((["--only", "dreams"], "there is no dreams"), (["--seeds", "x"], "--seeds: must be"), (["--gpus", "x"], "--gpus: must"),
+                            (["--report-only"], "has no reproduce.json"), (["--programs", "none"], "none/train: not there"),
                             (["--ranks", "0"], "--ranks: must be at least 1"), (["--ranks", "2", "--gpus", "2"], "goes without --gpus"),
-                            (["--scale", "small"], "name a prepared set"), (["--scale", "small", "--data", "none"], "none holds no prepared set")):
+                            (["--scale", "small"], "needs a GPU" if machine() == "no GPU" else "name a prepared set")):
             done = self.run_it(*words)
             self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
             self.assertIn(part, done.stderr)
         self.assertEqual(list(self.out.iterdir()), [])
+
+    def test_two_at_once(self):
+        self.run_it("--only", "steps")
+        with open(self.out / ".lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = self.run_it("--only", "steps")
+        self.assertEqual((done.returncode, done.stderr), (1, f"reproduce.py: --out: {self.out}: another reproduce.sh is at work there\n"))
+
+    def test_a_signal_is_not_lost(self):
+        """Where the command ends well all the same, the script ends as if it had not."""
+        code = "import children, sys; sys.exit(children.run(['sh', '-c', 'trap \"exit 0\" TERM; echo up; while :; do sleep 0.05; done']))"
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=TOP / "scripts", stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.readline(), "up\n")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=60), 143)
+        process.stdout.close()
 
     def test_speed_ups(self):
         self.assertEqual(crossing([(0, 5.0), (10, 4.0), (20, 3.0)], 3.5), 15)

@@ -6,17 +6,20 @@ COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 170, 28, 44
 
 
-def number(value):
+def number(value, step=None):
+    """A tick's value; of a linear axis with as many digits as its step has."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e6 or abs(value) < 1e-3:
-        return f"{value:.0e}"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.4g} M"
+    if step is not None and step < 1:
+        return f"{value:.{-math.floor(math.log10(step) + 1e-9)}f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def linear_ticks(low, high):
     step = 10 ** math.floor(math.log10(max(high - low, 1e-12)))
-    step = next(step * factor for factor in (0.2, 0.5, 1, 2) if (high - low) / (step * factor) <= 6)
+    step = next(step * factor for factor in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (step * factor) <= 7)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -25,6 +28,8 @@ def log_ticks(low, high, base):
     first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
     every = max(1, (last - first) // 6)
     ticks = [base**i for i in range(first, last + 1, every)]
+    if base == 10 and last - first < 2:  # fewer than two whole decades
+        ticks = [tick for i in range(first - 1, last + 1) for tick in (10**i, 2 * 10**i, 5 * 10**i) if low * 0.999 <= tick <= high * 1.001]
     return ticks if len(ticks) > 1 else [low, high]
 
 
@@ -59,12 +64,14 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
             f'font-size="11" role="img"><title>{html.escape(title)}</title>',
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
             f'<text x="{LEFT}" y="16" font-size="13" font-weight="bold">{html.escape(title)}</text>']
-    for tick in x.ticks():
+    x_ticks, y_ticks = x.ticks(), y.ticks()
+    x_step, y_step = (None if axis.log or len(ticks) < 2 else ticks[1] - ticks[0] for axis, ticks in ((x, x_ticks), (y, y_ticks)))
+    for tick in x_ticks:
         text.append(f'<path d="M{x.at(tick):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>'
-                    f'<text x="{x.at(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>')
-    for tick in y.ticks():
+                    f'<text x="{x.at(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick, x_step)}</text>')
+    for tick in y_ticks:
         text.append(f'<path d="M{LEFT} {y.at(tick):.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
-                    f'<text x="{LEFT - 6}" y="{y.at(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>')
+                    f'<text x="{LEFT - 6}" y="{y.at(tick) + 4:.1f}" text-anchor="end">{number(tick, y_step)}</text>')
     text.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
                 f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
     for index, (name, points) in enumerate(lines.items()):

@@ -194,7 +194,7 @@ std::vector<std::string> CommandLine::list(const std::string& name) const {
   return all;
 }
 
-std::vector<std::string> CommandLine::words_of(const std::string& name) const {
+std::vector<std::string> CommandLine::comma_list(const std::string& name) const {
   std::vector<std::string> words;
   const std::string all = text(name);
   if (all.empty() && !given(name)) return words;
@@ -207,13 +207,13 @@ std::vector<std::string> CommandLine::words_of(const std::string& name) const {
 
 std::vector<int64_t> CommandLine::integers(const std::string& name, int64_t min, int64_t max) const {
   std::vector<int64_t> numbers;
-  for (const std::string& word : words_of(name)) numbers.push_back(integer_of(name, word, min, max));
+  for (const std::string& word : comma_list(name)) numbers.push_back(integer_of(name, word, min, max));
   return numbers;
 }
 
 std::vector<double> CommandLine::numbers(const std::string& name, double min, double max) const {
   std::vector<double> numbers;
-  for (const std::string& word : words_of(name)) numbers.push_back(number_of(name, word, min, max));
+  for (const std::string& word : comma_list(name)) numbers.push_back(number_of(name, word, min, max));
   return numbers;
 }
 

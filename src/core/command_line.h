@@ -47,7 +47,7 @@ class CommandLine {
   // Separated by commas; none where the option is not given and has no default.
   std::vector<int64_t> integers(const std::string& name, int64_t min, int64_t max) const;
   std::vector<double> numbers(const std::string& name, double min, double max) const;
-  std::vector<std::string> words_of(const std::string& name) const;
+  std::vector<std::string> comma_list(const std::string& name) const;
 
   const std::vector<std::string>& words() const { return words_; }
   // (name, value) in the order given.

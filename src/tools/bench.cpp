@@ -177,7 +177,7 @@ int run(int argc, char** argv) {
     bench_attention(ctx, {.lengths = lengths,
                           .shape = attention_case(line, longest, ctx.on_gpu()),
                           .repeats = repeats,
-                          .names = line.words_of("patterns"),
+                          .names = line.comma_list("patterns"),
                           .buckets = bucket_counts(line),
                           .drop_rates = line.numbers("drop-rate", 0, 1),
                           .checkpoint = checkpoint,

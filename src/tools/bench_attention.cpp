@@ -108,8 +108,9 @@ AttentionCase case_of(const Row& row, const AttentionCase& shape, int64_t T) {
   return settings;
 }
 
-// The rows with the names of the table that the shape can have.
-std::vector<Row> chosen_rows(const AttentionTable& table, const AttentionShape& shape) {
+// The rows with the names of the table that the shape can have, and the layout where a model gives it.
+std::vector<Row> chosen_rows(const AttentionTable& table, const AttentionShape& shape,
+                             std::optional<AttentionLayout> layout) {
   const std::vector<std::string>& names = table.names;
   std::vector<Row> rows;
   std::string known;
@@ -118,14 +119,16 @@ std::vector<Row> chosen_rows(const AttentionTable& table, const AttentionShape& 
     if (!names.empty() && std::find(names.begin(), names.end(), row.name) == names.end()) continue;
     if (row.patterns.size() > 1 && shape.H <= row.patterns[0].heads) continue;
     if (shape.kv_heads() < shape.H && row.patterns[0].pattern == "reformer") continue;  // its keys are the queries
-    if (row.groups > 1 && (shape.kv_heads() < shape.H || shape.H % row.groups != 0)) continue;
+    if (row.groups > 1 && (layout || shape.kv_heads() < shape.H || shape.H % row.groups != 0)) continue;
+    if (layout && layout != AttentionLayout::kSharedQk && row.patterns[0].pattern == "reformer") continue;
     for (const AttentionPattern& pattern : row.patterns) validate(pattern);
     rows.push_back(std::move(row));
   }
   for (const std::string& name : names)
     require(concat(", ", known, ",").find(concat(", ", name, ",")) != std::string::npos, "--patterns: \"", name,
             "\" is not one of ", known);
-  require(!rows.empty(), "--patterns: none of them is for ", shape.H, " heads");
+  require(!rows.empty(), "--patterns: none of them is for ", shape.H, " heads",
+          layout ? " and the keys of the model" : "");
   return rows;
 }
 
@@ -135,6 +138,7 @@ BucketPairs bucket_pairs_of(Context& ctx, AttentionProblem problem, const Tensor
   problem.patterns = {{.pattern = "hash", .buckets = reformer.buckets, .attend_self = {}}};
   Arena measure(ctx.device());
   const AttentionOperands planned(measure, ctx, problem);
+  check_fits(ctx, concat("T = ", problem.shape.T, ", buckets of reformer"), measure.used());
   Arena arena(ctx.device(), measure.used());
   const AttentionOperands w(arena, ctx, problem);
   ctx.copy(w.inputs.front(), inputs);
@@ -182,10 +186,11 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
   for (int i = 0; i <= layers * repeats; ++i) {  // the first is for warming up
     check_stop("stopped; what is printed is whole");
     const PatternDraw at{.step = static_cast<uint32_t>(i)};
-    Tensor qkv = w.inputs.front();
+    const Tensor& qkv = w.inputs.front();
     if (trained) {
-      qkv.data = const_cast<void*>(trained->layers[static_cast<size_t>(i % layers)].data());
-      ctx.copy(w.inputs.front(), qkv);
+      ConstTensor of_layer = qkv;
+      of_layer.data = trained->layers[static_cast<size_t>(i % layers)].data();
+      ctx.copy(qkv, of_layer);
     } else {
       fill_normal(ctx, qkv, 2, at.step);
     }
@@ -217,8 +222,9 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
     const BucketPairs pairs = bucket_pairs_of(ctx, c.problem, w.inputs.front(), at);
     times.bucket_pairs.seen += pairs.seen, times.bucket_pairs.all += pairs.all;
   }
-  const auto middle = [&](const std::vector<double>& values) { return trained ? mean(values) : median(values); };
-  times.prepare = middle(prepare), times.forward = middle(forward), times.backward = middle(backward);
+  const auto average = [&](const std::vector<double>& values) { return trained ? mean(values) : median(values); };
+  times.prepare = average(prepare), times.forward = average(forward), times.backward = average(backward);
+  times.total = average(total);
   times.low = percentile(total, 0.2), times.high = percentile(total, 0.8);
   return times;
 }
@@ -231,7 +237,8 @@ void bench_attention(Context& ctx, const AttentionTable& table) {
     trained = trained_inputs(ctx, table.checkpoint, table.data, shape.problem.shape.B, longest);
     shape.problem.shape = trained->shape;
   }
-  const std::vector<Row> rows = chosen_rows(table, shape.problem.shape);
+  const std::vector<Row> rows =
+      chosen_rows(table, shape.problem.shape, trained ? std::optional(trained->layout) : std::nullopt);
   std::optional<TableFile> file;
   if (!table.csv.empty()) {
     file.emplace(table.csv);
@@ -259,26 +266,31 @@ void bench_attention(Context& ctx, const AttentionTable& table) {
   for (const int64_t T : table.lengths) {
     double dense = 0;
     const double dense_pairs = static_cast<double>(heads) * static_cast<double>(T) * static_cast<double>(T + 1) / 2;
-    if (trained && trained->shape.T != T) trained = trained_inputs(ctx, table.checkpoint, table.data, one.B, T);
+    if (trained && trained->shape.T != T) {
+      trained.reset();  // before the memory of the next one is asked for
+      trained = trained_inputs(ctx, table.checkpoint, table.data, one.B, T);
+    }
     for (const Row& row : rows) {
       AttentionCase settings = case_of(row, shape, T);
       if (trained) settings.problem.layout = trained->layout;
       const AttentionTimes t = time_attention(ctx, flush, settings, table.repeats, trained ? &*trained : nullptr);
-      if (row.name == std::string("dense")) dense = t.total();
+      if (row.name == std::string("dense")) dense = t.total;
       const int64_t segments = segment_count(row.patterns, T);
       const double drop = row.patterns[0].pattern == "drop" ? row.patterns[0].drop_rate : 0;
       const double flops = 14.0 * t.pairs * static_cast<double>(head_dim);  // 2 products forward, 5 backward
       const double share = t.pairs / dense_pairs;
-      std::cout << printed("%8ld %-13s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8.2f %8.4f %8.2f\n", T, row.name,
-                           segments, drop, t.prepare, t.forward, t.backward, t.total(), flops / t.total() * 1e-9,
-                           dense / t.total(), share, dense * share > 0 ? t.total() / (dense * share) : 0.0);
+      const auto ratio = [](double of, double to) { return to > 0 ? printed("%.2f", of / to) : std::string("-"); };
+      std::cout << printed("%8ld %-13s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8s %8.4f %8s\n", T, row.name,
+                           segments, drop, t.prepare, t.forward, t.backward, t.total, flops / t.total * 1e-9,
+                           dense > 0 ? ratio(dense, t.total).c_str() : "-", share,
+                           ratio(t.total, dense * share).c_str());
       const double seen = t.bucket_pairs.all > 0 ? t.bucket_pairs.seen / t.bucket_pairs.all : 0;
       if (t.bucket_pairs.all > 0)
         std::cout << printed("%8s chunks see %.1f %% of the pairs of one bucket\n", "", 100 * seen);
       flush_output();
       if (file)
         file->append(concat("scfa,", row.name, ',', T, ',', heads, ',', head_dim, ',', segments, ',', drop, ',',
-                            t.prepare, ',', t.forward, ',', t.backward, ',', t.total(), ',', t.low, ',', t.high, ',',
+                            t.prepare, ',', t.forward, ',', t.backward, ',', t.total, ',', t.low, ',', t.high, ',',
                             share, ',', t.bucket_pairs.all > 0 ? concat(seen) : "", ',', trained ? "trained" : "random",
                             ',', gpu, '\n'));
     }

@@ -17,11 +17,10 @@ struct AttentionCase {
 };
 
 struct AttentionTimes {  // milliseconds: medians of all runs; with inputs of a trained model means over its layers
-  double prepare = 0, forward = 0, backward = 0;
-  double low = 0, high = 0;  // of the three together, the 20th and the 80th percentile
+  double prepare = 0, forward = 0, backward = 0, total = 0;
+  double low = 0, high = 0;  // the 20th and the 80th percentile of the totals
   double pairs = 0;          // query-key pairs attended, over all heads
   BucketPairs bucket_pairs;  // of Reformer: which pairs of one bucket its chunks see
-  double total() const { return prepare + forward + backward; }
 };
 
 // Each run has other random data and starts from cold caches. trained: instead of random data the inputs of a model's

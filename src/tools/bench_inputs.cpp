@@ -31,14 +31,15 @@ TrainedInputs trained_inputs(Context& ctx, const std::string& checkpoint, const 
   const int64_t heads = model.shared_qk ? 2 * model.n_head : model.n_head + 2 * model.kv_heads(),
                 layer_bytes =
                     B * T * heads * model.head_dim() * static_cast<int64_t>(size_of(activation_type(ctx.device())));
-  check_fits(ctx, concat("--checkpoint: ", B, " sequences of ", T, " tokens"),
-             total_bytes(Gpt::memory_plan(ctx, model, B, Gpt::Mode::kEvaluation, T)) +
-                 total_bytes(ParameterStore::memory_plan(ctx, model, StoreOptions{})) + Feeder::memory(ctx, B, T) +
-                 model.n_layer * layer_bytes);
+  const int64_t bytes = total_bytes(Gpt::memory_plan(ctx, model, B, Gpt::Mode::kEvaluation, T)) +
+                        total_bytes(ParameterStore::memory_plan(ctx, model, StoreOptions{})) +
+                        Feeder::memory(ctx, B, T) + model.n_layer * layer_bytes;
+  check_fits(ctx, concat("--checkpoint: ", B, " sequences of ", T, " tokens"), bytes);
+  if (!ctx.on_gpu()) require_blas_memory(bytes);
   ParameterStore store(ctx, model, StoreOptions{});
   load_checkpoint(state.path, store);
   Gpt gpt(store, model, B, static_cast<uint64_t>(state.config.seed), Gpt::Mode::kEvaluation, T);
-  // Attention as ever; on the way what it reads is kept.
+  // Runs attention as usual and copies its inputs.
   gpt.set_attention([&](int64_t, const BlockActivations& a, const Batch&) {
     Buffer& kept = inputs.layers.emplace_back(static_cast<size_t>(layer_bytes), ctx.device());
     Tensor to = a.qkv;

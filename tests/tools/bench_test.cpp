@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
+#include <sstream>
 
 #include "support/run_program.h"
 #include "support/temp_dir.h"
@@ -115,6 +116,14 @@ TEST(Bench, RowsForTheseBucketsAndDropRates) {
   expect_one_line(execute({"bench", "op", "cast", "--buckets=8,16"}), "bench: ", "--buckets: op takes one");
 }
 
+// Field i, from 0 on, of the first row that begins so.
+std::string column(const std::string& table, const std::string& begin, int i) {
+  std::istringstream row(table.substr(table.find('\n' + begin) + 1));
+  std::string field;
+  for (int at = 0; at <= i; ++at) std::getline(row, field, ',');
+  return field;
+}
+
 class BenchCheckpoint : public test::TinyRunSuite {};
 
 TEST_F(BenchCheckpoint, InputsAreThoseOfTheLayers) {
@@ -131,6 +140,24 @@ TEST_F(BenchCheckpoint, InputsAreThoseOfTheLayers) {
   EXPECT_EQ(count_rows(table, "scfa,dense,64,4,8,"), 1u) << table;
   EXPECT_EQ(count_rows(table, "scfa,hash,64,4,8,16,"), 1u) << table;
   EXPECT_NE(table.find(",trained,"), std::string::npos) << table;
+  // The buckets of text are less even than those of random data, in every run the same.
+  const auto shares = [&](std::vector<std::string> words) {
+    for (const char* word : {"--patterns=hash,reformer", "--buckets=8", "--csv"}) words.emplace_back(word);
+    words.push_back(folder / "shares.csv");
+    const Outcome once = execute(words);
+    EXPECT_EQ(once.code, 0) << once.err;
+    const std::string text = test::read_text(folder / "shares.csv");
+    return std::pair(column(text, "scfa,hash,", 13), column(text, "scfa,reformer,", 14));
+  };
+  Words of_model{"bench", "attention", "--device=cpu", "--repeats=1", "--checkpoint", run(), "--batch=2"};
+  const auto [trained, seen] = shares(of_model);
+  const auto [random, random_seen] = shares(
+      {"bench", "attention", "--device=cpu", "--repeats=9", "--batch=2", "--length=64", "--heads=2", "--head-dim=8"});
+  EXPECT_EQ(shares(of_model), std::pair(trained, seen));
+  EXPECT_GT(std::stod(trained), 1.2 * std::stod(random));
+  EXPECT_LT(std::stod(trained), 1.0);
+  EXPECT_LT(std::stod(seen), std::stod(random_seen));
+  EXPECT_GT(std::stod(seen), 0.1);
   EXPECT_EQ(bench({"--length=32,16", "--patterns=dense"}).code, 0);
   expect_one_line(bench({"--length=65"}), "bench: ", "--length: ");
   expect_one_line(bench({"--batch=1000"}), "bench: ", "--batch: ");
@@ -140,6 +167,24 @@ TEST_F(BenchCheckpoint, InputsAreThoseOfTheLayers) {
   expect_one_line(execute({"bench", "attention", "--checkpoint=none"}), "bench: ", "none");
   expect_one_line(execute(attention({"--data=none"})), "bench: ", "--data: is the text for --checkpoint");
   expect_one_line(execute({"bench", "op", "cast", "--checkpoint=none"}), "bench: ", "--checkpoint: only attention");
+}
+
+// All rows that the model can have: no groups of heads, and Reformer only where keys are the queries.
+TEST(Bench, RowsForTheKeysOfTheModel) {
+  for (const bool shared : {true, false}) {
+    test::TinyRun tiny;
+    Config config = tiny.config(shared ? "hash" : "dense");
+    config.model.n_head = 4;
+    config.model.shared_qk = shared;
+    config.train.steps = 1;
+    tiny.run(config);
+    const Outcome outcome =
+        execute({"bench", "attention", "--device=cpu", "--repeats=1", "--batch=1", "--checkpoint", tiny.path("")});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out.find("gqa"), std::string::npos) << outcome.out;
+    EXPECT_EQ(outcome.out.find("reformer") != std::string::npos, shared) << outcome.out;
+    EXPECT_NE(outcome.out.find("blocks"), std::string::npos) << outcome.out;
+  }
 }
 
 TEST(Bench, GroupedHeadsHaveARowForEveryPatternThatTheyCanHave) {
@@ -201,8 +246,8 @@ TEST(Bench, ASignalEndsIt) {
     const Outcome outcome = execute(
         words,
         [&](pid_t pid) {
-          test::wait_until([&] { return fs::exists(streams.out); });
-          ::usleep(300'000);
+          test::wait_until([&] { return fs::exists(streams.out) && fs::file_size(streams.out) > 0; });
+          ::usleep(100'000);
           ::kill(pid, SIGINT);
         },
         streams);
