@@ -365,7 +365,7 @@ class Quality(Experiment):
         context = f"{int(rows[0]['T']):,} tokens of context"
         seeds = len({row["seed"] for row in rows})
         means = ", means over seeds" if seeds > 1 else ""
-        return [line_plot(points(column), f"{context}: {what}{means}", label, f"validation {self.unit}") for column, what, label in
+        return [line_plot(points(column), f"{context}, {what}{means}", label, f"validation {self.unit}") for column, what, label in
                 (("seconds", "against time", "seconds of training"), ("tokens", "against tokens", "tokens"))]
 
     def report(self, folder):
