@@ -51,9 +51,8 @@ def settle_scale(args):
             fail(f"--out: {args.out}: is not a folder of an earlier run: it has no reproduce.json")
         args.scale, args.data = made["scale"], made["data"]
         return
-    for key, now in (("scale", args.scale), ("data", args.data and str(args.data))):
-        if made and now and made[key] not in (None, now):
-            fail(f"--{key}: {args.out} was made with {made[key]}, not {now}; give another --out")
+    if made and made["scale"] != args.scale:
+        fail(f"--scale: {args.out} was made with {made['scale']}, not {args.scale}; give another --out")
     reproduce_report.write_json(path, {"scale": args.scale, "data": str(args.data) if args.data else made.get("data")})
 
 
