@@ -19,7 +19,7 @@ MEANINGS = {
     "unionN": "balancedN, and the last 256 tokens in the same softmax",
     "roundsN": "balancedN in two independent rounds",
     "endsN": "hashN, and dense attention in the last tenth of the steps",
-    "layersN": "balancedN in every fourth layer, a window in the others",
+    "layersN": "balancedN in every fourth layer, the last one included, a window in the others",
     "dropN": "N % of queries and of keys dropped at random in each layer, as in the paper",
     "reformerN": "the same and the previous chunk of the tokens sorted by bucket; what a token sees depends on later tokens",
     "blocks": "the 3 blocks of 512 tokens that suit a query best, its own among them",
@@ -46,7 +46,7 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         ("union", True): {**balanced, "near": 2 * window},
         ("rounds", True): {**balanced, "rounds": 2},
         ("ends", True): {"schedule": [{"from": 0, "attention": hashed}, {"from": 0.9, "attention": {"pattern": "dense"}}]},
-        ("layers", True): [balanced if layer % 4 == 3 or layers == 2 and layer == 1 else near for layer in range(layers)],
+        ("layers", True): [balanced if (layers - 1 - layer) % 4 == 0 else near for layer in range(layers)],
         ("drop", True): {"pattern": "drop", "drop_rate": number / 100},
     }
     return patterns.get((word, bool(digits)))

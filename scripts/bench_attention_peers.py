@@ -57,7 +57,7 @@ def main():
     def timed(works, inputs, repeats):
         """Medians of the milliseconds of each of `works`, which follow one another from cold caches and get what the one before
         gave, on fresh inputs each time, as ./bench attention does it: at the power limit it matters what came before. Also the
-        20th, 50th and 80th percentiles of their sum."""
+        20th, 50th and 80th percentiles of their sum, and the last result."""
         times = [[] for _ in works]
         for i in range(repeats + 1):  # the first is for warming up
             with torch.no_grad():
@@ -75,7 +75,7 @@ def main():
                 for of_work, start, end in zip(times, events, events[1:]):
                     of_work.append(start.elapsed_time(end))
         total = sorted(sum(run) for run in zip(*times))
-        return [statistics.median(x) for x in times], [total[round(share * (len(total) - 1))] for share in (0.2, 0.5, 0.8)]
+        return [statistics.median(x) for x in times], [total[round(share * (len(total) - 1))] for share in (0.2, 0.5, 0.8)], result
 
     def report(system, pattern, length, buckets, prepare, attend):
         try:
@@ -83,12 +83,10 @@ def main():
                                   requires_grad=True) for _ in range(3)]
             prepare_ms, context = 0.0, None
             if prepare:
-                (prepare_ms,), _ = timed([lambda _: prepare()], [], 1)
-                context = prepare()
+                (prepare_ms,), _, context = timed([lambda _: prepare()], [], 1)
             dout = torch.randn_like(inputs[0])
-            (forward_ms, backward_ms), (low, total, high) = timed([lambda _: attend(*inputs, context),
-                                                            lambda out: torch.autograd.grad(out, inputs, dout)],
-                                                           inputs, args.repeats)
+            works = [lambda _: attend(*inputs, context), lambda out: torch.autograd.grad(out, inputs, dout)]
+            (forward_ms, backward_ms), (low, total, high), _ = timed(works, inputs, args.repeats)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
             return

@@ -9,18 +9,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(command, quiet=False):
     """Runs a command to its end and returns its exit code, 128 + N where signal N ended it or came meanwhile. The signal goes to the
     command, once, because it has a session of its own; it ends in its own way, and this program waits for that."""
-    received, child = [], None
+    received, early, child = [], [], None  # early: before there is a child
 
     def pass_on(number, _):
         received.append(number)
         if child:
             child.send_signal(number)
+        else:
+            early.append(number)
 
     # One that is ignored, as in the background of a shell, stays so.
     before = {number: signal.signal(number, pass_on) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     try:
         child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL if quiet else None, start_new_session=True)
-        for number in list(received):  # that came before there was a child
+        for number in early:
             child.send_signal(number)
         code = child.wait()
     finally:

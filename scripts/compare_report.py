@@ -1,12 +1,12 @@
 """What compare.py reads from the metrics of finished runs: rows of quality.csv, the table and the plots."""
 import csv
-import io
 import json
 import os
 import pathlib
 import statistics
 import sys
 
+from files import csv_text, write_whole
 from plot_metrics import read_run
 from plotting import NEEDS_MATPLOTLIB, find_pyplot
 
@@ -14,13 +14,6 @@ COLUMNS = ("config,pattern,T,seed,step,tokens,seconds,loss,effective_buckets,sha
            "commit").split(",")
 LAYER_COLUMNS = ("config", "seed", "step", "layer", "effective_buckets")
 TOKENS, SECONDS, LOSS = 1, 2, 3  # of a point (step, tokens, seconds, loss), as read_run gives them
-
-
-def write_whole(path, text):
-    """Puts a file in place when all of it is written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def read_records(file):
@@ -134,14 +127,6 @@ def earlier_runs(out):
     """{(config, seed): run} of the tables in OUT, whose folders need not be there any more."""
     layer_rows = read_rows(out / "segments.csv")
     return {key: Run(rows, layer_rows.get(key, [])) for key, rows in read_rows(out / "quality.csv", "T", "tokens", "seconds", "loss").items()}
-
-
-def csv_text(columns, rows):
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
 
 
 def loss_at(points, column, x):

@@ -9,7 +9,8 @@ import time
 
 from compare_plan import fail, longest_first, steps_of, suffix_of
 from compare_progress import Follower, Progress, duration
-from compare_report import read_records, write_whole
+from compare_report import read_records
+from files import write_whole
 
 NO_CHECKPOINT = "none of its checkpoints can be used"  # as ./train --resume says it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

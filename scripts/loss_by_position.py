@@ -7,7 +7,6 @@ Evaluates the last checkpoint of each run in OUT/runs on the validation windows 
 step, first and last position, tokens, loss. Rows of runs whose folder was removed since stay while quality.csv has the run.
 """
 import argparse
-import csv
 import pathlib
 import re
 import shutil
@@ -15,7 +14,8 @@ import sys
 import tempfile
 
 import children
-from compare_report import csv_text, earlier_runs, read_rows, write_whole
+from compare_report import earlier_runs, read_rows
+from files import csv_text, read_csv, write_whole
 
 COLUMNS = ("config", "seed", "step", "first", "last", "tokens", "loss")
 
@@ -44,9 +44,8 @@ def main(words):
             children.end_if_stopped(code)
             if code != 0:
                 sys.exit(f"loss_by_position.py: evaluating {run} failed")
-            with open(table, encoding="utf-8", newline="") as evaluation:
-                rows += [dict(zip(COLUMNS, (*key, finished[key], row["first"], row["last"], row["tokens"], row["loss"])))
-                         for row in csv.DictReader(evaluation) if row["table"] == "positions"]
+            rows += [dict(zip(COLUMNS, (*key, finished[key], row["first"], row["last"], row["tokens"], row["loss"])))
+                     for row in read_csv(table) if row["table"] == "positions"]
         write_whole(file, csv_text(COLUMNS, rows))
     if not rows:
         sys.exit(f"loss_by_position.py: {args.out}: has no finished runs with checkpoints; --out is that of compare.py")

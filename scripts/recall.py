@@ -9,7 +9,6 @@ scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. Th
 OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs.
 """
 import argparse
-import csv
 import json
 import math
 import os
@@ -19,6 +18,7 @@ import sys
 
 import children
 from attention_patterns import attention_of, shares_keys
+from files import csv_text, read_csv, write_json, write_whole
 from svg_plot import line_plot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
@@ -39,11 +39,6 @@ def run(command, what, quiet=False):
     children.end_if_stopped(code)
     if code != 0:
         fail(f"{what} failed")
-
-
-def write_if_new(path, text):
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
 
 
 def config_of(args, pattern, T):
@@ -78,7 +73,7 @@ def make_data(args, T, folder, results):
         return
     results.mkdir(parents=True, exist_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps(wanted), encoding="utf-8")
+    write_json(stamp, wanted)
     command = [args.prepare, "synthetic", args.task, "--length", T, "--sequences", sequences, "--vocabulary", args.vocabulary,
                "--output", folder, "--overwrite"]
     run(command + (["--pairs", args.pairs] if args.pairs is not None else []), "making the sequences")
@@ -100,8 +95,7 @@ def evaluations(args, folder):
             table.parent.mkdir(exist_ok=True)
             run([args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table], f"evaluating {trained}",
                 quiet=True)
-        with open(table, encoding="utf-8", newline="") as file:
-            yield pattern, seed, [row for row in csv.DictReader(file) if row["table"] in ("distances", "total")]
+        yield pattern, seed, [row for row in read_csv(table) if row["table"] in ("distances", "total")]
 
 
 def collect(args, T, folder):
@@ -118,15 +112,6 @@ def collect(args, T, folder):
 def mean(values):
     values = list(values)
     return sum(values) / len(values)
-
-
-def write_table(rows, path):
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
 
 
 def print_table(rows, patterns):
@@ -218,12 +203,12 @@ def main(words):
         configs = []
         for pattern in args.patterns:
             path = args.out / "configs" / f"{pattern}_{T}.json"
-            write_if_new(path, json.dumps(config_of(args, pattern, T), indent=1) + "\n")
+            write_json(path, config_of(args, pattern, T))
             configs.append(f"{pattern}={path}")
         run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
              "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
         rows += collect(args, T, folder)
-        write_table(rows, args.out / f"{args.task}.csv")
+        write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
     print_table(rows, args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")
     for T in args.lengths:

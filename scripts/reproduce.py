@@ -15,7 +15,6 @@ have been measured on them; results stay.
 import argparse
 import datetime
 import fcntl
-import json
 import os
 import pathlib
 import re
@@ -26,6 +25,7 @@ import time
 import children
 import reproduce_experiments
 import reproduce_report
+from files import read_json, write_json
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 
@@ -34,15 +34,11 @@ def fail(message):
     sys.exit(f"reproduce.py: {message}")
 
 
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def is_done(context, folder, name, command):
     return read_json(folder / f"{name}.done.json").get("command") == context.recorded(command)
 
 
-def settle_scale(args):
+def check_scale(args):
     """OUT/reproduce.json says at which scale and on what data OUT was made."""
     path = args.out / "reproduce.json"
     made = read_json(path)
@@ -53,7 +49,7 @@ def settle_scale(args):
         return
     if made and made["scale"] != args.scale:
         fail(f"--scale: {args.out} was made with {made['scale']}, not {args.scale}; give another --out")
-    reproduce_report.write_json(path, {"scale": args.scale, "data": str(args.data) if args.data else made.get("data")})
+    write_json(path, {"scale": args.scale, "data": str(args.data) if args.data else made.get("data")})
 
 
 def report(context):
@@ -82,11 +78,11 @@ def run_all(context, experiments):
         code = children.run(command)
         seconds = {"seconds": round(before + time.time() - start, 1)}
         if code != 0:
-            reproduce_report.write_json(folder / f"{step}.begun.json", seconds)
+            write_json(folder / f"{step}.begun.json", seconds)
             report(context)
             children.end_if_stopped(code)
             fail(f"{name} ({step}) failed; the same command goes on from there. It was: {shlex.join(map(str, command))}")
-        reproduce_report.write_json(stamp, {
+        write_json(stamp, {
             "command": context.recorded(command), **seconds, "date": datetime.date.today().isoformat(),
             "commit": reproduce_report.commit_of(context.program("train")), "machine": reproduce_report.machine()})
         folder.joinpath(f"{step}.begun.json").unlink(missing_ok=True)
@@ -106,7 +102,7 @@ def prepare_smoke(context):
             fail("preparing the sample text failed")
 
 
-def near(path):
+def relative_to_top(path):
     """Relative to the top of the repository where it is inside."""
     path = pathlib.Path(path).resolve()
     return path.relative_to(TOP) if path.is_relative_to(TOP) else path
@@ -133,16 +129,16 @@ def parse(arguments):
         fail(f"--gpus: must be how many, as in 4, or which, as in 0,2,3, not {args.gpus}")
     if args.ranks is not None and (args.ranks < 1 or args.gpus):
         fail(f"--ranks: must be at least 1, not {args.ranks}" if args.ranks < 1 else "--ranks: goes without --gpus, which gives each run one GPU")
-    args.programs = near(args.programs)
+    args.programs = relative_to_top(args.programs)
     args.experiments = {}
     for name in args.only.split(","):
         if name not in names:
             fail(f"--only: there is no {name}; there are {', '.join(names)}")
         args.experiments[name] = names[name]
-    args.out = near(args.out or TOP / "results" / f"reproduce_{args.scale}")
+    args.out = relative_to_top(args.out or TOP / "results" / f"reproduce_{args.scale}")
     if args.scale == "paper" and not args.data:
         args.data = TOP / "data/openwebtext2"
-    args.data, args.bytes = args.data and near(args.data), near(args.bytes)
+    args.data, args.bytes = args.data and relative_to_top(args.data), relative_to_top(args.bytes)
     return args
 
 
@@ -188,7 +184,7 @@ def main(arguments):
         return
     if not args.report_only:
         check(args)
-    settle_scale(args)
+    check_scale(args)
     lock = open(args.out / ".lock", "w", encoding="utf-8")  # until the program ends
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

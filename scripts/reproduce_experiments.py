@@ -11,7 +11,9 @@ import subprocess
 import sys
 
 from attention_patterns import attention_of
-from reproduce_report import note, preformatted, read_csv, table, write_whole
+from compare_report import LOSS, SECONDS, TOKENS, earlier_runs, mean_points, seconds_to
+from files import read_csv, write_json, write_whole
+from reproduce_report import note, preformatted, table
 from svg_plot import line_plot, side_by_side
 
 SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the repository
@@ -121,7 +123,7 @@ class Experiment:
         raise NotImplementedError
 
     def claims(self, _folder):
-        """(the paper, here, what it means today), in words."""
+        """(the paper, here, compared with what), in words."""
         return []
 
 
@@ -212,14 +214,13 @@ class Runtime(Experiment):
                 here.append(f"{T:,} tokens: {dense / mine:.1f} x")
         if here:
             claims.append(["Hash-sparse attention is faster than FlashAttention, the more the longer the sequence",
-                           "16 random buckets against dense attention by cuDNN: " + ", ".join(here), "against dense kernels of today"])
+                           "16 random buckets against dense attention by cuDNN: " + ", ".join(here), "dense attention of today"])
         missed = {T: 1 - float(r["bucket_pairs_seen"]) for r in rows if r["bucket_pairs_seen"] and r["buckets"] == "16"
                   for T in [int(r["T"])]}
         if missed:
             claims.append(["Reformer's chunks miss pairs of one bucket",
                            f"of 16 random, even buckets: {100 * missed[min(missed)]:.1f} % at {min(missed):,} tokens, "
-                           f"{100 * missed[max(missed)]:.2f} % at {max(missed):,}",
-                           "even buckets hardly lose any; those of trained models, below, do"])
+                           f"{100 * missed[max(missed)]:.2f} % at {max(missed):,}", "all pairs of one bucket"])
         return claims
 
 
@@ -240,20 +241,21 @@ class TrainedBuckets(Experiment):
 
     def steps(self, context, folder):
         steps = []
-        for length in ("8k", "16k"):
-            for kind, model in self.models.items():
-                run = context.out / f"quality_{length}" / "runs" / f"{model}-s{context.seeds.split(',')[0]}"
-                batch = max(1, min(context.scale.windows, 131_072 // context.scale.lengths[length]))
-                bench = [context.program("bench"), "attention", "--checkpoint", run, "--batch", 1 if context.scale_name == "smoke" else batch,
-                         "--repeats", 1, "--buckets", "2,4,8,16,32,64", "--patterns", "dense,hash,hash_balanced,reformer",
-                         "--csv", folder / f"{kind}_{length}.csv"]
-                steps.append((f"{kind}_{length}", bench, 0.5))
+        for step in self.step_names:
+            batch = 1 if context.scale_name == "smoke" else max(1, 131_072 // context.scale.lengths[step.split("_")[1]])
+            bench = [context.program("bench"), "attention", "--checkpoint", self.run(context, step), "--batch", batch, "--repeats", 1, "--buckets",
+                     "2,4,8,16,32,64", "--patterns", "dense,hash,hash_balanced,reformer", "--csv", folder / f"{step}.csv"]
+            steps.append((step, bench, 0.5))
         return steps
 
-    def problem(self, context, step):
+    def run(self, context, step):
+        """The folder of the model."""
         kind, length = step.split("_")
-        run = f"quality_{length}/runs/{self.models[kind]}-s{context.seeds.split(',')[0]}"
-        return None if list(context.out.glob(f"{run}/checkpoint-*/checkpoint.xxh3")) else f"needs the checkpoint of {context.out}/{run}, by quality_{length}"
+        return context.out / f"quality_{length}" / "runs" / f"{self.models[kind]}-s{context.seeds.split(',')[0]}"
+
+    def problem(self, context, step):
+        run = self.run(context, step)
+        return None if list(run.glob("checkpoint-*/checkpoint.xxh3")) else f"needs the checkpoint of {run}, by {run.parent.parent.name}"
 
     def rows(self, folder):
         return {kind: [row for length in ("8k", "16k") for row in read_csv(folder / f"{kind}_{length}.csv")] for kind in self.models}
@@ -271,23 +273,23 @@ class TrainedBuckets(Experiment):
                         lines.setdefault(row["pattern"].replace("_", " "), []).append((int(row["buckets"]), float(row["total_ms"])))
                 parts.append(line_plot(lines, f"Model with {kind} buckets, {int(T):,} tokens, {its[0]['batch_heads']} heads", "buckets",
                                        "ms, forward and backward", 2, 10))
-            parts += [
-                      bucket_pairs_plot(rows, f"Model with {kind} buckets: pairs of one bucket that Reformer misses"),
+            parts += [bucket_pairs_plot(rows, f"Model with {kind} buckets: pairs of one bucket that Reformer misses"),
                       timing_table(rows, "20 % of layers", "80 % of layers")]
         return "\n".join(parts) or note("nothing has been measured yet")
 
     def claims(self, folder):
-        found = []
-        for row in self.rows(folder)["plain"]:
-            dense = next(float(r["total_ms"]) for r in self.rows(folder)["plain"] if r["pattern"] == "dense" and r["T"] == row["T"])
+        rows = self.rows(folder)["plain"]
+        found, missed = [], []
+        for row in rows:
             if row["pattern"] == "hash" and row["buckets"] == "16":
+                dense = total_at(rows, "scfa", "dense", row["T"])
                 found.append(f"{int(row['T']):,} tokens: {float(row['share_of_pairs']):.0%} of the pairs, {dense / float(row['total_ms']):.1f} x")
-        missed = [f"{int(row['T']):,} tokens: {100 * (1 - float(row['bucket_pairs_seen'])):.0f} %" for row in self.rows(folder)["plain"]
-                  if row["pattern"] == "reformer" and row["buckets"] == "16"]
+            if row["pattern"] == "reformer" and row["buckets"] == "16":
+                missed.append(f"{int(row['T']):,} tokens: {100 * (1 - float(row['bucket_pairs_seen'])):.0f} %")
         return [["Attention is timed on random buckets, which are even", "16 buckets of a trained model against our dense attention: " + ", ".join(found),
-                 "buckets of trained models are less even"],
+                 "random buckets: the first row"],
                 ["Reformer's chunks miss pairs of one bucket", "of 16 buckets of a trained model: " + ", ".join(missed),
-                 "chunks of one length cannot hold buckets that are uneven"]] if found else []
+                 "all pairs of one bucket"]] if found else []
 
 
 # ---- training runs ---------------------------------------------------------------------------------------------------
@@ -317,7 +319,7 @@ class Quality(Experiment):
 
     def steps(self, context, folder):
         folder.joinpath("configs").mkdir(parents=True, exist_ok=True)
-        configs, finished = [], {row["config"] for row in self.rows(folder)}
+        configs, finished = [], {run.config for run in self.runs(folder)}
         for name in self.patterns:
             path = folder / "configs" / f"{name}.json"
             text = json.dumps(self.config(context.scale, name, context.ranks or 1), indent=1) + "\n"
@@ -334,14 +336,17 @@ class Quality(Experiment):
         return [(self.step_names[0], train, 10 * len(self.patterns)), (self.step_names[1], positions, 1)]
 
     def configs(self, folder):
-        finished = {row["config"] for row in self.rows(folder)}
-        return [folder / "configs" / f"{name}.json" for name in self.patterns if name in finished]
+        return [folder / "configs" / f"{name}.json" for name in dict.fromkeys(run.config for run in self.runs(folder))]
 
-    def rows(self, folder, name="quality.csv"):
-        return [row for row in read_csv(folder / name) if row["config"] in self.patterns]
+    def runs(self, folder):
+        """Those that are finished, in the order of the patterns."""
+        found = earlier_runs(folder).values()
+        return [run for name in self.patterns for run in found if run.config == name]
 
     def has_results(self, folder):
-        return not self.home and bool(self.rows(folder)) or any(row["config"] not in EXPERIMENTS[self.home].patterns for row in self.rows(folder))
+        """Of its own: the experiment at home has some of the patterns too."""
+        others = EXPERIMENTS[self.home].patterns if self.home else []
+        return any(run.config not in others for run in self.runs(folder))
 
     def baseline(self):
         return "dense" if "dense" in self.patterns else self.patterns[0]
@@ -349,46 +354,40 @@ class Quality(Experiment):
     def plots(self, folder, labels=None, span=1.2):
         """Loss against seconds, and against tokens: means over seeds. labels: {config: name} of the lines, instead of all. span: how
         far above the lowest one losses are shown."""
-        rows = [row for row in self.rows(folder) if not labels or row["config"] in labels]
-        if not rows:
+        labels = labels or {name: name for name in self.patterns}
+        runs = [run for run in self.runs(folder) if run.config in labels]
+        if not runs:
             return []
-        most = min(self.per_nat * float(row["loss"]) for row in rows) + span * self.per_nat
-        def points(column):
-            lines = {}
-            for row in rows:
-                if int(row["step"]) > 0:
-                    lines.setdefault(row["config"], {}).setdefault(int(row["step"]), []).append(
-                        (float(row[column]), self.per_nat * float(row["loss"])))
-            means = {labels[name] if labels else name: [tuple(sum(v) / len(v) for v in zip(*at)) for at in lines[name].values()]
-                     for name in labels or self.patterns if name in lines}
-            return {name: [point for point in line if point[1] <= most] for name, line in means.items()}
-        context = f"{int(rows[0]['T']):,} tokens of context"
-        seeds = len({row["seed"] for row in rows})
-        means = ", means over seeds" if seeds > 1 else ""
-        return [line_plot(points(column), f"{context}, {what}{means}", label, f"validation {self.unit}") for column, what, label in
-                (("seconds", "against time", "seconds of training"), ("tokens", "against tokens", "tokens"))]
+        most = min(run.last[LOSS] for run in runs) + span
+        means = {label: mean_points([run for run in runs if run.config == name]) for name, label in labels.items()
+                 if any(run.config == name for run in runs)}
+        def lines(column):
+            return {name: [(p[column], self.per_nat * p[LOSS]) for p in points if p[0] > 0 and p[LOSS] <= most] for name, points in means.items()}
+        seeds = ", means over seeds" if len({run.seed for run in runs}) > 1 else ""
+        return [line_plot(lines(column), f"{runs[0].length:,} tokens of context, {what}{seeds}", label, f"validation {self.unit}")
+                for column, what, label in ((SECONDS, "against time", "seconds of training"), (TOKENS, "against tokens", "tokens"))]
 
     def report(self, folder):
-        rows = self.rows(folder)
-        if not rows:
+        runs = self.runs(folder)
+        if not runs:
             return note("no run has finished yet")
-        parts = [*self.plots(folder), speed_table(rows, self.baseline(), self.unit, self.per_nat), self.positions(folder)]
+        parts = [*self.plots(folder), speed_table(runs, self.baseline(), self.unit, self.per_nat), self.positions(folder)]
         for config in ("hash16", "balanced16"):
             layers = {}
-            for row in self.rows(folder, "segments.csv"):
-                seed = rows[0]["seed"]
-                if row["config"] == config and row["seed"] == seed:
-                    layers.setdefault(f"layer {row['layer']}", []).append((int(row["step"]), float(row["effective_buckets"])))
+            run = next((run for run in runs if run.config == config), None)  # of its first seed
+            for row in run.layer_rows if run else []:
+                layers.setdefault(f"layer {row['layer']}", []).append((int(row["step"]), float(row["effective_buckets"])))
             if layers:
-                parts.append(line_plot(layers, f"{config}, seed {seed}: effective buckets by layer, means over heads", "step", "effective buckets"))
-        runs = {(row["config"], row["seed"]) for row in rows}
-        unfinished = len(self.patterns) - len({config for config, _ in runs})
-        parts.append(note(f"{len(runs)} finished runs{f' ({unfinished} configs have none yet)' if unfinished else ''} on {', '.join(sorted({row['gpu'] for row in rows}))}, programs built from "
-                          f"{', '.join(sorted({row['commit'] for row in rows}))}."))
+                parts.append(line_plot(layers, f"{config}, seed {run.seed}: effective buckets by layer, means over heads", "step",
+                                       "effective buckets"))
+        unfinished = len(self.patterns) - len({run.config for run in runs})
+        without = f" ({unfinished} configs have none yet)" if unfinished else ""
+        gpus, commits = (", ".join(sorted({row[column] for run in runs for row in run.rows})) for column in ("gpu", "commit"))
+        parts.append(note(f"{len(runs)} finished runs{without} on {gpus}, programs built from {commits}."))
         return "\n".join([*parts, "" if self.home else preformatted(folder / "table.md")])
 
     def positions(self, folder):
-        rows, lines = self.rows(folder, "positions.csv"), {}
+        rows, lines = [row for row in read_csv(folder / "positions.csv") if row["config"] in self.patterns], {}
         for row in rows:
             at = (int(row["first"]) + int(row["last"])) / 2
             lines.setdefault(row["config"], {}).setdefault(at, []).append(self.per_nat * float(row["loss"]))
@@ -399,11 +398,12 @@ class Quality(Experiment):
     def claims(self, folder):
         if self.length not in self.paper or self.home or self.data != "data":
             return []
-        found = speed_ups(self.rows(folder))
+        runs = self.runs(folder)
+        found = speed_ups(runs)
         if "dense" not in found:
             return []
-        dense, T = found["dense"], int(self.rows(folder)[0]["T"])
-        def told(names):
+        dense, T = found["dense"], runs[0].length
+        def describe(names):
             texts = []
             for name in names:
                 if name in found:
@@ -411,12 +411,12 @@ class Quality(Experiment):
                     reached = f"dense's final loss {its.to_loss:.2f} x as fast" if its.to_loss else "dense's final loss not reached"
                     texts.append(f"{name}: {its.tokens_per_s / dense.tokens_per_s:.2f} x the tokens/s of dense, loss {its.difference:+.3f}, {reached}")
             return f"{T:,} tokens: " + "; ".join(texts) if texts else None
-        meaning = "against dense kernels of today"
+        meaning = "dense attention of today"
         if dense.attention is not None:
             meaning += f"; training whose attention took no time would be {bound(dense):.2f} x as fast as dense"
         claims = [[f"Training with hashing is {self.paper[self.length]} as fast at {LENGTHS[self.length]:,} tokens, perplexity no worse",
-                   told(["hash8", "hash16", "hash32", "balanced16", "near_far"]), meaning],
-                  ["Dropping queries and keys makes training faster, perplexity no worse", told(["drop30", "drop50", "drop70"]), meaning]]
+                   describe(["hash8", "hash16", "hash32", "balanced16", "near_far"]), meaning],
+                  ["Dropping queries and keys makes training faster, perplexity no worse", describe(["drop30", "drop50", "drop70"]), meaning]]
         return [claim for claim in claims if claim[1]]
 
 
@@ -428,34 +428,22 @@ class SpeedUp:
     to_loss: float  # the baseline's seconds over those to its final loss; None where a seed does not reach it
     tokens_per_s: float
     attention: float  # share of a step; None where it was not measured
+    seeds: int
 
 
-def speed_ups(rows, baseline="dense"):
-    """{config: SpeedUp}"""
-    runs = {}
-    for row in rows:
-        runs.setdefault((row["config"], row["seed"]), []).append(row)
-    found = {}
-    for (config, seed), its in runs.items():
-        base = runs.get((baseline, seed))
+def speed_ups(runs, baseline="dense"):
+    """{config: SpeedUp} of Runs."""
+    of_seed, found = {run.seed: run for run in runs if run.config == baseline}, {}
+    for run in runs:
+        base = of_seed.get(run.seed)
         if base:
-            points = [(float(row["seconds"]), float(row["loss"])) for row in its]
-            reached = crossing(points, float(base[-1]["loss"]))
-            share = its[-1].get("attention_share")
-            found.setdefault(config, []).append((points[-1][1], points[-1][1] - float(base[-1]["loss"]),
-                                                 float(base[-1]["seconds"]) / reached if reached else None,
-                                                 float(its[-1]["tokens"]) / float(its[-1]["seconds"]), float(share) if share else None))
+            reached = seconds_to(run.points, base.last[LOSS])
+            found.setdefault(run.config, []).append((
+                run.last[LOSS], run.last[LOSS] - base.last[LOSS], base.last[SECONDS] / reached if reached else None,
+                run.last[TOKENS] / run.last[SECONDS], run.attention))
     def mean(values):
         return None if any(value is None for value in values) else statistics.fmean(values)
-    return {config: SpeedUp(*(mean(column) for column in zip(*values))) for config, values in found.items()}
-
-
-def crossing(points, loss):
-    """Seconds at which a curve first reaches a loss, between evaluations; None if it does not."""
-    for (s0, l0), (s1, l1) in zip(points, points[1:]):
-        if l1 <= loss:
-            return s0 + (s1 - s0) * (l0 - loss) / (l0 - l1) if l0 > l1 else s1
-    return None
+    return {config: SpeedUp(*(mean(column) for column in zip(*values)), len(values)) for config, values in found.items()}
 
 
 def bound(dense):
@@ -463,26 +451,22 @@ def bound(dense):
     return 1 / (1 - dense.attention)
 
 
-def speed_table(rows, baseline, unit, per_nat):
-    found = speed_ups(rows, baseline)
-    base, seeds, cells = found.get(baseline), {}, []
+def speed_table(runs, baseline, unit, per_nat):
+    found, cells = speed_ups(runs, baseline), []
+    base = found.get(baseline)
     if base is None:
         return note(f"no run of {baseline} has finished yet")
-    shared = {row["seed"] for row in rows if row["config"] == baseline}
-    for row in rows:
-        if row["seed"] in shared:
-            seeds.setdefault(row["config"], set()).add(row["seed"])
     def times(value):
         return f"{value:.2f} x" if value else "-"
     for config, its in found.items():
         attention = None
         if base.attention and its.attention:
             attention = (base.attention / base.tokens_per_s) / (its.attention / its.tokens_per_s)
-        cells.append([config, len(seeds[config]), f"{per_nat * its.loss:.4f}", f"{per_nat * its.difference:+.4f}",
+        cells.append([config, its.seeds, f"{per_nat * its.loss:.4f}", f"{per_nat * its.difference:+.4f}",
                       f"{its.tokens_per_s / 1e3:,.4g}", times(its.tokens_per_s / base.tokens_per_s), times(attention),
                       times(its.to_loss) if its.to_loss else "not reached"])
-    text = table(cells, ["config", "seeds", f"final {unit}", f"minus {baseline}'s of the same seeds", "thousand tokens/s", "speed-up, end to end", "speed-up, attention only",
-                         f"speed-up to {baseline}'s final {unit}"])
+    text = table(cells, ["config", "seeds", f"final {unit}", f"minus {baseline}'s of the same seeds", "thousand tokens/s",
+                         "speed-up, end to end", "speed-up, attention only", f"speed-up to {baseline}'s final {unit}"])
     if base.attention is not None:
         text += note(f"With attention that takes no time, training would be {bound(base):.2f} x as fast as {baseline}: the bound of the end-to-end speed-up.")
     return text
@@ -539,8 +523,8 @@ class Steps(Experiment):
         if context.scale_name == "smoke":  # PyTorch's part needs a GPU
             config = folder / "config.json"
             folder.mkdir(parents=True, exist_ok=True)
-            config.write_text(json.dumps({"model": {**context.scale.model, "sequence_length": 128, "vocab_size": 300},
-                                          "train": {"batch_size": 2, "micro_batch_size": 2}}), encoding="utf-8")
+            write_json(config, {"model": {**context.scale.model, "sequence_length": 128, "vocab_size": 300},
+                                "train": {"batch_size": 2, "micro_batch_size": 2}})
             return [("bench", [context.program("bench"), "step", config, "--device", "cpu", "--repeats", 1, "--csv", folder / "step.csv"], 1)]
         return [("bench", [sys.executable, SCRIPTS / "bench_step_peers.py", "--bench", context.program("bench"), "--csv", folder / "step.csv"], 3)]
 

@@ -1,13 +1,12 @@
 """What scripts/reproduce.py writes: HTML of tables, plots and experiments, in one file."""
-import csv
 import datetime
 import html
-import json
 import re
 import shlex
 import subprocess
 
 from attention_patterns import MEANINGS
+from files import read_json, write_whole
 
 STYLE = """body{font:14px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:1em 0}
 td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}pre{overflow-x:auto;background:#f6f6f6;padding:8px}svg{max-width:100%}"""
@@ -24,23 +23,6 @@ def note(text):
 
 def preformatted(path):
     return f"<pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>" if path.exists() else ""
-
-
-def read_csv(path):
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_whole(path, text):
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def write_json(path, content):
-    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def minutes(seconds):
@@ -69,7 +51,7 @@ def machine():
 def stamps_of(experiment, folder):
     """Of the steps that are done."""
     paths = [folder / f"{step}.done.json" for step in experiment.step_names]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    return [read_json(path) for path in paths if path.exists()]
 
 
 def section(experiment, name, folder):
@@ -100,7 +82,7 @@ def write_report(out, scale, data, experiments):
     if scale == "smoke":
         parts.append("<p><b>Scale smoke: models and texts are so small that the figures mean nothing.</b></p>")
     if claims:
-        parts.append("<h2>The paper's claims</h2>" + table(claims, ["the paper", "here", "to be read"]))
+        parts.append("<h2>The paper's claims</h2>" + table(claims, ["the paper", "here", "compared with"]))
     parts.append("<details><summary>what the names of attention mean</summary>" + table(MEANINGS.items(), ["name", "a token sees"]) + "</details>")
     parts += [section(experiment, name, folders[name]) for name, experiment in done.items()]
     page = f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>reproduce {scale}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"

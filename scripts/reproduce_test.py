@@ -14,8 +14,9 @@ import time
 import unittest
 import xml.etree.ElementTree
 
+from compare_report import Run, seconds_to
 from prepare_dataset import TOP
-from reproduce_experiments import EXPERIMENTS, SCALES, SpeedUp, bound, crossing, speed_table, speed_ups
+from reproduce_experiments import EXPERIMENTS, SCALES, SpeedUp, bound, speed_table, speed_ups
 from reproduce_report import machine
 
 
@@ -149,15 +150,17 @@ class Reproduce(unittest.TestCase):
         process.stdout.close()
 
     def test_speed_ups(self):
-        self.assertEqual(crossing([(0, 5.0), (10, 4.0), (20, 3.0)], 3.5), 15)
-        self.assertIsNone(crossing([(0, 5.0), (10, 4.0)], 3.5))
-        rows = [{"config": c, "seed": s, "seconds": x, "loss": y, "tokens": 100, "attention_share": a} for c, s, x, y, a in
+        self.assertEqual(seconds_to([(0, 0, 0, 5.0), (1, 0, 10, 4.0), (2, 0, 20, 3.0)], 3.5), 15)
+        self.assertIsNone(seconds_to([(0, 0, 0, 5.0), (1, 0, 10, 4.0)], 3.5))
+        rows = [{"config": c, "seed": s, "T": 8, "step": x, "seconds": x, "loss": y, "tokens": 100, "attention_share": a} for c, s, x, y, a in
                 (("dense", "1", 0, 5, ""), ("dense", "1", 20, 4, "0.5"), ("fast", "1", 0, 5, ""), ("fast", "1", 5, 4, ""),
                  ("fast", "1", 10, 3, "0.1"), ("slow", "1", 0, 5, ""), ("slow", "1", 10, 4.5, ""))]
-        found = speed_ups(rows)
-        self.assertEqual(found, {"dense": SpeedUp(4, 0, 1, 5, 0.5), "fast": SpeedUp(3, -1, 4, 10, 0.1), "slow": SpeedUp(4.5, 0.5, None, 10, None)})
+        runs = [Run([row for row in rows if row["config"] == config], []) for config in ("dense", "fast", "slow")]
+        found = speed_ups(runs)
+        self.assertEqual(found, {"dense": SpeedUp(4, 0, 1, 5, 0.5, 1), "fast": SpeedUp(3, -1, 4, 10, 0.1, 1),
+                                 "slow": SpeedUp(4.5, 0.5, None, 10, None, 1)})
         self.assertEqual(bound(found["dense"]), 2)
-        self.assertIn("<td>10.00 x</td>", speed_table(rows, "dense", "loss", 1))  # attention alone: 0.1 s of a step against 0.01
+        self.assertIn("<td>10.00 x</td>", speed_table(runs, "dense", "loss", 1))  # attention alone: 0.1 s of a step against 0.01
 
 
 if __name__ == "__main__":
