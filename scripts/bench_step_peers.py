@@ -10,7 +10,7 @@ AdamW and clipping; scfa is ./bench step of the same model. Patterns of scfa: de
 buckets with balance prefix, and near_far, the heads of configs/near_far_8k.json, both with shared keys. Precisions of scfa: bf16,
 and if asked for fp8 (train.precision). A step is one
 micro-batch of --tokens random tokens from initial values, forward, backward, clipping and AdamW; times are medians of
---repeats steps after warm-up. A case that fails, of too little memory for one, is named on the console and left out.
+--repeats steps after warm-up, each from the end of the step before to its own, without waiting in between. A case that fails, of too little memory for one, is named on the console and left out.
 """
 import argparse
 import json
@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 from attention_patterns import attention_of, shares_keys
 
@@ -91,21 +90,19 @@ def run_pytorch_case(size, length, sequences, repeats):
         group["lr"] = 1e-4
     compiled = torch.compile(model)
     ids, targets = (torch.randint(0, VOCABULARY, (sequences, length), device="cuda") for _ in range(2))
-    times = []
-    for i in range(repeats + 3):  # the first ones compile and warm up
-        torch.cuda.synchronize()
-        began = time.perf_counter()
+    ends, warm_ups = [], 3
+    for _ in range(repeats + warm_ups):  # the first ones compile
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
             loss = compiled(ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        loss.item()
-        torch.cuda.synchronize()
-        if i >= 3:
-            times.append(time.perf_counter() - began)
-    seconds, tokens = statistics.median(times), sequences * length
+        ends.append(torch.cuda.Event(enable_timing=True))
+        ends[-1].record()
+    torch.cuda.synchronize()
+    times = [begin.elapsed_time(end) for begin, end in zip(ends[warm_ups - 1:], ends[warm_ups:])]
+    seconds, tokens = statistics.median(times) / 1e3, sequences * length
     print(f"pytorch,{config['name']},bf16,{length},{sequences},{tokens},{seconds * 1e3:.4g},{tokens / seconds:.0f},"
           f"{torch.cuda.max_memory_allocated() * 1e-9:.4g},{torch.cuda.get_device_name()}")
 

@@ -152,6 +152,10 @@ void copy_to_host(void* host, const void* device, size_t bytes, Stream stream) {
   synchronize(stream, "copy from the GPU");
 }
 
+void copy_to_pinned(void* pinned, const void* device, size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(pinned, device, bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
+}
+
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
 }

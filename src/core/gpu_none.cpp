@@ -47,6 +47,9 @@ void copy_to_device(void*, const void*, size_t, Stream) {
 void copy_to_host(void*, const void*, size_t, Stream) {
   absent();
 }
+void copy_to_pinned(void*, const void*, size_t, Stream) {
+  absent();
+}
 void copy_on_device(void*, const void*, size_t, Stream) {
   absent();
 }

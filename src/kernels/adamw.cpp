@@ -29,8 +29,27 @@ void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums) {
   cpu::gradient_norm(ctx, norm, square_sums);
 }
 
+std::array<float, kAdamWFactors> adamw_factors(const AdamW& settings) {
+  require(settings.step >= 1, "adamw: the first step is 1, not ", settings.step);
+  const auto lost = [&](float beta) {
+    return 1.0 - std::pow(static_cast<double>(beta), static_cast<double>(settings.step));
+  };
+  return {static_cast<float>(static_cast<double>(settings.lr) / lost(settings.beta1)),
+          static_cast<float>(1.0 / std::sqrt(lost(settings.beta2))), 1.0f - settings.lr * settings.weight_decay};
+}
+
+void write_adamw_factors(Context& ctx, Tensor factors, const AdamW& settings) {
+  constexpr const char* kOp = "write_adamw_factors";
+  require_tensor(factors, kOp, "factors", DType::kF32, {kAdamWFactors});
+  ctx.require_here(kOp, {factors});
+  const ProfileRange range(ctx, kOp, Category::kOptimizer);
+  if constexpr (kCudaBuild)
+    if (ctx.on_gpu()) return gpu::write_adamw_factors(ctx, factors, settings);
+  cpu::write_adamw_factors(ctx, factors, settings);
+}
+
 void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor g, ConstTensor decays, ConstTensor norm,
-           const AdamW& settings) {
+           const AdamW& settings, ConstTensor factors) {
   constexpr const char* kOp = "adamw";
   const int64_t n = p.numel();
   require_tensor(p, kOp, "p", DType::kF32, {n});
@@ -43,13 +62,14 @@ void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor 
     require(!copy, kOp, ": copy must be empty on the CPU");
   if (decays) require_tensor(decays, kOp, "decays", DType::kU16, {(n + kDecayBlock - 1) / kDecayBlock});
   if (norm || settings.max_norm > 0) require_tensor(norm, kOp, "norm", DType::kF32, {1});
-  require(settings.step >= 1, kOp, ": the first step is 1, not ", settings.step);
-  ctx.require_here(kOp, {p, m, v, copy, g, decays, norm});
+  if (factors) require_tensor(factors, kOp, "factors", DType::kF32, {kAdamWFactors});
+  require(factors || settings.step >= 1, kOp, ": the first step is 1, not ", settings.step);
+  ctx.require_here(kOp, {p, m, v, copy, g, decays, norm, factors});
   if (n == 0) return;
   const ProfileRange range(ctx, kOp, Category::kOptimizer);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings);
-  cpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings);
+    if (ctx.on_gpu()) return gpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings, factors);
+  cpu::adamw(ctx, p, m, v, copy, g, decays, norm, settings, factors);
 }
 
 namespace cpu {
@@ -75,28 +95,36 @@ void square_sum(Context& /*ctx*/, Tensor sum_out, ConstTensor g) {
 }
 
 void gradient_norm(Context& /*ctx*/, Tensor norm, ConstTensor square_sums) {
+  if (!std::isfinite(norm.as<float>()[0])) return;
   double total = 0.0;
   for (int64_t i = 0; i < square_sums.numel(); ++i) total += square_sums.as<double>()[i];
   norm.as<float>()[0] = static_cast<float>(std::sqrt(total));
 }
 
+void write_adamw_factors(Context& /*ctx*/, Tensor factors, const AdamW& settings) {
+  const auto values = adamw_factors(settings);
+  std::copy(values.begin(), values.end(), factors.as<float>());
+}
+
 void adamw(Context& /*ctx*/, Tensor p, Tensor m, Tensor v, Tensor /*copy*/, ConstTensor g, ConstTensor decays,
-           ConstTensor norm, const AdamW& settings) {
+           ConstTensor norm, const AdamW& settings, ConstTensor factors) {
   if (norm && !std::isfinite(norm.as<float>()[0])) return;
   const int64_t n = p.numel();
   float *w = p.as<float>(), *m1 = m.as<float>(), *m2 = v.as<float>();
   const float* grad = g.as<float>();
   const uint16_t* mask = decays ? decays.as<uint16_t>() : nullptr;
-  const double step = static_cast<double>(settings.step);
-  const float b1 = settings.beta1, b2 = settings.beta2;
-  const float step_size = static_cast<float>(settings.lr / (1.0 - std::pow(static_cast<double>(b1), step)));
-  const float correction = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(static_cast<double>(b2), step)));
-  const float eps = settings.eps;
+  std::array<float, kAdamWFactors> values{};
+  if (factors)
+    std::copy_n(factors.as<float>(), values.size(), values.begin());
+  else
+    values = adamw_factors(settings);
+  const auto [step_size, correction, decayed] = values;
+  const float b1 = settings.beta1, b2 = settings.beta2, eps = settings.eps;
   const float scale = settings.max_norm > 0 ? std::min(1.0f, settings.max_norm / (norm.as<float>()[0] + 1e-6f)) : 1.0f;
 #pragma omp parallel for
   for (int64_t block = 0; block < (n + kDecayBlock - 1) / kDecayBlock; ++block) {
     const bool decay = mask == nullptr || mask[block] != 0;
-    const float keep = decay ? 1.0f - settings.lr * settings.weight_decay : 1.0f;
+    const float keep = decay ? decayed : 1.0f;
     const int64_t end = std::min(n, (block + 1) * kDecayBlock);
 #pragma omp simd
     for (int64_t i = block * kDecayBlock; i < end; ++i) {

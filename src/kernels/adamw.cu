@@ -1,6 +1,4 @@
 // AdamW and the norm it clips by; memory-bound, one pass over all parameters.        arXiv:1711.05101
-#include <cmath>
-
 #include "kernels/adamw.h"
 #include "kernels/device_math.cuh"
 
@@ -33,13 +31,30 @@ __global__ void __launch_bounds__(kNormBlocks) add_partial_kernel(double* out, c
 }
 
 __global__ void root_kernel(float* norm, const double* sums, int64_t n) {
+  if (!isfinite(norm[0])) return;
   double sum = 0.0;
   for (int64_t i = 0; i < n; ++i) sum += sums[i];
   norm[0] = static_cast<float>(sqrt(sum));
 }
 
+struct Factors {
+  float step_size, correction, keep;
+};
+static_assert(sizeof(Factors) == kAdamWFactors * sizeof(float));
+
+Factors factors_of(const AdamW& settings) {
+  const auto [step_size, correction, keep] = adamw_factors(settings);
+  return {step_size, correction, keep};
+}
+
+__global__ void write_factors_kernel(Factors* out, Factors factors) {
+  *out = factors;
+}
+
 struct Settings {
-  float beta1, beta2, eps, step_size, correction, keep, max_norm;
+  float beta1, beta2, eps, max_norm;
+  Factors factors;           // of this step
+  const Factors* on_device;  // instead, unless null
 };
 
 // A thread owns four parameters; kDecayBlock is a multiple of that.
@@ -51,12 +66,13 @@ __global__ void __launch_bounds__(kThreads)
   const float scale = s.max_norm > 0.0f ? fminf(1.0f, s.max_norm / (size + 1e-6f)) : 1.0f;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4;
   if (i >= n) return;
-  const float keep = decays == nullptr || decays[i / kDecayBlock] != 0 ? s.keep : 1.0f;
+  const Factors factors = s.on_device != nullptr ? *s.on_device : s.factors;
+  const float keep = decays == nullptr || decays[i / kDecayBlock] != 0 ? factors.keep : 1.0f;
   const auto update = [&](float& weight, float& first, float& second, float gradient) {
     const float d = gradient * scale;
     first = s.beta1 * first + (1.0f - s.beta1) * d;
     second = s.beta2 * second + (1.0f - s.beta2) * d * d;
-    weight = weight * keep - s.step_size * first / (sqrtf(second) * s.correction + s.eps);
+    weight = weight * keep - factors.step_size * first / (sqrtf(second) * factors.correction + s.eps);
   };
   if (i + 4 <= n) {
     float4 w = *reinterpret_cast<float4*>(p + i), a = *reinterpret_cast<float4*>(m + i);
@@ -93,17 +109,19 @@ void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums) {
   check_launch("gradient_norm", ctx.stream());
 }
 
+void write_adamw_factors(Context& ctx, Tensor factors, const AdamW& settings) {
+  write_factors_kernel<<<1, 1, 0, ctx.stream()>>>(reinterpret_cast<Factors*>(factors.data), factors_of(settings));
+  check_launch("write_adamw_factors", ctx.stream());
+}
+
 void adamw(Context& ctx, Tensor p, Tensor m, Tensor v, Tensor copy, ConstTensor g, ConstTensor decays, ConstTensor norm,
-           const AdamW& settings) {
-  const auto step = static_cast<double>(settings.step);
-  const auto lost = [&](float beta) { return 1.0 - std::pow(static_cast<double>(beta), step); };
+           const AdamW& settings, ConstTensor factors) {
   const Settings s{settings.beta1,
                    settings.beta2,
                    settings.eps,
-                   static_cast<float>(static_cast<double>(settings.lr) / lost(settings.beta1)),
-                   static_cast<float>(1.0 / std::sqrt(lost(settings.beta2))),
-                   1.0f - settings.lr * settings.weight_decay,
-                   settings.max_norm};
+                   settings.max_norm,
+                   factors ? Factors{} : factors_of(settings),
+                   reinterpret_cast<const Factors*>(factors.data)};
   const int64_t n = p.numel();
   adamw_kernel<<<blocks_for((n + 3) / 4, kThreads), kThreads, 0, ctx.stream()>>>(
       p.as<float>(), m.as<float>(), v.as<float>(), static_cast<__nv_bfloat16*>(copy.data), g.as<float>(),

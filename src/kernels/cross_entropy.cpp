@@ -25,29 +25,33 @@ void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, C
   cpu::cross_entropy(ctx, losses, correct, logits, targets, vocabulary, gradient_scale);
 }
 
-void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n) {
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, ConstTensor targets, int64_t n) {
   constexpr const char* kOp = "add_losses";
-  require_tensor(sums, kOp, "sums", DType::kF64, {2});
+  require_tensor(sums, kOp, "sums", DType::kF64, {3});
   require_elements(losses, kOp, "losses", DType::kF32, losses.numel());
   require_elements(correct, kOp, "correct", DType::kF32, losses.numel());
+  require_elements(targets, kOp, "targets", DType::kI32, losses.numel());
   require(n >= 0 && n <= losses.numel(), kOp, ": ", n, " of ", losses.numel(), " losses");
-  ctx.require_here(kOp, {sums, losses, correct});
+  ctx.require_here(kOp, {sums, losses, correct, targets});
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::add_losses(ctx, sums, losses, correct, n);
-  cpu::add_losses(ctx, sums, losses, correct, n);
+    if (ctx.on_gpu()) return gpu::add_losses(ctx, sums, losses, correct, targets, n);
+  cpu::add_losses(ctx, sums, losses, correct, targets, n);
 }
 
 namespace cpu {
 
-void add_losses(Context& /*ctx*/, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n) {
-  double loss = 0, hit = 0;
+void add_losses(Context& /*ctx*/, Tensor sums, ConstTensor losses, ConstTensor correct, ConstTensor targets,
+                int64_t n) {
+  double loss = 0, hit = 0, counted = 0;
   for (int64_t i = 0; i < n; ++i) {
     loss += static_cast<double>(losses.as<float>()[i]);
     hit += static_cast<double>(correct.as<float>()[i]);
+    counted += targets.as<int32_t>()[i] == kIgnoredTarget ? 0.0 : 1.0;
   }
   sums.as<double>()[0] += loss;
   sums.as<double>()[1] += hit;
+  sums.as<double>()[2] += counted;
 }
 
 void cross_entropy(Context& /*ctx*/, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets,

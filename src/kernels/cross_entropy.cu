@@ -281,12 +281,16 @@ void launch_rows(Context& ctx, const Tensor& losses, const Tensor& correct, cons
 constexpr int kSumThreads = 1024;
 
 __global__ void __launch_bounds__(kSumThreads)
-    add_losses_kernel(double* sums, const float* losses, const float* correct, int64_t n) {
-  double loss = 0.0, hit = 0.0;
-  for (int64_t i = threadIdx.x; i < n; i += kSumThreads) loss += losses[i], hit += correct[i];
+    add_losses_kernel(double* sums, const float* losses, const float* correct, const int* targets, int64_t n) {
+  double loss = 0.0, hit = 0.0, counted = 0.0;
+  for (int64_t i = threadIdx.x; i < n; i += kSumThreads) {
+    loss += losses[i], hit += correct[i];
+    counted += targets[i] == kIgnoredTarget ? 0.0 : 1.0;
+  }
   loss = block_sum(loss);
   hit = block_sum(hit);
-  if (threadIdx.x == 0) sums[0] += loss, sums[1] += hit;
+  counted = block_sum(counted);
+  if (threadIdx.x == 0) sums[0] += loss, sums[1] += hit, sums[2] += counted;
 }
 
 }  // namespace
@@ -314,8 +318,9 @@ void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, C
   check_launch("cross_entropy", ctx.stream());
 }
 
-void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n) {
-  add_losses_kernel<<<1, kSumThreads, 0, ctx.stream()>>>(sums.as<double>(), losses.as<float>(), correct.as<float>(), n);
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, ConstTensor targets, int64_t n) {
+  add_losses_kernel<<<1, kSumThreads, 0, ctx.stream()>>>(sums.as<double>(), losses.as<float>(), correct.as<float>(),
+                                                         targets.as<int32_t>(), n);
   check_launch("add_losses", ctx.stream());
 }
 

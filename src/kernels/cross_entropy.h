@@ -16,9 +16,10 @@ namespace scfa {
 void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale);
 
-// sums[0] += the first n losses, sums[1] += the first n correct, in double and a fixed order.
-//   sums  out (2) f64, added to      losses, correct  in (N) f32
-void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, int64_t n);
+// Of the first n tokens: sums[0] += losses, sums[1] += correct, sums[2] += how many targets are not kIgnoredTarget; in
+// double and a fixed order.
+//   sums  out (3) f64, added to      losses, correct  in (N) f32      targets  in (N) i32
+void add_losses(Context& ctx, Tensor sums, ConstTensor losses, ConstTensor correct, ConstTensor targets, int64_t n);
 
 namespace cpu {
 decltype(scfa::cross_entropy) cross_entropy;

@@ -75,7 +75,7 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   a.ln_f_mean = arena.take("layer norms", f32, {B, T});
   a.ln_f_rstd = arena.take("layer norms", f32, {B, T});
   a.logits = arena.take("logits of a chunk", f, {head_chunk(c, B * T, arena.device()), c.padded_vocab()});
-  a.loss_sums = arena.take("losses", DType::kF64, {2});
+  a.loss_sums = arena.take("losses", DType::kF64, {3});
   a.losses = arena.take("losses", f32, {B * T});
   a.correct = arena.take("losses", f32, {B * T});
   a.branch = arena.take("scratch", f, {B, T, C});

@@ -105,7 +105,6 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
 }
 
 void Gpt::plan() {
-  graphs_.clear();
   arena_->clear();
   acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_, recompute_, precision_);
   attach_bucket_biases(acts_, config_, store_.bucket_bias_table(), store_.bucket_biases(), store_.bucket_loads());
@@ -206,63 +205,18 @@ void Gpt::head(const Batch& batch, bool gradients) {
     linear_dgrad(ctx_, acts_.dbranch.reshape({N, C}).slice(begin, n), logits, params_.head());
     linear_wgrad(ctx_, dhead, logits, rows);
   }
-  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, row_tokens(batch));
-  tokens_ += counted_tokens(batch);
+  add_losses(ctx_, acts_.loss_sums, acts_.losses, acts_.correct, targets, row_tokens(batch));
 }
 
 int64_t Gpt::row_tokens(const Batch& batch) const {
   return (batch.rows > 0 ? batch.rows : batch_) * length_;
 }
 
-int64_t Gpt::counted_tokens(const Batch& batch) const {
-  return batch.counted >= 0 ? batch.counted : row_tokens(batch);
-}
-
-void Gpt::use_graphs(bool on) {
-  uses_graphs_ = on && ctx_.on_gpu() && gpu::can_capture();
-  graphs_.clear();
-}
-
-void Gpt::forward_backward(const Batch& batch) {
-  const auto passes = [&] {
-    forward(batch, true);
-    backward(batch);
-  };
-  // Without a place for the step, or with segments from outside, every batch is another piece of work.
-  if (!uses_graphs_ || ctx_.profiler().collecting() || batch.step.memory == nullptr || batch.q_segments)
-    return passes();
-  const auto [found, first] = graphs_.try_emplace(batch.ids.data);
-  PassGraph& pass = found->second;
-  if (first) {  // also makes what cannot be made while work is captured: recipes of products, loaded kernels
-    pass.batch = batch;
-    return passes();
-  }
-  const Batch& before = pass.batch;
-  if (batch.targets.data != before.targets.data || batch.samples.data != before.samples.data ||
-      batch.step.memory != before.step.memory || batch.rows != before.rows ||
-      batch.gradient_scale != before.gradient_scale) {
-    graphs_.erase(found);
-    return passes();
-  }
-  if (!pass.graph) {
-    const int64_t tokens = tokens_;
-    try {
-      pass.graph = gpu::capture(ctx_.stream(), passes);
-    } catch (const Error& error) {
-      fail(error.what(), "; train.graph false does without CUDA graphs");
-    }
-    tokens_ = tokens;
-  }
-  gpu::launch(pass.graph, ctx_.stream());
-  ++graph_launches_;
-  tokens_ += counted_tokens(batch);
-}
-
 LossSums Gpt::take_losses() {
-  double sums[2];
-  ctx_.copy(Tensor(sums, DType::kF64, Device::kCpu, {2}), acts_.loss_sums);
+  double sums[3];
+  ctx_.copy(Tensor(sums, DType::kF64, Device::kCpu, {3}), acts_.loss_sums);
   ctx_.zero(acts_.loss_sums);
-  return {sums[0], sums[1], std::exchange(tokens_, 0)};
+  return {sums[0], sums[1], static_cast<int64_t>(sums[2])};
 }
 
 void Gpt::backward(const Batch& batch) {

@@ -2,7 +2,6 @@
 // store.
 #pragma once
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 
@@ -17,7 +16,6 @@ struct Batch {
   ConstTensor ids;                     // (B, T) i32
   ConstTensor targets;                 // (B, T) i32
   int64_t rows = 0;                    // sequences that count in the loss, the first ones; 0: all
-  int64_t counted = -1;                // targets of these that are not kIgnoredTarget; -1: all
   ConstTensor samples;                 // (B) i32: number of each sequence within its step
   RandomStep step;                     // kEvaluationStep for evaluation: fixed projections and drops
   float gradient_scale = 1.0f;         // 1 / tokens of the whole step that count
@@ -27,7 +25,7 @@ struct Batch {
 struct LossSums {
   double loss = 0;     // nats, summed over the tokens that count
   double correct = 0;  // tokens whose most likely continuation was right
-  int64_t tokens = 0;
+  int64_t tokens = 0;  // that count
   LossSums& operator+=(const LossSums& other);
 };
 
@@ -41,12 +39,6 @@ class GptObserver {
   // Attention's backward pass is launched next. Its blocks take tiles from a counter, so what else runs then takes no
   // more than its share of the multiprocessors; beside products it would cost them a second wave.
   virtual void before_attention_backward() = 0;
-};
-
-// Both passes over a batch at one place, once they were captured.
-struct PassGraph {
-  Batch batch;  // as it was then; of the step only where it lies
-  gpu::OwnedGraph graph;
 };
 
 // Fills a.attention of a layer from a.qkv and a.shared_keys, on the context's stream, where a.segments are built.
@@ -87,17 +79,13 @@ class Gpt {
   // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
   void forward(const Batch& batch, bool gradients);
   void backward(const Batch& batch);
-  // Both, with gradients. With graphs, the work on a batch that lies where one lay before is launched as a CUDA graph,
-  // captured the second time: the same work and the same bits, launched in a hundredth of the time. An observer is told
-  // nothing while a graph is launched, so use_graphs is for runs of one rank. While times of ops are collected, or on a
-  // CPU, there are no graphs. Throws Error if a graph cannot be made.
-  void forward_backward(const Batch& batch);
-  void use_graphs(bool on);
   void zero_gradients();        // and the loads of buckets, where biases are learned by them
   void update_bucket_biases();  // by the loads of the step
 
   // The sums since the last call; waits for the device.
   LossSums take_losses();
+  // The same without waiting: (3) f64 as in add_losses, read and set to zero by work on the context's stream.
+  const Tensor& loss_sums() const { return acts_.loss_sums; }
 
   // After forward: logits (n, padded vocab) of tokens [begin, begin + n) of the micro-batch.
   void logits(Tensor out, int64_t begin);
@@ -109,7 +97,7 @@ class Gpt {
   const ParameterTable& table() const { return store_.table(); }
   uint64_t seed() const { return seed_; }
   Precision precision() const { return precision_; }
-  int64_t graph_launches() const { return graph_launches_; }
+  int64_t stage() const { return stage_; }
   Context& context() { return ctx_; }
   ParameterStore& store() { return store_; }
   const GptParams& params() const { return params_; }  // views of the weights
@@ -120,7 +108,6 @@ class Gpt {
   void plan();
   void head(const Batch& batch, bool gradients);
   int64_t row_tokens(const Batch& batch) const;  // of the rows that count
-  int64_t counted_tokens(const Batch& batch) const;
   bool in_fp8(bool gradients) const { return gradients && precision_ == Precision::kFp8; }
   AttentionDraw draw(const Batch& batch, int64_t layer, bool gradients) const;
 
@@ -137,10 +124,6 @@ class Gpt {
   std::unique_ptr<Arena> arena_;
   GptObserver* observer_ = nullptr;
   LayerAttention attention_;
-  int64_t tokens_ = 0;  // in the loss sums
-  bool uses_graphs_ = false;
-  std::map<const void*, PassGraph> graphs_;  // by where the batch lies
-  int64_t graph_launches_ = 0;
   GptParams params_, grads_;
   Activations acts_;
 };

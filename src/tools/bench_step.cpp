@@ -21,10 +21,18 @@
 #include "train/product_tuning.h"
 #include "train/random_tokens.h"
 #include "train/replicas.h"
+#include "train/step_launcher.h"
+#include "train/step_outputs.h"
 
 namespace scfa {
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
 
 constexpr int kWarmUps = 4;  // each of the feeder's two places once launch by launch, and once captured
 
@@ -56,33 +64,47 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   Feeder feeder(ctx, sequences, model_config.sequence_length);
   store.init(1);
   if (config.train.tune_products)
-    result.products = tune_products(model, feeder);
+    result.products = tune_products(model, feeder).line;
   else if (ctx.on_gpu())
     gpu::clear_product_choices(ctx);  // of the case before
-  model.use_graphs(config.train.graph);
+  StepLauncher launcher(model, optimizer, config.train.graph);
+  StepOutputs outputs(ctx);
   const RandomTokens tokens(model_config, sequences);
   std::vector<double> times, launches;
-  for (int i = 0; i < kWarmUps + repeats + (profile ? 1 : 0); ++i) {
-    check_stop("stopped; what is printed is whole");
-    ctx.synchronize();
-    ctx.profiler().collect(i == kWarmUps + repeats);
-    const auto began = std::chrono::steady_clock::now();
-    model.zero_gradients();
+  const auto launch = [&](int i) {
+    const Clock::time_point began = Clock::now();
+    optimizer.begin_step(1e-4, i + 1);
     for (int64_t micro = 0; micro < accumulation; ++micro) {
       Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples, static_cast<uint32_t>(i));
       batch.gradient_scale = 1.0f / static_cast<float>(config.tokens_per_step());
-      model.forward_backward(batch);
+      launcher.launch(batch, micro == 0, micro + 1 == accumulation);
     }
-    optimizer.measure();
-    optimizer.update(1e-4, i + 1);
-    model.update_bucket_biases();
-    const std::chrono::duration<double, std::milli> launched = std::chrono::steady_clock::now() - began;
-    require(std::isfinite(model.take_losses().loss), settings.name, ": the loss of a step is not finite");
-    ctx.synchronize();
-    const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - began;
-    if (i >= kWarmUps && i < kWarmUps + repeats) times.push_back(passed.count()), launches.push_back(launched.count());
+    outputs.send(model.loss_sums(), optimizer.norm());
+    launches.push_back(milliseconds_since(began));
+  };
+  Clock::time_point last_end = Clock::now();
+  const auto finish = [&] {
+    require(std::isfinite(outputs.receive().sums.loss), settings.name, ": the loss of a step is not finite");
+    times.push_back(milliseconds_since(last_end));
+    last_end = Clock::now();
+  };
+  // As in training, where with graphs the host launches the next step before it waits for this one.
+  const int64_t ahead = ctx.on_gpu() && config.train.graph ? 1 : 0;
+  for (int i = 0; i < kWarmUps + repeats; ++i) {
+    check_stop("stopped; what is printed is whole");
+    launch(i);
+    if (outputs.on_their_way() > ahead) finish();
   }
-  ctx.profiler().collect(false);
+  if (outputs.on_their_way() > 0) finish();
+  times.erase(times.begin(), times.begin() + kWarmUps);
+  launches.erase(launches.begin(), launches.begin() + kWarmUps);
+  if (profile) {
+    ctx.profiler().collect(true);
+    launch(kWarmUps + repeats);
+    ctx.profiler().collect(false);
+    finish();
+    launches.pop_back(), times.pop_back();
+  }
   result.profile = ctx.profiler().take();
   result.milliseconds = median(times);
   result.launch = median(launches);

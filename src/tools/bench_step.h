@@ -23,8 +23,8 @@ struct StepTime {
   ProfileTimes profile;     // of the ops of one more step, if asked for
 };
 
-// The accumulation of the config's micro-batches is part of a step. Steps are whole when their losses are on the host.
-// Throws Error if memory does not suffice.
+// The accumulation of the config's micro-batches is part of a step. A step takes from the end of the step before to
+// when its losses are on the host. Throws Error if memory does not suffice.
 StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool profile);
 
 struct StepChanges {             // to the configs; what is empty or 0 is as they have it

@@ -2,7 +2,8 @@
 // rest in JSON. Written to a temporary folder, synced, then renamed, so that one either is there whole or is not there.
 //   model.safetensors      parameters, by name (docs/architecture.md), and biases of buckets where some are learned
 //   optimizer.safetensors  first and second moments: "m.NAME", "v.NAME"
-//   state.json             format, step, tokens, validation loss, config, tokenizer, data, threads, device
+//   state.json             format, step, tokens, validation loss, config, tokenizer, data, threads, device, algorithms
+//                          of products
 //   checkpoint.xxh3        sizes and checksums of the three (train/checkpoint_files.h)
 // Of format 1, which is still read, state.json has no checksum and holds those of the other two.
 #pragma once
@@ -26,6 +27,7 @@ struct CheckpointState {
   int64_t threads = 0;         // of a rank
   std::string device = "cpu";  // or the GPU's name
   int ranks = 1;               // that trained it; any number can go on
+  std::string products;        // algorithms of its products, as in TunedProducts; empty: none were chosen
 };
 
 // Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it

@@ -119,11 +119,11 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
         "library; choices are kept in ~/.cache/scfa. Without, cuBLASLt chooses",
         any);
-  visit(
-      "train", "graph", c.train.graph,
-      "on one GPU: forward and backward passes are launched as CUDA graphs, which changes no bit and takes the host a "
-      "hundredth of the time, so that small models do not wait for it; several ranks launch kernel by kernel",
-      any);
+  visit("train", "graph", c.train.graph,
+        "on one GPU: steps are launched as CUDA graphs, and each before the host has read the losses of the one "
+        "before, so "
+        "that small models do not wait for the host; changes no bit. Several ranks launch kernel by kernel",
+        any);
   visit("train", "zero", c.train.zero,
         "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 replicates them",
         between(0, 1));

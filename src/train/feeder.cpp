@@ -1,9 +1,6 @@
 #include "train/feeder.h"
 
-#include <algorithm>
 #include <cstring>
-
-#include "core/ignored_target.h"
 
 namespace scfa {
 
@@ -54,8 +51,6 @@ Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& t
                     ? copy_to_device(ids, targets, samples, step)
                     : batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);
   batch.rows = rows;
-  const int64_t of_rows = (rows > 0 ? rows : batch_) * length_;
-  batch.counted = of_rows - std::count(targets.begin(), targets.begin() + of_rows, kIgnoredTarget);
   return batch;
 }
 

@@ -7,12 +7,12 @@ namespace scfa {
 namespace {
 
 struct Plan {
-  Tensor square_sums, norm, decays;
+  Tensor square_sums, norm, factors, decays;
 };
 
 Plan make_plan(Arena& arena, const ParameterTable& table) {
   return {arena.take("gradient norm", DType::kF64, {static_cast<int64_t>(table.groups.size())}),
-          arena.take("gradient norm", DType::kF32, {1}),
+          arena.take("gradient norm", DType::kF32, {1}), arena.take("AdamW's factors", DType::kF32, {kAdamWFactors}),
           arena.take("decay mask", DType::kU16, {table.length / kDecayBlock})};
 }
 
@@ -25,13 +25,23 @@ int64_t Optimizer::memory(const ParameterTable& table) {
 }
 
 Optimizer::Optimizer(ParameterStore& store, const OptimizerConfig& config)
-    : store_(store), ctx_(store.context()), config_(config), arena_(ctx_.device(), memory(store.table())) {
+    : store_(store),
+      ctx_(store.context()),
+      settings_{.lr = 0,
+                .beta1 = static_cast<float>(config.beta1),
+                .beta2 = static_cast<float>(config.beta2),
+                .eps = static_cast<float>(config.eps),
+                .weight_decay = static_cast<float>(config.weight_decay),
+                .step = 0,
+                .max_norm = static_cast<float>(config.clip)},
+      arena_(ctx_.device(), memory(store.table())) {
   static_assert(kDecayBlock == kParameterAlignment &&
                 kDecayBlock == kPartAlignment);  // so that no block has two tensors
   const Plan plan = make_plan(arena_, store.table());
   // A sum for each bucket, whether this rank has a shard of it or not: all ranks' are added up.
   square_sums_ = plan.square_sums.slice(0, store.sharded() ? static_cast<int64_t>(store.buckets().size()) : 1);
   norm_ = plan.norm;
+  factors_ = plan.factors;
   decays_ = plan.decays;
   ctx_.zero(norm_);
   std::vector<uint16_t> mask(static_cast<size_t>(decays_.numel()), 0);
@@ -52,24 +62,16 @@ void Optimizer::measure(const std::function<void(const Tensor&)>& all_reduce) {
   gradient_norm(ctx_, norm_, square_sums_);
 }
 
-float Optimizer::norm() const {
-  float value = 0;
-  ctx_.copy(Tensor(&value, DType::kF32, Device::kCpu, {1}), norm_);
-  return value;
+void Optimizer::begin_step(double lr, int64_t step) {
+  settings_.lr = static_cast<float>(lr), settings_.step = step;
+  write_adamw_factors(ctx_, factors_, settings_);
 }
 
-void Optimizer::update(double lr, int64_t step) {
-  const AdamW settings{.lr = static_cast<float>(lr),
-                       .beta1 = static_cast<float>(config_.beta1),
-                       .beta2 = static_cast<float>(config_.beta2),
-                       .eps = static_cast<float>(config_.eps),
-                       .weight_decay = static_cast<float>(config_.weight_decay),
-                       .step = step,
-                       .max_norm = static_cast<float>(config_.clip)};
+void Optimizer::update() {
   for (const ParameterStore::Shard& shard : store_.shards()) {
     const Tensor decays = decays_.slice(shard.range.begin / kDecayBlock, shard.range.size() / kDecayBlock);
     adamw(ctx_, shard.master_params, shard.first_moment, shard.second_moment, shard.compute_params, shard.gradients,
-          decays, norm_, settings);
+          decays, norm_, settings_, factors_);
   }
 }
 

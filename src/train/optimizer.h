@@ -16,21 +16,24 @@ class Optimizer {
   // Bytes beside what the store holds.
   static int64_t memory(const ParameterTable& table);
 
-  // One update from the gradients, which measure() looked at before. step counts from 1. Nothing changes where the norm
-  // is not finite. On a GPU both only launch work. all_reduce: adds up an f64 tensor over the ranks, where each has
-  // gradients of its own shards only.
+  // An update is begin_step(), then, when the gradients are there, measure() and update(). On a GPU all only launch
+  // work, and what the last two launch is the same in every step. Nothing changes where the norm is not finite, nor in
+  // any later update.
+  //   step        counts from 1
+  //   all_reduce  adds up an f64 tensor over the ranks, where each has gradients of its own shards only
+  void begin_step(double lr, int64_t step);
   void measure(const std::function<void(const Tensor&)>& all_reduce = {});
-  void update(double lr, int64_t step);
+  void update();
 
-  // The global norm that measure() found, before clipping; waits for the device.
-  float norm() const;
+  // The global norm that measure() found, before clipping: (1) f32.
+  const Tensor& norm() const { return norm_; }
 
  private:
   ParameterStore& store_;
   Context& ctx_;
-  OptimizerConfig config_;
+  AdamW settings_;
   Arena arena_;
-  Tensor square_sums_, norm_, decays_;
+  Tensor square_sums_, norm_, factors_, decays_;
 };
 
 }  // namespace scfa

@@ -62,11 +62,12 @@ class WaitingLock {
 
 constexpr JsonLimits kLimits{.bytes = int64_t{16} << 20, .depth = 8, .keys = 100'000};
 
-std::vector<gpu::ProductChoice> read_choices(const std::string& path) {
-  std::vector<gpu::ProductChoice> choices;
-  const Json root = read_json_file(path, kLimits);
-  for (const auto& [product, value] : JsonReader(root, path).at("products").items()) {
-    const JsonReader reader(value, path, concat("products.", product, "."));
+using Choices = std::vector<gpu::ProductChoice>;
+
+Choices parse_choices(const Json& root, const std::string& origin) {
+  Choices choices;
+  for (const auto& [product, value] : JsonReader(root, origin).at("products").items()) {
+    const JsonReader reader(value, origin, concat("products.", product, "."));
     gpu::ProductChoice choice{.product = product, .algorithm = {}, .milliseconds = reader.number("ms")};
     for (size_t i = 0; i < choice.algorithm.size(); ++i)
       choice.algorithm[i] = reader.hex(concat("algorithm_", i).c_str());
@@ -75,7 +76,7 @@ std::vector<gpu::ProductChoice> read_choices(const std::string& path) {
   return choices;
 }
 
-void write_choices(const std::string& path, const std::vector<gpu::ProductChoice>& choices) {
+Json to_json(const Choices& choices) {
   Json root = {{"gpu", gpu::properties().name}, {"driver", driver_version()}, {"library", gpu::product_library()}};
   Json& products = root["products"] = Json::object();
   for (const gpu::ProductChoice& choice : choices) {
@@ -83,8 +84,12 @@ void write_choices(const std::string& path, const std::vector<gpu::ProductChoice
     for (size_t i = 0; i < choice.algorithm.size(); ++i)
       value[concat("algorithm_", i)] = fmt::format("{:016x}", choice.algorithm[i]);
   }
+  return root;
+}
+
+void write_choices(const std::string& path, const Choices& choices) {
   TableFile file(path);
-  file.append(root.dump(1) + "\n");
+  file.append(to_json(choices).dump(1) + "\n");
   file.commit();
 }
 
@@ -101,17 +106,40 @@ void compute(Gpt& model, Feeder& feeder) {
 }
 
 // What is in the file, or nothing if it is of another form or damaged: then it is replaced.
-std::vector<gpu::ProductChoice> kept_choices(const std::string& path) {
+Choices kept_choices(const std::string& path) {
   try {
     std::error_code ignored;
-    return fs::exists(path, ignored) ? read_choices(path) : std::vector<gpu::ProductChoice>();
+    return fs::exists(path, ignored) ? parse_choices(read_json_file(path, kLimits), path) : Choices();
   } catch (const Error&) {
     return {};
   }
 }
 
+// Those of this kind of GPU, driver and library; none if they are of another, or damaged.
+Choices known_choices(const std::string& known) {
+  if (known.empty()) return {};
+  try {
+    const Json root = parse_json(known, "algorithms of products", kLimits), here = to_json({});
+    for (const char* key : {"gpu", "driver", "library"})
+      if (JsonReader(root, "algorithms of products").text(key) != here.at(key)) return {};
+    return parse_choices(root, "algorithms of products");
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+// `first`, and of `others` what it lacks.
+Choices join(Choices first, const Choices& others) {
+  const auto known = static_cast<std::ptrdiff_t>(first.size());
+  for (const gpu::ProductChoice& other : others)
+    if (std::none_of(first.begin(), first.begin() + known,
+                     [&](const gpu::ProductChoice& choice) { return choice.product == other.product; }))
+      first.push_back(other);
+  return first;
+}
+
 // How many of `choices` are not in `before`, or of another algorithm there.
-size_t count_new(const std::vector<gpu::ProductChoice>& choices, const std::vector<gpu::ProductChoice>& before) {
+size_t count_new(const Choices& choices, const Choices& before) {
   return static_cast<size_t>(std::count_if(choices.begin(), choices.end(), [&](const gpu::ProductChoice& choice) {
     return std::none_of(before.begin(), before.end(), [&](const gpu::ProductChoice& other) {
       return other.product == choice.product && other.algorithm == choice.algorithm;
@@ -148,33 +176,40 @@ std::string product_cache_path() {
   return (folder / "scfa" / (name + ".json")).string();
 }
 
-std::string tune_products(Gpt& model, Feeder& feeder) {
+TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known) {
   Context& ctx = model.context();
   if (!ctx.on_gpu()) return {};
   const std::string path = product_cache_path();
+  const Choices given = known_choices(known);
   std::unique_ptr<WaitingLock> lock;
   try {
     lock = lock_cache(path);
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& error) {
-    return without_choices(error);
+    if (given.empty()) return {.choices = {}, .line = without_choices(error)};
   }
-  const std::vector<gpu::ProductChoice> before = kept_choices(path);
+  const Choices kept = lock ? kept_choices(path) : Choices(), before = join(given, kept);
   gpu::set_product_choices(ctx, before);
-  gpu::measure_products(ctx, true);
+  gpu::measure_products(ctx, lock != nullptr);
   compute(model, feeder);
   gpu::measure_products(ctx, false);
-  const std::vector<gpu::ProductChoice> choices = gpu::product_choices(ctx);
+  const Choices choices = gpu::product_choices(ctx), used = gpu::used_product_choices(ctx);
   const size_t measured = count_new(choices, before);
-  if (measured == 0) return concat("products: algorithms from ", path);
-  try {
-    write_choices(path, choices);
-  } catch (const Error& error) {
-    gpu::clear_product_choices(ctx);
-    return without_choices(error);
-  }
-  return concat("products: algorithms of ", measured, " measured and kept in ", path);
+  // What this run was given does not replace what is kept; what the library refused does not stay.
+  const Choices to_keep = given.empty() ? choices : join(kept, choices);
+  if (lock && count_new(to_keep, kept) > 0) try {
+      write_choices(path, to_keep);
+    } catch (const Error& error) {
+      if (measured > 0) {
+        gpu::clear_product_choices(ctx);
+        return {.choices = {}, .line = without_choices(error)};
+      }
+    }
+  const std::string from = given.empty() ? path : "the checkpoint";
+  return {.choices = to_json(used).dump(),
+          .line = measured == 0 ? concat("products: algorithms from ", from)
+                                : concat("products: algorithms of ", measured, " measured and kept in ", path)};
 }
 
 }  // namespace scfa

@@ -10,12 +10,17 @@ namespace scfa {
 // else ~/.cache/scfa. Empty if neither is set.
 std::string product_cache_path();
 
-// Chooses the algorithm of each product of a training step of the model: from the file, or by measuring what it does
-// not have and adding it there. Other processes that use the same file wait meanwhile, so that all of them choose the
-// same; where choices cannot be kept, none is used, because two runs could then differ. For this the model, which must
-// have no observer, computes a micro-batch of random tokens; gradients and losses are zero afterwards. Returns what was
-// done, in a line for the console. Empty on a CPU. Throws Interrupted if a signal asks to stop while another process
-// measures.
-std::string tune_products(Gpt& model, Feeder& feeder);
+struct TunedProducts {
+  std::string choices;  // JSON: GPU, driver, library, and the algorithm of each product of the model; empty: none
+  std::string line;     // for the console: what was done
+};
+
+// Chooses the algorithm of each product of a training step of the model: from `known`, choices of the same GPU, driver
+// and library that a checkpoint or another rank has; from the file; or by measuring what neither has. The file gets
+// what it lacks. Other processes that use it wait meanwhile, so that all of them choose the same. Where choices cannot
+// be kept, and none are known, none is made, because two runs could then differ. For this the model, which must have no
+// observer, computes a micro-batch of random tokens; gradients and losses are zero afterwards. On a CPU nothing is
+// done. Throws Interrupted if a signal asks to stop while another process measures.
+TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known = {});
 
 }  // namespace scfa

@@ -1,5 +1,6 @@
 #include "train/train_step.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace scfa {
@@ -10,41 +11,52 @@ TrainStep::TrainStep(RunControl& control, const Config& config, TrainingMemory& 
       memory_(memory),
       accumulation_(config.accumulation(control.world.size())),
       alone_(control.world.size() == 1),
-      profiler_(memory.store.context().profiler(), *memory.replicas, accumulation_) {
-  memory.model.use_graphs(alone_ && config.train.graph);
-}
+      runs_ahead_(alone_ && memory.store.context().on_gpu() && config.train.graph),
+      launcher_(memory.model, memory.optimizer, config.train.graph),
+      outputs_(memory.store.context()),
+      profiler_(memory.store.context().profiler(), *memory.replicas, accumulation_) {}
 
-std::optional<StepResult> TrainStep::run(int64_t step, bool profiled) {
+bool TrainStep::launch(int64_t step, bool profiled) {
+  const Clock::time_point began = Clock::now();
   const double waited_before = memory_.loader.data_wait_seconds();
   const Watched watched(control_.watchdog, Work::kStep, concat("step ", step + 1));
   control_.world.set_place(concat("step ", step + 1));
-  StepResult result;
-  result.lr = learning_rate(config_.schedule, step, config_.train.steps);
+  const double lr = learning_rate(config_.schedule, step, config_.train.steps);
+  memory_.optimizer.begin_step(lr, step + 1);
   profiler_.begin_step(profiled);
-  const bool whole = accumulate_gradients(step);
-  if (whole) {
-    memory_.optimizer.measure(
-        [this](const Tensor& sums) { memory_.replicas->all_reduce(sums, "all-reduce of the gradient norm"); });
-    memory_.optimizer.update(result.lr, step + 1);
-    if (const Tensor loads = memory_.store.bucket_loads(); loads) {
-      memory_.replicas->all_reduce(loads, "all-reduce of the loads of buckets");
-      memory_.model.update_bucket_biases();
-    }
-    memory_.replicas->finish_step();
-  }
+  const bool whole = launch_micro_batches(step);
+  if (whole && !alone_) update_over_ranks();
   profiler_.work_launched();
-  const bool on_gpu = memory_.store.context().on_gpu();
-  const World::Doing doing(control_.world, on_gpu ? "waiting for the GPU" : "adding up losses");
-  result.sums = memory_.model.take_losses();  // here the host waits for the device
-  if (!whole) return {};
-  result.grad_norm = static_cast<double>(memory_.optimizer.norm());
-  result.data_wait = memory_.loader.data_wait_seconds() - waited_before;
-  return result;
+  if (!whole) {
+    memory_.model.take_losses();
+    return false;
+  }
+  outputs_.send(memory_.model.loss_sums(), memory_.optimizer.norm());
+  launched_.push_back({step + 1, lr, memory_.loader.data_wait_seconds() - waited_before, began});
+  return true;
 }
 
-// False if a signal came before a micro-batch.
-bool TrainStep::accumulate_gradients(int64_t step) {
-  memory_.model.zero_gradients();
+StepResult TrainStep::finish() {
+  require(!launched_.empty(), "train step: no step is under way");
+  const Launched step = launched_.front();
+  const Watched watched(control_.watchdog, Work::kStep, concat("step ", step.step));
+  const bool on_gpu = memory_.store.context().on_gpu();
+  const World::Doing doing(control_.world, on_gpu ? "waiting for the GPU" : "adding up losses");
+  const StepOutput output = outputs_.receive();
+  launched_.pop_front();
+  const Clock::time_point began = std::max(step.began, last_end_);
+  last_end_ = Clock::now();
+  return {.step = step.step,
+          .sums = output.sums,
+          .lr = step.lr,
+          .grad_norm = output.grad_norm,
+          .data_wait = step.data_wait,
+          .seconds = std::chrono::duration<double>(last_end_ - began).count()};
+}
+
+// With the update, if there is one rank. False if a signal came before a micro-batch.
+bool TrainStep::launch_micro_batches(int64_t step) {
+  if (!alone_) memory_.model.zero_gradients();
   for (int64_t micro = 0; micro < accumulation_; ++micro) {
     if (micro > 0 && control_.agreement.stop()) return false;
     // On a CPU work has been done when a call returns, so each micro-batch is a sign of life.
@@ -54,15 +66,26 @@ bool TrainStep::accumulate_gradients(int64_t step) {
     const Batch batch = next_batch(step, micro);
     profiler_.begin_micro_batch(last);
     if (alone_) {
-      memory_.model.forward_backward(batch);
+      launcher_.launch(batch, micro == 0, last);
     } else {
       memory_.model.forward(batch, true);
       if (last) memory_.replicas->begin_step();
       memory_.model.backward(batch);
     }
   }
-  memory_.replicas->finish_gradients();
+  if (!alone_) memory_.replicas->finish_gradients();
   return true;
+}
+
+void TrainStep::update_over_ranks() {
+  memory_.optimizer.measure(
+      [this](const Tensor& sums) { memory_.replicas->all_reduce(sums, "all-reduce of the gradient norm"); });
+  memory_.optimizer.update();
+  if (const Tensor loads = memory_.store.bucket_loads(); loads) {
+    memory_.replicas->all_reduce(loads, "all-reduce of the loads of buckets");
+    memory_.model.update_bucket_biases();
+  }
+  memory_.replicas->finish_step();
 }
 
 Batch TrainStep::next_batch(int64_t step, int64_t micro) {
@@ -73,11 +96,22 @@ Batch TrainStep::next_batch(int64_t step, int64_t micro) {
   return batch;
 }
 
-void TrainStep::find_bad_micro_batch(int64_t step) {
-  for (int64_t micro = 0; micro < accumulation_; ++micro) {
-    // In fp8 with gradients, as it was computed; what they add up to does not matter any more.
-    memory_.model.forward(next_batch(step, micro), memory_.model.precision() == Precision::kFp8);
-    if (!std::isfinite(memory_.model.take_losses().loss)) return;
+void TrainStep::repeat(const StepResult& failed) {
+  Gpt& model = memory_.model;
+  const int64_t step = failed.step - 1;
+  if (!std::isfinite(failed.sums.loss)) {
+    for (int64_t micro = 0; micro < accumulation_; ++micro) {
+      // In fp8 with gradients, as it was computed; what they add up to does not matter any more.
+      model.forward(next_batch(step, micro), model.precision() == Precision::kFp8);
+      if (!std::isfinite(model.take_losses().loss)) return;
+    }
+  } else if (under_way() > 0) {  // the gradients that are there are those of a later step
+    model.zero_gradients();
+    for (int64_t micro = 0; micro < accumulation_; ++micro) {
+      const Batch batch = next_batch(step, micro);
+      model.forward(batch, true);
+      model.backward(batch);
+    }
   }
 }
 

@@ -1,18 +1,24 @@
-// One step of training: gradients of all micro-batches of this rank, summed over the ranks, and the update.
+// Steps of training: gradients of all micro-batches of this rank, summed over the ranks, and the update.
 #pragma once
+#include <chrono>
+#include <deque>
 #include <optional>
 
 #include "train/run_control.h"
+#include "train/step_launcher.h"
+#include "train/step_outputs.h"
 #include "train/step_profile.h"
 #include "train/training_memory.h"
 
 namespace scfa {
 
 struct StepResult {
-  LossSums sums;  // of this rank
+  int64_t step = 0;  // updates done with it
+  LossSums sums;     // of this rank
   double lr = 0;
-  double grad_norm = 0;  // of all ranks, before clipping; not finite: the update was not applied
+  double grad_norm = 0;  // of all ranks, before clipping; not finite: neither this update was applied nor a later one
   double data_wait = 0;  // seconds
+  double seconds = 0;    // from its launch, or from the end of the step before if that was later, to its end
 };
 
 class TrainStep {
@@ -20,19 +26,33 @@ class TrainStep {
   // All must outlive it.
   TrainStep(RunControl& control, const Config& config, TrainingMemory& memory);
 
-  // Makes the update after `step` and waits until the device has done it. profiled: take_times() is to have something.
-  // Nothing if a signal came between two micro-batches: their gradients are dropped, and the step has not been. The
-  // same on all ranks.
-  std::optional<StepResult> run(int64_t step, bool profiled);
+  // Launches the step after `step`. profiled: times of its ops are taken, so no other may be under way. False if a
+  // signal came between two micro-batches: their gradients are dropped, and the step has not been. The same on all
+  // ranks.
+  bool launch(int64_t step, bool profiled);
 
-  std::optional<StepTimes> take_times() { return profiler_.end_step(); }  // of the step that run() has made last
+  // Waits until the device has done the step that was launched first, and has not been finished.
+  StepResult finish();
+  std::optional<StepTimes> take_times() { return profiler_.end_step(); }  // of that step, if it was profiled
 
-  // Runs the micro-batches of the step after `step` forward, one at a time, until the loss of one is not finite, so
-  // that its activations are there to look at.
-  void find_bad_micro_batch(int64_t step);
+  int64_t under_way() const { return static_cast<int64_t>(launched_.size()); }
+  // Whether one step more may be launched before finish(): then a GPU does not wait for the host between steps. Ranks
+  // that exchange losses after each step do not.
+  bool runs_ahead() const { return runs_ahead_; }
+
+  // After a result that is not finite, of the last step launched or the one before: runs its micro-batches again, so
+  // that the activations or gradients at fault are there to look at.
+  void repeat(const StepResult& failed);
 
  private:
-  bool accumulate_gradients(int64_t step);
+  using Clock = std::chrono::steady_clock;
+  struct Launched {
+    int64_t step;
+    double lr, data_wait;
+    Clock::time_point began;
+  };
+  bool launch_micro_batches(int64_t step);
+  void update_over_ranks();
   Batch next_batch(int64_t step, int64_t micro);
 
   RunControl& control_;
@@ -40,7 +60,12 @@ class TrainStep {
   TrainingMemory& memory_;
   int64_t accumulation_;  // micro-batches
   bool alone_;            // one rank
+  bool runs_ahead_;
+  StepLauncher launcher_;
+  StepOutputs outputs_;
   StepProfiler profiler_;
+  std::deque<Launched> launched_;  // not finished yet
+  Clock::time_point last_end_;     // of a step
 };
 
 }  // namespace scfa

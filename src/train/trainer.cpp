@@ -84,7 +84,7 @@ class Trainer {
     if (world.size() > 1) control_.console.line(memory_->replicas->describe());
     state_ = load_start(control_, *memory_, checkpoint, static_cast<uint64_t>(config().seed));
     memory_->model.set_stage(config().model.stage_after(state_.step, config().train.steps));
-    tune();
+    tune(checkpoint ? checkpoint->products : "");
     step_ = std::make_unique<TrainStep>(control_, config(), *memory_);
     world.run_on_all("starting", [] { check_stop("stopped before the first step; nothing was changed"); });
     std::unique_ptr<Metrics> metrics;
@@ -96,14 +96,23 @@ class Trainer {
     if (options_.resume && world.is_rank0()) saver_.prune();  // a kill may have left it undone
   }
 
-  // No collective is under way yet: a rank may wait here for another one that measures.
-  void tune() {
+  // known: of rank 0's checkpoint. Rank 0 chooses first and the others take the same; no collective is under way yet,
+  // so they can wait while it measures.
+  void tune(const std::string& known) {
+    World& world = control_.world;
     if (!config().train.tune_products) return;
     memory_->model.set_observer(nullptr);
-    std::string done;
-    control_.world.run_on_all("choosing algorithms", [&] { done = tune_products(memory_->model, memory_->feeder); });
+    const auto tuned = [&](const std::string& choices) {
+      return tune_products(memory_->model, memory_->feeder, choices);
+    };
+    TunedProducts done;
+    world.run_on_rank0("choosing algorithms", [&] { done = tuned(known); });
+    products_ = world.all_gather("algorithms of rank 0", done.choices).front();
+    world.run_on_all("taking rank 0's algorithms", [&] {
+      if (!world.is_rank0() && !products_.empty()) tuned(products_);
+    });
     memory_->model.set_observer(memory_->replicas.get());
-    if (!done.empty()) control_.console.line(done);
+    if (!done.line.empty()) control_.console.line(done.line);
   }
 
   std::unique_ptr<Metrics> make_folder() {
@@ -126,29 +135,54 @@ class Trainer {
     }
   }
 
-  // Nothing if a signal came before the step was whole.
+  // Nothing if a signal came before the step was whole. Where steps run ahead, this one has been launched and the one
+  // before it done; where the model is looked at next, both have been done.
   std::optional<Decision> train_step() {
     enter_stage();
     const Clock::time_point began = Clock::now();
     const bool profiled = policy_.profiles(state_.step + 1);
-    const std::optional<StepResult> result = step_->run(state_.step, profiled);
-    if (!result) return {};
-    const Decision decision = decide_after(state_.step + 1, result->sums);
-    const double loss = decision.sums.loss / static_cast<double>(decision.sums.tokens);
-    require_finite(*result, loss);
-    const double seconds = seconds_since(began);
+    if (profiled) finish_steps(0);
+    if (!step_->launch(state_.step, profiled)) {
+      finish_steps(0);
+      return {};
+    }
     state_.advance(config().tokens_per_step());
-    reporter_->step({.step = state_.step,
-                     .loss = loss,
-                     .lr = result->lr,
-                     .grad_norm = result->grad_norm,
-                     .tokens = state_.tokens,
-                     .seconds = seconds,
-                     .data_wait = result->data_wait},
-                    step_->take_times());
-    if (const std::string found = memory_->replicas->note_step(seconds); !found.empty()) control_.console.line(found);
-    if (policy_.compares_replicas(state_.step)) memory_->replicas->compare(state_.step);
+    if (!step_->runs_ahead()) {
+      StepResult result = step_->finish();
+      const Decision decision = decide_after(result.step, result.sums);
+      result.seconds = seconds_since(began);
+      finished(result, decision.sums);
+      return decision;
+    }
+    const Decision decision = decide_after(state_.step, {});
+    const bool goes_on = policy_.trains(state_.step, decision.stop) && !decision.save && !policy_.evaluates(state_);
+    finish_steps(goes_on && !profiled ? 1 : 0);
     return decision;
+  }
+
+  // Until so many are still under way.
+  void finish_steps(int64_t left) {
+    while (step_->under_way() > left) {
+      const StepResult result = step_->finish();
+      finished(result, result.sums);
+    }
+  }
+
+  // sums: of all ranks.
+  void finished(const StepResult& result, const LossSums& sums) {
+    const double loss = sums.loss / static_cast<double>(sums.tokens);
+    require_finite(result, loss);
+    reporter_->step({.step = result.step,
+                     .loss = loss,
+                     .lr = result.lr,
+                     .grad_norm = result.grad_norm,
+                     .tokens = state_.tokens - (state_.step - result.step) * config().tokens_per_step(),
+                     .seconds = result.seconds,
+                     .data_wait = result.data_wait},
+                    step_->take_times());
+    const std::string found = memory_->replicas->note_step(result.seconds);
+    if (!found.empty()) control_.console.line(found);
+    if (policy_.compares_replicas(result.step)) memory_->replicas->compare(result.step);
   }
 
   // An evaluation after the last step of a stage has still the patterns of that stage, and so has a checkpoint.
@@ -169,8 +203,8 @@ class Trainer {
 
   void require_finite(const StepResult& result, double loss) {
     if (std::isfinite(loss) && std::isfinite(result.grad_norm)) return;
-    if (!std::isfinite(result.sums.loss)) step_->find_bad_micro_batch(state_.step);
-    fail_step(control_.world, memory_->model, state_.step + 1, loss, result.grad_norm, result.sums.loss);
+    step_->repeat(result);
+    fail_step(control_.world, memory_->model, result.step, loss, result.grad_norm, result.sums.loss);
   }
 
   // ---- between steps
@@ -200,7 +234,8 @@ class Trainer {
                  .data = data_fingerprint(inputs_.train_set),
                  .threads = this_machine().threads,
                  .device = device_name(inputs_.ctx.device()),
-                 .ranks = control_.world.size()},
+                 .ranks = control_.world.size(),
+                 .products = products_},
                 *memory_);
   }
 
@@ -225,6 +260,7 @@ class Trainer {
   const StepPolicy policy_;
   Saver saver_;
   TrainingState state_;
+  std::string products_;  // algorithms of products, the same on all ranks
   // From start() on:
   std::unique_ptr<TrainingMemory> memory_;
   std::unique_ptr<TrainStep> step_;

@@ -19,7 +19,8 @@ void norm_of(Context& ctx, const Array& norm, const Array& g) {
 
 double norm_of(const Array& g) {
   Context ctx;
-  const Array norm({1});
+  Array norm({1});
+  norm.fill(0);
   norm_of(ctx, norm, g);
   return norm.as<float>()[0];
 }
@@ -61,11 +62,25 @@ TEST(GradientNorm, SameBitsForAnyNumberOfThreads) {
 
 TEST(GradientNorm, AddsTheSumsOfParts) {
   Context ctx;
-  const Array g = normal({1000}, 1), norm({1}), sums(DType::kF64, {3});
+  const Array g = normal({1000}, 1), sums(DType::kF64, {3});
+  Array norm({1});
+  norm.fill(0);
   for (int64_t part = 0; part < 3; ++part)
     square_sum(ctx, sums.view().slice(part, 1), g.view().slice(part * 400, part == 2 ? 200 : 400));
   gradient_norm(ctx, norm, sums);
   EXPECT_FLOAT_EQ(norm.as<float>()[0], static_cast<float>(norm_of(g)));
+}
+
+// Updates that were launched before the host saw it are not applied either.
+TEST(GradientNorm, StaysNotFinite) {
+  Context ctx;
+  Array g = normal({100}, 1), norm({1});
+  norm.fill(0);
+  g.as<float>()[7] = INFINITY;
+  norm_of(ctx, norm, g);
+  EXPECT_TRUE(std::isinf(norm.as<float>()[0]));
+  norm_of(ctx, norm, normal({100}, 2));
+  EXPECT_TRUE(std::isinf(norm.as<float>()[0]));
 }
 
 // PyTorch's AdamW after its clip_grad_norm_, written out in double.
@@ -94,6 +109,7 @@ TEST(AdamW, FollowsTheFormulaForManySteps) {
       Array p = normal({n}, 1), m({n}), v({n}), norm({1});
       m.fill(0);
       v.fill(0);
+      norm.fill(0);
       Reference want{p.values(), m.values(), v.values()};
       for (settings.step = 1; settings.step <= 10; ++settings.step) {
         const Array g = normal({n}, 10 + static_cast<uint64_t>(settings.step), 0.3);
@@ -158,6 +174,23 @@ TEST(AdamW, ANormThatIsNotFiniteChangesNothing) {
   }
 }
 
+TEST(AdamW, FactorsMayLieInMemory) {
+  Context ctx;
+  AdamW settings{.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 7};
+  const Array g = normal({100}, 4), factors({kAdamWFactors});
+  Array p = normal({100}, 1), m = normal({100}, 2), v({100}), p2 = normal({100}, 1), m2 = normal({100}, 2), v2({100});
+  v.fill(0.5), v2.fill(0.5);
+  write_adamw_factors(ctx, factors, settings);
+  EXPECT_NEAR(factors.as<float>()[0], 0.01 / (1 - std::pow(0.9, 7)), 1e-8);
+  EXPECT_NEAR(factors.as<float>()[1], 1 / std::sqrt(1 - std::pow(0.95, 7)), 1e-6);
+  EXPECT_FLOAT_EQ(factors.as<float>()[2], 0.999f);
+  adamw(ctx, p, m, v, {}, g, {}, {}, settings);
+  settings.lr = 5, settings.step = 0;  // nobody looks at them
+  adamw(ctx, p2, m2, v2, {}, g, {}, {}, settings, factors);
+  EXPECT_TRUE(p2.same_bits(p));
+  EXPECT_TRUE(v2.same_bits(v));
+}
+
 TEST(AdamW, NumberOfThreadsDoesNotMatter) {
   Context ctx;
   const AdamW settings{.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 1};
@@ -186,6 +219,9 @@ TEST(AdamW, WrongShapesAreNamed) {
   settings.step = 0;
   EXPECT_TRUE(
       fails_naming([&] { adamw(ctx, p, p, p, {}, p, {}, norm, settings); }, {"adamw", "first step is 1, not 0"}));
+  EXPECT_TRUE(fails_naming([&] { write_adamw_factors(ctx, Array({3}), settings); }, {"first step is 1, not 0"}));
+  EXPECT_TRUE(fails_naming([&] { write_adamw_factors(ctx, p, settings); }, {"write_adamw_factors: factors "}));
+  EXPECT_TRUE(fails_naming([&] { adamw(ctx, p, p, p, {}, p, {}, norm, settings, p); }, {"adamw: factors "}));
   const Array sum(DType::kF64, {1});
   EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, five, sum); }, {"gradient_norm: norm "}));
   EXPECT_TRUE(fails_naming([&] { gradient_norm(ctx, norm, p); }, {"gradient_norm: square_sums "}));

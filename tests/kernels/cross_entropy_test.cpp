@@ -165,16 +165,20 @@ TEST(CrossEntropy, WrongTargetsAndShapesAreNamed) {
 
 TEST(AddLosses, AddsTheFirstOnesInDouble) {
   Context ctx;
-  Array sums(DType::kF64, {2}), correct({1000});
+  Array sums(DType::kF64, {3}), correct({1000}), targets(DType::kI32, {1000});
   const Array losses = normal({1000}, 1, 1.0, 5.0);
   correct.fill(1);
-  sums.assign({10, 20});
-  add_losses(ctx, sums, losses, correct, 700);
+  sums.assign({10, 20, 30});
+  targets.fill(7);
+  targets.as<int32_t>()[0] = targets.as<int32_t>()[699] = targets.as<int32_t>()[700] = kIgnoredTarget;
+  add_losses(ctx, sums, losses, correct, targets, 700);
   double want = 10;
   for (int i = 0; i < 700; ++i) want += static_cast<double>(losses.as<float>()[i]);
   EXPECT_NEAR(sums.as<double>()[0], want, 1e-9);
   EXPECT_EQ(sums.as<double>()[1], 720.0);
-  EXPECT_TRUE(fails_naming([&] { add_losses(ctx, sums, losses, correct, 1001); }, {"add_losses", "1001"}));
+  EXPECT_EQ(sums.as<double>()[2], 728.0);
+  EXPECT_TRUE(fails_naming([&] { add_losses(ctx, sums, losses, correct, targets, 1001); }, {"add_losses", "1001"}));
+  EXPECT_TRUE(fails_naming([&] { add_losses(ctx, sums, losses, correct, losses, 1); }, {"add_losses: targets "}));
 }
 
 }  // namespace

@@ -233,11 +233,15 @@ TEST_F(OpsGpu, CrossEntropyOfAnUnknownTargetIsNaN) {
 
 TEST_F(OpsGpu, AddLosses) {
   for (const int64_t n : {1, 1000, 70000}) {
-    Twin sums(DType::kF64, {2}, false), losses(kF32, {n}), correct(kF32, {n});
-    sums.assign({3, 4});
+    Twin sums(DType::kF64, {3}, false), losses(kF32, {n}), correct(kF32, {n}), targets(kI32, {n}, false);
+    sums.assign({3, 4, 5});
     losses.fill_normal(1), correct.fill_normal(2);
-    run_on_both({&sums, &losses, &correct},
-                [&, count = (n + 1) / 2](Context& ctx, const Views& v) { add_losses(ctx, v[0], v[1], v[2], count); });
+    std::vector<double> kept = whole_numbers(n, 2, 3);
+    for (double& target : kept) target = target == 0 ? kIgnoredTarget : target;
+    targets.assign(kept);
+    run_on_both({&sums, &losses, &correct, &targets}, [&, count = (n + 1) / 2](Context& ctx, const Views& v) {
+      add_losses(ctx, v[0], v[1], v[2], v[3], count);
+    });
     EXPECT_TRUE(agree(sums, 1e-12, 1.0)) << n;
   }
 }
@@ -247,7 +251,8 @@ TEST_F(OpsGpu, NormAndAdamW) {
     for (const float max_norm : {0.0f, 0.5f}) {
       SCOPED_TRACE(concat("n ", n, ", max_norm ", max_norm));
       Twin p(kF32, {n}), m(kF32, {n}), v(kF32, {n}), g(kF32, {n}), norm(kF32, {1}), copy(kBF16, {n});
-      Twin sum(DType::kF64, {1}, false);
+      Twin sum(DType::kF64, {1}, false), factors(kF32, {kAdamWFactors});
+      norm.assign({0});
       Twin decays(kU16, {(n + kDecayBlock - 1) / kDecayBlock}, false);
       p.fill_normal(1), m.fill_normal(2, 0.1), g.fill_normal(3), v.fill_normal(4, 0.1);
       std::vector<double> squares = v.device_.values();
@@ -256,12 +261,15 @@ TEST_F(OpsGpu, NormAndAdamW) {
       decays.assign(whole_numbers(decays.device_.view().numel(), 2, 5));
       AdamW settings{.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 3};
       settings.max_norm = max_norm;
-      run_on_both({&p, &m, &v, &copy, &g, &decays, &norm, &sum}, [&](Context& ctx, const Views& t) {
+      run_on_both({&p, &m, &v, &copy, &g, &decays, &norm, &sum, &factors}, [&](Context& ctx, const Views& t) {
         square_sum(ctx, t[7], t[4]);
         gradient_norm(ctx, t[6], t[7]);
-        adamw(ctx, t[0], t[1], t[2], ctx.on_gpu() ? t[3] : Tensor(), t[4], t[5], t[6], settings);
+        write_adamw_factors(ctx, t[8], settings);
+        adamw(ctx, t[0], t[1], t[2], ctx.on_gpu() ? t[3] : Tensor(), t[4], t[5], t[6], settings,
+              n == 1000 ? ConstTensor(t[8]) : ConstTensor());
       });
       EXPECT_TRUE(agree(norm, 1e-6));
+      EXPECT_TRUE(agree(factors, 0.0));
       for (const Twin* twin : {&p, &m, &v}) EXPECT_TRUE(agree(*twin, 1e-6));
       const std::vector<double> copied = copy.device_.values();
       for (size_t i = 0; i < copied.size(); ++i)

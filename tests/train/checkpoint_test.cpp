@@ -112,6 +112,22 @@ TEST_F(CheckpointFiles, TheStateIsReadStrictly) {
   EXPECT_EQ(read_checkpoint_state(renamed, Verify::kAll).step, 2);
 }
 
+TEST_F(CheckpointFiles, KeepTheAlgorithmsOfProducts) {
+  EXPECT_EQ(read_checkpoint_state(folder, Verify::kAll).products, "");  // a CPU has none
+  Json state = read_json_file(file("state.json"));
+  const Json products = {{"gpu", "a name"}, {"products", {{"8 x 8", {{"ms", 0.5}}}}}};
+  state["products"] = products;
+  write_state(state.dump());
+  CheckpointState read = read_checkpoint_state(folder, Verify::kAll);
+  EXPECT_EQ(Json::parse(read.products), products);
+  Context ctx;
+  ParameterStore store(ctx, read.config.model, {.training = true});
+  HostState host_state(store, true);
+  read_checkpoint(folder, store.table(), host_state);
+  const std::string again = save_checkpoint(tiny.folder / "again", read, store.table(), host_state);
+  EXPECT_EQ(read_checkpoint_state(again, Verify::kAll).products, read.products);
+}
+
 TEST_F(CheckpointFiles, FormatOneIsRead) {
   Json state = read_json_file(file("state.json"));
   const CheckpointState now = read_checkpoint_state(folder, Verify::kAll);

@@ -11,6 +11,7 @@
 #include "support/gpu.h"
 #include "support/safetensors_reader.h"
 #include "support/tiny_run.h"
+#include "train/checkpoint.h"
 #include "train/generate.h"
 #include "train/machine.h"
 #include "train/optimizer.h"
@@ -44,6 +45,7 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
   Config config = tiny.config("hash", device());
   config.train.steps = 60;
   const TrainResult result = tiny.run(config);
+  EXPECT_EQ(read_checkpoint_state(result.checkpoint, Verify::kAll).products.empty(), GetParam() == Device::kCpu);
   const auto records = read_metrics(tiny);
   EXPECT_EQ(records.front()["type"], "header");
   EXPECT_EQ(records.front()["config"]["train"]["steps"], 60);
@@ -217,7 +219,7 @@ TEST(Train, RecomputesWhatItIsAskedTo) {
     EXPECT_NE(tiny.out.find(said), std::string::npos) << tiny.out;
 }
 
-// A run whose passes are CUDA graphs is the run without them, and one may go on as the other.
+// A run whose steps are CUDA graphs is the run without them, and one may go on as the other.
 TEST_P(TrainOn, GraphsChangeNothing) {
   TinyRun tiny;
   Config config = tiny.config("hash", device());

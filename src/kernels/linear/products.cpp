@@ -196,10 +196,10 @@ class Library {
     recipes_.clear();
     choices_.clear();
   }
-  std::vector<ProductChoice> choices() const {
+  std::vector<ProductChoice> choices(bool used_only) const {
     std::vector<ProductChoice> all;
-    all.reserve(choices_.size());
-    for (const auto& [key, choice] : choices_) all.push_back(choice);
+    for (const auto& [key, choice] : choices_)
+      if (!used_only || recipes_.contains(key)) all.push_back(choice);
     return all;
   }
 
@@ -254,7 +254,11 @@ void clear_product_choices(Context& ctx) {
 }
 
 std::vector<ProductChoice> product_choices(Context& ctx) {
-  return Library::of(ctx, "product_choices").choices();
+  return Library::of(ctx, "product_choices").choices(false);
+}
+
+std::vector<ProductChoice> used_product_choices(Context& ctx) {
+  return Library::of(ctx, "used_product_choices").choices(true);
 }
 
 }  // namespace scfa::gpu

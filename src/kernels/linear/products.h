@@ -46,7 +46,8 @@ void measure_products(Context& ctx, bool on);
 // Choices made before, by the same library on the same kind of GPU. Those that the library refuses are ignored.
 void set_product_choices(Context& ctx, std::vector<ProductChoice> choices);
 void clear_product_choices(Context& ctx);
-// All that were set or measured.
+// All that were set or measured; those of products that have run.
 std::vector<ProductChoice> product_choices(Context& ctx);
+std::vector<ProductChoice> used_product_choices(Context& ctx);
 
 }  // namespace scfa::gpu

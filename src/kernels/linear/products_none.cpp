@@ -30,5 +30,8 @@ void clear_product_choices(Context& /*ctx*/) {
 std::vector<ProductChoice> product_choices(Context& /*ctx*/) {
   fail_without_cuda();
 }
+std::vector<ProductChoice> used_product_choices(Context& /*ctx*/) {
+  fail_without_cuda();
+}
 
 }  // namespace scfa::gpu

@@ -1,9 +1,11 @@
-// Training passes that are launched as CUDA graphs.
+#include "train/step_launcher.h"
+
 #include <gtest/gtest.h>
 
 #include "support/gpu.h"
 #include "support/small_model.h"
 #include "train/feeder.h"
+#include "train/step_outputs.h"
 
 namespace scfa {
 namespace {
@@ -34,7 +36,7 @@ std::vector<Case> cases() {
           {"reformer", {{reformer}}}};
 }
 
-class GraphGpu : public testing::TestWithParam<Case> {
+class StepLauncherGpu : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     test::skip_without_gpu();
@@ -44,61 +46,76 @@ class GraphGpu : public testing::TestWithParam<Case> {
   }
 };
 
-// Draws that differ from step to step, a batch of which fewer rows count, evaluation in between.
-TEST_P(GraphGpu, ChangesNoBit) {
+// Steps of several micro-batches, draws and learning rates that differ from step to step, a batch of which fewer rows
+// count, evaluation in between.
+TEST_P(StepLauncherGpu, GraphsChangeNoBit) {
   const Case& c = GetParam();
   GptConfig config = test::small_config();
   config.n_embd = 128, config.sequence_length = 64, config.shared_qk = true, config.positions = "rotary";
   config.attention = c.attention;
   config.documents = c.documents, config.end_of_text = 3;
   struct Record {
-    std::vector<double> losses;
-    std::vector<std::vector<float>> gradients;
-    std::vector<double> loads;
+    std::vector<double> losses, norms;
+    std::vector<std::vector<float>> params;  // after each step
+    std::vector<float> biases;
+    double evaluated = 0;
   };
   const auto run = [&](bool graphs) {
     Context ctx(Device::kGpu);
     ParameterStore store(ctx, config, {.training = true});
     Gpt model(store, config, 2, 1, Gpt::Mode::kTraining, 0, c.recompute, c.precision);
+    Optimizer optimizer(store, {.weight_decay = 0.1, .clip = 1.0});
     store.init(1);
     test::fill_large(model, 4.0f);
-    model.use_graphs(graphs);
+    StepLauncher launcher(model, optimizer, graphs);
+    StepOutputs outputs(ctx);
     Feeder feeder(ctx, 2, config.sequence_length);
     Record record;
+    const auto download = [&](const Tensor& from) {
+      std::vector<float> values(static_cast<size_t>(from.numel()));
+      ctx.copy(Tensor(values.data(), DType::kF32, Device::kCpu, {from.numel()}), from);
+      return values;
+    };
+    const auto receive = [&] {
+      const StepOutput output = outputs.receive();
+      EXPECT_EQ(output.sums.tokens, record.losses.size() == 6 ? 2 * 128 + 64 : 3 * 128);
+      record.losses.push_back(output.sums.loss), record.norms.push_back(output.grad_norm);
+    };
     for (uint32_t step = 0; step < 14; ++step) {
-      model.zero_gradients();
-      const OwnedBatch owned(config, 2, 4 + step);
-      Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, step, step == 6 ? 1 : 0);
-      batch.gradient_scale = 1.0f / 128;
-      model.forward_backward(batch);
-      const LossSums sums = model.take_losses();
-      EXPECT_EQ(sums.tokens, step == 6 ? 64 : 128);
-      record.losses.push_back(sums.loss);
-      std::vector<float> gradients(static_cast<size_t>(store.gradients().numel()));
-      ctx.copy(Tensor(gradients.data(), DType::kF32, Device::kCpu, {store.gradients().numel()}), store.gradients());
-      record.gradients.push_back(std::move(gradients));
+      optimizer.begin_step(1e-3 / (1 + step), step + 1);
+      for (uint32_t micro = 0; micro < 3; ++micro) {
+        const OwnedBatch owned(config, 2, 4 + 3 * step + micro);
+        Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, step, step == 6 && micro == 1 ? 1 : 0);
+        batch.gradient_scale = 1.0f / (3 * 128);
+        launcher.launch(batch, micro == 0, micro == 2);
+      }
+      outputs.send(model.loss_sums(), optimizer.norm());
+      if (outputs.on_their_way() > 1) receive();
+      record.params.push_back(download(store.master_params()));
       if (step == 4) {
-        record.losses.push_back(
-            test::run(model, feeder.put(owned.ids, owned.targets, owned.samples, kEvaluationStep), false).loss);
+        receive();
+        const OwnedBatch owned(config, 2, 99);
+        record.evaluated =
+            test::run(model, feeder.put(owned.ids, owned.targets, owned.samples, kEvaluationStep), false).loss;
         feeder.put(owned.ids, owned.targets, owned.samples, step);  // the next batch is where the one before it was
       }
     }
-    if (const Tensor loads = store.bucket_loads(); loads) {
-      record.loads.resize(static_cast<size_t>(loads.numel()));
-      ctx.copy(Tensor(record.loads.data(), DType::kF64, Device::kCpu, {loads.numel()}), loads);
-    }
-    ctx.synchronize();
-    EXPECT_EQ(model.graph_launches() >= 6, graphs) << model.graph_launches();
+    receive();
+    if (const Tensor biases = store.bucket_biases(); biases) record.biases = download(biases);
+    EXPECT_EQ(launcher.graph_launches() >= 20, graphs) << launcher.graph_launches();
     return record;
   };
   const Record want = run(false), got = run(true);
   EXPECT_EQ(got.losses, want.losses);
-  for (size_t i = 0; i < want.gradients.size(); ++i) EXPECT_TRUE(got.gradients[i] == want.gradients[i]) << "step " << i;
-  EXPECT_EQ(got.loads, want.loads);
+  EXPECT_EQ(got.norms, want.norms);
+  EXPECT_EQ(got.evaluated, want.evaluated);
+  for (size_t i = 0; i < want.params.size(); ++i) EXPECT_TRUE(got.params[i] == want.params[i]) << "step " << i;
+  EXPECT_EQ(got.biases, want.biases);
+  EXPECT_EQ(want.losses.size(), 14u);
   EXPECT_NE(want.losses[0], want.losses[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(Patterns, GraphGpu, testing::ValuesIn(cases()),
+INSTANTIATE_TEST_SUITE_P(Patterns, StepLauncherGpu, testing::ValuesIn(cases()),
                          [](const auto& row) { return std::string(row.param.name); });
 
 class GraphsGpu : public test::GpuTest {};
@@ -113,7 +130,8 @@ TEST_F(GraphsGpu, EndWithTheStage) {
     ParameterStore store(ctx, config, {.training = true});
     Gpt model(store, config, 2, 1, Gpt::Mode::kTraining);
     store.init(1);
-    model.use_graphs(graphs);
+    Optimizer optimizer(store, {});
+    StepLauncher launcher(model, optimizer, graphs);
     Feeder feeder(ctx, 2, config.sequence_length);
     std::vector<double> losses;
     for (uint32_t step = 0; step < 10; ++step) {
@@ -121,16 +139,40 @@ TEST_F(GraphsGpu, EndWithTheStage) {
       const OwnedBatch owned(config, 2, 4);
       Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, step);
       batch.gradient_scale = 1.0f / 128;
-      model.forward_backward(batch);
+      launcher.launch(batch, true, false);
       losses.push_back(model.take_losses().loss);
     }
-    EXPECT_EQ(model.graph_launches() >= 4, graphs && gpu::can_capture());
+    EXPECT_EQ(launcher.graph_launches() >= 4, graphs && gpu::can_capture());
     return losses;
   };
   const std::vector<double> want = run(false);
   EXPECT_EQ(run(true), want);
   EXPECT_NE(want[4], want[5]);
   EXPECT_EQ(want[5], want[6]);  // dense draws nothing
+}
+
+// The work of more places than are kept.
+TEST_F(GraphsGpu, AreMadeAnewWhereThereAreMany) {
+  Context ctx(Device::kGpu);
+  GptConfig config = test::small_config();
+  config.n_embd = 128, config.sequence_length = 64;
+  ParameterStore store(ctx, config, {.training = true});
+  Gpt model(store, config, 2, 1, Gpt::Mode::kTraining);
+  store.init(1);
+  Optimizer optimizer(store, {});
+  StepLauncher launcher(model, optimizer, true);
+  Feeder feeder(ctx, 2, config.sequence_length);
+  const OwnedBatch owned(config, 2, 4);
+  for (int i = 0; i < 40; ++i) {
+    Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, 0);
+    batch.gradient_scale = 1.0f / static_cast<float>(100 + i);
+    launcher.launch(batch, true, false);
+  }
+  EXPECT_EQ(launcher.graph_launches(), 0);
+  const double loss = model.take_losses().loss / 40;
+  for (int i = 0; i < 6; ++i) launcher.launch(feeder.put(owned.ids, owned.targets, owned.samples, 0), true, false);
+  EXPECT_EQ(launcher.graph_launches() > 0, gpu::can_capture());
+  EXPECT_NEAR(model.take_losses().loss / 6, loss, 1e-9 * loss);
 }
 
 // What fails during a capture is an error like any other, and the stream is as before.

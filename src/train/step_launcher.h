@@ -1,0 +1,41 @@
+// Launches the work of a step of one rank, on a GPU as CUDA graphs: a micro-batch's forward and backward pass, with the
+// zeroing of gradients before the first one and the update behind the last one. What changes from step to step lies on
+// the device: tokens, the step that draws depend on, AdamW's factors.
+#pragma once
+#include <map>
+#include <tuple>
+
+#include "model/gpt.h"
+#include "train/optimizer.h"
+
+namespace scfa {
+
+class StepLauncher {
+ public:
+  // Both must outlive it. graphs: work on a micro-batch that lies where one lay before is launched as a graph, which is
+  // captured the second time: the same work and the same bits, launched in a hundredth of the time. The model's
+  // observer is told nothing then. On a CPU and while times of ops are collected there are no graphs.
+  StepLauncher(Gpt& model, Optimizer& optimizer, bool graphs);
+
+  // first, last: of the step's micro-batches. Before the last one of a step comes Optimizer::begin_step(). Throws Error
+  // if a graph cannot be made.
+  void launch(const Batch& batch, bool first, bool last);
+
+  int64_t graph_launches() const { return graph_launches_; }
+
+ private:
+  // What a graph was captured with. Work with another place, or other numbers, is other work.
+  using Key = std::tuple<const void*, const void*, const void*, const void*, int64_t, float, int64_t, bool, bool>;
+  Key key_of(const Batch& batch, bool first, bool last) const;
+  void launch_ops(const Batch& batch, bool first, bool last);
+
+  static constexpr size_t kMostGraphs = 16;
+
+  Gpt& model_;
+  Optimizer& optimizer_;
+  bool graphs_;
+  std::map<Key, gpu::OwnedGraph> captured_;  // null: launched once, op by op
+  int64_t graph_launches_ = 0;
+};
+
+}  // namespace scfa
