@@ -64,6 +64,8 @@ def run_all(context, experiments):
         plan += [(name, folder, *step) for step in experiment.steps(context, folder)]
     waiting = [entry for entry in plan if not is_done(context, entry[1], entry[2], entry[3])]
     whole, done, began = sum(entry[4] for entry in waiting), 0, time.monotonic()
+    if waiting and context.scale_name == "small":
+        print(f"reproduce.py: {len(waiting)} of {len(plan)} steps to do, about {reproduce_report.minutes(whole)} on one H200", flush=True)
     for number, (name, folder, step, command, cost) in enumerate(waiting, len(plan) - len(waiting) + 1):
         spent = time.monotonic() - began
         left = f", about {reproduce_report.minutes(spent / done * (whole - done))} left" if done else ""

@@ -50,6 +50,8 @@ class Scale:
         return max(1, self.batches.get(length, self.batch) // self.lengths[length])
 
 
+# Of a run with its evaluations, at scale small on one H200. The costs of steps are seconds there; elsewhere they are relative.
+RUN_SECONDS = {"8k": 95, "16k": 115, "32k": 145, "64k": 160}
 LENGTHS = {"8k": 8192, "16k": 16384, "32k": 32768, "64k": 65536}
 SCALES = {
     "smoke": Scale(
@@ -106,7 +108,7 @@ class Experiment:
     step_names = ()
 
     def steps(self, context, folder):
-        """(name, command, relative cost) of what is to be run."""
+        """(name, command, cost) of what is to be run."""
         raise NotImplementedError
 
     def problem(self, _context, _step):
@@ -175,12 +177,12 @@ class Runtime(Experiment):
     def steps(self, context, folder):
         bench = [context.program("bench"), "attention", *context.scale.bench, "--buckets", "2,4,8,16,32,64", "--drop-rate", "0.2,0.3,0.5,0.7,0.8",
                  "--patterns", "dense,hash,hash_balanced,drop,window,mixture,reformer,blocks", "--csv", folder / "attention.csv"]
-        steps = [("bench", bench, 2)]
+        steps = [("bench", bench, 50)]
         if context.scale.peers:
             for name, systems, how in (("peers", "pytorch_flash,pytorch_cudnn", context.scale.peers),
                                        ("flex", "flex_hash,flex_window", [*context.scale.flex, "--buckets", "16"])):
                 steps.append((name, [sys.executable, SCRIPTS / "bench_attention_peers.py", "--systems", systems, *how, "--csv",
-                                     folder / f"{name}.csv"], 2))
+                                     folder / f"{name}.csv"], 20))
         return steps
 
     def problem(self, _context, step):
@@ -245,7 +247,7 @@ class TrainedBuckets(Experiment):
             batch = 1 if context.scale_name == "smoke" else max(1, 131_072 // context.scale.lengths[step.split("_")[1]])
             bench = [context.program("bench"), "attention", "--checkpoint", self.run(context, step), "--batch", batch, "--repeats", 1, "--buckets",
                      "2,4,8,16,32,64", "--patterns", "dense,hash,hash_balanced,reformer", "--csv", folder / f"{step}.csv"]
-            steps.append((step, bench, 0.5))
+            steps.append((step, bench, 8))
         return steps
 
     def run(self, context, step):
@@ -319,7 +321,8 @@ class Quality(Experiment):
 
     def steps(self, context, folder):
         folder.joinpath("configs").mkdir(parents=True, exist_ok=True)
-        configs, finished = [], {run.config for run in self.runs(folder)}
+        configs, runs = [], self.runs(folder)
+        finished = {run.config for run in runs}
         for name in self.patterns:
             path = folder / "configs" / f"{name}.json"
             text = json.dumps(self.config(context.scale, name, context.ranks or 1), indent=1) + "\n"
@@ -333,7 +336,9 @@ class Quality(Experiment):
                  context.seeds, "--baseline", self.baseline(), "--train", context.train_command(), *context.gpus, *configs]
         positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--seeds", context.seeds, "--evaluate",
                      context.program("evaluate")]
-        return [(self.step_names[0], train, 10 * len(self.patterns)), (self.step_names[1], positions, 1)]
+        seeds = [int(seed) for seed in context.seeds.split(",")]
+        missing = len(self.patterns) * len(seeds) - sum(run.seed in seeds for run in runs)
+        return [(self.step_names[0], train, RUN_SECONDS[self.length] * missing + 1), (self.step_names[1], positions, 8 * missing + 1)]
 
     def configs(self, folder):
         return [folder / "configs" / f"{name}.json" for name in dict.fromkeys(run.config for run in self.runs(folder))]
@@ -504,7 +509,7 @@ class Recall(Experiment):
 
     def steps(self, context, folder):
         return [("train", [sys.executable, SCRIPTS / "recall.py", "--out", folder, "--programs", context.prefix, "--seeds", context.seeds,
-                           *context.gpus, *context.scale.recall], 20)]
+                           *context.gpus, *context.scale.recall], 1200)]
 
     def report(self, folder):
         plots = sorted(folder.glob("*.svg"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
@@ -526,7 +531,7 @@ class Steps(Experiment):
             write_json(config, {"model": {**context.scale.model, "sequence_length": 128, "vocab_size": 300},
                                 "train": {"batch_size": 2, "micro_batch_size": 2}})
             return [("bench", [context.program("bench"), "step", config, "--device", "cpu", "--repeats", 1, "--csv", folder / "step.csv"], 1)]
-        return [("bench", [sys.executable, SCRIPTS / "bench_step_peers.py", "--bench", context.program("bench"), "--csv", folder / "step.csv"], 3)]
+        return [("bench", [sys.executable, SCRIPTS / "bench_step_peers.py", "--bench", context.program("bench"), "--csv", folder / "step.csv"], 200)]
 
     def report(self, folder):
         rows, lines = read_csv(folder / "step.csv"), {}
