@@ -8,9 +8,9 @@
 Systems: pytorch is the GPT-2 of scripts/train_pytorch.py with torch.compile, cuDNN's dense attention, bf16 autocast, fused
 AdamW and clipping; scfa is ./bench step of the same model. Patterns of scfa: dense with separate queries and keys; hash, 16
 buckets with balance prefix, and near_far, the heads of configs/near_far_8k.json, both with shared keys. Precisions of scfa: bf16,
-and if asked for fp8 (train.precision). A step is one
-micro-batch of --tokens random tokens from initial values, forward, backward, clipping and AdamW; times are medians of
---repeats steps after warm-up, each from the end of the step before to its own, without waiting in between. A case that fails, of too little memory for one, is named on the console and left out.
+and if asked for fp8 (train.precision). A step is one micro-batch of --tokens random tokens from initial values, forward,
+backward, clipping and AdamW; times are medians of --repeats steps after warm-up, each from the end of the step before to its
+own, without waiting in between. A case that fails, of too little memory for one, is named on the console and left out.
 """
 import argparse
 import json

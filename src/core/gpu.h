@@ -49,8 +49,8 @@ void release_pinned(void* data) noexcept;
 // ---- work on a stream -----------------------------------------------------------------------------------------------
 void copy_to_device(void* device, const void* host, size_t bytes, Stream stream);
 void copy_to_host(void* host, const void* device, size_t bytes, Stream stream);  // waits for the stream
-void copy_to_pinned(void* pinned, const void* device, size_t bytes,
-                    Stream stream);  // of allocate_pinned; does not wait
+// pinned: of allocate_pinned. Does not wait.
+void copy_to_pinned(void* pinned, const void* device, size_t bytes, Stream stream);
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
 void fill(void* device, int byte, size_t bytes, Stream stream);
 // `bytes` of each of `rows` rows that begin `pitch` bytes apart.

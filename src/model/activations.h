@@ -41,7 +41,7 @@ struct Activations {
   Tensor hidden, ln_f_mean, ln_f_rstd;  // (B, T, C) what the head reads
   Tensor logits;                        // (chunk, padded vocab): tokens go through the head a chunk at a time
   Tensor losses, correct;               // (B * T)
-  Tensor loss_sums;                     // (3) f64: losses, correct, tokens that count, since they were last taken
+  Tensor loss_sums;                     // (3) f64: losses, correct, tokens that count, since they were last zeroed
   // Scratch shared by all layers.
   Tensor branch;  // (B, T, C) output of attention or MLP before it joins the residual stream
   Tensor attention_scratch;

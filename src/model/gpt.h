@@ -66,8 +66,8 @@ class Gpt {
 
   const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
 
-  // From here on with the patterns of this stage of the config; the first one to begin with. Between passes, when
-  // take_losses has been called. What the last forward pass left is gone. Returns whether the stage is another one.
+  // From here on with the patterns of this stage of the config; the first one to begin with. Between steps: losses have
+  // been taken. What the last forward pass left is gone. Returns whether the stage is another one.
   bool set_stage(int64_t stage);
 
   void set_observer(GptObserver* observer) { observer_ = observer; }  // null: none. Must outlive its use

@@ -30,10 +30,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double milliseconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
 constexpr int kWarmUps = 4;  // each of the feeder's two places once launch by launch, and once captured
 
 void print_profile(const ProfileTimes& profile) {
@@ -73,6 +69,7 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   std::vector<double> times, launches;
   const auto launch = [&](int i) {
     const Clock::time_point began = Clock::now();
+    outputs.begin();
     optimizer.begin_step(1e-4, i + 1);
     for (int64_t micro = 0; micro < accumulation; ++micro) {
       Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples, static_cast<uint32_t>(i));
@@ -80,13 +77,12 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
       launcher.launch(batch, micro == 0, micro + 1 == accumulation);
     }
     outputs.send(model.loss_sums(), optimizer.norm());
-    launches.push_back(milliseconds_since(began));
+    launches.push_back(std::chrono::duration<double, std::milli>(Clock::now() - began).count());
   };
-  Clock::time_point last_end = Clock::now();
   const auto finish = [&] {
-    require(std::isfinite(outputs.receive().sums.loss), settings.name, ": the loss of a step is not finite");
-    times.push_back(milliseconds_since(last_end));
-    last_end = Clock::now();
+    const StepOutput output = outputs.receive();
+    require(std::isfinite(output.sums.loss), settings.name, ": the loss of a step is not finite");
+    times.push_back(1e3 * output.seconds);
   };
   // As in training, where with graphs the host launches the next step before it waits for this one.
   const int64_t ahead = ctx.on_gpu() && config.train.graph ? 1 : 0;

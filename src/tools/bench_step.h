@@ -18,13 +18,14 @@ struct StepCase {
 struct StepTime {
   double milliseconds = 0;  // median
   int64_t bytes = 0;        // that training takes on the device
-  double launch = 0;        // milliseconds of these in which the host launches the work on a GPU; median
+  double launch = 0;        // milliseconds that the host takes to launch the work on a GPU; median
   std::string products;     // how the algorithms of products were chosen; empty on a CPU
   ProfileTimes profile;     // of the ops of one more step, if asked for
 };
 
-// The accumulation of the config's micro-batches is part of a step. A step takes from the end of the step before to
-// when its losses are on the host. Throws Error if memory does not suffice.
+// The accumulation of the config's micro-batches is part of a step. With graphs the host launches a step while the one
+// before it runs, as in training, and a step takes from the end of that one to its own. Throws Error if memory does not
+// suffice.
 StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool profile);
 
 struct StepChanges {             // to the configs; what is empty or 0 is as they have it

@@ -78,9 +78,9 @@ Config given_config(const CommandLine& line) {
 void install_handlers(const Config& config, const World& world) {
   check_stop("stopped before anything was done");
   static std::string on_stop;
-  on_stop = "ending within this step, with a checkpoint";
+  on_stop = "ending after the step under way, with a checkpoint";
   if (config.train.stop_seconds > 0)
-    on_stop += concat("; without one if the step takes longer than ", config.train.stop_seconds, " s");
+    on_stop += concat("; without one if it takes longer than ", config.train.stop_seconds, " s");
   install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on", !world.is_rank0());
 }
 

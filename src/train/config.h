@@ -115,13 +115,14 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward products and "
         "the input gradients of the MLP in 8 bits, which needs compute capability 8.9 (a CPU emulates it)",
         one_of({"auto", "fp8"}));
-  visit("train", "tune_products", c.train.tune_products,
-        "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
-        "library; choices are kept in ~/.cache/scfa. Without, cuBLASLt chooses",
-        any);
+  visit(
+      "train", "tune_products", c.train.tune_products,
+      "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
+      "library; choices are kept in ~/.cache/scfa and in checkpoints, whose choices come first; rank 0's hold for all "
+      "ranks. Without, cuBLASLt chooses",
+      any);
   visit("train", "graph", c.train.graph,
-        "on one GPU: steps are launched as CUDA graphs, and each before the host has read the losses of the one "
-        "before, so "
+        "on one GPU: steps are launched as CUDA graphs, each before the host has read the losses of the one before, so "
         "that small models do not wait for the host; changes no bit. Several ranks launch kernel by kernel",
         any);
   visit("train", "zero", c.train.zero,
@@ -142,7 +143,7 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "does a checkpoint that takes four times as long; 0 waits forever",
         at_least(0));
   visit("train", "stop_seconds", c.train.stop_seconds,
-        "how long after a signal the step under way may still take; then the run ends without saving; 0 waits forever",
+        "how long after a signal a step under way may still take; then the run ends without saving; 0 waits forever",
         at_least(0));
   visit("optimizer", "beta1", c.optimizer.beta1, "AdamW: decay of the first moment", between(0, 0.999999));
   visit("optimizer", "beta2", c.optimizer.beta2, "AdamW: decay of the second moment", between(0, 0.999999));

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 
 #include "core/signals.h"
 #include "data/json_file.h"
@@ -115,8 +116,8 @@ Choices kept_choices(const std::string& path) {
   }
 }
 
-// Those of this kind of GPU, driver and library; none if they are of another, or damaged.
-Choices known_choices(const std::string& known) {
+// Those of this kind of GPU, driver and library; nothing if they are of another, or damaged.
+std::optional<Choices> known_choices(const std::string& known) {
   if (known.empty()) return {};
   try {
     const Json root = parse_json(known, "algorithms of products", kLimits), here = to_json({});
@@ -138,13 +139,15 @@ Choices join(Choices first, const Choices& others) {
   return first;
 }
 
-// How many of `choices` are not in `before`, or of another algorithm there.
-size_t count_new(const Choices& choices, const Choices& before) {
-  return static_cast<size_t>(std::count_if(choices.begin(), choices.end(), [&](const gpu::ProductChoice& choice) {
-    return std::none_of(before.begin(), before.end(), [&](const gpu::ProductChoice& other) {
-      return other.product == choice.product && other.algorithm == choice.algorithm;
-    });
-  }));
+// Those of `choices` that are not in `before`, or of another algorithm there.
+Choices new_ones(const Choices& choices, const Choices& before) {
+  Choices found;
+  for (const gpu::ProductChoice& choice : choices)
+    if (std::none_of(before.begin(), before.end(), [&](const gpu::ProductChoice& other) {
+          return other.product == choice.product && other.algorithm == choice.algorithm;
+        }))
+      found.push_back(choice);
+  return found;
 }
 
 // The path of the cache, with its folder made, and its lock.
@@ -155,8 +158,12 @@ std::unique_ptr<WaitingLock> lock_cache(const std::string& path) {
   return std::make_unique<WaitingLock>(path + ".lock");
 }
 
-std::string without_choices(const Error& why) {
-  return concat("products: algorithms by cuBLASLt's heuristics, because choices cannot be kept: ", why.what());
+// The choices that the model's products have when nothing is measured.
+Choices choices_of(Gpt& model, Feeder& feeder, const Choices& known) {
+  gpu::clear_product_choices(model.context());
+  gpu::set_product_choices(model.context(), known);
+  compute(model, feeder);
+  return gpu::used_product_choices(model.context());
 }
 
 }  // namespace
@@ -179,37 +186,52 @@ std::string product_cache_path() {
 TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known) {
   Context& ctx = model.context();
   if (!ctx.on_gpu()) return {};
+  const std::optional<Choices> given = known_choices(known);
+  const std::string refused =
+      !known.empty() && !given ? "those of the checkpoint are of another GPU, driver or library; " : "";
+  const auto take_given = [&](const Error& why) {
+    const Choices taken = choices_of(model, feeder, given.value_or(Choices()));
+    return TunedProducts{.choices = to_json(taken).dump(),
+                         .line = concat("products: ", refused,
+                                        given ? "algorithms from the checkpoint, others by cuBLASLt's heuristics"
+                                              : "algorithms by cuBLASLt's heuristics",
+                                        ", because choices cannot be kept: ", why.what())};
+  };
+  if (given && given->empty())
+    return {.choices = to_json(choices_of(model, feeder, {})).dump(),
+            .line = "products: algorithms by cuBLASLt's heuristics, as the checkpoint has it"};
   const std::string path = product_cache_path();
-  const Choices given = known_choices(known);
   std::unique_ptr<WaitingLock> lock;
   try {
     lock = lock_cache(path);
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& error) {
-    if (given.empty()) return {.choices = {}, .line = without_choices(error)};
+    return take_given(error);
   }
-  const Choices kept = lock ? kept_choices(path) : Choices(), before = join(given, kept);
+  const Choices kept = kept_choices(path), before = join(given.value_or(Choices()), kept);
   gpu::set_product_choices(ctx, before);
-  gpu::measure_products(ctx, lock != nullptr);
+  gpu::measure_products(ctx, true);
   compute(model, feeder);
   gpu::measure_products(ctx, false);
-  const Choices choices = gpu::product_choices(ctx), used = gpu::used_product_choices(ctx);
-  const size_t measured = count_new(choices, before);
-  // What this run was given does not replace what is kept; what the library refused does not stay.
-  const Choices to_keep = given.empty() ? choices : join(kept, choices);
-  if (lock && count_new(to_keep, kept) > 0) try {
+  const Choices choices = gpu::product_choices(ctx), measured = new_ones(choices, before);
+  // A measurement replaces what the library refused; what was given replaces nothing.
+  const Choices to_keep = join(join(measured, kept), choices);
+  if (!new_ones(to_keep, kept).empty()) try {
       write_choices(path, to_keep);
     } catch (const Error& error) {
-      if (measured > 0) {
-        gpu::clear_product_choices(ctx);
-        return {.choices = {}, .line = without_choices(error)};
-      }
+      if (!measured.empty()) return take_given(error);
     }
-  const std::string from = given.empty() ? path : "the checkpoint";
-  return {.choices = to_json(used).dump(),
-          .line = measured == 0 ? concat("products: algorithms from ", from)
-                                : concat("products: algorithms of ", measured, " measured and kept in ", path)};
+  return {.choices = to_json(gpu::used_product_choices(ctx)).dump(),
+          .line = concat("products: ", refused, "algorithms ",
+                         measured.empty() ? concat("from ", given ? "the checkpoint" : path)
+                                          : concat("of ", measured.size(), " measured and kept in ", path))};
+}
+
+void take_products(Context& ctx, const std::string& choices) {
+  if (!ctx.on_gpu()) return;
+  gpu::clear_product_choices(ctx);
+  gpu::set_product_choices(ctx, known_choices(choices).value_or(Choices()));
 }
 
 }  // namespace scfa

@@ -11,16 +11,21 @@ namespace scfa {
 std::string product_cache_path();
 
 struct TunedProducts {
-  std::string choices;  // JSON: GPU, driver, library, and the algorithm of each product of the model; empty: none
-  std::string line;     // for the console: what was done
+  // JSON: GPU, driver, library, and the algorithm of each product of the model. A product that is missing takes the one
+  // that cuBLASLt's heuristics put first. Empty on a CPU.
+  std::string choices;
+  std::string line;  // for the console: what was done
 };
 
-// Chooses the algorithm of each product of a training step of the model: from `known`, choices of the same GPU, driver
-// and library that a checkpoint or another rank has; from the file; or by measuring what neither has. The file gets
-// what it lacks. Other processes that use it wait meanwhile, so that all of them choose the same. Where choices cannot
-// be kept, and none are known, none is made, because two runs could then differ. For this the model, which must have no
-// observer, computes a micro-batch of random tokens; gradients and losses are zero afterwards. On a CPU nothing is
-// done. Throws Interrupted if a signal asks to stop while another process measures.
+// Chooses the algorithm of each product of a training step of the model: from `known`, the choices of a checkpoint, if
+// GPU, driver and library are the same; from the file; or by measuring what neither has. The file gets what it lacks.
+// Other processes that use it wait meanwhile, so that all of them choose the same. What cannot be kept is not measured,
+// because two runs could then differ. For this the model, which must have no observer, computes a micro-batch of random
+// tokens; gradients and losses are zero afterwards. On a CPU nothing is done. Throws Interrupted if a signal asks to
+// stop while another process measures.
 TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known = {});
+
+// Takes the choices of another rank, and no others; none if its GPU, driver or library is another one.
+void take_products(Context& ctx, const std::string& choices);
 
 }  // namespace scfa

@@ -1,8 +1,9 @@
-// The losses and the gradient norm of training steps, on their way from the device to the host. On a GPU they are
-// copied to page-locked memory behind the work of their step, so the host can launch the next step before it waits for
-// them.
+// The losses and the gradient norm of training steps, on their way from the device to the host, and how long the steps
+// took. On a GPU they are copied to page-locked memory behind the work of their step, so the host can launch the next
+// step before it waits for them.
 #pragma once
 #include <array>
+#include <chrono>
 #include <cstdint>
 
 #include "core/context.h"
@@ -13,6 +14,7 @@ namespace scfa {
 struct StepOutput {
   LossSums sums;
   double grad_norm = 0;
+  double seconds = 0;  // by the device's clock, from begin(), or from the end of the step before if that was later
 };
 
 class StepOutputs {
@@ -20,10 +22,11 @@ class StepOutputs {
   static constexpr int64_t kMost = 2;  // steps that can be on their way
 
   explicit StepOutputs(Context& ctx);
-  ~StepOutputs();
+  ~StepOutputs();  // waits for those on their way
   StepOutputs(const StepOutputs&) = delete;
   StepOutputs& operator=(const StepOutputs&) = delete;
 
+  void begin();  // before the first work of a step is launched
   // Behind what was launched for a step: loss_sums, (3) f64 as in add_losses, set to zero afterwards, and norm, (1)
   // f32.
   void send(const Tensor& loss_sums, const Tensor& norm);
@@ -33,17 +36,24 @@ class StepOutputs {
   int64_t on_their_way() const { return sent_ - received_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr int64_t kSlots = kMost + 1;  // the end of the step received last is still to be known
   struct Values {
     double sums[3];
     float norm;
   };
+  struct Slot {
+    Values on_host{};                      // on a CPU
+    Event begin = nullptr, end = nullptr;  // on a GPU
+    Clock::time_point begin_time, end_time;
+    bool follows = false;  // the step before was still on its way
+  };
+  Slot& slot(int64_t step) { return slots_[static_cast<size_t>(step % kSlots)]; }
   Values& values(int64_t step);
-  Event event(int64_t step) const { return arrived_[static_cast<size_t>(step % kMost)]; }
 
   Context& ctx_;
-  std::array<Values, kMost> on_host_{};  // on a CPU
-  PinnedBuffer pinned_;                  // on a GPU
-  std::array<Event, kMost> arrived_{};
+  PinnedBuffer pinned_;
+  std::array<Slot, kSlots> slots_;
   int64_t sent_ = 0, received_ = 0;
 };
 

@@ -1,7 +1,7 @@
 #include "train/train_step.h"
 
-#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace scfa {
 
@@ -17,22 +17,21 @@ TrainStep::TrainStep(RunControl& control, const Config& config, TrainingMemory& 
       profiler_(memory.store.context().profiler(), *memory.replicas, accumulation_) {}
 
 bool TrainStep::launch(int64_t step, bool profiled) {
-  const Clock::time_point began = Clock::now();
-  const double waited_before = memory_.loader.data_wait_seconds();
   const Watched watched(control_.watchdog, Work::kStep, concat("step ", step + 1));
   control_.world.set_place(concat("step ", step + 1));
   const double lr = learning_rate(config_.schedule, step, config_.train.steps);
+  outputs_.begin();
   memory_.optimizer.begin_step(lr, step + 1);
   profiler_.begin_step(profiled);
   const bool whole = launch_micro_batches(step);
   if (whole && !alone_) update_over_ranks();
   profiler_.work_launched();
   if (!whole) {
-    memory_.model.take_losses();
+    memory_.store.context().zero(memory_.model.loss_sums());
     return false;
   }
   outputs_.send(memory_.model.loss_sums(), memory_.optimizer.norm());
-  launched_.push_back({step + 1, lr, memory_.loader.data_wait_seconds() - waited_before, began});
+  launched_.push_back({step + 1, lr});
   return true;
 }
 
@@ -40,18 +39,16 @@ StepResult TrainStep::finish() {
   require(!launched_.empty(), "train step: no step is under way");
   const Launched step = launched_.front();
   const Watched watched(control_.watchdog, Work::kStep, concat("step ", step.step));
-  const bool on_gpu = memory_.store.context().on_gpu();
-  const World::Doing doing(control_.world, on_gpu ? "waiting for the GPU" : "adding up losses");
+  const World::Doing doing(control_.world, "waiting for the device");
   const StepOutput output = outputs_.receive();
   launched_.pop_front();
-  const Clock::time_point began = std::max(step.began, last_end_);
-  last_end_ = Clock::now();
+  const double waited = memory_.loader.data_wait_seconds();
   return {.step = step.step,
           .sums = output.sums,
           .lr = step.lr,
           .grad_norm = output.grad_norm,
-          .data_wait = step.data_wait,
-          .seconds = std::chrono::duration<double>(last_end_ - began).count()};
+          .seconds = output.seconds,
+          .data_wait = waited - std::exchange(waited_, waited)};
 }
 
 // With the update, if there is one rank. False if a signal came before a micro-batch.

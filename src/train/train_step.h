@@ -1,6 +1,5 @@
 // Steps of training: gradients of all micro-batches of this rank, summed over the ranks, and the update.
 #pragma once
-#include <chrono>
 #include <deque>
 #include <optional>
 
@@ -17,8 +16,8 @@ struct StepResult {
   LossSums sums;     // of this rank
   double lr = 0;
   double grad_norm = 0;  // of all ranks, before clipping; not finite: neither this update was applied nor a later one
-  double data_wait = 0;  // seconds
-  double seconds = 0;    // from its launch, or from the end of the step before if that was later, to its end
+  double seconds = 0;    // that the device took, from its launch or from the end of the step before
+  double data_wait = 0;  // seconds that the host has waited for data since the step before was finished
 };
 
 class TrainStep {
@@ -41,15 +40,14 @@ class TrainStep {
   bool runs_ahead() const { return runs_ahead_; }
 
   // After a result that is not finite, of the last step launched or the one before: runs its micro-batches again, so
-  // that the activations or gradients at fault are there to look at.
+  // that the activations or gradients at fault are there to look at. Parameters are as they were, unless the norm was
+  // finite; learned biases of buckets may have moved.
   void repeat(const StepResult& failed);
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Launched {
     int64_t step;
-    double lr, data_wait;
-    Clock::time_point began;
+    double lr;
   };
   bool launch_micro_batches(int64_t step);
   void update_over_ranks();
@@ -65,7 +63,7 @@ class TrainStep {
   StepOutputs outputs_;
   StepProfiler profiler_;
   std::deque<Launched> launched_;  // not finished yet
-  Clock::time_point last_end_;     // of a step
+  double waited_ = 0;              // for data, when the last step was finished
 };
 
 }  // namespace scfa

@@ -102,15 +102,10 @@ class Trainer {
     World& world = control_.world;
     if (!config().train.tune_products) return;
     memory_->model.set_observer(nullptr);
-    const auto tuned = [&](const std::string& choices) {
-      return tune_products(memory_->model, memory_->feeder, choices);
-    };
     TunedProducts done;
-    world.run_on_rank0("choosing algorithms", [&] { done = tuned(known); });
+    world.run_on_rank0("choosing algorithms", [&] { done = tune_products(memory_->model, memory_->feeder, known); });
     products_ = world.all_gather("algorithms of rank 0", done.choices).front();
-    world.run_on_all("taking rank 0's algorithms", [&] {
-      if (!world.is_rank0() && !products_.empty()) tuned(products_);
-    });
+    if (!world.is_rank0()) take_products(memory_->model.context(), products_);
     memory_->model.set_observer(memory_->replicas.get());
     if (!done.line.empty()) control_.console.line(done.line);
   }
@@ -136,12 +131,12 @@ class Trainer {
   }
 
   // Nothing if a signal came before the step was whole. Where steps run ahead, this one has been launched and the one
-  // before it done; where the model is looked at next, both have been done.
+  // before it finished; where the model is looked at next, both have been finished.
   std::optional<Decision> train_step() {
-    enter_stage();
     const Clock::time_point began = Clock::now();
     const bool profiled = policy_.profiles(state_.step + 1);
-    if (profiled) finish_steps(0);
+    if (profiled || stage() != memory_->model.stage()) finish_steps(0);
+    enter_stage();
     if (!step_->launch(state_.step, profiled)) {
       finish_steps(0);
       return {};
@@ -154,9 +149,10 @@ class Trainer {
       finished(result, decision.sums);
       return decision;
     }
+    finish_steps(profiled ? 0 : 1);
     const Decision decision = decide_after(state_.step, {});
     const bool goes_on = policy_.trains(state_.step, decision.stop) && !decision.save && !policy_.evaluates(state_);
-    finish_steps(goes_on && !profiled ? 1 : 0);
+    if (!goes_on) finish_steps(0);
     return decision;
   }
 
@@ -185,10 +181,11 @@ class Trainer {
     if (policy_.compares_replicas(result.step)) memory_->replicas->compare(result.step);
   }
 
+  int64_t stage() const { return config().model.stage_of(state_.step, config().train.steps); }  // of the next step
+
   // An evaluation after the last step of a stage has still the patterns of that stage, and so has a checkpoint.
   void enter_stage() {
-    const GptConfig& model = config().model;
-    if (!memory_->model.set_stage(model.stage_of(state_.step, config().train.steps))) return;
+    if (!memory_->model.set_stage(stage())) return;
     control_.console.line(
         concat("from step ", state_.step + 1, " on attention is ", describe_patterns(memory_->model.config())));
   }

@@ -291,6 +291,23 @@ TEST_F(OpsGpu, HashBits) {
   }
 }
 
+TEST_F(OpsGpu, ANormThatIsNotFiniteStays) {
+  Context ctx(Device::kGpu);
+  Array norm({1}), sums(DType::kF64, {2});
+  sums.assign({9, 16});
+  const GpuCopy sums_gpu(ctx, sums);
+  for (const double before : {0.0, 3.0, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    norm.fill(before);
+    const GpuCopy norm_gpu(ctx, norm);
+    gradient_norm(ctx, norm_gpu, sums_gpu);
+    norm_gpu.download(norm);
+    if (std::isfinite(before))
+      EXPECT_EQ(norm.as<float>()[0], 5.0f);
+    else
+      EXPECT_FALSE(std::isfinite(norm.as<float>()[0]));
+  }
+}
+
 TEST_F(OpsGpu, ANormThatIsNotFiniteChangesNothing) {
   Context ctx(Device::kGpu);
   Array p({100}), norm({1}), copy(kBF16, {100});

@@ -10,7 +10,9 @@
 #include "core/signals.h"
 #include "data/checksum.h"
 #include "data/json_file.h"
+#include "support/environment.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint_files.h"
 #include "train/config_io.h"
@@ -126,6 +128,23 @@ TEST_F(CheckpointFiles, KeepTheAlgorithmsOfProducts) {
   read_checkpoint(folder, store.table(), host_state);
   const std::string again = save_checkpoint(tiny.folder / "again", read, store.table(), host_state);
   EXPECT_EQ(read_checkpoint_state(again, Verify::kAll).products, read.products);
+}
+
+TEST_F(CheckpointFiles, AResumedRunTakesTheAlgorithmsOfItsCheckpoint) {
+  test::skip_without_gpu();
+  if (IsSkipped() || HasFailure()) return;
+  const test::EnvironmentVariable cache("XDG_CACHE_HOME", tiny.folder / "cache");
+  config.device = "gpu";
+  tiny.run(config, {.overwrite = true});
+  Json state = read_json_file(file("state.json"));
+  ASSERT_FALSE(state.at("products").at("products").empty());
+  for (auto& product : state["products"]["products"]) product["ms"] = 123.5;
+  write_state(state.dump());
+  config.train.steps = 3;
+  tiny.run(config, {.resume = true});
+  EXPECT_NE(tiny.out.find("products: algorithms from the checkpoint"), std::string::npos) << tiny.out;
+  EXPECT_EQ(Json::parse(read_checkpoint_state(tiny.path("checkpoint-00000003"), Verify::kAll).products),
+            state.at("products"));
 }
 
 TEST_F(CheckpointFiles, FormatOneIsRead) {

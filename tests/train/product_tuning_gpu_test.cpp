@@ -2,13 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <optional>
 
+#include "kernels/linear/products.h"
 #include "support/compare.h"
+#include "support/environment.h"
 #include "support/gpu.h"
 #include "support/temp_dir.h"
 
@@ -17,30 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A variable of the environment, set for as long as it lives.
-class Variable {
- public:
-  Variable(const char* name, const std::string& value) : name_(name) {
-    if (const char* before = std::getenv(name)) before_ = before;
-    ::setenv(name, value.c_str(), 1);
-  }
-  ~Variable() {
-    if (before_)
-      ::setenv(name_, before_->c_str(), 1);
-    else
-      ::unsetenv(name_);
-  }
-
- private:
-  const char* name_;
-  std::optional<std::string> before_;
-};
-
 class ProductTuningGpu : public GpuTest {};
 
 TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
   const TempDir folder;
-  const Variable cache("XDG_CACHE_HOME", folder / "cache");
+  const EnvironmentVariable cache("XDG_CACHE_HOME", folder / "cache");
   GptConfig c;
   c.n_layer = 1, c.n_head = 2, c.n_embd = 128, c.sequence_length = 64, c.vocab_size = 96;
   std::string chosen;
@@ -91,20 +72,33 @@ TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
   EXPECT_EQ(tune(other.dump()), "products: algorithms from the checkpoint");
   EXPECT_EQ(nlohmann::json::parse(read_text(path)), other);  // which it lacked
   write_text(path, kept);
-  other["driver"] = "1.2.3";
-  EXPECT_EQ(tune(other.dump()), "products: algorithms from " + path);
-  EXPECT_EQ(tune("{\"gpu\": 3"), "products: algorithms from " + path);
+  {
+    Context ctx(Device::kGpu);  // another rank takes those of rank 0 and no others
+    take_products(ctx, other.dump());
+    const std::vector<gpu::ProductChoice> taken = gpu::product_choices(ctx);
+    EXPECT_EQ(taken.size(), other.at("products").size());
+    for (const gpu::ProductChoice& choice : taken) EXPECT_EQ(choice.milliseconds, 123.5);
+    other["driver"] = "1.2.3";
+    take_products(ctx, other.dump());
+    EXPECT_TRUE(gpu::product_choices(ctx).empty());
+  }
+  for (const std::string& strange : {other.dump(), std::string("{\"gpu\": 3")})
+    EXPECT_EQ(tune(strange),
+              "products: those of the checkpoint are of another GPU, driver or library; algorithms from " + path);
   EXPECT_EQ(read_text(path), kept);
   write_text(path, "{ not JSON");
   EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
   EXPECT_EQ(tune(), "products: algorithms from " + path);
   write_text(folder / "file", "");
-  const Variable nowhere("XDG_CACHE_HOME", folder / "file");  // a folder cannot be made below it
+  const EnvironmentVariable nowhere("XDG_CACHE_HOME", folder / "file");  // a folder cannot be made below it
   EXPECT_NE(tune().find("by cuBLASLt's heuristics"), std::string::npos);
   EXPECT_NE(tune().find("file/scfa/products"), std::string::npos);
-  EXPECT_EQ(chosen, "");
-  EXPECT_EQ(tune(first), "products: algorithms from the checkpoint");
+  EXPECT_TRUE(nlohmann::json::parse(chosen).at("products").empty());
+  const std::string heuristics = chosen;
+  EXPECT_NE(tune(first).find("algorithms from the checkpoint, others by cuBLASLt's heuristics"), std::string::npos);
   EXPECT_EQ(chosen, first);
+  EXPECT_EQ(tune(heuristics), "products: algorithms by cuBLASLt's heuristics, as the checkpoint has it");
+  EXPECT_EQ(chosen, heuristics);
 }
 
 }  // namespace

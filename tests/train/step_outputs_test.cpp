@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <vector>
 
 #include "support/compare.h"
@@ -25,6 +26,7 @@ TEST_P(StepOutputsOn, AreThoseOfTheirSteps) {
   const Tensor norm(static_cast<char*>(memory.data()) + 32, DType::kF32, GetParam(), {1});
   StepOutputs outputs(ctx);
   const auto send = [&](double step) {
+    outputs.begin();
     const std::vector<double> values = {step, 10 * step, 100 * step};
     const auto of_norm = static_cast<float>(step / 2);
     ctx.copy(sums, ConstTensor(values.data(), DType::kF64, Device::kCpu, {3}));
@@ -32,12 +34,16 @@ TEST_P(StepOutputsOn, AreThoseOfTheirSteps) {
     ctx.synchronize();
     outputs.send(sums, norm);
   };
+  const auto began = std::chrono::steady_clock::now();
+  double seconds = 0;
   const auto expect = [&](double step) {
     const StepOutput output = outputs.receive();
     EXPECT_EQ(output.sums.loss, step);
     EXPECT_EQ(output.sums.correct, 10 * step);
     EXPECT_EQ(output.sums.tokens, static_cast<int64_t>(100 * step));
     EXPECT_EQ(output.grad_norm, step / 2);
+    EXPECT_GT(output.seconds, 0);
+    seconds += output.seconds;
   };
   for (int step = 1; step < 7; ++step) {
     send(step);
@@ -50,6 +56,8 @@ TEST_P(StepOutputsOn, AreThoseOfTheirSteps) {
   send(7);
   EXPECT_TRUE(fails_naming([&] { outputs.send(sums, norm); }, {"2 steps are on their way already"}));
   expect(6), expect(7);
+  // No time counts twice.
+  EXPECT_LE(seconds, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() + 1e-4);
   EXPECT_TRUE(fails_naming([&] { outputs.receive(); }, {"no step is on its way"}));
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "support/environment.h"
 #include "support/expect_error.h"
 #include "support/gpu.h"
 #include "support/safetensors_reader.h"
@@ -42,6 +43,7 @@ INSTANTIATE_TEST_SUITE_P(Train, TrainOn, testing::Values(Device::kCpu, Device::k
 
 TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
   TinyRun tiny;
+  const test::EnvironmentVariable cache("XDG_CACHE_HOME", tiny.folder / "cache");
   Config config = tiny.config("hash", device());
   config.train.steps = 60;
   const TrainResult result = tiny.run(config);
@@ -134,6 +136,10 @@ TEST_P(TrainOn, ANonFiniteStepStopsTheRunAndLeavesTheLastCheckpoint) {
   config.schedule.lr = 1e38;
   config.checkpoint.keep = 1;
   expect_error([&] { tiny.run(config, {.resume = true}); }, {"step 4", "not finite", "first bad tensor: "});
+  config.train.steps = 20;  // step 5 may be under way when the loss of step 4 is known
+  config.checkpoint.every = 100;
+  expect_error([&] { tiny.run(config, {.resume = true}); }, {"step 4: ", "not finite", "first bad tensor: "});
+  config.train.steps = 4;
   config.checkpoint.every = 3;  // right behind the update that breaks the model
   expect_error([&] { tiny.run(config, {.resume = true}); }, {"after step 3", "not finite", "Nothing was saved"});
   config.train.steps = 3;
@@ -217,6 +223,18 @@ TEST(Train, RecomputesWhatItIsAskedTo) {
   tiny.run(config, {.overwrite = true, .dry_run = true});
   for (const char* said : {"FLOPs per token; about ", " s per step expected; a micro-batch of up to "})
     EXPECT_NE(tiny.out.find(said), std::string::npos) << tiny.out;
+}
+
+// The step that is looked at has the patterns that it had.
+TEST_P(TrainOn, ANonFiniteStepBeforeAStageIsNamed) {
+  TinyRun tiny;
+  Config config = tiny.config("hash", device());
+  config.model.schedule = {{0.0, config.model.attention}, {0.1, {HeadPatterns(1)}}};  // from step 3 on
+  config.train.steps = 20;
+  config.schedule.schedule = "constant";
+  config.schedule.lr = 1e38;
+  expect_error([&] { tiny.run(config); }, {"step 2: ", "not finite", "first bad tensor: "});
+  EXPECT_EQ(tiny.out.find("from step 3 on"), std::string::npos) << tiny.out;
 }
 
 // A run whose steps are CUDA graphs is the run without them, and one may go on as the other.
