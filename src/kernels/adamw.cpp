@@ -118,7 +118,7 @@ void adamw(Context& /*ctx*/, Tensor p, Tensor m, Tensor v, Tensor /*copy*/, Cons
     std::copy_n(factors.as<float>(), values.size(), values.begin());
   else
     values = adamw_factors(settings);
-  const auto [step_size, correction, decayed] = values;
+  const float step_size = values[0], correction = values[1], decayed = values[2];
   const float b1 = settings.beta1, b2 = settings.beta2, eps = settings.eps;
   const float scale = settings.max_norm > 0 ? std::min(1.0f, settings.max_norm / (norm.as<float>()[0] + 1e-6f)) : 1.0f;
 #pragma omp parallel for

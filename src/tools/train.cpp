@@ -80,7 +80,7 @@ void install_handlers(const Config& config, const World& world) {
   static std::string on_stop;
   on_stop = "ending after the step under way, with a checkpoint";
   if (config.train.stop_seconds > 0)
-    on_stop += concat("; without one if it takes longer than ", config.train.stop_seconds, " s");
+    on_stop += concat("; without one if the step takes longer than ", config.train.stop_seconds, " s");
   install_signal_handlers("train", on_stop.c_str(), "saving after this step and going on", !world.is_rank0());
 }
 
