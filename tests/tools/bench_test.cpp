@@ -78,7 +78,11 @@ TEST(Bench, TimesStepsOfConfigs) {
   expect_one_line(execute({"bench", "op", "cast", "--profile"}), "bench: ", "--profile");
   expect_one_line(execute({"bench", "step"}), "bench: ", "config");
   expect_one_line(execute({"bench", "step", "none.json"}), "bench: ", "none.json");
-  expect_one_line(step({"--length=4000000"}), "bench: ", "memory");
+  test::write_text(
+      folder / "large.json",
+      R"({"model": {"n_layer": 64, "n_head": 32, "n_embd": 4096, "sequence_length": 64, "vocab_size": 50}})");
+  expect_one_line(execute({"bench", "step", folder / "large.json", "--device=cpu", "--length=16000000"}),
+                  "bench: ", "memory");
   test::write_text(folder / "wrong.json", R"({"model": {"n_head": 5}})");
   expect_one_line(execute({"bench", "step", folder / "wrong.json"}), "bench: ", "wrong.json: model.n_embd");
   expect_one_line(step({"--recompute=auto"}), "bench: ", "--recompute: must be none, gelu, norms or block");

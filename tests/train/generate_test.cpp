@@ -59,19 +59,20 @@ TEST_F(Generate, EndsAtTheEdgeOfTheContextAndSaysSo) {
 }
 
 TEST_F(Generate, SlidesPastTheEdge) {
-  std::string ended, slid, again;
-  text({.prompt = "Line ", .tokens = 1000}, ended);
-  const Generated result = text({.prompt = "Line ", .tokens = 300, .slide = true}, slid);
+  std::string ended, slid, again;  // of likely tokens, so that none of them ends the text
+  text({.prompt = "Line ", .tokens = 1000, .sampling = {.top_k = 8}}, ended);
+  const Generated result = text({.prompt = "Line ", .tokens = 300, .sampling = {.top_k = 8}, .slide = true}, slid);
   EXPECT_EQ(result.tokens, 300);
   EXPECT_EQ(result.end, GenerationEnd::kTokens);
   EXPECT_EQ(slid.substr(0, ended.size()), ended);  // the same up to the edge
-  text({.prompt = "Line ", .tokens = 300, .slide = true}, again);
+  text({.prompt = "Line ", .tokens = 300, .sampling = {.top_k = 8}, .slide = true}, again);
   EXPECT_EQ(again, slid);
   const std::string prompt(200, 'a');
   expect_error([&] { text({.prompt = prompt}, again); }, {"200 tokens", "context of 64", "--slide"});
   EXPECT_EQ(text({.prompt = prompt, .tokens = 3, .slide = true}, again).prompt_tokens, 200);
   EXPECT_EQ(again.substr(0, 200), prompt);
-  const Outcome program = execute(words({"--prompt", "Line ", "--tokens", "300", "--slide", "--temperature", "1"}));
+  const Outcome program =
+      execute(words({"--prompt", "Line ", "--tokens", "300", "--slide", "--temperature", "1", "--top-k", "8"}));
   EXPECT_EQ(program.out, slid + "\n");
   EXPECT_EQ(program.err, "");
 }
@@ -152,7 +153,8 @@ TEST_F(Generate, ABrokenModelIsAnErrorAndNoText) {
 }
 
 TEST_F(Generate, AWriteThatFailsEndsItAtOnce) {
-  const std::vector<std::string> endless = words({"--prompt", "Line ", "--tokens", "1000000000", "--slide"});
+  const std::vector<std::string> endless =
+      words({"--prompt", "Line ", "--tokens", "1000000000", "--slide", "--top-k", "8"});
   test::Streams full, closed;
   full.out = "/dev/full";
   closed.close_out = true;
@@ -180,7 +182,7 @@ TEST_F(Generate, ASignalEndsItWithWhatIsWritten) {
     test::Streams streams;
     streams.out = folder / "out.txt";
     const Outcome outcome = execute(
-        words({"--prompt", "Line ", "--tokens", "1000000000", "--slide"}),
+        words({"--prompt", "Line ", "--tokens", "1000000000", "--slide", "--top-k", "8"}),
         [&](pid_t pid) {
           test::wait_until([&] { return fs::exists(streams.out) && fs::file_size(streams.out) > 200; });
           ::kill(pid, signal);

@@ -82,6 +82,7 @@ TEST_P(StepLauncherGpu, GraphsChangeNoBit) {
       record.losses.push_back(output.sums.loss), record.norms.push_back(output.grad_norm);
     };
     for (uint32_t step = 0; step < 14; ++step) {
+      outputs.begin();
       optimizer.begin_step(1e-3 / (1 + step), step + 1);
       for (uint32_t micro = 0; micro < 3; ++micro) {
         const OwnedBatch owned(config, 2, 4 + 3 * step + micro);

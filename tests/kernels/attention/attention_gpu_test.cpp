@@ -202,21 +202,40 @@ TEST_P(AttentionGpu, NormalisedKeysDrawnApart) {
 }
 
 // Enough segments that single-block ones are taken whole, with multi-block ones beside them.
+// Several tests instead of one, so that shards share the time of the CPU's results.
+void check_many_segments(int64_t D) {
+  const int64_t rows = single_block_max_rows_of(D);
+  for (const SegmentChoice& choice : segment_choices())
+    for (const bool self : {false, true}) {
+      check(problem_of({1, 200, 66, D}, kQkv, 4, self), choice);
+      if (choice.name == "untied")
+        for (const AttentionLayout layout : {kQv, kSharedQk})
+          check(problem_of({1, rows + 1, 66, D}, layout, 4, self), choice);
+    }
+}
+
 TEST_P(AttentionGpu, ManySegments) {
-  for (const int64_t D : {64, 128}) {
-    const int64_t rows = single_block_max_rows_of(D);
-    for (const SegmentChoice& choice : segment_choices())
-      for (const bool self : {false, true}) {
-        check(problem_of({1, 200, 66, D}, kQkv, 4, self), choice);
-        if (choice.name == "untied")
-          for (const AttentionLayout layout : {kQv, kSharedQk})
-            check(problem_of({1, rows + 1, 66, D}, layout, 4, self), choice);
-      }
-    const std::vector<int64_t> sizes = {1, 63, 64, 65, 191, 192, 193, rows - 1, rows, rows + 1, 640, 0};
-    for (const AttentionLayout layout : {kQkv, kSharedQk})
-      for (const bool self : {false, true})
-        check(problem_of({1, 6 * rows + 1, 22, D}, layout, 13, self), "sizes", of_sizes(sizes));
-  }
+  check_many_segments(64);
+}
+
+TEST_P(AttentionGpu, ManySegmentsOfWideHeads) {
+  check_many_segments(128);
+}
+
+void check_sizes_around_a_block(int64_t D) {
+  const int64_t rows = single_block_max_rows_of(D);
+  const std::vector<int64_t> sizes = {1, 63, 64, 65, 191, 192, 193, rows - 1, rows, rows + 1, 640, 0};
+  for (const AttentionLayout layout : {kQkv, kSharedQk})
+    for (const bool self : {false, true})
+      check(problem_of({1, 6 * rows + 1, 22, D}, layout, 13, self), "sizes", of_sizes(sizes));
+}
+
+TEST_P(AttentionGpu, SegmentsAroundABlock) {
+  check_sizes_around_a_block(64);
+}
+
+TEST_P(AttentionGpu, SegmentsOfWideHeadsAroundABlock) {
+  check_sizes_around_a_block(128);
 }
 
 TEST_P(AttentionGpu, SizesOfBuckets) {
@@ -243,11 +262,20 @@ TEST_P(AttentionGpu, WindowsOfLongSequences) {
 }
 
 // Windows, documents, relations and mixtures: few tiles and many, segments taken whole beside others, narrow heads.
+const std::vector<AttentionShape> kVisibilityShapes = {
+    {2, 129, 3, 64}, {1, 400, 3, 128}, {1, 1000, 3, 64}, {2, 300, 4, 40}, {1, 300, 66, 64}};
+
 TEST_P(AttentionGpu, WhatQueriesSee) {
-  for (const AttentionShape& shape :
-       {AttentionShape{2, 129, 3, 64}, {1, 400, 3, 128}, {1, 1000, 3, 64}, {2, 300, 4, 40}, {1, 300, 66, 64}})
-    for (const AttentionLayout layout : {kQkv, kSharedQk})
-      for (const VisibilityCase& c : visibility_cases(shape, layout)) check(c.problem, c.name, c.choose);
+  for (const AttentionShape& shape : kVisibilityShapes)
+    for (const VisibilityCase& c : visibility_cases(shape, kQkv)) check(c.problem, c.name, c.choose);
+}
+
+TEST_P(AttentionGpu, WhatQueriesSeeOfSharedKeys) {
+  for (const AttentionShape& shape : kVisibilityShapes)
+    for (const VisibilityCase& c : visibility_cases(shape, kSharedQk)) check(c.problem, c.name, c.choose);
+}
+
+TEST_P(AttentionGpu, WhatQueriesSeeInLongSequences) {
   for (const VisibilityCase& c : visibility_cases({1, 4097, 3, 64}, kQkv))
     if (c.problem.relations < 3) check(c.problem, c.name, c.choose);
 }
