@@ -11,6 +11,8 @@ def near_far(heads, window):
 
 MEANINGS = {
     "dense": "all earlier tokens",
+    "NAME_separate": "as NAME, with keys of their own where the others' keys are the queries (model.shared_qk)",
+    "NAME_shared": "as NAME, with queries for keys where those of NAME are separate",
     "window": "the last 128 tokens (where attention is timed by itself: 256)",
     "near_far": "10 of 12 heads see a window of 128 tokens, 2 hash into 8 buckets with fixed directions and a learned bias per bucket",
     "hashN": "N buckets by random directions, drawn anew in every step, as in the paper",
@@ -29,6 +31,7 @@ MEANINGS = {
 
 def attention_of(name, heads, window=128, block=512, layers=12):
     """The attention of a config, or None if there is no such name: a key of MEANINGS, with a number for N."""
+    name = re.sub("_(shared|separate)$", "", name)
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}
@@ -53,5 +56,5 @@ def attention_of(name, heads, window=128, block=512, layers=12):
 
 
 def shares_keys(name):
-    """Whether keys are the queries, as the hash of the paper and Reformer have them."""
-    return name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "reformer"))
+    """Whether keys are the queries: as hashing and Reformer need it, or because the name says so."""
+    return name.endswith("_shared") or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "reformer"))

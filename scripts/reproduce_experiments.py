@@ -19,7 +19,7 @@ from svg_plot import line_plot, side_by_side
 SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the repository
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768}
 COSINE = {"schedule": "cosine", "lr": 1e-3, "warmup": 0.1, "final_ratio": 0.1}
-RECALL_PATTERNS = "dense,window,hash8,hash16,hash32,balanced16,near_far,drop50,reformer,blocks"
+RECALL_PATTERNS = "dense,dense_shared,window,hash8,hash16,hash32,balanced16,near_far,drop50,reformer,blocks"
 
 
 @dataclasses.dataclass
@@ -297,7 +297,8 @@ class TrainedBuckets(Experiment):
 # ---- training runs ---------------------------------------------------------------------------------------------------
 
 class Quality(Experiment):
-    """Validation loss against tokens and against seconds of training, without evaluations. The data order is the same for all configs."""
+    """Validation loss against tokens and against seconds of training, without evaluations. The data order is the same for all configs,
+    and in all but dense_separate keys are the queries, as in the paper."""
     data = "data"
     paper = {"8k": "2.0 x", "16k": "3.3 x"}
     unit, per_nat = "loss", 1.0
@@ -313,7 +314,7 @@ class Quality(Experiment):
         # The largest micro-batch of about 65,536 tokens that divides a rank's part of the batch.
         micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % (ranks * m) == 0)
         window, block = max(4, 128 // scale.shrink), max(8, 512 // scale.shrink)
-        return {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": True},
+        return {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": not name.endswith("_separate")},
                 "attention": attention_of(name, scale.model["n_head"], window, block, scale.model["n_layer"]),
                 "data": {"order": scale.order}, "train": {"batch_size": batch, "micro_batch_size": micro},
                 "optimizer": {"clip": scale.clip}, "schedule": scale.schedule,
@@ -544,8 +545,8 @@ class Steps(Experiment):
 
 EXPERIMENTS = {
     "runtime": Runtime(),
-    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70"]),
-    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32"]),
+    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70", "dense_separate"]),
+    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32", "dense_separate"]),
     "trained_buckets": TrainedBuckets(),
     "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
     "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),
