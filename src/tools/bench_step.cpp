@@ -85,13 +85,13 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
     times.push_back(1e3 * output.seconds);
   };
   // As in training, where with graphs the host launches the next step before it waits for this one.
-  const int64_t ahead = ctx.on_gpu() && config.train.graph ? 1 : 0;
+  const int64_t ahead = launcher.uses_graphs() ? 1 : 0;
   for (int i = 0; i < kWarmUps + repeats; ++i) {
     check_stop("stopped; what is printed is whole");
     launch(i);
-    if (outputs.on_their_way() > ahead) finish();
+    if (outputs.in_flight() > ahead) finish();
   }
-  if (outputs.on_their_way() > 0) finish();
+  if (outputs.in_flight() > 0) finish();
   times.erase(times.begin(), times.begin() + kWarmUps);
   launches.erase(launches.begin(), launches.begin() + kWarmUps);
   if (profile) {

@@ -63,8 +63,9 @@ void Optimizer::measure(const std::function<void(const Tensor&)>& all_reduce) {
 }
 
 void Optimizer::begin_step(double lr, int64_t step) {
-  settings_.lr = static_cast<float>(lr), settings_.step = step;
-  write_adamw_factors(ctx_, factors_, settings_);
+  AdamW settings = settings_;
+  settings.lr = static_cast<float>(lr), settings.step = step;
+  write_adamw_factors(ctx_, factors_, settings);
 }
 
 void Optimizer::update() {

@@ -31,7 +31,7 @@ class Optimizer {
  private:
   ParameterStore& store_;
   Context& ctx_;
-  AdamW settings_;
+  const AdamW settings_;  // without learning rate and step, which are in the factors
   Arena arena_;
   Tensor square_sums_, norm_, factors_, decays_;
 };

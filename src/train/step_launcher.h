@@ -21,6 +21,7 @@ class StepLauncher {
   // if a graph cannot be made.
   void launch(const Batch& batch, bool first, bool last);
 
+  bool uses_graphs() const { return graphs_; }
   int64_t graph_launches() const { return graph_launches_; }
 
  private:

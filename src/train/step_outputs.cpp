@@ -11,7 +11,7 @@ StepOutputs::StepOutputs(Context& ctx) : ctx_(ctx) {
 StepOutputs::~StepOutputs() {
   if (!ctx_.on_gpu()) return;
   try {
-    while (on_their_way() > 0) receive();
+    while (in_flight() > 0) receive();
   } catch (const Error&) {  // of the device: what ends the program has said it
   }
   for (const Slot& slot : slots_) {
@@ -26,7 +26,7 @@ StepOutputs::Values& StepOutputs::values(int64_t step) {
 
 void StepOutputs::begin() {
   Slot& step = slot(sent_);
-  step.follows = on_their_way() > 0;
+  step.follows = in_flight() > 0;
   if (ctx_.on_gpu())
     gpu::record(step.begin, ctx_.stream());
   else
@@ -34,7 +34,7 @@ void StepOutputs::begin() {
 }
 
 void StepOutputs::send(const Tensor& loss_sums, const Tensor& norm) {
-  require(on_their_way() < kMost, "step outputs: ", kMost, " steps are on their way already");
+  require(in_flight() < kMaxInFlight, "step outputs: ", kMaxInFlight, " steps are on their way already");
   require_tensor(loss_sums, "step outputs", "loss_sums", DType::kF64, {3});
   require_tensor(norm, "step outputs", "norm", DType::kF32, {1});
   Values& to = values(sent_);
@@ -52,7 +52,7 @@ void StepOutputs::send(const Tensor& loss_sums, const Tensor& norm) {
 }
 
 StepOutput StepOutputs::receive() {
-  require(on_their_way() > 0, "step outputs: no step is on its way");
+  require(in_flight() > 0, "step outputs: no step is on its way");
   Slot& step = slot(received_);
   const Slot& before = slot(received_ + kSlots - 1);
   const Values& from = values(received_);

@@ -19,10 +19,10 @@ struct StepOutput {
 
 class StepOutputs {
  public:
-  static constexpr int64_t kMost = 2;  // steps that can be on their way
+  static constexpr int64_t kMaxInFlight = 2;  // steps sent and not received
 
   explicit StepOutputs(Context& ctx);
-  ~StepOutputs();  // waits for those on their way
+  ~StepOutputs();  // waits for those in flight
   StepOutputs(const StepOutputs&) = delete;
   StepOutputs& operator=(const StepOutputs&) = delete;
 
@@ -33,11 +33,11 @@ class StepOutputs {
   // Of the step that was sent first; waits until the device has done it.
   StepOutput receive();
 
-  int64_t on_their_way() const { return sent_ - received_; }
+  int64_t in_flight() const { return sent_ - received_; }
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr int64_t kSlots = kMost + 1;  // the end of the step received last is still to be known
+  static constexpr int64_t kSlots = kMaxInFlight + 1;  // the end of the step received last is still to be known
   struct Values {
     double sums[3];
     float norm;
@@ -46,7 +46,7 @@ class StepOutputs {
     Values on_host{};                      // on a CPU
     Event begin = nullptr, end = nullptr;  // on a GPU
     Clock::time_point begin_time, end_time;
-    bool follows = false;  // the step before was still on its way
+    bool follows = false;  // the step before was still in flight
   };
   Slot& slot(int64_t step) { return slots_[static_cast<size_t>(step % kSlots)]; }
   Values& values(int64_t step);

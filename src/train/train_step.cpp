@@ -11,7 +11,6 @@ TrainStep::TrainStep(RunControl& control, const Config& config, TrainingMemory& 
       memory_(memory),
       accumulation_(config.accumulation(control.world.size())),
       alone_(control.world.size() == 1),
-      runs_ahead_(alone_ && memory.store.context().on_gpu() && config.train.graph),
       launcher_(memory.model, memory.optimizer, config.train.graph),
       outputs_(memory.store.context()),
       profiler_(memory.store.context().profiler(), *memory.replicas, accumulation_) {}
@@ -19,9 +18,8 @@ TrainStep::TrainStep(RunControl& control, const Config& config, TrainingMemory& 
 bool TrainStep::launch(int64_t step, bool profiled) {
   const Watched watched(control_.watchdog, Work::kStep, concat("step ", step + 1));
   control_.world.set_place(concat("step ", step + 1));
-  const double lr = learning_rate(config_.schedule, step, config_.train.steps);
   outputs_.begin();
-  memory_.optimizer.begin_step(lr, step + 1);
+  memory_.optimizer.begin_step(learning_rate(config_.schedule, step, config_.train.steps), step + 1);
   profiler_.begin_step(profiled);
   const bool whole = launch_micro_batches(step);
   if (whole && !alone_) update_over_ranks();
@@ -31,21 +29,19 @@ bool TrainStep::launch(int64_t step, bool profiled) {
     return false;
   }
   outputs_.send(memory_.model.loss_sums(), memory_.optimizer.norm());
-  launched_.push_back({step + 1, lr});
+  launched_ = step + 1;
   return true;
 }
 
 StepResult TrainStep::finish() {
-  require(!launched_.empty(), "train step: no step is under way");
-  const Launched step = launched_.front();
-  const Watched watched(control_.watchdog, Work::kStep, concat("step ", step.step));
+  const int64_t step = launched_ - in_flight() + 1;
+  const Watched watched(control_.watchdog, Work::kStep, concat("step ", step));
   const World::Doing doing(control_.world, "waiting for the device");
   const StepOutput output = outputs_.receive();
-  launched_.pop_front();
   const double waited = memory_.loader.data_wait_seconds();
-  return {.step = step.step,
+  return {.step = step,
           .sums = output.sums,
-          .lr = step.lr,
+          .lr = learning_rate(config_.schedule, step - 1, config_.train.steps),
           .grad_norm = output.grad_norm,
           .seconds = output.seconds,
           .data_wait = waited - std::exchange(waited_, waited)};
@@ -70,7 +66,7 @@ bool TrainStep::launch_micro_batches(int64_t step) {
       memory_.model.backward(batch);
     }
   }
-  if (!alone_) memory_.replicas->finish_gradients();
+  memory_.replicas->finish_gradients();
   return true;
 }
 
@@ -102,7 +98,7 @@ void TrainStep::repeat(const StepResult& failed) {
       model.forward(next_batch(step, micro), model.precision() == Precision::kFp8);
       if (!std::isfinite(model.take_losses().loss)) return;
     }
-  } else if (under_way() > 0) {  // the gradients that are there are those of a later step
+  } else if (in_flight() > 0) {  // the gradients that are there are those of a later step
     model.zero_gradients();
     for (int64_t micro = 0; micro < accumulation_; ++micro) {
       const Batch batch = next_batch(step, micro);

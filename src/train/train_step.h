@@ -1,6 +1,5 @@
 // Steps of training: gradients of all micro-batches of this rank, summed over the ranks, and the update.
 #pragma once
-#include <deque>
 #include <optional>
 
 #include "train/run_control.h"
@@ -25,7 +24,7 @@ class TrainStep {
   // All must outlive it.
   TrainStep(RunControl& control, const Config& config, TrainingMemory& memory);
 
-  // Launches the step after `step`. profiled: times of its ops are taken, so no other may be under way. False if a
+  // Launches the step after `step`. profiled: times of its ops are taken, so no other may be in flight. False if a
   // signal came between two micro-batches: their gradients are dropped, and the step has not been. The same on all
   // ranks.
   bool launch(int64_t step, bool profiled);
@@ -34,10 +33,10 @@ class TrainStep {
   StepResult finish();
   std::optional<StepTimes> take_times() { return profiler_.end_step(); }  // of that step, if it was profiled
 
-  int64_t under_way() const { return static_cast<int64_t>(launched_.size()); }
+  int64_t in_flight() const { return outputs_.in_flight(); }  // launched and not finished
   // Whether one step more may be launched before finish(): then a GPU does not wait for the host between steps. Ranks
   // that exchange losses after each step do not.
-  bool runs_ahead() const { return runs_ahead_; }
+  bool runs_ahead() const { return alone_ && launcher_.uses_graphs(); }
 
   // After a result that is not finite, of the last step launched or the one before: runs its micro-batches again, so
   // that the activations or gradients at fault are there to look at. Parameters are as they were, unless the norm was
@@ -45,10 +44,6 @@ class TrainStep {
   void repeat(const StepResult& failed);
 
  private:
-  struct Launched {
-    int64_t step;
-    double lr;
-  };
   bool launch_micro_batches(int64_t step);
   void update_over_ranks();
   Batch next_batch(int64_t step, int64_t micro);
@@ -58,12 +53,11 @@ class TrainStep {
   TrainingMemory& memory_;
   int64_t accumulation_;  // micro-batches
   bool alone_;            // one rank
-  bool runs_ahead_;
   StepLauncher launcher_;
   StepOutputs outputs_;
   StepProfiler profiler_;
-  std::deque<Launched> launched_;  // not finished yet
-  double waited_ = 0;              // for data, when the last step was finished
+  int64_t launched_ = 0;  // the last step that was
+  double waited_ = 0;     // for data, when the last step was finished
 };
 
 }  // namespace scfa

@@ -156,9 +156,9 @@ class Trainer {
     return decision;
   }
 
-  // Until so many are still under way.
+  // Until so many are still in flight.
   void finish_steps(int64_t left) {
-    while (step_->under_way() > left) {
+    while (step_->in_flight() > left) {
       const StepResult result = step_->finish();
       finished(result, result.sums);
     }

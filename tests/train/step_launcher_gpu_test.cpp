@@ -36,6 +36,24 @@ std::vector<Case> cases() {
           {"reformer", {{reformer}}}};
 }
 
+// A model on a GPU and what launches its steps.
+struct LaunchedModel {
+  LaunchedModel(Context& ctx, const GptConfig& config, bool graphs, Recompute recompute = Recompute::kNone,
+                Precision precision = Precision::kDefault)
+      : store(ctx, config, {.training = true}),
+        model(store, config, 2, 1, Gpt::Mode::kTraining, 0, recompute, precision),
+        optimizer(store, {.weight_decay = 0.1, .clip = 1.0}),
+        launcher(model, optimizer, graphs),
+        feeder(ctx, 2, config.sequence_length) {
+    store.init(1);
+  }
+  ParameterStore store;
+  Gpt model;
+  Optimizer optimizer;
+  StepLauncher launcher;
+  Feeder feeder;
+};
+
 class StepLauncherGpu : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
@@ -62,14 +80,10 @@ TEST_P(StepLauncherGpu, GraphsChangeNoBit) {
   };
   const auto run = [&](bool graphs) {
     Context ctx(Device::kGpu);
-    ParameterStore store(ctx, config, {.training = true});
-    Gpt model(store, config, 2, 1, Gpt::Mode::kTraining, 0, c.recompute, c.precision);
-    Optimizer optimizer(store, {.weight_decay = 0.1, .clip = 1.0});
-    store.init(1);
+    LaunchedModel its(ctx, config, graphs, c.recompute, c.precision);
+    auto& [store, model, optimizer, launcher, feeder] = its;
     test::fill_large(model, 4.0f);
-    StepLauncher launcher(model, optimizer, graphs);
     StepOutputs outputs(ctx);
-    Feeder feeder(ctx, 2, config.sequence_length);
     Record record;
     const auto download = [&](const Tensor& from) {
       std::vector<float> values(static_cast<size_t>(from.numel()));
@@ -91,7 +105,7 @@ TEST_P(StepLauncherGpu, GraphsChangeNoBit) {
         launcher.launch(batch, micro == 0, micro == 2);
       }
       outputs.send(model.loss_sums(), optimizer.norm());
-      if (outputs.on_their_way() > 1) receive();
+      if (outputs.in_flight() > 1) receive();
       if (step % 5 == 3) record.params.push_back(download(store.master_params()));  // which waits for the device
       if (step == 4) {
         receive();
@@ -128,22 +142,18 @@ TEST_F(GraphsGpu, AreOfTheirStage) {
   config.n_embd = 128, config.sequence_length = 64;
   config.schedule = {{0.0, config.attention}, {0.5, {HeadPatterns(1)}}};
   const auto run = [&](bool graphs) {
-    ParameterStore store(ctx, config, {.training = true});
-    Gpt model(store, config, 2, 1, Gpt::Mode::kTraining);
-    store.init(1);
-    Optimizer optimizer(store, {});
-    StepLauncher launcher(model, optimizer, graphs);
-    Feeder feeder(ctx, 2, config.sequence_length);
+    LaunchedModel its(ctx, config, graphs);
+    Gpt& model = its.model;
     std::vector<double> losses;
     for (uint32_t step = 0; step < 10; ++step) {
       model.set_stage(step / 5);
       const OwnedBatch owned(config, 2, 4);
-      Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, step);
+      Batch batch = its.feeder.put(owned.ids, owned.targets, owned.samples, step);
       batch.gradient_scale = 1.0f / 128;
-      launcher.launch(batch, true, false);
+      its.launcher.launch(batch, true, false);
       losses.push_back(model.take_losses().loss);
     }
-    EXPECT_EQ(launcher.graph_launches() >= 4, graphs && gpu::can_capture());
+    EXPECT_EQ(its.launcher.graph_launches() >= 4, graphs && gpu::can_capture());
     return losses;
   };
   const std::vector<double> want = run(false);
@@ -158,18 +168,15 @@ TEST_F(GraphsGpu, AreMadeAnewWhereThereAreMany) {
   Context ctx(Device::kGpu);
   GptConfig config = test::small_config();
   config.n_embd = 128, config.sequence_length = 64;
-  ParameterStore store(ctx, config, {.training = true});
-  Gpt model(store, config, 2, 1, Gpt::Mode::kTraining);
-  store.init(1);
-  Optimizer optimizer(store, {});
-  StepLauncher launcher(model, optimizer, true);
-  Feeder feeder(ctx, 2, config.sequence_length);
+  LaunchedModel its(ctx, config, true);
+  Gpt& model = its.model;
+  const StepLauncher& launcher = its.launcher;
   const OwnedBatch owned(config, 2, 4);
   const auto launch = [&](int times, float scale) {
     for (int i = 0; i < times; ++i) {
-      Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, 0);
+      Batch batch = its.feeder.put(owned.ids, owned.targets, owned.samples, 0);
       batch.gradient_scale = scale;
-      launcher.launch(batch, true, false);
+      its.launcher.launch(batch, true, false);
     }
   };
   launch(6, 1.0f);  // two places: once op by op, then captured

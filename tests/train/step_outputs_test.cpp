@@ -47,7 +47,7 @@ TEST_P(StepOutputsOn, AreThoseOfTheirSteps) {
   };
   for (int step = 1; step < 7; ++step) {
     send(step);
-    EXPECT_EQ(outputs.on_their_way(), step == 1 ? 1 : 2);
+    EXPECT_EQ(outputs.in_flight(), step == 1 ? 1 : 2);
     if (step > 1) expect(step - 1);
   }
   double left = 1;
