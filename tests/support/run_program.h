@@ -9,13 +9,18 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "support/temp_dir.h"
 
 namespace scfa::test {
@@ -114,6 +119,27 @@ inline void expect_end(pid_t pid) {
 inline void stop_program(pid_t pid, int signal) {
   ::kill(pid, signal);
   expect_end(pid);
+}
+
+// Returns when a program does nothing but wait: it sleeps and has used no time of any CPU for 300 ms.
+inline void wait_until_idle(pid_t pid) {
+  const auto usage = [&] {  // utime and stime, or -1 while the main thread does not sleep
+    std::ifstream file(concat("/proc/", pid, "/stat"));
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    std::istringstream fields(text.substr(std::min(text.rfind(')') + 1, text.size())));  // behind the name
+    std::string state, skipped;
+    int64_t utime = 0, stime = 0;
+    fields >> state;
+    for (int i = 0; i < 10; ++i) fields >> skipped;
+    fields >> utime >> stime;
+    return fields && state == "S" ? utime + stime : -1;
+  };
+  for (int i = 0; i < 100; ++i) {
+    const int64_t before = usage();
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    if (before >= 0 && usage() == before) return;
+  }
+  ADD_FAILURE() << "process " << pid << " was busy for half a minute";
 }
 
 // A pipe into which nothing more fits, and that nobody reads.

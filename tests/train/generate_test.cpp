@@ -205,7 +205,7 @@ TEST_F(Generate, ASignalEndsWaitingForWhoDoesNotRead) {
     const Outcome outcome = execute(
         program,
         [](pid_t pid) {
-          ::usleep(500'000);
+          test::wait_until_idle(pid);
           test::stop_program(pid, SIGTERM);
         },
         streams);
