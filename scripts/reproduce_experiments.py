@@ -545,12 +545,13 @@ class Steps(Experiment):
 
 EXPERIMENTS = {
     "runtime": Runtime(),
-    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70", "dense_separate"]),
-    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32", "dense_separate"]),
+    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70", "dense_separate",
+                                 "near_far_separate"]),
+    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32", "dense_separate", "near_far_separate"]),
     "trained_buckets": TrainedBuckets(),
     "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
     "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),
-    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16"],
+    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16", "window_separate", "hash16_separate"],
                            "Mixtures, rounds, and a dense end, 8k", home="quality_8k"),
     "recall": Recall(),
     "bytes_8k": Bytes("8k", ["dense", "hash16", "balanced16", "near_far"], "Bytes (enwik8), 8k"),
