@@ -11,7 +11,7 @@ is everything by default: preparation, forward and backward.
 """
 import argparse
 
-from plotting import choose_patterns, read_tables, require_pyplot
+from plotting import choose_patterns, read_tables, require_pyplot, save_picture
 
 COLUMNS = ["prepare_ms", "forward_ms", "backward_ms", "total_ms"]
 MARKERS = {"dense": "o", "hash": "s", "hash_skewed": "v", "drop": "^", "window": "x", "blocks": "P", "reformer": "*"}
@@ -64,7 +64,7 @@ def main():
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
     figure.tight_layout()
-    figure.savefig(args.output, dpi=150)
+    save_picture(figure, args.output)
     print(f"wrote {args.output}")
 
 

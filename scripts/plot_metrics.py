@@ -13,7 +13,7 @@ import math
 import pathlib
 import sys
 
-from plotting import require_pyplot
+from plotting import require_pyplot, save_picture
 
 
 def read_run(path):
@@ -95,7 +95,7 @@ def plot_segments(plt, path, output):
     axes.grid(alpha=0.3)
     axes.legend(ncols=1 + layers // 7, fontsize="small")
     figure.tight_layout()
-    figure.savefig(output, dpi=150)
+    save_picture(figure, output)
     print(f"wrote {output}")
 
 
@@ -144,7 +144,7 @@ def main():
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(args.output, dpi=150)
+    save_picture(figure, args.output)
     print(f"wrote {args.output}")
 
 

@@ -9,7 +9,7 @@ A line is a system, a pattern and a precision.
 """
 import argparse
 
-from plotting import choose_patterns, read_tables, require_pyplot
+from plotting import choose_patterns, read_tables, require_pyplot, save_picture
 
 
 def parse(row):
@@ -49,7 +49,7 @@ def main():
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(args.output, dpi=130)
+    save_picture(figure, args.output, dpi=130)
     print(f"wrote {args.output}")
 
 

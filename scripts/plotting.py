@@ -24,6 +24,15 @@ def require_pyplot():
     return plt
 
 
+def save_picture(figure, path, dpi=150):
+    try:
+        figure.savefig(path, dpi=dpi)
+    except OSError as error:
+        sys.exit(f"{path}: cannot be written: {error.strerror}")
+    except ValueError as error:  # not a name of a picture
+        sys.exit(f"{path}: {error}")
+
+
 def read_tables(paths, parse, kind):
     """parse(row) of each row of CSV files; `kind` is what wrote them. Ends the program with a line that names the file."""
     rows = []

@@ -5,15 +5,21 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/common.sh
 
-case ${1-} in
-  -h | --help)
-    printf 'Usage: scripts/quickstart.sh [OPTION OF ./train...]\n'
-    printf '  Sets up, trains configs/quickstart.json on assets/moby-dick.txt, and generates a sample.\n'
-    exit 0
-    ;;
-esac
-
-data=data/quickstart run=runs/quickstart prompt="The whale"
+data=data/quickstart run=runs/quickstart prompt="The whale" overwrite=(--overwrite)
+for word; do
+  case $word in
+    -h | --help)
+      printf 'Usage: scripts/quickstart.sh [OPTION OF ./train...]\n'
+      printf '  Sets up, trains configs/quickstart.json on assets/moby-dick.txt into runs/quickstart, and generates a sample.\n'
+      printf '  With --resume it goes on with that run; without, it replaces it.\n'
+      exit 0
+      ;;
+    --resume) overwrite=() ;;
+    --name | --name=* | --runs | --runs=* | --dry-run | --config | --config=*)
+      die "${word%%=*}: not here: this trains configs/quickstart.json into $run; ./train takes it"
+      ;;
+  esac
+done
 
 # last_value KEY TYPE: the value of KEY in the last record of TYPE in the run's metrics.
 last_value() {
@@ -30,7 +36,7 @@ info=$(./prepare_data info "$data" --bigram)
 bigram=$(sed -n 's/.*[Bb]igram[^0-9]*\([0-9][0-9]*\.[0-9]*\).*/\1/p' <<<"$info" | tail -n 1)
 
 say "training"
-./train --config configs/quickstart.json --overwrite "$@" --name quickstart --runs runs
+./train --config configs/quickstart.json "${overwrite[@]}" "$@" --name quickstart --runs runs
 
 say "generating"
 sample=$(./generate --checkpoint "$run" --prompt "$prompt" --seed 1)
@@ -46,6 +52,7 @@ sample            $sample
 metrics           $run/metrics.jsonl
 checkpoint        $run
 the run           ./inspect $run
+its curve         scripts/plot_metrics.py $run -o loss.png   # needs matplotlib: apt-get install python3-matplotlib
 another sample    ./generate --checkpoint $run --prompt "..."
 END
 awk -v a="${loss:-1}" -v b="${bigram:-0}" 'BEGIN { exit !(a < b) }' ||

@@ -12,7 +12,7 @@ import csv
 import math
 import sys
 
-from plotting import require_pyplot
+from plotting import require_pyplot, save_picture
 
 MODEL = {"name": "GPT-2 124M at 8,192 tokens", "bytes": 4 * 123.0e6, "last": 4 * (38.6e6 + 6.3e6)}
 # Measured: ms of a step of 65,536 tokens and of its backward pass; dense on one H200, hash on one H100 (docs/scaling.md).
@@ -65,7 +65,7 @@ def plot(path):
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 def main():

@@ -106,7 +106,13 @@ bool CommandLine::parse(int argc, const char* const* argv, std::ostream& out) {
       return false;
     }
     if (word == "-" || !word.starts_with('-')) {
-      require(words_allowed_, "\"", abbreviate(word), "\": belongs to no option; --help lists all");
+      if (!words_allowed_) {
+        std::string first;  // what a path may be meant for
+        for (const char* name : {"config", "checkpoint"})
+          if (first.empty() && find(name) != nullptr && word.find('/') != std::string::npos)
+            first = concat("; did you mean --", name, ' ', abbreviate(word), '?');
+        fail("\"", abbreviate(word), "\": belongs to no option", first.empty() ? "; --help lists all" : first);
+      }
       words_.push_back(word);
       continue;
     }

@@ -25,12 +25,17 @@ fs::path lock_of(const std::string& folder) {
   return path.parent_path() / ("." + path.filename().string() + ".lock");
 }
 
-[[noreturn]] void fail_held(const std::string& folder, int fd) {
-  char holder[256] = {};
-  const ssize_t size = ::pread(fd, holder, sizeof holder - 1, 0);
-  const std::string text(holder, static_cast<size_t>(size > 0 ? size : 0));
-  fail(folder, ": is being written by another process", text.empty() ? "" : " (", text.substr(0, text.find('\n')),
-       text.empty() ? "" : ")", "; wait until it has ended, or choose another name");
+// What the lock says of who holds it, or nothing.
+std::string read_holder(int fd) {
+  char text[256] = {};
+  const ssize_t size = ::pread(fd, text, sizeof text - 1, 0);
+  const std::string holder(text, static_cast<size_t>(size > 0 ? size : 0));
+  return holder.substr(0, holder.find('\n'));
+}
+
+[[noreturn]] void fail_held(const std::string& folder, const std::string& holder) {
+  fail(folder, ": is being written by another process", holder.empty() ? "" : " (", holder, holder.empty() ? "" : ")",
+       "; wait until it has ended, or choose another name");
 }
 
 bool try_lock(int fd, const fs::path& path) {
@@ -64,7 +69,7 @@ FolderLock::FolderLock(const std::string& folder) {
         int fd;
         ~Closer() { ::close(fd); }
       } const closer{fd};
-      fail_held(folder, fd);
+      fail_held(folder, read_holder(fd));
     }
     // Who held it may have removed the file between our opening and locking it.
     struct stat ours {
@@ -88,14 +93,20 @@ FolderLock::~FolderLock() {
   ::close(fd_);
 }
 
-void FolderLock::check_free(const std::string& folder) {
+std::optional<std::string> FolderLock::holder(const std::string& folder) {
   const int fd = ::open(lock_of(folder).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (fd < 0) return;
+  if (fd < 0) return {};
   struct Closer {
     int fd;
     ~Closer() { ::close(fd); }
   } const closer{fd};
-  if (::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK) fail_held(folder, fd);
+  if (::flock(fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) return {};
+  const std::string name = read_holder(fd);
+  return name.empty() ? "another process" : name;
+}
+
+void FolderLock::check_free(const std::string& folder) {
+  if (const std::optional<std::string> who = holder(folder)) fail_held(folder, *who == "another process" ? "" : *who);
 }
 
 }  // namespace scfa

@@ -1,6 +1,7 @@
 // One writer at a time for a folder, a run's or a prepared set's. The lock is a file beside the folder, .NAME.lock,
 // locked by flock: the kernel gives it up when the process ends, however it ends.
 #pragma once
+#include <optional>
 #include <string>
 
 namespace scfa {
@@ -15,6 +16,8 @@ class FolderLock {
 
   // Throws Error as the constructor does if another process holds the folder, and changes nothing.
   static void check_free(const std::string& folder);
+  // Who holds it: "process 7 on host", "another process" if it does not say, or nothing.
+  static std::optional<std::string> holder(const std::string& folder);
 
  private:
   std::string path_;

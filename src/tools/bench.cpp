@@ -40,8 +40,10 @@ CommandLine options() {
   line.add_option("head-dim", "width of a head", "N", "64");
   line.add_option("width", "op: width of the model", "N", "768");
   line.add_option("outputs", "op: outputs of a product, width of GELU", "N", "3072");
-  line.add_option("vocabulary", "op: rows of the embedding; step: entries, where the config leaves them to the text",
-                  "N", "50304");
+  line.add_option(
+      "vocabulary",
+      "op: rows of the embedding; step: entries, where the config leaves them to the text, instead of the text's", "N",
+      "50304");
   line.add_option("parameters", "op: elements of what the optimizer updates", "N");
   line.add_option("pattern", "op: dense, hash or drop", "NAME", "hash");
   line.add_option("buckets",
@@ -161,7 +163,7 @@ int run(int argc, char** argv) {
   if (mode == "step")
     cases = step_cases(names, {.lengths = lengths,
                                .sequences = size(line, "batch", kMaxRows, 0),
-                               .vocabulary = line.integer("vocabulary", 1, kMaxRows),
+                               .vocabulary = line.given("vocabulary") ? line.integer("vocabulary", 1, kMaxRows) : 0,
                                .recompute = recompute,
                                .precision = precision});
   Context ctx(choose_device(device));
@@ -170,8 +172,13 @@ int run(int argc, char** argv) {
     return 0;
   }
   if (mode == "attention") {
-    const std::string checkpoint = line.text("checkpoint");
-    if (lengths.empty() && !checkpoint.empty()) lengths = {find_checkpoint(checkpoint).config.model.sequence_length};
+    std::string checkpoint = line.text("checkpoint");
+    if (!checkpoint.empty()) {
+      const CheckpointState state = find_checkpoint(checkpoint);
+      for (const std::string& warning : state.skipped) std::cerr << "bench: warning: " << warning << '\n';
+      if (lengths.empty()) lengths = {state.config.model.sequence_length};
+      checkpoint = state.path;
+    }
     if (lengths.empty()) lengths = ctx.on_gpu() ? std::vector<int64_t>{8192, 16384, 32768} : std::vector<int64_t>{8192};
     const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
     bench_attention(ctx, {.lengths = lengths,

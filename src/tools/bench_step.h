@@ -11,7 +11,8 @@ namespace scfa {
 
 struct StepCase {
   std::string name;
-  Config config;  // with its vocabulary, and of a schedule the last stage only
+  Config config;                    // with its vocabulary, and of a schedule the last stage only
+  bool assumes_vocabulary = false;  // the text is not there
   Recompute recompute = Recompute::kNone;
 };
 
@@ -31,9 +32,9 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
 struct StepChanges {             // to the configs; what is empty or 0 is as they have it
   std::vector<int64_t> lengths;  // each config with each
   int64_t sequences = 0;         // of a micro-batch, which is then the whole step
-  int64_t vocabulary = 0;        // where the config leaves it to the text
-  std::string recompute;         // none, gelu, norms or block; the config's auto is none
-  std::string precision;         // auto or fp8
+  int64_t vocabulary = 0;  // where the config leaves it to the text; 0: that of the text if it is there, else GPT-2's
+  std::string recompute;   // none, gelu, norms or block; the config's auto is none
+  std::string precision;   // auto or fp8
 };
 
 // The cases of a table. Throws Error naming the file.

@@ -71,6 +71,7 @@ int run(int argc, char** argv) {
   settings.progress = [&](double share, const std::string& text) { progress.draw(share, text); };
   const CheckpointEvaluation evaluation = evaluate_checkpoint(settings);
   progress.clear();
+  for (const std::string& warning : evaluation.warnings) std::cerr << "evaluate: warning: " << warning << '\n';
   std::cout << describe_evaluation(evaluation);
   flush_output();
   if (!file) return 0;

@@ -63,6 +63,7 @@ int run(int argc, char** argv) {
   const int64_t samples = line.integer("samples", 1, 1'000'000);
   const GenerateOptions settings = settings_of(line);
   Generator generator(settings);
+  for (const std::string& warning : generator.warnings()) std::cerr << "generate: warning: " << warning << '\n';
   bool told = false;
   for (int64_t i = 0; i < samples && !stop_requested(); ++i) {
     const uint64_t seed = settings.seed + static_cast<uint64_t>(i);

@@ -92,46 +92,9 @@ std::string model_of(const Json& config) {
                 whole(value_of(model, "n_embd")), ", context ", whole(value_of(model, "sequence_length")));
 }
 
-// "hash, 16 buckets".
-std::string pattern_of(const Json& pattern) {
-  std::string text = text_of(value_of(pattern, "pattern"));
-  const auto above = [&](const char* key, int64_t least) {  // keys that older runs do not have
-    const Json value = value_of(pattern, key);
-    return value.is_number_integer() && value.get<int64_t>() > least;
-  };
-  if (text == "blocks")
-    text += concat(", best ", whole(value_of(pattern, "top_k")), " of ", whole(value_of(pattern, "block")), " tokens");
-  if (text == "hash" || text == "reformer") {
-    text += concat(", ", whole(value_of(pattern, "buckets")), " buckets");
-    if (above("rounds", 1)) text += concat(", ", whole(value_of(pattern, "rounds")), " rounds");
-  }
-  if (text == "drop") text += concat(", rate ", value_of(pattern, "drop_rate").dump());
-  if (above("window", 0)) text += concat(", window ", whole(value_of(pattern, "window")));
-  return text;
-}
-
-// "4 heads dense, window 256 + 8 heads hash, 16 buckets".
-std::string heads_of(const Json& layer) {
-  const Json mixture = value_of(layer, "mixture");
-  if (!mixture.is_array()) return pattern_of(layer);
-  std::string all;
-  for (const Json& pattern : mixture)
-    all += concat(all.empty() ? "" : " + ", whole(value_of(pattern, "heads")), " heads ", pattern_of(pattern));
-  return all;
-}
-
-// Those of the layers one after the other where they differ.
-std::string attention_of(const Json& config) {
-  const Json attention = value_of(config, "attention");
-  std::string all;
-  for (const Json& layer : attention.is_array() ? attention : Json::array({attention}))
-    all += (all.empty() ? "" : " | ") + heads_of(layer);
-  return all;
-}
-
 void put_model(std::string& out, const Json& found) {
   put(out, "model", model_of(found["config"]));
-  put(out, "attention", attention_of(found["config"]));
+  put(out, "attention", text_of(value_of(found, "attention")));
   put(out, "parameters", whole(value_of(found, "parameters")));
 }
 

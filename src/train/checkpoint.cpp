@@ -239,7 +239,10 @@ CheckpointState find_checkpoint(const std::string& path, Verify verify) {
   std::vector<std::string> rejected;
   std::optional<CheckpointState> found = newest_checkpoint(path, verify, &rejected);
   if (!found && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());
-  require(found.has_value(), path, ": is neither a checkpoint nor a run with one; make one with ./train --config FILE");
+  require(found.has_value(), path,
+          fs::exists(path, error) ? ": is neither a checkpoint nor a run with one" : ": does not exist",
+          "; make one with ./train --config FILE");
+  found->skipped = std::move(rejected);
   return *std::move(found);
 }
 

@@ -23,11 +23,12 @@ struct CheckpointState {
   std::optional<double> validation_loss;  // after this step, if it was evaluated
   Config config;
   std::string tokenizer;
-  std::string data;            // fingerprint of the training tokens
-  int64_t threads = 0;         // of a rank
-  std::string device = "cpu";  // or the GPU's name
-  int ranks = 1;               // that trained it; any number can go on
-  std::string products;        // algorithms of its products, as in TunedProducts; empty: none were chosen
+  std::string data;                    // fingerprint of the training tokens
+  int64_t threads = 0;                 // of a rank
+  std::string device = "cpu";          // or the GPU's name
+  int ranks = 1;                       // that trained it; any number can go on
+  std::string products;                // algorithms of its products, as in TunedProducts; empty: none were chosen
+  std::vector<std::string> skipped{};  // find_checkpoint: a line for each newer one of the run that is not whole
 };
 
 // Writes RUN/checkpoint-STEP and returns its path; replaces one of the same step. If that holds what no save wrote, it

@@ -55,6 +55,7 @@ class Run {
         set_(options.data.empty() ? state_.config.data.directory : options.data, options.split),
         ctx_(choose_device(options.device)) {
     result_.checkpoint = state_.path;
+    result_.warnings = state_.skipped;
     result_.step = state_.step;
     result_.trained = state_.config;
     result_.trained.model = model_after(state_.config, state_.step);

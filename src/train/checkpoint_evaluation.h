@@ -42,7 +42,8 @@ struct ShortContextRange {
 };
 
 struct CheckpointEvaluation {
-  std::string checkpoint;  // its path
+  std::string checkpoint;             // its path
+  std::vector<std::string> warnings;  // of newer checkpoints of the run that are not whole
   int64_t step = 0;
   Config trained, config;    // as it was trained; with the patterns of this evaluation
   std::string data, device;  // the set's folder; the device's name

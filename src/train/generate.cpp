@@ -11,6 +11,7 @@ namespace scfa {
 Generator::Generator(const GenerateOptions& options) : options_(options), ctx_(choose_device(options.device)) {
   require(options.tokens >= 1, "tokens must be at least 1, not ", options.tokens);
   const CheckpointState state = find_checkpoint(options.checkpoint);
+  warnings_ = state.skipped;
   const GptConfig config = model_after(state.config, state.step);
   context_length_ = config.sequence_length;
   require(state.tokenizer != kSyntheticTokenizer, state.path,

@@ -34,6 +34,9 @@ class Generator {
   // Throws Error if there is no such checkpoint, or without slide if the prompt does not fit the context.
   explicit Generator(const GenerateOptions& options);
 
+  // Of newer checkpoints of the run that are not whole.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
   // Calls write with the prompt, then with the bytes of each token as it comes. Ends early once a signal asked to stop.
   // Throws Error, with nothing written of that token, where the model's logits are not finite.
   Generated sample(uint64_t seed, const std::function<void(std::string_view)>& write);
@@ -42,6 +45,7 @@ class Generator {
 
  private:
   GenerateOptions options_;
+  std::vector<std::string> warnings_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<uint32_t> prompt_;
   int64_t context_length_ = 0;

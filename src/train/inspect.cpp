@@ -71,12 +71,8 @@ Json sizes_of(const std::string& folder, int64_t& total) {
 
 // Who writes to a folder: null if nobody does.
 Json writer_of(const std::string& folder) {
-  try {
-    FolderLock::check_free(folder);
-    return nullptr;
-  } catch (const Error& error) {
-    return error.what();
-  }
+  const std::optional<std::string> holder = FolderLock::holder(folder);
+  return holder ? Json(*holder) : Json();
 }
 
 // Name and shape of every tensor in a safetensors file.
@@ -124,6 +120,7 @@ Json inspect_checkpoint(const std::string& path) {
         parameters += tensor["count"].get<int64_t>();
     json["parameters"] = parameters;
     json["config"] = to_json(state.config);
+    json["attention"] = describe_schedule(state.config.model);
   } catch (const Interrupted&) {
     throw;
   } catch (const std::exception& error) {
@@ -187,6 +184,16 @@ Json inspect_metrics(const std::string& run, const InspectOptions& options, Json
           {"config", value_of(latest, "config")}};
 }
 
+// In words; null for a config that cannot be read any more.
+Json attention_of(const Json& config) {
+  if (config.is_null()) return nullptr;
+  try {
+    return describe_schedule(config_from_json(config, "config").model);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
 Json planned_steps(const Json& config) {
   return value_of(value_of(config, "train"), "steps");
 }
@@ -214,6 +221,7 @@ Json inspect_run(const std::string& path, const InspectOptions& options) {
   json.update(metrics);
   json["planned_steps"] = planned_steps(config);
   json["checkpoints"] = std::move(checkpoints);
+  json["attention"] = attention_of(config);
   json["config"] = std::move(config);
   return json;
 }

@@ -85,9 +85,10 @@ RunLog read_run_log(const std::string& path, Lines which) {
   RunLog log;
   LinesFromTheEnd lines(file);
   int64_t last = std::numeric_limits<int64_t>::max();  // later steps were replaced
-  for (std::string line; (log.step.is_null() || log.eval.is_null()) && lines.next(line);) {
+  for (std::string line; (log.step.is_null() || log.eval.is_null() || log.resume.is_null()) && lines.next(line);) {
     const bool step = names(line, "\"step\""), eval = names(line, "\"eval\""), resume = names(line, "\"resume\"");
-    if (line.empty() || (line.ends_with('}') && !eval && !resume && !(step && log.step.is_null()))) continue;
+    const bool wanted = resume || (step && log.step.is_null()) || (eval && log.eval.is_null());
+    if (line.empty() || (line.ends_with('}') && !wanted)) continue;
     Json record = record_of(line, log);
     const std::optional<int64_t> at = step_of(record);
     if (record.is_null() || !at) continue;

@@ -83,6 +83,9 @@ class Trainer {
     memory_ = allocate_training(world, inputs_.ctx, config(), inputs_.train_set, inputs_.recompute, options_.share_gpu);
     if (world.size() > 1) control_.console.line(memory_->replicas->describe());
     state_ = load_start(control_, *memory_, checkpoint, static_cast<uint64_t>(config().seed));
+    if (checkpoint && state_.step >= config().train.steps)
+      control_.console.line(concat("all ", config().train.steps, " steps of the run are done; --train.steps N with a ",
+                                   "larger N goes on"));
     memory_->model.set_stage(config().model.stage_after(state_.step, config().train.steps));
     tune(checkpoint ? checkpoint->products : "");
     step_ = std::make_unique<TrainStep>(control_, config(), *memory_);

@@ -245,7 +245,7 @@ TEST_F(Evaluate, ThePrintedTablesAndTheFile) {
 
 TEST_F(Evaluate, WhatDoesNotGoTogetherIsNamed) {
   expect_one_line(execute({"evaluate"}), "evaluate: ", "--checkpoint");
-  expect_one_line(execute({"evaluate", "--checkpoint", "nowhere"}), "evaluate: nowhere", "neither a checkpoint");
+  expect_one_line(execute({"evaluate", "--checkpoint", "nowhere"}), "evaluate: nowhere", "does not exist");
   expect_one_line(program({"--data", "nowhere"}), "evaluate: nowhere", "no prepared set");
   expect_one_line(program({"--data="}), "evaluate: ", "--data=: names no folder");
   expect_one_line(program({"--csv="}), "evaluate: ", "--csv=: names no file");

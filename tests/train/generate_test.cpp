@@ -16,6 +16,7 @@
 #include "support/run_program.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_evaluation.h"
 #include "train/optimizer.h"
 
 namespace scfa {
@@ -130,6 +131,19 @@ TEST_F(Generate, EveryOptionOutOfRangeIsNamed) {
   expect_one_line(execute({"generate"}), "generate: ", "--checkpoint");
   const Outcome none = execute({"generate", "--checkpoint", "nowhere"});
   EXPECT_EQ(none.err.find("generate: nowhere"), 0u) << none.err;  // the program is named once
+}
+
+TEST_F(Generate, SaysThatANewerCheckpointIsNotWhole) {
+  const test::TempDir folder;
+  fs::copy(run(), folder / "run", fs::copy_options::recursive);
+  std::vector<std::string> names = checkpoint_folders(folder / "run");
+  std::sort(names.begin(), names.end());
+  ASSERT_GE(names.size(), 2u);
+  test::write_text(names.back() + "/model.safetensors", "cut");
+  const Outcome outcome = execute({"generate", "--checkpoint", folder / "run", "--prompt", "Line", "--tokens", "2"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err.find("generate: warning: passed over " + names.back()), 0u) << outcome.err;
+  EXPECT_EQ(evaluate_checkpoint({.checkpoint = folder / "run", .device = "cpu"}).warnings.size(), 1u);
 }
 
 TEST_F(Generate, ABrokenModelIsAnErrorAndNoText) {

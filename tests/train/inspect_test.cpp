@@ -195,7 +195,7 @@ TEST_F(Inspect, TheProgramPrintsWhatFitsATerminalAndOneJsonObject) {
   fs::current_path(tiny_.folder / ".");  // short paths
   const std::string step = "runs/tiny/checkpoint-00000010";
   for (const auto& [path, parts] : std::vector<std::pair<std::string, std::vector<std::string>>>{
-           {step, {"checkpoint " + step, "10 of 12", "hash, 4 buckets", "2 layers", "hold", "model.safetensors"}},
+           {step, {"checkpoint " + step, "10 of 12", "hash with 4 buckets", "2 layers", "hold", "model.safetensors"}},
            {"runs/tiny", {"run runs/tiny", "12/12", "9,216", "checkpoint-00000005", "whole", "writer            none"}},
            {"runs", {"runs in runs", "tiny", "12/12", "val loss"}},
            {"data", {"prepared set data", "bytes", "train", "val", "shards", "hold"}}}) {
@@ -287,6 +287,8 @@ TEST(RunLog, WhatFollowsAResumeReplacesLaterSteps) {
   const RunLog further = log_of(first + record("resume", 2, 0) + record("step", 3, 2.5));
   EXPECT_EQ(further.step["loss"], 2.5);
   EXPECT_EQ(further.eval["step"], 2);
+  const RunLog evaluated = log_of(first + record("resume", 2, 0) + record("step", 3, 2.5) + record("eval", 3, 6));
+  EXPECT_EQ(evaluated.resume["step"], 2);  // also where it is not needed to know which steps count
   const RunLog twice = log_of(first + record("resume", 2, 0) + record("step", 3, 2) + record("resume", 1, 0));
   EXPECT_EQ(twice.step["step"], 1);
   EXPECT_EQ(twice.eval["step"], 1);

@@ -67,6 +67,7 @@ TEST(TrainProgram, WordsThatAreNotUnderstoodAreErrors) {
   refused({"-lr", "0.1"}, "-lr: is not an option");
   refused({"-name", "x"}, "-name: is not an option");
   refused({"-"}, "belongs to no option");
+  refused({"configs/x.json"}, "did you mean --config configs/x.json?");
   refused({"stray"}, "stray");
   refused({"--dry-run", "maybe"}, "maybe");
   refused({"--dry-run=maybe"}, "--dry-run: must be true or false");

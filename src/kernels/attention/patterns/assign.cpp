@@ -68,6 +68,8 @@ void assign(Context& ctx, std::span<const Segments> relations, const AttentionPa
             const PatternInput& input) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   require(input.k || !descriptor.reads_keys, "assign_segments: ", descriptor.name, " needs keys");
+  require(!ctx.on_gpu() || descriptor.assign_gpu != nullptr, "attention.pattern: ", descriptor.name,
+          " has no form for GPUs; --device cpu");
   (ctx.on_gpu() ? descriptor.assign_gpu : descriptor.assign)(ctx, relations, pattern, input);
   fill_others(ctx, relations, pattern, input);
 }

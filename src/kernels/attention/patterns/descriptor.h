@@ -33,7 +33,7 @@ struct PatternDescriptor {
   int64_t (*scratch_elements)(const AttentionPattern&, int64_t B, int64_t heads, int64_t T) = nullptr;
   void (*validate)(const AttentionPattern&) = nullptr;  // throws Error naming the key; nothing to check
   AssignSegments* assign;
-  AssignSegments* assign_gpu;
+  AssignSegments* assign_gpu = nullptr;  // null: the pattern is for the CPU only
   // One kernel for both, for all heads and one relation, where the pattern needs projections; null: two kernels.
   AssignSegmentsAndNormaliseKeys* assign_and_normalise_gpu = nullptr;
 };
