@@ -13,6 +13,7 @@ MEANINGS = {
     "dense": "all earlier tokens",
     "NAME_separate": "as NAME, with keys of their own where the others' keys are the queries (model.shared_qk)",
     "NAME_shared": "as NAME, with queries for keys where those of NAME are separate",
+    "NAME_noself": "as NAME, but no token sees itself (attention.attend_self), whose key is nearest to its query where keys are the queries",
     "window": "the last 128 tokens (where attention is timed by itself: 256)",
     "near_far": "10 of 12 heads see a window of 128 tokens, 2 hash into 8 buckets with fixed directions and a learned bias per bucket",
     "hashN": "N buckets by random directions, drawn anew in every step, as in the paper",
@@ -29,9 +30,17 @@ MEANINGS = {
 }
 
 
+def without_self(attention):
+    if isinstance(attention, list):
+        return [without_self(layer) for layer in attention]
+    if "mixture" in attention:
+        return {"mixture": [without_self(entry) for entry in attention["mixture"]]}
+    return {**attention, "attend_self": False}
+
+
 def attention_of(name, heads, window=128, block=512, layers=12):
     """The attention of a config, or None if there is no such name: a key of MEANINGS, with a number for N."""
-    name = re.sub("_(shared|separate)$", "", name)
+    name, suffixes = re.fullmatch("(.*?)((?:_shared|_separate|_noself)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}
@@ -52,9 +61,10 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         ("layers", True): [balanced if (layers - 1 - layer) % 4 == 0 else near for layer in range(layers)],
         ("drop", True): {"pattern": "drop", "drop_rate": number / 100},
     }
-    return patterns.get((word, bool(digits)))
+    found = patterns.get((word, bool(digits)))
+    return without_self(found) if "_noself" in suffixes and found else found
 
 
 def shares_keys(name):
     """Whether keys are the queries: as hashing and Reformer need it, or because the name says so."""
-    return name.endswith("_shared") or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "reformer"))
+    return "_shared" in name or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "reformer"))

@@ -26,7 +26,8 @@ TASKS = ("mqar", "induction", "needle")
 COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy", "loss")
 
 
-PATTERNS = ("dense", "dense_shared", "window", "window_shared", "hash8", "hash16", "hash32", "balanced8", "balanced16", "near_far", "drop50", "reformer", "blocks")
+PATTERNS = ("dense", "dense_shared", "dense_shared_noself", "window", "window_shared", "hash8", "hash16", "hash32", "balanced8", "balanced16",
+            "near_far", "drop50", "reformer", "blocks")
 
 
 def fail(message):
