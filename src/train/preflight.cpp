@@ -23,6 +23,11 @@ namespace {
 
 constexpr const char* kAutomatic = "auto";
 
+// 0.0012 s, 3.4 s, 1:23: two digits are what an estimate has.
+std::string about(double seconds) {
+  return seconds < 10 ? fmt::format("{:.2g} s", seconds) : format_duration(seconds);
+}
+
 const char* name_of(Recompute recompute) {
   switch (recompute) {
     case Recompute::kNone:
@@ -157,7 +162,7 @@ std::string describe_limits(const Context& ctx, const Config& config, int ranks,
   flops += " per token";
   if (const std::optional<DeviceRates> rates = rates_of(ctx))
     flops +=
-        fmt::format("; about {:.2g} s per step expected{}", expected_step_seconds(config, ranks, recompute, *rates),
+        fmt::format("; about {} per step expected{}", about(expected_step_seconds(config, ranks, recompute, *rates)),
                     ranks > 1 ? ", without exchanges between ranks" : "");
   const int64_t available = available_memory(ctx);
   if (available == 0) return flops;
