@@ -20,7 +20,8 @@ SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the reposit
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768}
 COSINE = {"schedule": "cosine", "lr": 1e-3, "warmup": 0.1, "final_ratio": 0.1}
 RECALL_PATTERNS = "dense,dense_shared,dense_shared_noself,window,hash8,hash16,hash32,balanced16,near_far,drop50,reformer,blocks"
-# Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 33 % with 65,536 tokens per step and 32 pairs, 47 % with 8 pairs.
+# Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 47 % with 8 pairs, 33 % with 65,536 tokens per step and 32 pairs
+# (one H200, 29 November 2026).
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
 
 
@@ -316,7 +317,7 @@ class Quality(Experiment):
         # The largest micro-batch of about 65,536 tokens that divides a rank's part of the batch.
         micro = next(m for m in range(max(1, min(batch, 65_536 // T)), 0, -1) if batch % (ranks * m) == 0)
         window, block = max(4, 128 // scale.shrink), max(8, 512 // scale.shrink)
-        return {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": not name.endswith("_separate")},
+        return {"model": {**scale.model, "sequence_length": T, "bias": False, "gelu": "erf", "shared_qk": "_separate" not in name},
                 "attention": attention_of(name, scale.model["n_head"], window, block, scale.model["n_layer"]),
                 "data": {"order": scale.order}, "train": {"batch_size": batch, "micro_batch_size": micro},
                 "optimizer": {"clip": scale.clip}, "schedule": scale.schedule,
@@ -512,7 +513,7 @@ class Recall(Experiment):
 
     def steps(self, context, folder):
         return [("train", [sys.executable, SCRIPTS / "recall.py", "--out", folder, "--programs", context.prefix, "--seeds", context.seeds,
-                           *context.gpus, *context.scale.recall], 3000)]
+                           *context.gpus, *context.scale.recall], 3000)]  # estimated
 
     def report(self, folder):
         plots = sorted(folder.glob("*.svg"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
@@ -553,7 +554,8 @@ EXPERIMENTS = {
     "trained_buckets": TrainedBuckets(),
     "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
     "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),
-    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16", "window_separate", "hash16_separate", "dense_noself", "near_far_noself"],
+    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16", "window_separate", "hash16_separate",
+                                   "dense_noself", "near_far_noself"],
                            "Mixtures, rounds, and a dense end, 8k", home="quality_8k"),
     "recall": Recall(),
     "bytes_8k": Bytes("8k", ["dense", "hash16", "balanced16", "near_far"], "Bytes (enwik8), 8k"),

@@ -107,11 +107,11 @@ bool CommandLine::parse(int argc, const char* const* argv, std::ostream& out) {
     }
     if (word == "-" || !word.starts_with('-')) {
       if (!words_allowed_) {
-        std::string first;  // what a path may be meant for
+        std::string hint;  // which option a path may be meant for
         for (const char* name : {"config", "checkpoint"})
-          if (first.empty() && find(name) != nullptr && word.find('/') != std::string::npos)
-            first = concat("; did you mean --", name, ' ', abbreviate(word), '?');
-        fail("\"", abbreviate(word), "\": belongs to no option", first.empty() ? "; --help lists all" : first);
+          if (hint.empty() && find(name) != nullptr && word.find('/') != std::string::npos)
+            hint = concat("; did you mean --", name, ' ', abbreviate(word), '?');
+        fail("\"", abbreviate(word), "\": belongs to no option", hint.empty() ? "; --help lists all" : hint);
       }
       words_.push_back(word);
       continue;

@@ -25,7 +25,7 @@ fs::path lock_of(const std::string& folder) {
   return path.parent_path() / ("." + path.filename().string() + ".lock");
 }
 
-// What the lock says of who holds it, or nothing.
+// What the lock says of who holds it; empty if it says nothing.
 std::string read_holder(int fd) {
   char text[256] = {};
   const ssize_t size = ::pread(fd, text, sizeof text - 1, 0);
@@ -101,12 +101,11 @@ std::optional<std::string> FolderLock::holder(const std::string& folder) {
     ~Closer() { ::close(fd); }
   } const closer{fd};
   if (::flock(fd, LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK) return {};
-  const std::string name = read_holder(fd);
-  return name.empty() ? "another process" : name;
+  return read_holder(fd);
 }
 
 void FolderLock::check_free(const std::string& folder) {
-  if (const std::optional<std::string> who = holder(folder)) fail_held(folder, *who == "another process" ? "" : *who);
+  if (const std::optional<std::string> who = holder(folder)) fail_held(folder, *who);
 }
 
 }  // namespace scfa

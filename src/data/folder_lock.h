@@ -16,7 +16,7 @@ class FolderLock {
 
   // Throws Error as the constructor does if another process holds the folder, and changes nothing.
   static void check_free(const std::string& folder);
-  // Who holds it: "process 7 on host", "another process" if it does not say, or nothing.
+  // Who holds it, "process 7 on host" (empty if the lock does not say), or nothing if nobody does.
   static std::optional<std::string> holder(const std::string& folder);
 
  private:

@@ -40,10 +40,10 @@ CommandLine options() {
   line.add_option("head-dim", "width of a head", "N", "64");
   line.add_option("width", "op: width of the model", "N", "768");
   line.add_option("outputs", "op: outputs of a product, width of GELU", "N", "3072");
-  line.add_option(
-      "vocabulary",
-      "op: rows of the embedding; step: entries, where the config leaves them to the text, instead of the text's", "N",
-      "50304");
+  line.add_option("vocabulary",
+                  "op: rows of the embedding; step: entries, where the config leaves them to the text; by default "
+                  "those of the text, if it is there",
+                  "N", "50304");
   line.add_option("parameters", "op: elements of what the optimizer updates", "N");
   line.add_option("pattern", "op: dense, hash or drop", "NAME", "hash");
   line.add_option("buckets",
@@ -163,7 +163,8 @@ int run(int argc, char** argv) {
   if (mode == "step")
     cases = step_cases(names, {.lengths = lengths,
                                .sequences = size(line, "batch", kMaxRows, 0),
-                               .vocabulary = line.given("vocabulary") ? line.integer("vocabulary", 1, kMaxRows) : 0,
+                               .vocabulary = line.integer("vocabulary", 1, kMaxRows),
+                               .vocabulary_of_text = !line.given("vocabulary"),
                                .recompute = recompute,
                                .precision = precision});
   Context ctx(choose_device(device));

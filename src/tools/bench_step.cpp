@@ -46,6 +46,15 @@ void print_profile(const ProfileTimes& profile) {
   std::cout << printed("  %-26s %9.3f ms\n", "ops", total * 1e3);
 }
 
+// Of the prepared text in a folder, if there is one.
+std::optional<int64_t> vocabulary_of(const std::string& directory) {
+  try {
+    return read_manifest(directory).vocab_size;
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 }  // namespace
 
 StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool profile) {
@@ -108,20 +117,6 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   return result;
 }
 
-namespace {
-
-constexpr int64_t kGpt2Vocabulary = 50304;  // padded
-
-std::optional<int64_t> vocabulary_of(const std::string& directory) {
-  try {
-    return read_manifest(directory).vocab_size;
-  } catch (const Error&) {
-    return {};
-  }
-}
-
-}  // namespace
-
 std::vector<StepCase> step_cases(const std::vector<std::string>& files, const StepChanges& changes) {
   std::vector<StepCase> cases;
   for (const std::string& file : files)
@@ -136,11 +131,11 @@ std::vector<StepCase> step_cases(const std::vector<std::string>& files, const St
       GptConfig& model = settings.config.model;
       model = model_after(settings.config, settings.config.train.steps);
       if (length > 0) model.sequence_length = length;
-      if (model.vocab_size == 0) model.vocab_size = changes.vocabulary;
       if (model.vocab_size == 0) {
-        const std::optional<int64_t> of_text = vocabulary_of(settings.config.data.directory);
-        model.vocab_size = of_text.value_or(kGpt2Vocabulary);
-        settings.assumes_vocabulary = !of_text;
+        std::optional<int64_t> of_text;
+        if (changes.vocabulary_of_text) of_text = vocabulary_of(settings.config.data.directory);
+        model.vocab_size = of_text.value_or(changes.vocabulary);
+        settings.assumes_vocabulary = changes.vocabulary_of_text && !of_text;
       }
       if (model.documents && model.end_of_text < 0) model.end_of_text = model.vocab_size - 1;
       if (changes.sequences > 0)
@@ -187,7 +182,7 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
                          time.milliseconds, rate, gigabytes, flops * 1e-12);
     if (time.products.find("heuristics") != std::string::npos) std::cout << "  " << time.products << '\n';
     if (settings.assumes_vocabulary)
-      std::cout << "  with a vocabulary of " << config.model.vocab_size << ": there is no text at "
+      std::cout << "  with a vocabulary of " << config.model.vocab_size << ": there is no prepared text at "
                 << config.data.directory << "; --vocabulary gives another\n";
     if (profile) print_profile(time.profile);
     if (profile && ctx.on_gpu()) std::cout << printed("  launched by the host within %7.3f ms\n", time.launch);

@@ -29,12 +29,13 @@ struct StepTime {
 // suffice.
 StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool profile);
 
-struct StepChanges {             // to the configs; what is empty or 0 is as they have it
-  std::vector<int64_t> lengths;  // each config with each
-  int64_t sequences = 0;         // of a micro-batch, which is then the whole step
-  int64_t vocabulary = 0;  // where the config leaves it to the text; 0: that of the text if it is there, else GPT-2's
-  std::string recompute;   // none, gelu, norms or block; the config's auto is none
-  std::string precision;   // auto or fp8
+struct StepChanges {                // to the configs; what is empty or 0 is as they have it
+  std::vector<int64_t> lengths;     // each config with each
+  int64_t sequences = 0;            // of a micro-batch, which is then the whole step
+  int64_t vocabulary = 0;           // where the config leaves it to the text
+  bool vocabulary_of_text = false;  // in place of that, if the text is there
+  std::string recompute;            // none, gelu, norms or block; the config's auto is none
+  std::string precision;            // auto or fp8
 };
 
 // The cases of a table. Throws Error naming the file.

@@ -72,7 +72,8 @@ Json sizes_of(const std::string& folder, int64_t& total) {
 // Who writes to a folder: null if nobody does.
 Json writer_of(const std::string& folder) {
   const std::optional<std::string> holder = FolderLock::holder(folder);
-  return holder ? Json(*holder) : Json();
+  if (!holder) return nullptr;
+  return holder->empty() ? "another process" : *holder;
 }
 
 // Name and shape of every tensor in a safetensors file.

@@ -100,9 +100,8 @@ void require_run(const std::string& run) {
   constexpr size_t kListed = 20;
   const fs::path path = plain_path(run);
   const std::vector<std::string> runs = runs_in(parent_of(path));
-  constexpr const char* kRuns = "runs";  // where runs are unless a config says otherwise
-  if (!path.has_parent_path() && exists((fs::path(kRuns) / path).string()))
-    fail(run, ": there is no such run to resume; did you mean ", (fs::path(kRuns) / path).string(), "?");
+  const std::string usual = (fs::path(Config().runs) / path).string();
+  require(path.has_parent_path() || !exists(usual), run, ": there is no such run to resume; did you mean ", usual, "?");
   std::string list;
   for (size_t i = 0; i < std::min(runs.size(), kListed); ++i) list += (i > 0 ? ", " : "") + runs[i];
   if (runs.size() > kListed) list += concat(" and ", runs.size() - kListed, " more");

@@ -69,7 +69,7 @@ void assign(Context& ctx, std::span<const Segments> relations, const AttentionPa
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   require(input.k || !descriptor.reads_keys, "assign_segments: ", descriptor.name, " needs keys");
   require(!ctx.on_gpu() || descriptor.assign_gpu != nullptr, "attention.pattern: ", descriptor.name,
-          " has no form for GPUs; --device cpu");
+          " has no GPU kernel; set device to cpu");
   (ctx.on_gpu() ? descriptor.assign_gpu : descriptor.assign)(ctx, relations, pattern, input);
   fill_others(ctx, relations, pattern, input);
 }
