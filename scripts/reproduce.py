@@ -153,6 +153,8 @@ def check(args):
     for program in ("train", "bench", "evaluate", "prepare_data"):
         if not os.access(args.programs / program, os.X_OK):
             fail(f"{args.programs / program}: not there; scripts/setup.sh builds it, --programs says where it is")
+    if args.scale == "smoke" and args.data:
+        fail(f"--data: {args.data}: smoke takes assets/moby-dick.txt, which it prepares itself; leave --data out, or give --scale small")
     if args.scale != "smoke":
         if reproduce_report.machine() == "no GPU":
             fail(f"--scale: {args.scale} needs a GPU, and nvidia-smi shows none; smoke runs on a CPU")

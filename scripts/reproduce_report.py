@@ -56,8 +56,9 @@ def stamps_of(experiment, folder):
 
 def section(experiment, name, folder):
     parts = [f"<h2 id='{name}'>{html.escape(experiment.title)}</h2>", note(experiment.__doc__), experiment.report(folder)]
-    if len(stamps_of(experiment, folder)) < len(experiment.step_names):
-        parts.append(note("Not every step of this experiment is done."))
+    missing = [step for step in experiment.step_names if not (folder / f"{step}.done.json").exists()]
+    if missing:
+        parts.append(note(f"Not done yet, of {len(experiment.step_names)} steps: {', '.join(missing)}."))
     for stamp in stamps_of(experiment, folder):
         parts.append(f"<p><small>{html.escape(stamp['date'])}, commit {stamp['commit']}, {html.escape(stamp['machine'])}, "
                      f"{minutes(stamp['seconds'])}: <code>{html.escape(shlex.join(stamp['command']))}</code></small></p>")

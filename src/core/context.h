@@ -58,8 +58,10 @@ class Context {
   // Throws Error naming the op and the tensor unless every tensor, empty ones aside, lies on this device.
   void require_here(const char* op, std::initializer_list<ConstTensor> tensors) const;
 
-  // For ops whose GPU form does not exist yet.
-  void require_cpu(const char* op) const { require(!on_gpu(), op, ": has no GPU form yet; set \"device\": \"cpu\""); }
+  // For ops whose GPU implementation does not exist yet.
+  void require_cpu(const char* op) const {
+    require(!on_gpu(), op, ": has no GPU implementation yet; set \"device\": \"cpu\"");
+  }
 
   Profiler& profiler() { return profiler_; }
 

@@ -36,29 +36,29 @@ void write_tokens(const TokenSet& set, int64_t begin, int64_t end, OutputFile& o
 
 }  // namespace
 
-ExportForm parse_export_form(std::string_view name) {
-  if (name == "nanogpt") return ExportForm::kNanoGpt;
-  if (name == "llmc") return ExportForm::kLlmC;
-  fail("no export form is called '", name, "'; there are nanogpt and llmc");
+ExportFormat parse_export_format(std::string_view name) {
+  if (name == "nanogpt") return ExportFormat::kNanoGpt;
+  if (name == "llmc") return ExportFormat::kLlmC;
+  fail("no export format is called '", name, "'; there are nanogpt and llmc");
 }
 
-std::vector<std::string> write_export(const std::string& directory, ExportForm form, const std::string& folder) {
+std::vector<std::string> write_export(const std::string& directory, ExportFormat format, const std::string& folder) {
   const Manifest manifest = read_manifest(directory);
   require(manifest.vocab_size <= 65536, directory, ": ", manifest.vocab_size,
-          " entries in the vocabulary; the forms of nanoGPT and llm.c hold tokens of 16 bits");
+          " entries in the vocabulary; the formats of nanoGPT and llm.c hold tokens of 16 bits");
   require(manifest.sequence_length == 0, directory,
-          ": is of synthetic sequences; the forms of nanoGPT and llm.c cannot say which tokens count in the loss");
+          ": is of synthetic sequences; the formats of nanoGPT and llm.c cannot say which tokens count in the loss");
   std::vector<std::string> names;
   for (const Split split : {Split::kTrain, Split::kVal}) {
     if (manifest.split(split).tokens() == 0) continue;
     const TokenSet set(directory, split);
     verify_shards(set);
-    const int64_t per_file = form == ExportForm::kLlmC ? kLlmCTokens : set.tokens();
+    const int64_t per_file = format == ExportFormat::kLlmC ? kLlmCTokens : set.tokens();
     for (int64_t begin = 0; begin < set.tokens(); begin += per_file) {
       const int64_t end = std::min(set.tokens(), begin + per_file);
-      names.push_back(form == ExportForm::kLlmC ? llmc_name(split, begin / per_file) : nanogpt_name(split));
+      names.push_back(format == ExportFormat::kLlmC ? llmc_name(split, begin / per_file) : nanogpt_name(split));
       OutputFile out((fs::path(folder) / names.back()).string());
-      if (form == ExportForm::kLlmC) {
+      if (format == ExportFormat::kLlmC) {
         const std::array<int32_t, 256> header{kLlmCMagic, kLlmCVersion, static_cast<int32_t>(end - begin)};
         out.append(header.data(), sizeof(header));
       }
@@ -69,14 +69,14 @@ std::vector<std::string> write_export(const std::string& directory, ExportForm f
   return names;
 }
 
-std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output) {
+std::vector<std::string> export_set(const std::string& directory, ExportFormat format, const std::string& output) {
   const std::string target = follow_links(output);
   const FolderLock lock(target);
   StagedFolder::remove_stale(target, &is_export_entry);
   require(!fs::exists(fs::symlink_status(target)) || (fs::is_directory(target) && fs::is_empty(target)), output,
           ": exists; export into a new folder");
   StagedFolder staged(target, &is_export_entry);
-  std::vector<std::string> names = write_export(directory, form, staged.path());
+  std::vector<std::string> names = write_export(directory, format, staged.path());
   staged.commit();
   return names;
 }

@@ -1,4 +1,4 @@
-// Writing a prepared set in the forms that other trainers read.
+// Writing a prepared set in the formats that other trainers read.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -7,19 +7,19 @@
 
 namespace scfa {
 
-enum class ExportForm : uint8_t {
+enum class ExportFormat : uint8_t {
   kNanoGpt,  // train.bin and val.bin: bare uint16 tokens
   kLlmC,     // train_000000.bin, ... and val_000000.bin: a header of 256 int32, then uint16 tokens
 };
 
 // "nanogpt" or "llmc". Throws Error naming both.
-ExportForm parse_export_form(std::string_view name);
+ExportFormat parse_export_format(std::string_view name);
 
 // Writes both splits of the set in `directory` into `folder`, which is there, and returns the names of the files.
 // Throws Error if a shard is not as it was written, or a token does not fit into 16 bits.
-std::vector<std::string> write_export(const std::string& directory, ExportForm form, const std::string& folder);
+std::vector<std::string> write_export(const std::string& directory, ExportFormat format, const std::string& folder);
 
 // The same into a folder that must not exist or be empty, and appears once it is complete.
-std::vector<std::string> export_set(const std::string& directory, ExportForm form, const std::string& output);
+std::vector<std::string> export_set(const std::string& directory, ExportFormat format, const std::string& output);
 
 }  // namespace scfa

@@ -68,7 +68,7 @@ class InputReader {
   void find_files(const std::string& folder, std::vector<std::string>& found);
   void read_source(std::unique_ptr<ByteSource> source, const std::string& name);
   void read_archive(ByteSource& archive);
-  void read_text(ByteSource& source);
+  void read_text(PeekSource& source);
   void read_json_lines(ByteSource& source);
   void read_tokens(PeekSource& source);
   InputFormat format_of(const std::string& name, PeekSource& source) const;

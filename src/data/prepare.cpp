@@ -173,7 +173,7 @@ PrepareResult prepare(const PrepareOptions& options, const std::function<void(co
                       const std::atomic<bool>* stop) {
   thread_count(options.threads);  // refused before anything is touched
   const auto tokenizer = make_tokenizer(options.tokenizer);
-  if (!options.export_form.empty()) parse_export_form(options.export_form);
+  if (!options.export_format.empty()) parse_export_format(options.export_format);
   InputReader reader(options.input);
   SetWriter set(options.set, *tokenizer);
   DocumentWriter documents(set, options.set, tokenizer->end_of_text());
@@ -193,10 +193,10 @@ PrepareResult prepare(const PrepareOptions& options, const std::function<void(co
     });
   }
   PrepareResult result{set.finish(), reader.skipped(), reader.skipped_links(), {}};
-  if (!options.export_form.empty()) {
-    const std::string folder = set.folder() + "/" + options.export_form;
+  if (!options.export_format.empty()) {
+    const std::string folder = set.folder() + "/" + options.export_format;
     std::filesystem::create_directory(folder);
-    write_export(set.folder(), parse_export_form(options.export_form), folder);
+    write_export(set.folder(), parse_export_format(options.export_format), folder);
   }
   control.check_stop(kInterrupted);
   result.left_over = set.commit();

@@ -18,8 +18,8 @@ struct PrepareOptions {
   InputOptions input;
   SetOptions set;
   std::string tokenizer = "gpt2";
-  int threads = 0;          // that encode; 0: one a core
-  std::string export_form;  // nanogpt or llmc: also written, into a folder of that name within the set; empty: no
+  int threads = 0;            // that encode; 0: one a core
+  std::string export_format;  // nanogpt or llmc: also written, into a folder of that name within the set; empty: no
 };
 
 struct PrepareProgress {

@@ -27,7 +27,7 @@ constexpr const char* kUsage = R"(Turns text into token shards for training.
 Usage: prepare_data --input PATH... --output DIR [options]    prepare a set
        prepare_data verify DIR                                check every shard of a set against its manifest
        prepare_data info DIR [--bigram]                       what a set holds
-       prepare_data export DIR --form FORM --output DIR2      write a set as nanoGPT or llm.c read it
+       prepare_data export DIR --format FORMAT --output DIR2  write a set as nanoGPT or llm.c read it
        prepare_data synthetic TASK --output DIR [options]     sequences that ask for what stood earlier in them
 
 Inputs: text files (a document each), JSON lines (.jsonl .ndjson .json, a document a line), token files of nanoGPT and
@@ -56,9 +56,9 @@ CommandLine make_command_line() {
   line.add_option("shard-tokens", "tokens a shard at most", "N", "100000000");
   line.add_option("threads", "threads that encode; 0: one a core", "N", "0");
   line.add_flag("overwrite", "replace a prepared set that is there");
-  line.add_option("export", "also write the set in this form, nanogpt or llmc, into a folder of that name in it",
-                  "FORM");
-  line.add_option("form", "of the command export: nanogpt or llmc", "FORM");
+  line.add_option("export", "also write the set in this format, nanogpt or llmc, into a folder of that name in it",
+                  "FORMAT");
+  line.add_option("format", "of the command export: nanogpt or llmc", "FORMAT");
   line.add_option("length", "synthetic: tokens of a sequence, which is model.sequence_length", "N", "1024");
   line.add_option("sequences", "synthetic: of the training split", "N", "20000");
   line.add_option("val-sequences", "synthetic: of the validation split", "N", "512");
@@ -85,7 +85,7 @@ const std::vector<Command>& commands() {
         "threads", "overwrite", "export"}},
       {"verify", {}},
       {"info", {"bigram"}},
-      {"export", {"form", "output"}},
+      {"export", {"format", "output"}},
       {"synthetic",
        {"output", "overwrite", "seed", "shard-tokens", "length", "sequences", "val-sequences", "pairs", "value-length",
         "vocabulary", "distance"}},
@@ -102,7 +102,7 @@ std::string command_of(const CommandLine& line) {
           "' is no command; there are verify, info, export and synthetic, and --input prepares a set");
   for (const auto& [option, value] : line.values())
     require(std::find(command->options.begin(), command->options.end(), option) != command->options.end(), "--", option,
-            name.empty() ? concat(": belongs to the command ", option == "form"     ? "export"
+            name.empty() ? concat(": belongs to the command ", option == "format"   ? "export"
                                                                : option == "bigram" ? "info"
                                                                                     : "synthetic")
                          : concat(": is not an option of the command ", name));
@@ -125,7 +125,7 @@ PrepareOptions to_prepare_options(const CommandLine& line) {
   options.set.seed = static_cast<uint64_t>(line.integer("seed", 0));
   options.tokenizer = line.text("tokenizer");
   options.threads = static_cast<int>(line.integer("threads", 0, kMaxAskedThreads));
-  options.export_form = line.text("export");
+  options.export_format = line.text("export");
   return options;
 }
 
@@ -245,7 +245,7 @@ void verify_command(const std::string& directory, std::ostream& out) {
 void export_command(const std::string& directory, const CommandLine& line, std::ostream& out) {
   const std::string output = line.text("output");
   require(!output.empty(), "export: name the folder to write with --output");
-  for (const std::string& name : export_set(directory, parse_export_form(line.text("form")), output))
+  for (const std::string& name : export_set(directory, parse_export_format(line.text("format")), output))
     out << "wrote " << output << "/" << name << "\n";
 }
 

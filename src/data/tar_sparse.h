@@ -1,4 +1,4 @@
-// Files with holes in tar archives: where the bytes that an archive stores belong in the file, in the four forms that
+// Files with holes in tar archives: where the bytes that an archive stores belong in the file, in the four formats that
 // GNU tar writes. What lies between them are zeros.
 #pragma once
 #include <cstdint>
@@ -21,10 +21,10 @@ struct SparseMap {
 // A number of a header: octal digits, or base 256 if the first bit is set. -1 if it is neither.
 int64_t tar_number(const char* header, size_t offset, size_t size);
 
-// The form of old GNU tar, type S: a map in the header and in blocks that follow it, which are read from the archive.
+// The format of old GNU tar, type S: a map in the header and in blocks that follow it, which are read from the archive.
 SparseMap read_gnu_map(const char* header, ByteSource& archive);
 
-// The forms 0.0, 0.1 and 1.0, in records GNU.sparse.* of a pax header.
+// The formats 0.0, 0.1 and 1.0, in records GNU.sparse.* of a pax header.
 class PaxSparse {
  public:
   // False if the record is none of these. Throws Error if it makes no sense.
@@ -32,7 +32,7 @@ class PaxSparse {
 
   bool present() const { return present_; }
   const std::string& name() const { return name_; }  // of the file; empty: as elsewhere
-  // In form 1.0 the map stands in front of the stored bytes: `stored` becomes less by what is read of it.
+  // In format 1.0 the map stands in front of the stored bytes: `stored` becomes less by what is read of it.
   SparseMap finish(ByteSource& archive, int64_t& stored);
 
  private:

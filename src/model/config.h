@@ -75,7 +75,7 @@ void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("vocab_padding", c.vocab_padding,
         "embedding rows are rounded up to a multiple of this; padding is never predicted", between(1, 65536));
   visit("bias", c.bias, "biases in linear layers and layer norms", FieldRule{});
-  visit("gelu", c.gelu, "GELU form: exact (erf), or GPT-2's approximation (tanh)", one_of({"erf", "tanh"}));
+  visit("gelu", c.gelu, "GELU: exact (erf), or GPT-2's approximation (tanh)", one_of({"erf", "tanh"}));
   visit("positions", c.positions, "position encoding", one_of({"learned", "rotary"}));
   visit("rotary_theta", c.rotary_theta, "base of the rotary frequencies", at_least(1));
   visit("tied_embedding", c.tied_embedding, "the output head is the token embedding", FieldRule{});
@@ -93,7 +93,7 @@ void visit_fields_of_model(Config& c, Visit&& visit) {
 // end_of_text.
 void validate(const GptConfig& config);
 
-// What the GPU form of the ops can take. Throws Error naming the key.
+// What the GPU implementation of the ops can take. Throws Error naming the key.
 void validate_for_gpu(const GptConfig& config);
 
 // The patterns, those of the layers one after the other where they differ, and whether documents are kept apart.

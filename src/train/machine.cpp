@@ -69,7 +69,7 @@ std::string device_name(Device device) {
 }
 
 double data_sheet_flops(const std::string& gpu) {
-  // The first entry that the name contains. SXM and PCIe forms differ; a name without either is the SXM form's.
+  // The first entry that the name contains. SXM and PCIe boards differ; a name without either is the SXM board's.
   static constexpr struct {
     const char* name;
     double tflops;

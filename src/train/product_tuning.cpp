@@ -106,7 +106,7 @@ void compute(Gpt& model, Feeder& feeder) {
   model.zero_gradients();
 }
 
-// What is in the file, or nothing if it is of another form or damaged: then it is replaced.
+// What is in the file, or nothing if it has another format or is damaged: then it is replaced.
 Choices kept_choices(const std::string& path) {
   try {
     std::error_code ignored;

@@ -40,7 +40,7 @@ TEST_F(PrepareCliTest, PreparesVerifiesTellsAndExports) {
   EXPECT_NE(info.find("tokenizer bytes, 257 entries, end-of-text 256, stored as uint16"), std::string::npos) << info;
   EXPECT_NE(info.find("\nbigram: "), std::string::npos) << info;
   EXPECT_NE(info.find(" nats a token on validation (perplexity "), std::string::npos) << info;
-  run({"export", set, "--form", "nanogpt", "--output", folder_.file("ng")});
+  run({"export", set, "--format", "nanogpt", "--output", folder_.file("ng")});
   EXPECT_TRUE(fs::exists(folder_.file("ng/train.bin")));
 }
 
@@ -51,7 +51,7 @@ TEST_F(PrepareCliTest, MakesSyntheticSequences) {
   EXPECT_NE(made.find("20 sequences, 80 tokens that count in the loss"), std::string::npos) << made;
   EXPECT_NE(run({"verify", set}).find("all shards are as the manifest says"), std::string::npos);
   EXPECT_NE(run({"info", set, "--bigram"}).find("tokenizer synthetic, 99 entries"), std::string::npos);
-  EXPECT_NE(run_error({"export", set, "--form", "nanogpt", "--output", folder_.file("ng")}).find("synthetic"),
+  EXPECT_NE(run_error({"export", set, "--format", "nanogpt", "--output", folder_.file("ng")}).find("synthetic"),
             std::string::npos);
 }
 
@@ -99,7 +99,7 @@ TEST_F(PrepareCliTest, EveryWordIsUnderstoodOrRefused) {
   refused({"--seed", "1", "stray"}, "'stray' is no command");
   refused({"--overwrite=no"}, "--overwrite: must be true or false, not \"no\"");
   refused({"--bigram"}, "--bigram: belongs to the command info");
-  refused({"--form", "llmc"}, "--form: belongs to the command export");
+  refused({"--format", "llmc"}, "--format: belongs to the command export");
   refused({"--pairs", "3"}, "--pairs: belongs to the command synthetic");
   expect({"synthetic", "--output", set, "--overwrite"}, "synthetic: name one task: mqar, induction or needle");
   expect({"synthetic", "chess", "--output", set, "--overwrite"}, "there is no task 'chess'");
@@ -114,7 +114,7 @@ TEST_F(PrepareCliTest, EveryWordIsUnderstoodOrRefused) {
   expect({"info", set, "--output", "x"}, "--output: is not an option of the command info");
   expect({"verify", set, "--bigram"}, "--bigram: is not an option of the command verify");
   expect({"export", set, "--overwrite"}, "--overwrite: is not an option of the command export");
-  expect({"export", set, "--form", "llmc"}, "export: name the folder to write with --output");
+  expect({"export", set, "--format", "llmc"}, "export: name the folder to write with --output");
   expect({"info", set, set}, "info: name one prepared set");
   expect({"verify"}, "verify: name one prepared set");
   expect({"check", set}, "'check' is no command");

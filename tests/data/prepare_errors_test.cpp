@@ -63,7 +63,14 @@ TEST_F(PrepareErrorsTest, BadInputs) {
                "\xFD"
                "7zXZ",
                "is an xz file; try: xz -dc");
-  PrepareOptions made = options(folder_.put("a.txt", "a"));
+  const std::string png("\x89PNG\r\n\x1A\n\0\0\0\rIHDR", 16);
+  expect_error("a.md", png, "a.md: has bytes of value 0 near its start, so it is not text in UTF-8");
+  expect_error("a.txt.gz", gzip(png), "a.txt.gz: has bytes of value 0");
+  PrepareOptions made = options(folder_.put("a.md", png));
+  made.tokenizer = "bytes";
+  made.set.directory = folder_.file("any_bytes");
+  EXPECT_NO_THROW(prepare(made));
+  made = options(folder_.put("a.txt", "a"));
   made.tokenizer = "gpt5";
   expect_error(made, "there are gpt2 and bytes");
   made = options("-");
@@ -73,8 +80,8 @@ TEST_F(PrepareErrorsTest, BadInputs) {
   made.set.val_fraction = 1;
   expect_error(made, "--val-fraction must be at least 0 and below 1");
   made = options(folder_.file("a.txt"));
-  made.export_form = "csv";
-  expect_error(made, "no export form is called 'csv'");
+  made.export_format = "csv";
+  expect_error(made, "no export format is called 'csv'");
 }
 
 TEST_F(PrepareErrorsTest, TruncatedAndCorruptStreams) {

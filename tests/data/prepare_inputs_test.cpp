@@ -1,4 +1,4 @@
-// Every form of input gives the tokens of its text.
+// Every input format gives the tokens of its text.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>

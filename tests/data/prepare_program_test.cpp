@@ -92,7 +92,7 @@ TEST_F(PrepareProgramTest, OutputThatCannotBeWrittenIsAnError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full here";
   ASSERT_EQ(shell("$P --input a.txt --output set >out.txt"), 0);
   for (const char* words :
-       {"info set", "info set --bigram", "verify set", "--help", "--version", "export set --form llmc --output ex"}) {
+       {"info set", "info set --bigram", "verify set", "--help", "--version", "export set --format llmc --output ex"}) {
     EXPECT_EQ(shell(concat("$P ", words, " >/dev/full 2>err.txt")), 1) << words;
     expect_one_line("standard output: cannot be written: No space left on device");
     fs::remove_all(folder_.file("ex"));

@@ -1,4 +1,5 @@
-// What prepare writes for good input; prepare_inputs_test.cpp has the forms of input, prepare_errors_test.cpp the bad.
+// What prepare writes for good input; prepare_inputs_test.cpp has the formats of input, prepare_errors_test.cpp the
+// bad.
 #include "data/prepare.h"
 
 #include <gtest/gtest.h>
@@ -177,12 +178,12 @@ TEST_F(PrepareTest, ExportsComeBackAsInputs) {
   for (int i = 0; i < 50; ++i) lines += "{\"text\":\"some document " + std::to_string(i * i) + "\"}\n";
   PrepareOptions made = options({folder_.put("a.jsonl", lines)}, "set");
   made.set.val_fraction = 0.2;
-  made.export_form = "nanogpt";
+  made.export_format = "nanogpt";
   prepare(made);
   const Tokens train = all_tokens(made.set.directory, Split::kTrain), val = all_tokens(made.set.directory, Split::kVal);
   EXPECT_EQ(read_text(made.set.directory + "/nanogpt/train.bin"),
             read_text(made.set.directory + "/train-00000.bin").substr(64));
-  const auto names = export_set(made.set.directory, ExportForm::kLlmC, folder_.file("llmc"));
+  const auto names = export_set(made.set.directory, ExportFormat::kLlmC, folder_.file("llmc"));
   EXPECT_EQ(names, (std::vector<std::string>{"train_000000.bin", "val_000000.bin"}));
   const std::string llmc = read_text(folder_.file("llmc/train_000000.bin"));
   EXPECT_EQ(llmc.size(), 1024 + 2 * train.size());
@@ -201,7 +202,7 @@ TEST_F(PrepareTest, ExportsCheckTheShardsFirst) {
   shard[100] = static_cast<char>(shard[100] ^ 1);
   test::write_text(made.set.directory + "/train-00000.bin", shard);
   const std::string error =
-      testing::error_of([&] { export_set(made.set.directory, ExportForm::kNanoGpt, folder_.file("ng")); });
+      testing::error_of([&] { export_set(made.set.directory, ExportFormat::kNanoGpt, folder_.file("ng")); });
   EXPECT_NE(error.find("train-00000.bin: corrupt: its checksum"), std::string::npos) << error;
   EXPECT_EQ(folder_.entries(), 2u);
 }

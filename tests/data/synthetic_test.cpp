@@ -146,7 +146,7 @@ TEST_F(SyntheticSet, TargetsAreTheAnswers) {
     }
     EXPECT_EQ(targets[63], kIgnoredTarget);  // of the next sequence
   }
-  expect_error([&] { export_set(options_.set.directory, ExportForm::kNanoGpt, folder_ / "out"); }, {"synthetic"});
+  expect_error([&] { export_set(options_.set.directory, ExportFormat::kNanoGpt, folder_ / "out"); }, {"synthetic"});
   const std::string before = test::read_text(folder_ / "set/manifest.json");
   expect_error([&] { write_synthetic_set(options_); }, {"--overwrite"});
   options_.set.overwrite = true;

@@ -62,12 +62,12 @@ TEST_F(TarTest, FilesWithHolesAreExpanded) {
   for (const int parts : {1, 3, 60}) {
     const std::string content = put_sparse(parts);
     const Tokens expected = encode({content, "what follows"}, "bytes");
-    for (const char* form : {"--format=gnu", "--format=oldgnu", "--format=posix --sparse-version=0.0",
-                             "--format=posix --sparse-version=0.1", "--format=posix --sparse-version=1.0"}) {
-      ASSERT_TRUE(tar(form)) << form;
+    for (const char* format : {"--format=gnu", "--format=oldgnu", "--format=posix --sparse-version=0.0",
+                               "--format=posix --sparse-version=0.1", "--format=posix --sparse-version=1.0"}) {
+      ASSERT_TRUE(tar(format)) << format;
       if (fs::file_size(folder_.file("a.tar")) >= content.size()) GTEST_SKIP() << "this file system makes no holes";
       const std::string name = "set" + std::to_string(sets_++);
-      EXPECT_TRUE(prepare_tokens(bytes_options(name)) == expected) << form << ", " << parts << " parts";
+      EXPECT_TRUE(prepare_tokens(bytes_options(name)) == expected) << format << ", " << parts << " parts";
       fs::remove_all(folder_.file(name));
     }
   }

@@ -1,4 +1,4 @@
-// The GPU form of layernorm against the CPU form.
+// The GPU implementation of layernorm against the CPU implementation.
 #include <cmath>
 
 #include "kernels/layernorm.h"

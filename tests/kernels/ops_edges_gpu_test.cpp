@@ -1,4 +1,4 @@
-// The GPU forms of the ops around attention where nothing is to be done, or what they are given is not fit.
+// The GPU implementations of the ops around attention where nothing is to be done, or what they are given is not fit.
 #include <gtest/gtest.h>
 
 #include <cmath>

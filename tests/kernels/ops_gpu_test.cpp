@@ -1,4 +1,4 @@
-// The GPU forms of the ops around attention against their CPU forms.
+// The GPU implementations of the ops around attention against their CPU implementations.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -112,7 +112,7 @@ TEST_F(OpsGpu, Gelu) {
       }
 }
 
-// Where the exact form is nearly 0 or nearly x, and at the largest numbers.
+// Where the exact GELU is nearly 0 or nearly x, and at the largest numbers.
 TEST_F(OpsGpu, GeluOfLargeNumbers) {
   const std::vector<double> at{-3e38, -100, -13, -8, -5.5, -3, -0.75, -1e-3, 0, 1e-3, 0.75, 3, 8, 100, 3e38};
   const auto n = static_cast<int64_t>(at.size());

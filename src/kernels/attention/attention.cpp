@@ -69,13 +69,13 @@ int64_t scratch_of(const Context& ctx, const Segments& segments, int64_t D) {
   return cpu::attention_scratch(ctx, segments, D);
 }
 
-AttentionForward& forward_form(const Context& ctx) {
+AttentionForward& select_forward(const Context& ctx) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::attention_forward;
   return cpu::attention_forward;
 }
 
-AttentionBackward& backward_form(const Context& ctx) {
+AttentionBackward& select_backward(const Context& ctx) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::attention_backward;
   return cpu::attention_backward;
@@ -151,7 +151,7 @@ void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, Cons
   ctx.require_here(kOp, {out, lse, q, k, v, scratch});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
-  AttentionForward& forward = forward_form(ctx);
+  AttentionForward& forward = select_forward(ctx);
   for (const Segments& segments : relations)
     forward(ctx, out, lse, q, k, v, segments, scale, scratch, &segments != relations.data());
 }
@@ -176,7 +176,7 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
   ctx.require_here(kOp, {dq, dk, dv, dout, q, k, v, out, lse, scratch, inverse_norm});
   const ProfileRange range(ctx, kOp, Category::kAttention);
   if (q.numel() == 0) return;
-  AttentionBackward& backward = backward_form(ctx);
+  AttentionBackward& backward = select_backward(ctx);
   const bool several = relations.size() > 1;  // the gradient through the norms is then that of the whole dk
   const bool grouped = is_grouped(k.size(2), q.size(2));
   Tensor head_dk = dk, head_dv = dv;

@@ -1,4 +1,4 @@
-// Attention on the GPU: what all forms of it share, and which of them runs.
+// Attention on the GPU: what all kernels share, and which of them runs.
 #include "core/gpu.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/attention_params.cuh"

@@ -34,7 +34,7 @@ void check_rows(const char* op, const KeyValueCache& cache, const ConstTensor& r
          rows.data == nullptr ? "empty" : rows.describe());
 }
 
-AttentionDecode& decode_form(const Context& ctx) {
+AttentionDecode& select_decode(const Context& ctx) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::attention_decode;
   return cpu::attention_decode;
@@ -86,7 +86,7 @@ void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const
   if (lse || relations.size() > 1) require_tensor(lse, kOp, "lse", DType::kF32, {1, H, 1});
   ctx.require_here(kOp, {out, lse, q, cache.keys, cache.values, cache.segments});
   const ProfileRange range(ctx, kOp, Category::kAttention);
-  AttentionDecode& decode = decode_form(ctx);
+  AttentionDecode& decode = select_decode(ctx);
   for (size_t r = 0; r < relations.size(); ++r)
     decode(ctx, out, lse, q, cache, cache.segments.select(static_cast<int64_t>(r)), relations[r].q_segment,
            ranges[std::min(r, ranges.size() - 1)], scale, r > 0);

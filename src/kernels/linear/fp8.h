@@ -39,7 +39,7 @@ SCFA_HOST_DEVICE inline float layernorm_output_bound(int64_t C, float largest_w,
   return fmaf(sqrtf(static_cast<float>(C)), largest_w, largest_b);
 }
 SCFA_HOST_DEVICE inline float gelu_gradient_scale_of(float dy_scale, float w_scale, int64_t M) {
-  constexpr float kSteepest = 1.13f;  // the largest derivative of GELU, of both forms
+  constexpr float kSteepest = 1.13f;  // the largest derivative of GELU, exact or approximated
   const float dy = dy_scale * largest_fp8(DType::kE5M2), w = w_scale * largest_fp8(DType::kE4M3);
   return fp8_scale(kSteepest * static_cast<float>(M) * dy * w, DType::kE5M2);
 }

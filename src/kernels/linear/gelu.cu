@@ -117,7 +117,7 @@ void launch(Context& ctx, const char* op, const Tensor& out, const Tensor& sums,
   require(packed || !out_fp8, op, ": operands must be aligned to ", 2 * kPack,
           " bytes where an 8-bit output is asked for");
   const auto of_layout = [&]<Layout kLayout>() {
-    constexpr Gelu kTanh = kPass == Pass::kSum ? Gelu::kErf : Gelu::kTanh;  // sums are of no form
+    constexpr Gelu kTanh = kPass == Pass::kSum ? Gelu::kErf : Gelu::kTanh;  // kSum has no GELU
     return kind == Gelu::kErf ? rows_kernel<kPass, Gelu::kErf, kLayout> : rows_kernel<kPass, kTanh, kLayout>;
   };
   auto kernel =

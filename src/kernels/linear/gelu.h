@@ -5,7 +5,7 @@
 
 namespace scfa {
 
-enum class Gelu : uint8_t { kErf, kTanh };  // the exact form, and GPT-2's approximation
+enum class Gelu : uint8_t { kErf, kTanh };  // exact, and GPT-2's approximation
 
 // y = gelu(x + bias), with gelu(x) = x * Phi(x), elementwise.
 //   y, x  (N, C), contiguous, f32 on CPU, bf16 on GPU; leading dimensions are free      bias  in (C), like x, or empty

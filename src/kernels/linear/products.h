@@ -33,7 +33,7 @@ void run_product(Context& ctx, const Product& product, const ProductOperands& op
 
 struct ProductChoice {
   std::string product;                // sizes, transposition, types and alignment
-  std::array<uint64_t, 8> algorithm;  // in the form of one version of the library
+  std::array<uint64_t, 8> algorithm;  // in the layout of one version of the library
   double milliseconds = 0;            // that it took when it was measured
 };
 

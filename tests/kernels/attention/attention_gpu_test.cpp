@@ -1,5 +1,6 @@
-// The GPU form of attention against the CPU form in f32 on the same inputs, rounded to bf16, and against the formulas
-// in double where T is small. What is allowed is what rounding probabilities and results to bf16 costs.
+// The GPU implementation of attention against the CPU implementation in f32 on the same inputs, rounded to bf16, and
+// against the formulas in double where T is small. What is allowed is what rounding probabilities and results to bf16
+// costs.
 #include "kernels/attention/attention.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
-// The GPU forms of cache_append and attention_decode against the CPU forms on the same inputs, rounded to bf16.
+// The GPU implementations of cache_append and attention_decode against the CPU implementations on the same inputs,
+// rounded to bf16.
 #include "kernels/attention/decode.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The GPU form of normalise_keys against the CPU form on the same inputs, rounded to bf16.
+// The GPU implementation of normalise_keys against the CPU implementation on the same inputs, rounded to bf16.
 #include "kernels/attention/normalise.h"
 
 #include "support/compare.h"

@@ -1,4 +1,5 @@
-// The GPU forms of patterns against the CPU forms: drops bit for bit, buckets wherever rounding cannot decide.
+// The GPU implementations of patterns against the CPU implementations: drops bit for bit, buckets wherever rounding
+// cannot decide.
 #include "kernels/attention/patterns/assign.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// The GPU form of build_segments: lists equal the CPU's bit for bit, tiles cover every row once.
+// The GPU implementation of build_segments: lists equal the CPU's bit for bit, tiles cover every row once.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -107,7 +107,7 @@ constexpr PatternDescriptor kBlocksPattern{
                          int64_t D) { return block_count(p, positions) * D; },
     .validate = validate_blocks,
     .assign = assign_blocks,
-    .assign_gpu = gpu_form<gpu::assign_blocks>(),
+    .assign_gpu = gpu_implementation<gpu::assign_blocks>(),
 };
 
 }  // namespace scfa

@@ -1,4 +1,4 @@
-// GPU form of blocks.cpp.
+// GPU implementation of blocks.cpp.
 #include <algorithm>
 
 #include "kernels/attention/head_rows.cuh"

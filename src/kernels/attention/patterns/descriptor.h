@@ -38,9 +38,9 @@ struct PatternDescriptor {
   AssignSegmentsAndNormaliseKeys* assign_and_normalise_gpu = nullptr;
 };
 
-// Builds without CUDA have the declarations of GPU forms only.
+// Builds without CUDA have the declarations of GPU implementations only.
 template <auto* f>
-constexpr auto gpu_form() -> decltype(f) {
+constexpr auto gpu_implementation() -> decltype(f) {
   if constexpr (kCudaBuild)
     return f;
   else

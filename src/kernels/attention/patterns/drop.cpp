@@ -47,7 +47,7 @@ constexpr PatternDescriptor kDropPattern{
     .describe = [](const AttentionPattern& p) { return concat("drop at rate ", p.drop_rate); },
     .validate = validate_drop,
     .assign = assign_drop,
-    .assign_gpu = gpu_form<gpu::assign_drop>(),
+    .assign_gpu = gpu_implementation<gpu::assign_drop>(),
 };
 
 }  // namespace scfa

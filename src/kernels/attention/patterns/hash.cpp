@@ -187,8 +187,8 @@ constexpr PatternDescriptor kHashPattern{
         },
     .validate = validate_hash,
     .assign = assign_hash,
-    .assign_gpu = gpu_form<gpu::assign_hash>(),
-    .assign_and_normalise_gpu = gpu_form<gpu::assign_hash_and_normalise_keys>(),
+    .assign_gpu = gpu_implementation<gpu::assign_hash>(),
+    .assign_and_normalise_gpu = gpu_implementation<gpu::assign_hash_and_normalise_keys>(),
 };
 
 }  // namespace scfa

@@ -1,4 +1,4 @@
-// What the forms of the hash share.
+// What the CPU and the GPU implementation of the hash pattern share.
 #pragma once
 #include "kernels/attention/patterns/assign.h"
 #include "kernels/attention/patterns/hash_balance.h"

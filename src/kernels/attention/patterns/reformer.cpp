@@ -112,7 +112,7 @@ constexpr PatternDescriptor kReformerPattern{
     .shares_keys = true,
     .validate = validate_reformer,
     .assign = assign_reformer,
-    .assign_gpu = gpu_form<gpu::assign_reformer>(),
+    .assign_gpu = gpu_implementation<gpu::assign_reformer>(),
 };
 
 }  // namespace scfa

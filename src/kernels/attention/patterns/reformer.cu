@@ -1,4 +1,5 @@
-// GPU form of reformer.cpp: the stable sort of build_segments gives the order by bucket, from which chunks are cut.
+// GPU implementation of reformer.cpp: the stable sort of build_segments gives the order by bucket, from which chunks
+// are cut.
 #include "kernels/attention/patterns/descriptor.h"
 #include "kernels/attention/patterns/reformer.h"
 #include "kernels/attention/segments_gpu.cuh"

@@ -1,4 +1,4 @@
-// What the CPU and the GPU form of the Reformer pattern share.
+// What the CPU and the GPU implementation of the Reformer pattern share.
 #pragma once
 #include <span>
 
