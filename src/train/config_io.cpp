@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <set>
 #include <type_traits>
 
@@ -167,6 +168,26 @@ Config config_from_json(const Json& json, const std::string& origin) {
       set(key, value);
   }
   return config;
+}
+
+std::vector<std::string> unused_attention_keys(const Config& config) {
+  const Json defaults = json_of_heads({AttentionPattern()});
+  std::set<std::string> set, used;
+  const auto add = [&](const std::vector<HeadPatterns>& attention) {
+    for (const HeadPatterns& patterns : attention)
+      for (const AttentionPattern& pattern : patterns) {
+        const Json keys = json_of_heads({pattern});
+        for (const auto& [key, value] : keys.items()) {
+          if (value != defaults.at(key)) set.insert(key);
+          if (uses_parameter(pattern, key)) used.insert(key);
+        }
+      }
+  };
+  add(config.model.attention);
+  for (const AttentionStage& stage : config.model.schedule) add(stage.attention);
+  std::vector<std::string> unused;
+  std::set_difference(set.begin(), set.end(), used.begin(), used.end(), std::back_inserter(unused));
+  return unused;
 }
 
 Config read_config(const std::string& path) {

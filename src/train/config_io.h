@@ -20,6 +20,9 @@ void override_config(Config& config, const std::string& key, const std::string& 
 nlohmann::ordered_json to_json(const Config& config);
 Config config_from_json(const nlohmann::ordered_json& json, const std::string& origin);
 
+// Keys of attention ("drop_rate") that are set, but that no pattern of the config uses.
+std::vector<std::string> unused_attention_keys(const Config& config);
+
 // One row a key, for --help and docs/configuration.md.
 struct FieldDoc {
   std::string key, type, default_text, meaning;

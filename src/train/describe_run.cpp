@@ -9,6 +9,7 @@
 #include "core/human.h"
 #include "core/version.h"
 #include "kernels/attention/attention.h"
+#include "train/config_io.h"
 #include "train/machine.h"
 #include "train/preflight.h"
 
@@ -38,6 +39,8 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
   console.line(fmt::format("model: {} parameters, {} layers, {}, width {}, {} tokens a sequence; attention {}",
                            format_count(static_cast<double>(table.count)), config.model.n_layer, heads,
                            config.model.n_embd, config.model.sequence_length, describe_schedule(config.model)));
+  for (const std::string& key : unused_attention_keys(config))
+    console.line(fmt::format("  attention.{} has no effect: none of these patterns uses it", key));
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
                            evaluator.windows(), evaluator.available()));

@@ -137,6 +137,23 @@ TEST(Config, ErrorsInSchedulesAreNamed) {
                {"attention.schedule", "alone"});
 }
 
+TEST(Config, KeysOfAttentionThatNoPatternUsesAreFound) {
+  const auto unused = [](const char* attention) {
+    Config config;
+    override_config(config, "attention", attention);
+    return unused_attention_keys(config);
+  };
+  using Keys = std::vector<std::string>;
+  EXPECT_EQ(unused(R"({"pattern": "dense", "window": 8, "attend_self": false})"), Keys{});
+  EXPECT_EQ(unused(R"({"pattern": "dense", "buckets": 8, "drop_rate": 0.1, "chunk": 0})"),
+            (Keys{"buckets", "drop_rate"}));
+  EXPECT_EQ(unused(R"({"pattern": "hash", "buckets": 8, "top_k": 2})"), Keys{"top_k"});
+  EXPECT_EQ(unused(R"([{"pattern": "dense", "buckets": 8}, {"pattern": "reformer"}])"), Keys{});
+  EXPECT_EQ(unused(R"({"schedule": [{"from": 0, "attention": {"pattern": "hash"}},
+                                    {"from": 0.5, "attention": {"pattern": "dense", "drop_rate": 0}}]})"),
+            Keys{"drop_rate"});
+}
+
 TEST(Config, ErrorsInMixturesAreNamed) {
   const auto read = [](const char* attention) { return [=] { parse(concat(R"({"attention": )", attention, "}")); }; };
   expect_error(read(R"({"mixture": []})"), {"attention.mixture", "list"});
@@ -337,6 +354,7 @@ TEST(Config, ShippedConfigsAreValid) {
     c.model.vocab_size = 50257;
     if (c.model.documents) c.model.end_of_text = 50256;
     validate(c.model);
+    EXPECT_EQ(unused_attention_keys(c), std::vector<std::string>()) << entry.path();
     ++count;
   }
   EXPECT_GE(count, 12);

@@ -96,6 +96,7 @@ void validate_blocks(const AttentionPattern& p) {
 
 constexpr PatternDescriptor kBlocksPattern{
     .name = "blocks",
+    .parameters = {"block", "top_k"},
     .attend_self = true,
     .causal = true,
     .segments = block_count,

@@ -2,6 +2,7 @@
 #pragma once
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "kernels/attention/patterns/assign.h"
 #include "kernels/attention/patterns/pattern.h"
@@ -17,6 +18,7 @@ using AssignSegmentsAndNormaliseKeys = void(Context& ctx, const Segments& relati
 // Functions of a pattern's parameters; those that may be null have a default.
 struct PatternDescriptor {
   const char* name;
+  std::string_view parameters[4] = {};                            // those it uses besides window, near, attend_self
   bool attend_self;                                               // unless the config says otherwise
   bool causal;                                                    // the segments of a token depend on no later token
   int64_t (*segments)(const AttentionPattern&, int64_t T);        // how many there are

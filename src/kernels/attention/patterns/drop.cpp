@@ -40,6 +40,7 @@ void validate_drop(const AttentionPattern& p) {
 
 constexpr PatternDescriptor kDropPattern{
     .name = "drop",
+    .parameters = {"drop_rate"},
     .attend_self = true,
     .causal = true,
     .segments = [](const AttentionPattern&, int64_t) -> int64_t { return 1; },

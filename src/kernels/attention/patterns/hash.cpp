@@ -168,6 +168,7 @@ HashBalance balance_of(const AttentionPattern& p) {
 
 constexpr PatternDescriptor kHashPattern{
     .name = "hash",
+    .parameters = {"buckets", "rounds", "balance", "bias_rate"},
     .attend_self = false,  // as in the paper's code
     .causal = true,
     .segments = [](const AttentionPattern& p, int64_t) { return p.buckets; },

@@ -46,6 +46,13 @@ std::string describe(const AttentionPattern& p) {
   return text;
 }
 
+bool uses_parameter(const AttentionPattern& pattern, std::string_view name) {
+  static constexpr std::string_view kOfAll[] = {"pattern", "attend_self", "window", "near", "heads"};
+  const auto& its = descriptor_of(pattern).parameters;
+  return std::find(std::begin(kOfAll), std::end(kOfAll), name) != std::end(kOfAll) ||
+         std::find(std::begin(its), std::end(its), name) != std::end(its);
+}
+
 double share_of_pairs(const AttentionPattern& pattern, int64_t T) {
   // Of T (T + 1) / 2 pairs, those of tokens that have less than a window before them, and a window for each other.
   const auto within = [&](int64_t tokens) {

@@ -11,6 +11,7 @@
 #pragma once
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/fields.h"
@@ -88,6 +89,8 @@ int64_t segment_count(const AttentionPattern& pattern, int64_t T);
 // Those of its descriptor, and behind them one for what is near.
 int64_t relation_count(const AttentionPattern& pattern);
 std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
+// Whether anything depends on a parameter, by its name in configs.
+bool uses_parameter(const AttentionPattern& pattern, std::string_view name);
 // Expected, of the causal pairs of T tokens, each counted once per relation. Buckets are taken as balanced, and the
 // pattern's pairs as spread evenly, so that a window leaves the same share of them as of all.
 double share_of_pairs(const AttentionPattern& pattern, int64_t T);

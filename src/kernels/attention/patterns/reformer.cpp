@@ -101,6 +101,7 @@ BucketPairs reformer_bucket_pairs(std::span<const int64_t> sizes, int64_t length
 
 constexpr PatternDescriptor kReformerPattern{
     .name = "reformer",
+    .parameters = {"buckets", "rounds", "chunk"},
     .attend_self = false,
     .causal = false,
     // Buckets are segments until chunks are made of them.
