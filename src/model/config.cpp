@@ -79,7 +79,7 @@ void validate_for_gpu(const GptConfig& c) {
 
 std::string describe_patterns(const GptConfig& c) {
   std::string text;
-  for (const HeadPatterns& patterns : c.attention) text += (text.empty() ? "" : " | ") + describe(patterns);
+  for (const HeadPatterns& patterns : c.attention) text += (text.empty() ? "" : " | ") + describe(patterns, c.n_head);
   return c.documents ? text + ", documents apart" : text;
 }
 

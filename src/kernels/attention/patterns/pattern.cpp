@@ -134,12 +134,15 @@ std::vector<Visibility> visibility(const HeadPatterns& patterns, int64_t relatio
   return by_head;
 }
 
-std::string describe(const HeadPatterns& patterns) {
+std::string describe(const HeadPatterns& patterns, int64_t H) {
   if (patterns.size() == 1) return describe(patterns[0]);
+  int64_t others = H;
+  for (const AttentionPattern& entry : patterns) others -= entry.heads;
   std::string text;
-  for (const AttentionPattern& entry : patterns)
-    text += concat(text.empty() ? "" : " + ", entry.heads == 0 ? "other heads " : concat(entry.heads, " heads "),
-                   describe(entry));
+  for (const AttentionPattern& entry : patterns) {
+    const int64_t heads = entry.heads == 0 ? std::max<int64_t>(others, 0) : entry.heads;
+    text += concat(text.empty() ? "" : " + ", heads, heads == 1 ? " head " : " heads ", describe(entry));
+  }
   return text;
 }
 
