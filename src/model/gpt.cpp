@@ -106,6 +106,7 @@ Gpt::Gpt(ParameterStore& store, const GptConfig& config, int64_t batch, uint64_t
 
 void Gpt::plan() {
   arena_->clear();
+  rounds_weights_ = true;
   acts_ = plan_for(*arena_, ctx_, config_, batch_, mode_, length_, recompute_, precision_);
   attach_bucket_biases(acts_, config_, store_.bucket_bias_table(), store_.bucket_biases(), store_.bucket_loads());
   if (acts_.loss_sums) ctx_.zero(acts_.loss_sums);
@@ -131,6 +132,7 @@ void Gpt::set_attention(LayerAttention attention) {
 }
 
 void Gpt::zero_gradients() {
+  rounds_weights_ = true;
   ctx_.zero(store_.gradients());
   if (store_.bucket_loads()) ctx_.zero(store_.bucket_loads());
 }
@@ -170,14 +172,15 @@ void Gpt::forward(const Batch& batch, bool gradients) {
     std::function<void()> attend;
     if (attention_) attend = [&, layer] { attention_(layer, acts_.blocks[l], batch); };
     const BlockFp8* fp8 = in_fp8(gradients) ? &acts_.fp8.blocks[l] : nullptr;
-    if (fp8 != nullptr) quantise_weights(ctx_, *fp8, params_.blocks[l]);
+    if (fp8 != nullptr && rounds_weights_) quantise_weights(ctx_, *fp8, params_.blocks[l]);
     block_forward(ctx_, config_, layer, params_.blocks[l], acts_.blocks[l], acts_, x, skip,
                   draw(batch, layer, gradients), fp8, attend);
     x = acts_.blocks[l].residual_mid;
     skip = acts_.branch;
   }
   about_to_use(acts_.blocks.size() + 1);
-  if (in_fp8(gradients)) quantise_head(ctx_, acts_.fp8, params_);
+  if (in_fp8(gradients) && rounds_weights_) quantise_head(ctx_, acts_.fp8, params_);
+  if (in_fp8(gradients)) rounds_weights_ = false;
   layernorm_forward(ctx_, acts_.hidden, acts_.residual_out, acts_.ln_f_mean, acts_.ln_f_rstd, x, skip,
                     params_.ln_f_weight, params_.ln_f_bias, static_cast<float>(config_.norm_eps),
                     in_fp8(gradients) ? acts_.fp8.hidden : ScaledTensor());

@@ -79,7 +79,10 @@ class Gpt {
   // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
   void forward(const Batch& batch, bool gradients);
   void backward(const Batch& batch);
-  void zero_gradients();        // and the loads of buckets, where biases are learned by them
+  // Begins a step: also zeroes the loads of buckets, where biases are learned by them. In fp8 the next forward pass
+  // with gradients rounds the weights to 8 bits, and those after it take what it made: within a step weights stay as
+  // they are.
+  void zero_gradients();
   void update_bucket_biases();  // by the loads of the step
 
   // The sums since the last call; waits for the device.
@@ -119,6 +122,7 @@ class Gpt {
   Mode mode_;
   Recompute recompute_;
   Precision precision_;
+  bool rounds_weights_ = true;  // in fp8: the weights may have changed since they were rounded
   int64_t stage_ = 0;
   std::vector<Arena::Item> memory_;
   std::unique_ptr<Arena> arena_;

@@ -106,6 +106,38 @@ TEST_P(Fp8On, IsTheSameEveryTimeAndHoweverMuchIsComputedAgain) {
   }
 }
 
+// Weights are rounded once a step, by its first micro-batch, and again when a step begins.
+TEST_P(Fp8On, RoundsWeightsOncePerStep) {
+  Context ctx(GetParam());
+  GptConfig c = config_of(false);
+  if (ctx.on_gpu()) c.n_embd = 128;
+  ParameterStore store(ctx, c, {.training = true});
+  Gpt model(store, c, 2, 1, Gpt::Mode::kTraining, 0, Recompute::kNone, Precision::kFp8);
+  Feeder feeder(ctx, 2, c.sequence_length);
+  const OwnedBatch owned(c, 2, 4);
+  Batch batch = feeder.put(owned.ids, owned.targets, owned.samples, owned.batch.step.value);
+  const auto loss_and_rounded = [&] {
+    ctx.profiler().collect(true);
+    const double loss = test::run(model, batch, true).loss;
+    ctx.profiler().collect(false);
+    const bool rounded = ctx.profiler().take().contains("quantise");
+    model.backward(batch);
+    return std::pair(loss, rounded);
+  };
+  store.init(1);
+  model.zero_gradients();
+  const auto first = loss_and_rounded();
+  EXPECT_TRUE(first.second);
+  EXPECT_EQ(loss_and_rounded(), std::pair(first.first, false));
+  store.init(2);
+  model.zero_gradients();
+  const auto second = loss_and_rounded();
+  EXPECT_TRUE(second.second);
+  EXPECT_NE(second.first, first.first);
+  Gpt fresh(store, c, 2, 1, Gpt::Mode::kTraining, 0, Recompute::kNone, Precision::kFp8);
+  EXPECT_EQ(test::run(fresh, batch, true).loss, second.first);
+}
+
 INSTANTIATE_TEST_SUITE_P(Gpt, Fp8On, testing::Values(Device::kCpu, Device::kGpu),
                          [](const auto& row) { return name_of(row.param); });
 
