@@ -43,6 +43,7 @@ TEST(Patterns, AMixtureNamesEveryHeadOnce) {
   EXPECT_EQ(relation_count(mixture), 2);
   EXPECT_EQ(describe(mixture, 12),
             "4 heads dense, window 256 + 6 heads hash with 8 buckets in 2 rounds + 2 heads drop at rate 0.5");
+  EXPECT_EQ(describe(mixture_of({{1, near}, {0, {}}})), "1 head dense, window 256 + other heads dense");
   EXPECT_DOUBLE_EQ(share_of_pairs(mixture, 12, 8192), (4 * share_of_pairs(near, 8192) + 6 * 0.25 + 2 * 0.25) / 12);
   EXPECT_EQ(for_heads(HeadPatterns(1), 7)[0].heads, 7);
   EXPECT_TRUE(fails_naming([&] { validate(mixture, 6); }, {"attention.heads", "model.n_head = 6", "not 6"}));

@@ -140,8 +140,9 @@ std::string describe(const HeadPatterns& patterns, int64_t H) {
   for (const AttentionPattern& entry : patterns) others -= entry.heads;
   std::string text;
   for (const AttentionPattern& entry : patterns) {
-    const int64_t heads = entry.heads == 0 ? std::max<int64_t>(others, 0) : entry.heads;
-    text += concat(text.empty() ? "" : " + ", heads, heads == 1 ? " head " : " heads ", describe(entry));
+    const int64_t heads = entry.heads == 0 ? others : entry.heads;
+    text += concat(text.empty() ? "" : " + ", heads > 0 ? concat(heads) : "other", heads == 1 ? " head " : " heads ",
+                   describe(entry));
   }
   return text;
 }

@@ -114,8 +114,9 @@ int64_t relation_count(const HeadPatterns& patterns);
 bool is_causal(const HeadPatterns& patterns);  // whether all of them are
 double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T);
 std::vector<Visibility> visibility(const HeadPatterns& patterns, int64_t relation);
-// "4 heads dense, window 256 + 8 heads hash with 16 buckets"; of patterns that are not for H heads, too.
-std::string describe(const HeadPatterns& patterns, int64_t H);
+// "4 heads dense, window 256 + 8 heads hash with 16 buckets". H = 0: not known; then the heads that no entry names are
+// "other heads".
+std::string describe(const HeadPatterns& patterns, int64_t H = 0);
 void validate(const HeadPatterns& patterns, int64_t H);
 
 }  // namespace scfa
