@@ -66,5 +66,7 @@ def attention_of(name, heads, window=128, block=512, layers=12):
 
 
 def shares_keys(name):
-    """Whether keys are the queries: as hashing and Reformer need it, or because the name says so."""
+    """Whether keys are the queries: as in the paper's hashing and in Reformer, unless the name says otherwise."""
+    if "_separate" in name:
+        return False
     return "_shared" in name or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "reformer"))

@@ -27,7 +27,7 @@ COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy
 
 
 PATTERNS = ("dense", "dense_shared", "dense_shared_noself", "window", "window_shared", "hash8", "hash16", "hash32", "balanced8", "balanced16",
-            "near_far", "near_far_noself", "drop50", "reformer", "blocks")
+            "hash16_separate", "near_far", "near_far_noself", "near_far_separate", "drop50", "reformer", "blocks")
 
 
 def fail(message):
