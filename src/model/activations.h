@@ -19,8 +19,9 @@ inline constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kGelu, 
 // some of them in fp8 (model/fp8.h).
 enum class Precision { kDefault, kFp8 };
 
-// B sequences of T tokens, width C, H heads of D, H_kv of keys and values; gradients carry a d. Each tensor is written
-// once a forward pass; what is computed again is in the same memory for all blocks.
+// B sequences of T tokens, width C, H heads of D, H_kv of keys and values; gradients carry a d. f32 on the CPU; bf16 on
+// the GPU, except means, rstds, inverse_norm, lse, losses, correct and scratch, which are f32. Each tensor is written
+// once per forward pass; what is computed again is in the same memory for all blocks.
 struct BlockActivations {
   Tensor residual_in;                 // (B, T, C) the residual stream that enters the block
   Tensor ln_1, ln_1_mean, ln_1_rstd;  // (B, T, C), (B, T), (B, T)

@@ -21,7 +21,7 @@ struct AttentionDraw {
 // x: the residual stream (B, T, C) entering; skip: the previous block's branch, to be added to it first, or empty.
 // Leaves the sum in a.residual_mid and this block's last branch in shared.branch.
 // fp8: of the block, its weights quantised; null: no product is in fp8.
-// attend: fills a.attention instead of attention over a.segments, which are built; empty: there is nothing else.
+// attend: called in place of attention, after a.segments are built; must fill a.attention. Empty: attention over them.
 void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
                    const BlockFp8* fp8 = nullptr, const std::function<void()>& attend = {});

@@ -15,7 +15,7 @@ namespace scfa {
 struct Batch {
   ConstTensor ids;                     // (B, T) i32
   ConstTensor targets;                 // (B, T) i32
-  int64_t rows = 0;                    // sequences that count in the loss, the first ones; 0: all
+  int64_t rows = 0;                    // only the first `rows` sequences count in the loss; 0: all
   ConstTensor samples;                 // (B) i32: number of each sequence within its step
   RandomStep step;                     // kEvaluationStep for evaluation: fixed projections and drops
   float gradient_scale = 1.0f;         // 1 / tokens of the whole step that count
@@ -36,8 +36,8 @@ class GptObserver {
   virtual ~GptObserver() = default;
   virtual void before_use(size_t group) = 0;
   virtual void gradients_ready(size_t group) = 0;
-  // Attention's backward pass is launched next. Its blocks take tiles from a counter, so what else runs then takes no
-  // more than its share of the multiprocessors; beside products it would cost them a second wave.
+  // Attention's backward pass is launched next. Collectives are best started here: its persistent blocks take tiles
+  // from a counter and lose only the SMs that a collective occupies, where GEMMs would need a second wave.
   virtual void before_attention_backward() = 0;
 };
 
@@ -66,8 +66,8 @@ class Gpt {
 
   const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
 
-  // From here on with the patterns of this stage of the config; the first one to begin with. Between steps: losses have
-  // been taken. What the last forward pass left is gone. Returns whether the stage is another one.
+  // From here on with the patterns of this stage of the config; the first one to begin with. Call it between steps,
+  // after losses were read; activations of the last forward pass are lost. Returns whether the stage is another one.
   bool set_stage(int64_t stage);
 
   void set_observer(GptObserver* observer) { observer_ = observer; }  // null: none. Must outlive its use

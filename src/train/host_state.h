@@ -18,7 +18,7 @@ class HostState {
   const BucketBiasTable& bucket_bias_table() const { return store_.bucket_bias_table(); }
   Tensor bucket_biases() const { return bucket_biases_; }  // flat; empty if there are none
 
-  // From the store to the host; complete() is called with each tensor that holds but this rank's shards, to gather the
+  // From the store to the host; complete() is called with each tensor that holds only this rank's shards, to gather the
   // others'. Back; spread() is called with each tensor before the store takes it over, to pass on rank 0's.
   using WithTensor = std::function<void(const Tensor&)>;
   void download(const WithTensor& complete = {});

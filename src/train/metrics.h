@@ -25,10 +25,9 @@ struct StepRecord {
   int64_t peak_memory = 0;  // bytes, of the device
 };
 
-// Cuts the file, front to back, to the end of the last whole line that is a record of a step up to `step`, or the
-// header: what a full disk or a kill cut short goes, and so do steps that will come again. Lines before that one stay
-// as they are. The numbers of lines of these steps that are not as they were written are added to `broken`, if it is
-// given. Returns how many bytes went.
+// Reads the file from its start and truncates it after the last intact line that is the header or a record of a step up
+// to `step`. This drops a line that a full disk or a kill cut short, and steps that will be repeated. Numbers of
+// damaged lines before that are added to `broken`, if it is given. Returns the bytes removed.
 int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>* broken = nullptr);
 
 class Metrics {

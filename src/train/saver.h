@@ -20,8 +20,8 @@ class Saver {
   // run: its folder. control must outlive it.
   Saver(std::string run, const CheckpointConfig& config, RunControl& control);
 
-  // The run is after `step`, which `checkpoint`, rank 0's to know, holds; empty: nothing holds it, and nothing needs
-  // to.
+  // The run is at `step`, which needs no saving: it is in `checkpoint` (known to rank 0), or, if that is empty, no step
+  // has been made yet.
   void hold(int64_t step, const std::string& checkpoint);
 
   // Writes a checkpoint of the memory of all ranks. Throws CollectiveError if that fails; earlier ones are then as they

@@ -25,7 +25,8 @@ class StepLauncher {
   int64_t graph_launches() const { return graph_launches_; }
 
  private:
-  // What a graph was captured with. Work with another place, or other numbers, is other work.
+  // A graph is reused only for equal keys: addresses of ids, targets, samples and step; rows; gradient_scale; stage;
+  // first; last.
   using Key = std::tuple<const void*, const void*, const void*, const void*, int64_t, float, int64_t, bool, bool>;
   Key key_of(const Batch& batch, bool first, bool last) const;
   void launch_ops(const Batch& batch, bool first, bool last);

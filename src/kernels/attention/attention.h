@@ -14,8 +14,8 @@ namespace scfa {
 // each relation r, so a key that is seen in several counts as often. With one relation: out = softmax(scale * q . k) v.
 //   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
 //   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
-//   q        in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: it can be read where the
-//                              product that made it left it
+//   q        in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: it may be a view of
+//                              the output of the fused projection to queries, keys and values
 //   k, v     in  (B, T, H_kv, D)  likewise. H_kv divides H: query head h reads head h / (H / H_kv), as grouped-query
 //                              attention does (Ainslie et al. 2023, arXiv:2305.13245); segments are of query heads
 //   relations  one or more, of the same B, H and T
@@ -39,11 +39,11 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
                         ConstTensor v, ConstTensor out, ConstTensor lse, std::span<const Segments> relations,
                         float scale, Tensor scratch, ConstTensor inverse_norm = {});
 
-// In elements. Not less for more sequences. kv_heads: H_kv, or 0 for H.
+// In f32 elements; does not decrease with B. kv_heads: H_kv, or 0 for H.
 int64_t attention_scratch(const Context& ctx, std::span<const Segments> relations, int64_t D, int64_t kv_heads = 0);
 
-// On a GPU, whether to keep to the kernels that run on all of them where faster ones could run. At first: whether the
-// environment has SCFA_ATTENTION=portable.
+// On a GPU, whether to use the portable kernels (sm_80, mma.sync) even where the Hopper kernels could run. Initially:
+// whether the environment has SCFA_ATTENTION=portable.
 void use_portable_attention(bool on);
 bool uses_portable_attention();
 

@@ -7,7 +7,8 @@
 
 namespace scfa {
 
-// Over both: out = existing * existing out + added * added out, and lse. In log2 units; lse = +inf: no key is seen.
+// Merged: out = existing * (existing out) + added * (added out), with log-sum-exp lse. All lse are in log2 units; +inf
+// means that no key was seen.
 struct CombineWeights {
   float existing, added, lse;
 };

@@ -29,7 +29,7 @@ void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, Co
 // Which keys of the cache a query may see, in some consecutive heads.
 struct KeyRange {
   int64_t begin, end;
-  int64_t heads = 0;  // of so many heads; 0: of all that follow
+  int64_t heads = 0;  // number of consecutive heads; 0: all that remain
 };
 
 // Those of all heads, in order.

@@ -17,16 +17,17 @@ struct Accumulate {
   __device__ float weight(int, int) const { return 1.0f; }
 };
 
-// Adds to what is there times a weight per row.
+// New value + weight of the row * value in memory.
 struct Combine {
   static constexpr int kLoadsAhead = 4;
   float weights[2];  // of rows lane / 4 and lane / 4 + 8
-  // Of row `row` of 8 of a half. By all lanes.
+  // Weight of row 8 * half + row, 0 <= row < 8. All lanes call it.
   __device__ float weight(int half, int row) const { return __shfl_sync(0xFFFFFFFFu, weights[half], row * 4); }
 };
 
-// Forward, a row of each quad of lanes: lse, where the row's lse is if the quad has one, holds that of other relations.
-// factor of the row becomes its weight times what it was, row_lse that of all.
+// Forward epilogue. The four lanes of a quad share a row; *lse is its lse over earlier relations, read only if
+// `inside`. On return factor is multiplied by this relation's weight, existing_weight is the weight of the output in
+// memory, and row_lse the combined lse.
 __device__ inline void combine_with_existing(float& factor, float& row_lse, float& existing_weight, const float* lse,
                                              bool inside) {
   const CombineWeights weights = combine_weights(inside ? *lse : INFINITY, row_lse);

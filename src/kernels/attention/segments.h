@@ -24,11 +24,12 @@ struct Segments {
   Tensor q_segment, k_segment;  // (B, H, T) u16, the segment of each row or kNoSegment; chosen by a pattern
   Tensor q_begin, k_begin;      // (B, H, S + 1) i32
   Tensor q_index, k_index;      // (B, H, T) i32, sorted: the position of the row
-  Tensor end_key;               // (B, H, T) i32, sorted queries: behind the last key of its segment that it sees
-  Tensor begin_query;           // (B, H, T) i32, sorted keys: the first query of its segment that sees the key
+  // Counted within the segment; ends are exclusive.
+  Tensor end_key;      // (B, H, T) i32, sorted queries: end of the keys that it sees
+  Tensor begin_query;  // (B, H, T) i32, sorted keys: the first query that sees the key
   // With ranges only, otherwise empty, as if they were 0 and the number of the segment's queries:
-  Tensor begin_key;  // (B, H, T) i32, sorted queries: the first key of its segment that it sees
-  Tensor end_query;  // (B, H, T) i32, sorted keys: behind the last query of its segment that sees the key
+  Tensor begin_key;  // (B, H, T) i32, sorted queries: the first key that it sees
+  Tensor end_query;  // (B, H, T) i32, sorted keys: end of the queries that see the key
   WorkLists work;    // GPU only
   bool has_ranges() const { return begin_key.data != nullptr; }
   int64_t count() const { return q_begin.size(2) - 1; }
@@ -41,9 +42,9 @@ Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D,
 // Which keys of its segment a query sees, by position, in some consecutive heads.
 struct Visibility {
   bool attend_self = true;  // a key at its own position
-  int64_t window = 0;       // keys less than so many positions back, its own position included; 0: all earlier ones
-  int64_t heads = 0;        // of so many heads; 0: of all that follow
-  int64_t gap = 0;          // not keys less than so many positions back
+  int64_t window = 0;       // sees only keys fewer than `window` positions back, its own included; 0: no limit
+  int64_t heads = 0;        // number of consecutive heads; 0: all that remain
+  int64_t gap = 0;          // does not see keys fewer than `gap` positions back; 0: none hidden
   // How many positions back the nearest key that may be seen is.
   int64_t nearest() const { return std::max<int64_t>(gap, attend_self ? 0 : 1); }
 };

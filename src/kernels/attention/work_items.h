@@ -35,7 +35,8 @@ struct alignas(16) KeyTile {
   int32_t query_offset;  // of the segment's first query
   int32_t begin_query, end_query;
   int32_t next_begin_query;  // begin_query of the segment's next key tile; INT32_MAX in the last one
-  int32_t dq_block;  // prefix sum, in the order of the list, of the segments' numbers of blocks of kQueryBlock queries
+  int32_t dq_block;  // query blocks (kQueryBlock each) of segments earlier in the list: modulo ring_blocks the first
+                     // position in dq_ring
   int32_t previous_end_query;  // end_query of the segment's previous key tile; 0 in the first one
   int32_t num_queries;         // of the segment
   friend auto operator<=>(const KeyTile&, const KeyTile&) = default;

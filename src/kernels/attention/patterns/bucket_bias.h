@@ -1,6 +1,7 @@
 // A bias per bucket of a hash, added to its scores before the argmax, that learns to make buckets of one size: after
-// each step it rises where the step's tokens were too few in the bucket and falls where they were too many. So it is
-// for directions that do not change, and a token's bucket depends on earlier steps, not on other tokens of its own.
+// each step it rises where the step's tokens were too few in the bucket and falls where they were too many. It
+// therefore needs fixed directions; a token's bucket depends on the token and on earlier steps, not on the other tokens
+// of its step.
 // The balancing of experts without a loss of Wang et al. 2024, arXiv:2408.15664, with steps in proportion to the
 // logarithm of the load, which are as large as theirs where loads are far off and small where they are not.
 //

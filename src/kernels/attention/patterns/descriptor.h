@@ -22,18 +22,18 @@ struct PatternDescriptor {
   bool attend_self;                                               // unless the config says otherwise
   bool causal;                                                    // the segments of a token depend on no later token
   int64_t (*segments)(const AttentionPattern&, int64_t T);        // how many there are
-  int64_t (*relations)(const AttentionPattern&) = nullptr;        // 1
+  int64_t (*relations)(const AttentionPattern&) = nullptr;        // null: 1
   double (*share_of_pairs)(const AttentionPattern&, int64_t T);   // see pattern.h; without the window
   std::string (*describe)(const AttentionPattern&);               // without window and attend_self
-  bool (*needs_projections)(const AttentionPattern&) = nullptr;   // no
-  bool (*learns_bucket_bias)(const AttentionPattern&) = nullptr;  // no
+  bool (*needs_projections)(const AttentionPattern&) = nullptr;   // null: no
+  bool (*learns_bucket_bias)(const AttentionPattern&) = nullptr;  // null: no
   bool shares_keys = false;                                       // for models whose keys are their queries only
-  bool reads_keys = false;  // PatternInput::k has the keys where these are normalised queries, too
+  bool reads_keys = false;  // with shared_qk, PatternInput::k holds the normalised keys and is not empty
   // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null or 0: nothing.
   int64_t (*state_elements)(const AttentionPattern&, int64_t positions, int64_t D) = nullptr;
   // f32 of scratch on the GPU. Null: none.
   int64_t (*scratch_elements)(const AttentionPattern&, int64_t B, int64_t heads, int64_t T) = nullptr;
-  void (*validate)(const AttentionPattern&) = nullptr;  // throws Error naming the key; nothing to check
+  void (*validate)(const AttentionPattern&) = nullptr;  // throws Error naming the key; null: nothing to check
   AssignSegments* assign;
   AssignSegments* assign_gpu = nullptr;  // null: the pattern is for the CPU only
   // One kernel for both, for all heads and one relation, where the pattern needs projections; null: two kernels.

@@ -22,10 +22,10 @@ enum class HashBalance { kNone, kMean, kPrefix };
 
 inline constexpr int kScoreChunk = 128, kFirstScoreChunk = 32;  // rows
 inline constexpr float kScoreUnit = 32767.0f;                   // the score 1
-inline constexpr int kSquareShift = 6;                          // of squares in sums: 128 of them fit into 32 bits
+inline constexpr int kSquareShift = 6;  // right shift of squared scores, so that 128 (a chunk) sum up within 32 bits
 inline constexpr double kPriorRows = 16;
 
-// How many rows the statistics of the row at a position are of.
+// Number of rows that the statistics for the row at `position` cover.
 SCFA_HOST_DEVICE inline int64_t statistics_rows(int64_t position) {
   if (position >= kScoreChunk) return position / kScoreChunk * kScoreChunk;
   constexpr int64_t kSecond = int64_t{2} * kFirstScoreChunk;
@@ -53,7 +53,7 @@ struct ScoreState {
   ScoreSums before, all;
 };
 
-// Of scores in fixed point; rstd is 1 / deviation, or where only the mean is taken off that of random unit vectors.
+// Of scores in fixed point. rstd is 1 / standard deviation; with kMean that of random unit vectors, sqrt(D).
 struct ScoreStatistics {
   float mean, rstd;
 };

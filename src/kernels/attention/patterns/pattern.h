@@ -48,12 +48,12 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("buckets", p.buckets, "hash, reformer: buckets per head; 1 (hash) or even", between(1, 64));
   visit("rounds", p.rounds,
         "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
-        "pair "
-        "that several put together counts that many times in the softmax",
+        "pair that several put together counts that many times in the softmax",
         between(1, static_cast<double>(kMaxRounds)));
   visit("balance", p.balance,
-        "hash: what is taken off the scores of earlier tokens of the same sequence and head, so that buckets become of "
-        "about one size: none, as in the paper; mean; prefix, the mean, and divided by the deviation",
+        "hash: how scores are standardised by those of earlier tokens of the same sequence and head, so that buckets "
+        "have about one size: none, as in the paper; mean: minus their mean; prefix: also divided by their standard "
+        "deviation",
         one_of({"none", "mean", "prefix"}));
   visit(
       "bias_rate", p.bias_rate,
@@ -86,10 +86,10 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
 bool attends_self(const AttentionPattern& pattern);
 Visibility visibility(const AttentionPattern& pattern, int64_t relation);
 int64_t segment_count(const AttentionPattern& pattern, int64_t T);
-// Those of its descriptor, and behind them one for what is near.
+// The pattern's own relations, plus a last one if near > 0.
 int64_t relation_count(const AttentionPattern& pattern);
 std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
-// Whether anything depends on a parameter, by its name in configs.
+// Whether the pattern uses a parameter, by its name in configs.
 bool uses_parameter(const AttentionPattern& pattern, std::string_view name);
 // Expected, of the causal pairs of T tokens, each counted once per relation. Buckets are taken as balanced, and the
 // pattern's pairs as spread evenly, so that a window leaves the same share of them as of all.
@@ -106,9 +106,9 @@ void validate(const AttentionPattern& pattern);  // throws Error naming the valu
 // For consecutive ranges of heads. One entry with heads = 0 is for all heads.
 using HeadPatterns = std::vector<AttentionPattern>;
 
-// The same with the number of heads of each entry. Throws Error unless these are H heads.
+// `patterns` with `heads` filled in for each entry. Throws Error unless they add up to H.
 HeadPatterns for_heads(HeadPatterns patterns, int64_t H);
-// Over the entries: the most of their segments and relations; the mean over H heads of the share of pairs.
+// Maxima over the entries of segments and relations; mean over H heads of share_of_pairs.
 int64_t segment_count(const HeadPatterns& patterns, int64_t T);
 int64_t relation_count(const HeadPatterns& patterns);
 bool is_causal(const HeadPatterns& patterns);  // whether all of them are

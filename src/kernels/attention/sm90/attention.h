@@ -20,7 +20,7 @@ void backward(Context& ctx, const AttentionParams& p, const Segments& segments);
 void backward_key_tiles(Stream stream, const AttentionParams& p, const Segments& segments, bool only_multi_block);
 void backward_single_block_segments(Stream stream, const AttentionParams& p, const Segments& segments);
 
-// Key tiles of a segment that dq_semaphore can count.
+// The most key tiles that a segment may have: dq_semaphore counts them.
 inline constexpr int64_t kMaxKeyTiles = 65535;
 
 // What backward needs of the scratch: p.dq_semaphores, p.dq_ring and p.dq_accum, in this order. Sizes in f32 elements.

@@ -166,8 +166,8 @@ struct DqShared {
   struct DqTurn {
     RingBlock block;
     int n_block;
-    bool adds_first;  // it is the last key tile that the queries see
-    bool completes;   // it is the first
+    bool adds_first;  // the tile with the highest number that these queries see: stores, does not add
+    bool completes;   // the one with the lowest number: finishes the sum and writes dq
   };
   __device__ DqTurn turn_of(int m_block) const {
     const int4 order = info.dq_order();

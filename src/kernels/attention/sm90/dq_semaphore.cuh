@@ -4,8 +4,8 @@
 // dq_ring, in f32. Key tiles (n_block) add in a fixed order, from the last tile that the queries see to the first, so
 // that sums are the same bits in every run. The last tile stores instead of adding, so nothing need be zero before. The
 // first tile completes the sum: it adds its own part in registers, scales, rounds and writes dq. Without ranges it is
-// tile 0. Which tiles a block of queries is of is in KeyTile: it is one at least. Each of the four warps of the dq
-// warpgroup has 16 of the queries and a semaphore word of its own.
+// tile 0. begin_query and end_query of the KeyTiles say which tiles add to a block of queries; at least one does.
+// Each of the four warps of the dq warpgroup has 16 of the queries and a semaphore word of its own.
 //
 // Positions in the ring are given out in the order of the work list: item.dq_block modulo ring_blocks is the position,
 // and the quotient is the round. Every position is used in every round.
@@ -84,11 +84,11 @@ struct RingBlock {
     return p.dq_semaphores + 4 * (p.ring_blocks + position) + warp;
   }
 
-  // The exact value that a key tile waits for. adds_first: it is the last tile that the queries see.
+  // The exact value that a key tile waits for. adds_first: no tile of these queries has a higher number.
   __device__ unsigned awaited_value(int n_block, bool adds_first) const {
     return round * kRound + (adds_first ? 0 : n_block + 2);
   }
-  // The value that says that a key tile has added. completes: it is the first tile that the queries see.
+  // The value that says that a key tile has added. completes: no tile of these queries has a lower number.
   __device__ unsigned signal_value(int n_block, bool completes) const {
     return completes ? (round + 1) * kRound : round * kRound + n_block + 1;
   }

@@ -124,7 +124,7 @@ class ForwardConsumer {
     };
     if (!search) {
       exponentiate<kKeys>(s, total, softmax, p.scale_log2);
-      constexpr float kMost = kKeys / 4;  // the sum of so many exponentials, none of them above one
+      constexpr float kMost = kKeys / 4;  // exponentials per thread and row in a step: a larger sum has one above 1
       if (__any_sync(0xFFFFFFFFu, !(total[0] <= kMost && total[1] <= kMost))) {
         search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
         if (search) {
@@ -224,7 +224,8 @@ struct Config64 {
   static constexpr int kProducerRegs = 32, kConsumerRegs = 160;
   static constexpr bool kHasDs = false;
 };
-// With ranges there are no registers for 128; and where few keys are seen, less of a step is in vain (docs/tuning.md).
+// With ranges, 128 keys per step need too many registers; shorter steps also compute fewer masked scores
+// (docs/tuning.md).
 struct Config64Ranges : Config64 {
   static constexpr int kInnerRows = 64, kStages = 8;
 };

@@ -16,8 +16,8 @@ struct LaneSource {
         stride(static_cast<uint32_t>(head.row_stride) * 2) {}
 };
 
-// A producer warp's quarter of a tile of kRows rows. One instruction of the warp copies kRowsAtOnce rows. The rows of
-// the next one are a number of rows further on that changes addresses by a constant and an xor only.
+// A producer warp's quarter of a tile of kRows rows. One instruction of the warp copies kRowsAtOnce rows. The next
+// one copies the kRowsAtOnce rows behind them: its swizzled addresses differ by a constant and an xor only.
 template <int kRows, int kD>
 struct WarpRows {
   static constexpr int kCount = kRows / 4, kChunks = kD / 8, kRowsAtOnce = 32 / kChunks;

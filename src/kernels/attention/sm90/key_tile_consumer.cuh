@@ -27,9 +27,9 @@
 //                                                   arrive ds_empty[own]
 //                                                   add to the sums
 //   otherwise: probabilities from scores; with D = 128 beside the next product
-//   * dout v
+//   * dp = v dout^T (keys by queries)
 //   wait *
-//   ds = p (dout v - delta)
+//   ds = p (dp - delta); the epilogues apply scale
 //   store ds (with D = 128 beside the next product): wait ds_empty[b % n], store, fence, arrive ds_full[b % n]
 //   * dv += p dout
 //   wait *
@@ -218,14 +218,14 @@ class KeyTileConsumer {
         else
           compute_probabilities<kBlockM / 2, kBlockM>(s, lse, m_block);
       });
-      issue_dout_v(ds, dout);
+      issue_dp(ds, dout);
       compute_ds_and_dv(gradients, s, ds, dout, delta, buffer);
     } else if constexpr (kD == 64) {
       compute_probabilities<0, kBlockM>(s, lse, m_block);
-      issue_dout_v(ds, dout);
+      issue_dp(ds, dout);
       compute_ds_and_dv(gradients, s, ds, dout, delta, buffer);
     } else {
-      issue_dout_v(ds, dout);
+      issue_dp(ds, dout);
       compute_probabilities<0, kBlockM>(s, lse, m_block);
       compute_ds_and_dv(gradients, s, ds, dout, delta, buffer);
     }
@@ -252,7 +252,7 @@ class KeyTileConsumer {
     probabilities_from_lse<kFirst, kEnd>(s, lse, p.scale_log2);
   }
 
-  __device__ __forceinline__ void issue_dout_v(float (&ds)[kBlockM / 2], uint32_t dout) {
+  __device__ __forceinline__ void issue_dp(float (&ds)[kBlockM / 2], uint32_t dout) {
     warpgroup_fence_operand(ds);
     warpgroup_arrive();
     gemm_ss<kBlockM, kBlockN, kBlockM, kD>(ds, values, warp_tile.group_first, dout);

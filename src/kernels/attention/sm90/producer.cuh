@@ -137,9 +137,9 @@ class Producer {
     index = (index + steps.count) % kIndexStages;
   }
 
-  // The index list of step i. It comes while the lists of the three steps before are in use, and ends a group of copies
-  // (with the rows of step i - 3, which were started before): at step i that is the group before the last two. Its
-  // place is that of step i - 4, counted through all tiles, which the warp has read before its last __syncwarp.
+  // Copies the index list of step i, three steps ahead, and commits the cp.async group, which also has the rows of step
+  // i - 3. At step i two newer groups are pending. It overwrites the list of step i - 4 (counted across tiles), which
+  // all lanes have read before the last __syncwarp.
   __device__ void fetch_index(const Tile& tile, const Steps& steps, int i) const {
     const int mine = InnerRows::first() + lane, row = steps.row(i) + mine;  // only this warp uses it
     if (i < steps.count && lane < InnerRows::kCount && row < tile.end)

@@ -17,7 +17,8 @@ namespace scfa::gpu::sm90 {
 // A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
 [[maybe_unused]] constexpr float kSumLimit = 0x1p64f;
 
-// With ranges: minus the base of a row that has seen nothing yet. Masked scores, -inf, have exponentials of zero.
+// With ranges a row that has seen no key has base -kUnseen: exponentials of masked scores (-inf) stay 0, and its first
+// visible key overflows the sum, which triggers the search for a base.
 [[maybe_unused]] constexpr float kUnseen = 1e30f;
 
 // A thread's two rows: `base` is what exponents are relative to, `sum` the thread's share of the sum of exponentials.
