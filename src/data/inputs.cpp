@@ -200,8 +200,7 @@ size_t InputReader::text_cut(std::string_view text, bool within_line) const {
 void InputReader::read_text(PeekSource& source) {
   // Only a tokenizer of any bytes makes sense of an image or a program.
   require(tokenizer_->name() == "bytes" || source.peek(kStart).find('\0') == std::string_view::npos, source.name(),
-          ": has bytes of value 0 near its start, so it is not text in UTF-8 (if it is UTF-16: iconv -f UTF-16 -t "
-          "UTF-8 FILE); "
+          ": has bytes of value 0 near its start, so it is not UTF-8 text (UTF-16: iconv -f UTF-16 -t UTF-8 FILE); "
           "--tokenizer bytes takes any file");
   Piece piece;
   piece.source = source.name();

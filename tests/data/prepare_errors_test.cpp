@@ -64,7 +64,7 @@ TEST_F(PrepareErrorsTest, BadInputs) {
                "7zXZ",
                "is an xz file; try: xz -dc");
   const std::string png("\x89PNG\r\n\x1A\n\0\0\0\rIHDR", 16);
-  expect_error("a.md", png, "a.md: has bytes of value 0 near its start, so it is not text in UTF-8");
+  expect_error("a.md", png, "a.md: has bytes of value 0 near its start, so it is not UTF-8 text (UTF-16: iconv");
   expect_error("a.txt.gz", gzip(png), "a.txt.gz: has bytes of value 0");
   PrepareOptions made = options(folder_.put("a.md", png));
   made.tokenizer = "bytes";
