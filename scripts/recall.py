@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import shlex
+import statistics
 import sys
 
 import children
@@ -106,39 +107,36 @@ def collect(args, T, folder):
             whole = row["table"] == "total"
             rows.append({"task": args.task, "T": T, "pattern": pattern, "seed": seed, "first": 1 if whole else int(row["first"]),
                          "last": T - 1 if whole else int(row["last"]), "answers": int(row["tokens"]),
-                         "accuracy": float(row["accuracy"]), "loss": float(row["loss"]), "whole": whole})
+                         "accuracy": float(row["accuracy"]), "loss": float(row["loss"])})
     return rows
 
 
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
+def accuracies(rows):
+    """Of rows of TASK.csv of one length, in %, means over seeds: {pattern: of all answers}, {pattern: {(first, last): by distance}}."""
+    found = {}
+    for row in rows:
+        by_bounds = found.setdefault(row["pattern"], {})
+        by_bounds.setdefault((int(row["first"]), int(row["last"])), []).append(100 * float(row["accuracy"]))
+    means = {pattern: {bounds: statistics.fmean(values) for bounds, values in its.items()} for pattern, its in found.items()}
+    whole = (1, int(rows[0]["T"]) - 1)
+    return {pattern: its.pop(whole) for pattern, its in means.items()}, means
 
 
 def print_table(rows, patterns):
     for T in sorted({row["T"] for row in rows}):
-        of_length = [row for row in rows if row["T"] == T]
-        ranges = sorted({(row["first"], row["last"]) for row in of_length if not row["whole"]})
+        whole, by_distance = accuracies([row for row in rows if row["T"] == T])
+        ranges = sorted({bounds for its in by_distance.values() for bounds in its})
         print(f"\nT = {T:,}: accuracy in % by distance, means over seeds")
         print("  " + " ".join([f"{'pattern':12}", f"{'all':>6}", *(f"{first:>6}-" for first, _ in ranges)]))
         for pattern in patterns:
-            its = [row for row in of_length if row["pattern"] == pattern]
-            cells = [100 * mean(row["accuracy"] for row in its if row["whole"])]
-            for bounds in ranges:
-                found = [row["accuracy"] for row in its if not row["whole"] and (row["first"], row["last"]) == bounds]
-                cells.append(100 * mean(found) if found else math.nan)
-            print("  " + f"{pattern:12} {cells[0]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells[1:]))
+            cells = (by_distance[pattern].get(bounds, math.nan) for bounds in ranges)
+            print("  " + f"{pattern:12} {whole[pattern]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells))
 
 
 def plot(rows, patterns, path):
     """Means over seeds."""
-    lines = {}
-    for pattern in patterns:
-        points = {}
-        for row in rows:
-            if row["pattern"] == pattern and not row["whole"]:
-                points.setdefault(row["first"], []).append(100 * row["accuracy"])
-        lines[pattern] = [(first, mean(found)) for first, found in points.items()]
+    _, by_distance = accuracies(rows)
+    lines = {pattern: [(first, accuracy) for (first, _), accuracy in by_distance[pattern].items()] for pattern in patterns}
     path.write_text(line_plot(lines, f"{rows[0]['task']}, {rows[0]['T']:,} tokens", "tokens between the key and its question, at least",
                               "accuracy, %", 2, 0), encoding="utf-8")
     print(f"wrote {path}")

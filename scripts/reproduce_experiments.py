@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 
+import recall
 from attention_patterns import attention_of
 from compare_report import LOSS, SECONDS, TOKENS, earlier_runs, mean_points, seconds_to
 from files import read_csv, write_json, write_whole
@@ -523,21 +524,18 @@ class Recall(Experiment):
             for T in sorted({int(row["T"]) for row in rows}):
                 drawn = folder / f"{path.stem}_{T}.svg"
                 parts += [drawn.read_text(encoding="utf-8")] if drawn.exists() else []
-                parts.append(self.table([row for row in rows if int(row["T"]) == T], T))
+                parts.append(self.table([row for row in rows if int(row["T"]) == T]))
         return "\n".join(parts) or note("no run has finished yet")
 
-    def table(self, rows, T):
+    def table(self, rows):
         """Of one length: accuracy by distance, and of all answers together."""
-        whole = (1, T - 1)
-        found, seeds = {}, {}
-        for row in rows:
-            found.setdefault(row["pattern"], {}).setdefault((int(row["first"]), int(row["last"])), []).append(100 * float(row["accuracy"]))
-            seeds.setdefault(row["pattern"], set()).add(row["seed"])
-        bounds = sorted({b for of_pattern in found.values() for b in of_pattern if b != whole})
-        def percent(values):
-            return f"{statistics.fmean(values):.1f}" if values else "-"
-        return table([[pattern, len(seeds[pattern]), percent(its.get(whole)), *(percent(its.get(b)) for b in bounds)] for pattern, its in found.items()],
-                     ["% answered", "seeds", "all", *(f"{first:,} to {last:,}" for first, last in bounds)])
+        whole, by_distance = recall.accuracies(rows)
+        ranges = sorted({bounds for its in by_distance.values() for bounds in its})
+        cells = []
+        for pattern, its in by_distance.items():
+            seeds = len({row["seed"] for row in rows if row["pattern"] == pattern})
+            cells.append([pattern, seeds, f"{whole[pattern]:.1f}", *(f"{its[bounds]:.1f}" if bounds in its else "-" for bounds in ranges)])
+        return table(cells, ["% answered", "seeds", "all", *(f"{first:,} to {last:,}" for first, last in ranges)])
 
 
 class Steps(Experiment):

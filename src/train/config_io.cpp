@@ -61,6 +61,17 @@ bool set_pattern_field(AttentionPattern& pattern, const std::string& name, const
   return found;
 }
 
+// Calls work(pattern) for those of all stages, layers and heads.
+template <class Model, class Work>
+void for_each_pattern(Model& model, const Work& work) {
+  const auto each = [&](auto& attention) {
+    for (auto& patterns : attention)
+      for (auto& pattern : patterns) work(pattern);
+  };
+  each(model.attention);
+  for (auto& stage : model.schedule) each(stage.attention);
+}
+
 AttentionPattern read_pattern(const Json& json, const std::string& where) {
   require(json.is_object(), where, ": must be an object like {\"pattern\": \"hash\", \"buckets\": 16}, not ",
           shown(json));
@@ -173,18 +184,13 @@ Config config_from_json(const Json& json, const std::string& origin) {
 std::vector<std::string> unused_attention_keys(const Config& config) {
   const Json defaults = json_of_heads({AttentionPattern()});
   std::set<std::string> set, used;
-  const auto add = [&](const std::vector<HeadPatterns>& attention) {
-    for (const HeadPatterns& patterns : attention)
-      for (const AttentionPattern& pattern : patterns) {
-        const Json keys = json_of_heads({pattern});
-        for (const auto& [key, value] : keys.items()) {
-          if (value != defaults.at(key)) set.insert(key);
-          if (uses_parameter(pattern, key)) used.insert(key);
-        }
-      }
-  };
-  add(config.model.attention);
-  for (const AttentionStage& stage : config.model.schedule) add(stage.attention);
+  for_each_pattern(config.model, [&](const AttentionPattern& pattern) {
+    const Json keys = json_of_heads({pattern});
+    for (const auto& [key, value] : keys.items()) {
+      if (value != defaults.at(key)) set.insert(key);
+      if (uses_parameter(pattern, key)) used.insert(key);
+    }
+  });
   std::vector<std::string> unused;
   std::set_difference(set.begin(), set.end(), used.begin(), used.end(), std::back_inserter(unused));
   return unused;
@@ -207,13 +213,9 @@ void override_config(Config& config, const std::string& key, const std::string& 
     assign(target, parse_text<T>(text), rule, where);
   };
   if (key.starts_with("attention.")) {
-    const auto set_in = [&](std::vector<HeadPatterns>& attention) {
-      for (HeadPatterns& patterns : attention)
-        for (AttentionPattern& pattern : patterns)
-          if (!set_pattern_field(pattern, key.substr(10), set)) unknown_key(key, where);
-    };
-    set_in(config.model.attention);
-    for (AttentionStage& stage : config.model.schedule) set_in(stage.attention);
+    for_each_pattern(config.model, [&](AttentionPattern& pattern) {
+      if (!set_pattern_field(pattern, key.substr(10), set)) unknown_key(key, where);
+    });
     return;
   }
   if (!set_field(config, key, set)) unknown_key(key, where);
