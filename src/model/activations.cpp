@@ -42,10 +42,20 @@ void plan_recomputed(BlockActivations& a, Arena& arena, const GptConfig& c, int6
   a.fc = arena.take("MLP", f, {B, T, 4 * C});
 }
 
-// first: the first block, or null for itself.
-BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int64_t B, int64_t T, Recompute recompute,
-                            const BlockActivations* first) {
+// Layers whose patterns are fixed have the segments of the first one with the same patterns.
+LayerSegments plan_layer_segments(Arena& arena, const GptConfig& c, int64_t layer, int64_t B, int64_t T,
+                                  const std::vector<BlockActivations>& before) {
+  const HeadPatterns& patterns = c.patterns(layer);
+  if (is_fixed(patterns))
+    for (size_t l = 0; l < before.size(); ++l)
+      if (c.patterns(static_cast<int64_t>(l)) == patterns) return before[l].segments.for_later_layer();
+  return LayerSegments::plan(arena, patterns, B, c.n_head, T, c.head_dim(), c.sequence_length, c.documents);
+}
+
+BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t B, int64_t T, Recompute recompute,
+                            const std::vector<BlockActivations>& before) {
   const int64_t C = c.n_embd, H = c.n_head;
+  const BlockActivations* first = before.empty() ? nullptr : before.data();
   const DType f = activation_type(arena.device());
   BlockActivations a;
   if (first == nullptr || recompute != Recompute::kBlock)
@@ -54,7 +64,7 @@ BlockActivations plan_block(Arena& arena, const GptConfig& c, int64_t layer, int
     a = *first;
   a.gelu = first == nullptr || recompute == Recompute::kNone ? arena.take("MLP", f, {B, T, 4 * C}) : first->gelu;
   a.residual_in = arena.take("residual stream", f, {B, T, C});
-  a.segments = LayerSegments::plan(arena, c.patterns(layer), B, H, T, c.head_dim(), c.sequence_length, c.documents);
+  a.segments = plan_layer_segments(arena, c, static_cast<int64_t>(before.size()), B, T, before);
   a.attention = arena.take("attention output", f, {B, T, C});
   a.lse = arena.take("attention output", DType::kF32, {B, H, T});
   return a;
@@ -68,7 +78,7 @@ Activations plan_activations(Arena& arena, const Context& ctx, const GptConfig& 
   const DType f = activation_type(arena.device()), f32 = DType::kF32;
   Activations a;
   for (int64_t layer = 0; layer < c.n_layer; ++layer)
-    a.blocks.push_back(plan_block(arena, c, layer, B, T, recompute, layer == 0 ? nullptr : a.blocks.data()));
+    a.blocks.push_back(plan_block(arena, c, B, T, recompute, a.blocks));
   if (c.documents) a.document_start = arena.take("segments", DType::kI32, {B, T});
   a.residual_out = arena.take("residual stream", f, {B, T, C});
   a.hidden = arena.take("layer norms", f, {B, T, C});

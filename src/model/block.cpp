@@ -22,6 +22,7 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
     require(a.segments.relations.size() == 1, "forward: segments are given for one relation, and layer ", layer,
             " has ", a.segments.relations.size());
     if (c.shared_qk) normalise_keys(ctx, heads.k, a.inverse_norm, heads.q);
+    if (a.segments.filled_before) return;
     ctx.copy(a.segments.relations[0].q_segment, draw.q_segment);
     ctx.copy(a.segments.relations[0].k_segment, draw.k_segment);
     return;

@@ -13,13 +13,14 @@ namespace scfa {
 
 // One micro-batch, on the device of the model; segments may also lie on the host.
 struct Batch {
-  ConstTensor ids;                     // (B, T) i32
-  ConstTensor targets;                 // (B, T) i32
-  int64_t rows = 0;                    // only the first `rows` sequences count in the loss; 0: all
-  ConstTensor samples;                 // (B) i32: number of each sequence within its step
-  RandomStep step;                     // kEvaluationStep for evaluation: fixed projections and drops
-  float gradient_scale = 1.0f;         // 1 / tokens of the whole step that count
-  ConstTensor q_segments, k_segments;  // (L, B, H, T) u16, optional: instead of what the patterns would choose
+  ConstTensor ids;              // (B, T) i32
+  ConstTensor targets;          // (B, T) i32
+  int64_t rows = 0;             // only the first `rows` sequences count in the loss; 0: all
+  ConstTensor samples;          // (B) i32: number of each sequence within its step
+  RandomStep step;              // kEvaluationStep for evaluation: fixed projections and drops
+  float gradient_scale = 1.0f;  // 1 / tokens of the whole step that count
+  // (L, B, H, T) u16, optional: instead of what the patterns would choose, unless they are fixed.
+  ConstTensor q_segments, k_segments;
 };
 
 struct LossSums {

@@ -51,6 +51,13 @@ LayerSegments LayerSegments::plan(Arena& arena, const HeadPatterns& patterns, in
   return layer;
 }
 
+LayerSegments LayerSegments::for_later_layer() const {
+  require(is_fixed(patterns), "for_later_layer: the segments of ", describe(patterns), " differ from layer to layer");
+  LayerSegments later = *this;
+  later.filled_before = true;
+  return later;
+}
+
 int64_t LayerSegments::assign_scratch(const Context& ctx) const {
   int64_t most = 0;
   for (const AttentionPattern& pattern : patterns)
@@ -86,11 +93,12 @@ void LayerSegments::assign_each(Context& ctx, const PatternInput& input, ConstTe
 }
 
 void LayerSegments::assign(Context& ctx, const PatternInput& input) const {
-  assign_each(ctx, input, {});
+  if (!filled_before) assign_each(ctx, input, {});
 }
 
 void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm,
                                               const PatternInput& input) const {
+  if (filled_before) return normalise_keys(ctx, keys, inverse_norm, input.q);
   if (patterns.size() == 1)
     return assign_segments_and_normalise_keys(ctx, relations, keys, inverse_norm, patterns[0], of_pattern(input, 0));
   normalise_keys(ctx, keys, inverse_norm, input.q);
@@ -98,6 +106,7 @@ void LayerSegments::assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor 
 }
 
 void LayerSegments::build(Context& ctx, ConstTensor document_start) const {
+  if (filled_before) return;
   for (size_t r = 0; r < relations.size(); ++r)
     build_segments(ctx, relations[r], visibility(patterns, static_cast<int64_t>(r)), document_start);
 }

@@ -20,11 +20,16 @@ struct LayerSegments {
   // Of each pattern that learns a bias per bucket, else empty; plan() leaves them empty, since they outlive a pass.
   std::vector<Tensor> bucket_biases, bucket_loads;  // (1 or 2, rounds, heads, buckets) f32 and f64: see bucket_bias.h
 
+  bool filled_before = false;  // by an earlier layer, whose tensors these are: assign and build have nothing to do
+
   // positions: the most tokens of a sequence that is given in several calls (generation); less than T means T.
   // documents: build gets a document_start. More segments than the patterns have: where a caller fills q_segment and
   // k_segment itself.
   static LayerSegments plan(Arena& arena, const HeadPatterns& patterns, int64_t B, int64_t H, int64_t T, int64_t D,
                             int64_t positions = 0, bool documents = false, int64_t segments = 0, int64_t relations = 0);
+
+  // For a later layer of the same pass with the same patterns, which must be fixed (patterns/pattern.h).
+  LayerSegments for_later_layer() const;
 
   int64_t assign_scratch(const Context& ctx) const;  // of input.scratch, in f32 elements
 

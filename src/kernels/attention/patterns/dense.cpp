@@ -17,6 +17,7 @@ constexpr PatternDescriptor kDensePattern{
     .name = "dense",
     .attend_self = true,
     .causal = true,
+    .fixed = true,
     .segments = [](const AttentionPattern&, int64_t) -> int64_t { return 1; },
     .share_of_pairs = [](const AttentionPattern&, int64_t) { return 1.0; },
     .describe = [](const AttentionPattern&) { return std::string("dense"); },

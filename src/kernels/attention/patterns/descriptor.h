@@ -21,6 +21,7 @@ struct PatternDescriptor {
   std::string_view parameters[4] = {};                            // those it uses besides window, near, attend_self
   bool attend_self;                                               // unless the config says otherwise
   bool causal;                                                    // the segments of a token depend on no later token
+  bool fixed = false;                                             // segments depend on positions alone
   int64_t (*segments)(const AttentionPattern&, int64_t T);        // how many there are
   int64_t (*relations)(const AttentionPattern&) = nullptr;        // null: 1
   double (*share_of_pairs)(const AttentionPattern&, int64_t T);   // see pattern.h; without the window

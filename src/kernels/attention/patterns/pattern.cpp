@@ -121,6 +121,11 @@ bool is_causal(const HeadPatterns& patterns) {
   return std::all_of(patterns.begin(), patterns.end(), [](const AttentionPattern& entry) { return is_causal(entry); });
 }
 
+bool is_fixed(const HeadPatterns& patterns) {
+  return std::all_of(patterns.begin(), patterns.end(),
+                     [](const AttentionPattern& entry) { return descriptor_of(entry).fixed; });
+}
+
 double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T) {
   double sum = 0;
   for (const AttentionPattern& entry : for_heads(patterns, H))

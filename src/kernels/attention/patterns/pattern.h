@@ -36,6 +36,8 @@ struct AttentionPattern {
   int64_t window = 0;
   int64_t near = 0;
   int64_t heads = 0;
+
+  friend bool operator==(const AttentionPattern&, const AttentionPattern&) = default;
 };
 
 std::vector<std::string> pattern_names();
@@ -112,6 +114,8 @@ HeadPatterns for_heads(HeadPatterns patterns, int64_t H);
 int64_t segment_count(const HeadPatterns& patterns, int64_t T);
 int64_t relation_count(const HeadPatterns& patterns);
 bool is_causal(const HeadPatterns& patterns);  // whether all of them are
+// Whether segments depend on positions alone, so that layers with the same patterns have the same.
+bool is_fixed(const HeadPatterns& patterns);
 double share_of_pairs(const HeadPatterns& patterns, int64_t H, int64_t T);
 std::vector<Visibility> visibility(const HeadPatterns& patterns, int64_t relation);
 // "4 heads dense, window 256 + 8 heads hash with 16 buckets". H = 0: not known; then the heads that no entry names are
