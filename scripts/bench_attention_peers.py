@@ -3,20 +3,50 @@
 
   scripts/bench_attention_peers.py --csv peers.csv
   scripts/bench_attention_peers.py --lengths 8192,16384 --batch 16 --heads 12 --head-dim 64 --append attention.csv
+  git clone https://github.com/epfml/dynamic-sparse-flash-attention paper
+  scripts/bench_attention_peers.py --paper paper --systems pytorch_cudnn,paper_hash,paper_drop --csv paper_code.csv
 
 Systems: pytorch_flash and pytorch_cudnn are F.scaled_dot_product_attention with that backend, dense; flex_hash is
 FlexAttention over rows that already lie sorted by bucket: its forward and backward are the kernels alone, and building
-the block mask is in prepare_ms. flex_window is FlexAttention where a token sees the last 256 tokens, itself included. Inputs are random, bf16, larger than the L2 cache, which is overwritten between runs;
+the block mask is in prepare_ms. flex_window is FlexAttention where a token sees the last 256 tokens, itself included. paper_hash and
+paper_drop are the paper's own Triton kernels, with random buckets or drops, sorting, gathering and scattering included (in forward_ms and
+backward_ms); --paper says where its repository is. Inputs are random, bf16, larger than the L2 cache, which is overwritten between runs;
 times are medians by CUDA events after a warm-up. A case that fails is named on the console and left out.
 """
 import argparse
+import importlib.util
+import json
 import os
+import pathlib
 import statistics
 import sys
+import tempfile
 
 WINDOW = 256  # as ./bench attention has it
 COLUMNS = ("system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,low_ms,high_ms,share_of_pairs,"
            "bucket_pairs_seen,inputs,gpu")
+
+
+NOTEBOOK = "runtime-experiments/timeperf-hash-and-qk-sparse.ipynb"
+
+
+def paper_module(paper):
+    """The functions that the paper's notebook defines. Triton reads their source, so they have to be in a file."""
+    path = pathlib.Path(paper, NOTEBOOK)
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"bench_attention_peers.py: --paper: {path}: {error.strerror if isinstance(error, OSError) else 'is no notebook'}; "
+                 "git clone https://github.com/epfml/dynamic-sparse-flash-attention has it")
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    sources = [source for source in sources if "@triton.jit" in source or "def dynamic_sparse_attention" in source]
+    folder = tempfile.mkdtemp()
+    file = pathlib.Path(folder, "paper_attention.py")
+    file.write_text("\n\n".join(["import math\nimport torch\nimport triton\nimport triton.language as tl", *sources]), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("paper_attention", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def main():
@@ -26,7 +56,9 @@ def main():
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--systems", default="pytorch_flash,pytorch_cudnn,flex_hash,flex_window", help="default: %(default)s")
-    parser.add_argument("--buckets", default="8,16", help="of flex_hash (default %(default)s)")
+    parser.add_argument("--buckets", default="8,16", help="of flex_hash and paper_hash (default %(default)s)")
+    parser.add_argument("--drop-rate", default="0.5,0.7", help="of paper_drop (default %(default)s)")
+    parser.add_argument("--paper", metavar="DIR", help="the paper's repository, for paper_hash and paper_drop")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--csv", help="write the table here")
     parser.add_argument("--append", help="add the rows to this table of ./bench attention")
@@ -77,9 +109,10 @@ def main():
         total = sorted(sum(run) for run in zip(*times))
         return [statistics.median(x) for x in times], [total[round(share * (len(total) - 1))] for share in (0.2, 0.5, 0.8)], result
 
-    def report(system, pattern, length, buckets, prepare, attend):
+    def report(system, pattern, length, buckets, prepare, attend, drop=0.0, heads_first=True):
         try:
-            inputs = [torch.empty(args.batch, args.heads, length, args.head_dim, device="cuda", dtype=torch.bfloat16,
+            shape = (args.heads, length) if heads_first else (length, args.heads)
+            inputs = [torch.empty(args.batch, *shape, args.head_dim, device="cuda", dtype=torch.bfloat16,
                                   requires_grad=True) for _ in range(3)]
             prepare_ms, context = 0.0, None
             if prepare:
@@ -87,11 +120,11 @@ def main():
             dout = torch.randn_like(inputs[0])
             works = [lambda _: attend(*inputs, context), lambda out: torch.autograd.grad(out, inputs, dout)]
             (forward_ms, backward_ms), (low, total, high), _ = timed(works, inputs, args.repeats)
-        except (RuntimeError, torch.OutOfMemoryError) as error:
-            print(f"{system} {pattern} T={length}: {str(error).splitlines()[0]}", file=sys.stderr)
+        except Exception as error:  # a compiler of kernels may fail with any kind
+            print(f"{system} {pattern} T={length}: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
             return
         total += prepare_ms
-        row = (f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},0,{prepare_ms:g},{forward_ms:g},"
+        row = (f"{system},{pattern},{length},{heads},{args.head_dim},{buckets},{drop:g},{prepare_ms:g},{forward_ms:g},"
                f"{backward_ms:g},{total:g},{prepare_ms + low:g},{prepare_ms + high:g},,,random,{gpu}\n")
         for file in outputs:
             file.write(row)
@@ -130,6 +163,18 @@ def main():
             return build(visible, None, None, length, length, device="cuda")
         return prepare, lambda q, k, v, mask: compiled(q, k, v, block_mask=mask)
 
+    def paper(length, mode, draw):
+        """As the paper's notebook times it: what draw(shape) gives decides for queries and keys of each head."""
+        def attend(q, k, v, _):
+            return module.dynamic_sparse_attention(q, k, v, of_queries, of_keys, sparsity_mode=mode)
+        of_queries, of_keys = (draw((args.batch, length, args.heads)) for _ in range(2))
+        return None, attend
+
+    if any(system.startswith("paper_") for system in args.systems.split(",")):
+        if not args.paper:
+            sys.exit("bench_attention_peers.py: --systems: paper_hash and paper_drop need --paper DIR, a clone of "
+                     "https://github.com/epfml/dynamic-sparse-flash-attention")
+        module = paper_module(args.paper)
     dense = {"pytorch_flash": SDPBackend.FLASH_ATTENTION, "pytorch_cudnn": SDPBackend.CUDNN_ATTENTION}
     for length in (int(x) for x in args.lengths.split(",")):
         for system in args.systems.split(","):
@@ -140,8 +185,18 @@ def main():
                     report(system, "hash", length, buckets, *flex(length, buckets))
             elif system == "flex_window":
                 report(system, "window", length, 1, *flex_window(length))
+            elif system == "paper_hash":
+                for buckets in (int(x) for x in args.buckets.split(",")):
+                    def draw_buckets(shape, buckets=buckets):
+                        return torch.randint(buckets, shape, device="cuda", dtype=torch.int32)
+                    report(system, "hash", length, buckets, *paper(length, "hash", draw_buckets), heads_first=False)
+            elif system == "paper_drop":
+                for rate in (float(x) for x in args.drop_rate.split(",")):
+                    def draw_kept(shape, rate=rate):
+                        return (torch.rand(shape, device="cuda") >= rate).float()
+                    report(system, "drop", length, 1, *paper(length, "qk", draw_kept), drop=rate, heads_first=False)
             else:
-                sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash', 'flex_window'])}")
+                sys.exit(f"--systems: {system} is not one of {', '.join([*dense, 'flex_hash', 'flex_window', 'paper_hash', 'paper_drop'])}")
     for file in outputs:
         file.close()
     if args.csv:
