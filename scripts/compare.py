@@ -28,7 +28,7 @@ import sys
 from compare_plan import (baseline_of, choose_baseline, fail, jobs_of, join_plans, make_plan, parse_gpus, read_plan,
                           refuse_launcher, steps_of, suffix_of)
 from compare_report import by_length, earlier_runs, run_of_folder, write_report
-from compare_run import Runner, is_kept, state_of
+from compare_run import Runner, has_all_steps, state_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,15 +37,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def finished_runs(plan, out, earlier):
-    """{budget: (suffix of names, finished runs)}. earlier: earlier_runs(out), for those whose folder was removed."""
+    """{budget: (suffix of names, finished runs)}. earlier: earlier_runs(out), for those whose folder is gone or is not whole."""
     sets = {}
     for budget, config, seed, name in jobs_of(plan):
         suffix, runs = sets.setdefault(budget, (suffix_of(plan, budget), []))
-        steps = steps_of(plan, budget, config)
-        if is_kept(out / "runs" / name, earlier.get((config + suffix, seed)), steps):
-            runs.append(earlier[config + suffix, seed])
-        elif state_of(out / "runs" / name, steps) == "skip":
-            runs.append(run_of_folder(out / "runs" / name, config + suffix, seed))
+        steps, folder, known = steps_of(plan, budget, config), out / "runs" / name, earlier.get((config + suffix, seed))
+        if state_of(folder, steps) == "skip":
+            runs.append(run_of_folder(folder, config + suffix, seed))
+        elif has_all_steps(known, steps):  # and stays so until the run that its folder may hold has finished
+            runs.append(known)
     order = [config + suffix_of(plan, budget) for budget, config, *_ in jobs_of(plan)]
     for _, runs in sets.values():
         runs.sort(key=lambda run: order.index(run.config))

@@ -40,9 +40,9 @@ def state_of(folder, steps):
     return "resume" if saved_step(folder) is not None else "overwrite"
 
 
-def is_kept(folder, earlier, steps):
-    """Whether a run is finished by what quality.csv has of it (earlier, or None), its folder having been removed."""
-    return earlier is not None and not folder.exists() and earlier.last[0] == steps
+def has_all_steps(earlier, steps):
+    """By what quality.csv has of a run (earlier, or None)."""
+    return earlier is not None and earlier.last[0] == steps
 
 
 class Child:
@@ -212,8 +212,8 @@ class Runner:
 
     def is_finished(self, budget, config, seed, name):
         steps, folder = steps_of(self.plan, budget, config), self.out / "runs" / name
-        return (is_kept(folder, self.earlier.get((config + suffix_of(self.plan, budget), seed)), steps)
-                or state_of(folder, steps) == "skip")
+        known = self.earlier.get((config + suffix_of(self.plan, budget), seed))
+        return (not folder.exists() and has_all_steps(known, steps)) or state_of(folder, steps) == "skip"
 
     def save_plan(self):
         write_whole(self.out / "compare.json", json.dumps(self.plan, indent=2) + "\n")

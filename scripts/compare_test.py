@@ -122,6 +122,12 @@ def check_tokens(fixture):
     check("a finished run stays without its folder",
           (code, "steps" in stdout.split("Equal")[0], fixture.rows("tokens"), (fixture.folder / "tokens/segments.csv").read_text(encoding="utf-8")),
           (0, False, rows, before))
+    begun = fixture.folder / "tokens/runs/hash-s1/metrics.jsonl"
+    begun.parent.mkdir()
+    begun.write_text((fixture.folder / "tokens/runs/hash-s2/metrics.jsonl").read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    code = subprocess.run([sys.executable, SCRIPT, "--out", fixture.folder / "tokens", "--report-only"], capture_output=True, check=False).returncode
+    check("and while it is made again", (code, fixture.rows("tokens")), (0, rows))
+    shutil.rmtree(begun.parent)
     code, stdout, _ = fixture.run("tokens", "--tokens", "2k", "--seeds", "1,2,3")
     check("a seed more", (code, "hash-s3: 20 steps" in stdout, "hash-s1: 20 steps" in stdout, len(fixture.rows("tokens"))),
           (0, True, False, 2 * 3 * 5))

@@ -17,7 +17,7 @@ from plotting import require_pyplot, save_picture
 
 
 def read_run(path):
-    """(name, train, val): two lists of (step, tokens, seconds of training, loss). A resumed run repeats steps; the later record counts."""
+    """(train, val): two lists of (step, tokens, seconds of training, loss). A resumed run repeats steps; the later record counts."""
     file = path / "metrics.jsonl" if path.is_dir() else path
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -58,7 +58,7 @@ def read_run(path):
     def points(losses):
         return [(step, at(tokens, step), at(elapsed, step), loss) for step, loss in sorted(losses.items()) if loss is not None]
 
-    return file.resolve().parent.name, points(train), points(val)
+    return points(train), points(val)
 
 
 def read_segments(path):
@@ -109,6 +109,13 @@ def smooth(values, weight):
     return out
 
 
+def names_of(paths):
+    """Of runs' folders, of files that are not called metrics.jsonl, and with the folder above where that is not enough."""
+    runs = [path.resolve().parent if path.name == "metrics.jsonl" else path.resolve() for path in paths]
+    names = [run.stem if run.suffix == ".jsonl" else run.name for run in runs]
+    return [f"{run.parent.name}/{name}" if names.count(name) > 1 else name for run, name in zip(runs, names)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=pathlib.Path, help="a run's folder, or its metrics.jsonl")
@@ -122,14 +129,14 @@ def main():
         parser.error("--segments takes one run")
     if not 0 <= args.smooth < 1:
         parser.error("--smooth must be at least 0 and below 1")
-    runs = [] if args.segments else [read_run(path) for path in args.runs]
+    runs = [] if args.segments else list(zip(names_of(args.runs), map(read_run, args.runs)))
 
     plt = require_pyplot()
     if args.segments:
         return plot_segments(plt, args.runs[0], args.output)
     column = ["steps", "tokens", "seconds"].index(args.x)
     figure, axes = plt.subplots(figsize=(8, 5))
-    for index, (name, train, val) in enumerate(runs):
+    for index, (name, (train, val)) in enumerate(runs):
         color = f"C{index % 10}"
         if train:
             x, y = [p[column] for p in train], [p[3] for p in train]
