@@ -32,7 +32,7 @@ def read_layers(text):
 LAYERS = read_layers(ARCHITECTURE.read_text(encoding="utf-8"))
 KERNEL_HELPERS = {"kernels/device_math.cuh", "kernels/fp8_codec.h", "kernels/fp8_math.cuh", "kernels/fragment_math.cuh",
                   "kernels/partial_sums.cuh", "kernels/scaled_tensor.h", "kernels/tile.cuh", "kernels/vector_math.h"}
-CUDA_SOURCES = {"core/gpu.cpp", "comm/nccl.cpp", "kernels/linear/products.cpp"}  # the .cpp files that CMake compiles only where CUDA is
+CUDA_SOURCES = {"core/gpu.cpp", "comm/nccl.cpp", "kernels/linear/gemm.cpp"}  # the .cpp files that CMake compiles only where CUDA is
 CUDA_HEADER = re.compile(r"(cuda|cublas|cusparse|curand|nccl|mma\.h|cub/|cute/|cutlass/|thrust/|nvtx|nvrtc|nvml)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 

@@ -1,11 +1,11 @@
 // What programs with OpenMP loops and OpenBLAS check before these libraries are initialised, which would end them by
-// SIGSEGV or never: kernels/linear/linear.cpp registers it, so a program without products has none of it.
+// SIGSEGV or never: kernels/linear/linear.cpp registers it, so a program without GEMMs has none of it.
 #pragma once
 #include <cstddef>
 
 namespace scfa {
 
-// Address space that OpenBLAS takes for each thread when it is loaded, and as much again at the first product.
+// Address space that OpenBLAS takes for each thread when it is loaded, and as much again at the first GEMM.
 inline constexpr size_t kBlasBuffer = size_t{128} << 20;
 
 // Threads that OMP_NUM_THREADS may ask for where there are not as many processors: OpenMP takes stack for all of them.

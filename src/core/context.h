@@ -88,7 +88,7 @@ class OnStream {
   Stream before_;
 };
 
-// What flows between ops, and weights in products: bf16 on the GPU, f32 on the CPU.
+// What flows between ops, and weights in GEMMs: bf16 on the GPU, f32 on the CPU.
 inline DType activation_type(Device device) {
   return device == Device::kGpu ? DType::kBF16 : DType::kF32;
 }

@@ -33,7 +33,7 @@ void write_adamw_factors(Context& ctx, Tensor factors, const AdamW& settings);
 
 // One update of n parameters, decoupled weight decay first, as PyTorch does it.
 //   p, m, v  in/out (n) f32
-//   copy     out (n) bf16: the parameters rounded, for products on the GPU; empty on the CPU
+//   copy     out (n) bf16: the parameters rounded, for GEMMs on the GPU; empty on the CPU
 //   g        in  (n) f32
 //   decays   in  (ceil(n / kDecayBlock)) u16: which blocks of parameters decay (1) or not (0); empty: all do
 //   norm     in  (1) f32, from gradient_norm. Where it is not finite nothing is changed, so that a step gone wrong does

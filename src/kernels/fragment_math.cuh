@@ -27,7 +27,7 @@ __device__ inline uint4 add_bf16(const uint4& a, const uint4& b, float weight = 
           add_bf16(a.w, b.w, weight)};
 }
 
-// Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as the A fragment of the next product.
+// Columns 16 k to 16 k + 15 of an accumulator, rounded to bf16, as the A fragment of the next GEMM.
 template <int kN>
 __device__ inline void accumulator_to_a_fragment(uint32_t (&a)[4], const float (&d)[kN], int k) {
 #pragma unroll

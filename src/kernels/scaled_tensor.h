@@ -18,14 +18,14 @@ struct ScaledTensor {
   explicit operator bool() const { return static_cast<bool>(values); }
 };
 
-// What a product takes: a tensor as it is, or a scaled one. Made from either.
-struct ProductOperand {
+// What a GEMM takes: a tensor as it is, or a scaled one. Made from either.
+struct GemmOperand {
   ConstTensor values, scale;
-  ProductOperand() = default;
+  GemmOperand() = default;
   template <std::convertible_to<ConstTensor> T>
-  ProductOperand(const T& t) : values(t) {}  // NOLINT(google-explicit-constructor)
+  GemmOperand(const T& t) : values(t) {}  // NOLINT(google-explicit-constructor)
   template <std::convertible_to<ScaledTensor> T>
-  ProductOperand(const T& t) {  // NOLINT(google-explicit-constructor)
+  GemmOperand(const T& t) {  // NOLINT(google-explicit-constructor)
     const ScaledTensor scaled = t;
     values = scaled.values, scale = scaled.scale;
   }

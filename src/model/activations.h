@@ -15,7 +15,7 @@ namespace scfa {
 enum class Recompute { kNone, kGelu, kNorms, kBlock };
 inline constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kGelu, Recompute::kNorms, Recompute::kBlock};
 
-// What products of a pass with gradients are computed in: the device's own type, f32 on a CPU and bf16 on a GPU, or
+// What GEMMs of a pass with gradients are computed in: the device's own type, f32 on a CPU and bf16 on a GPU, or
 // some of them in fp8 (model/fp8.h).
 enum class Precision { kDefault, kFp8 };
 
@@ -31,7 +31,7 @@ struct BlockActivations {
   Tensor attention, lse;  // (B, T, C), (B, H, T)
   Tensor residual_mid;    // (B, T, C) after attention
   Tensor ln_2, ln_2_mean, ln_2_rstd;
-  Tensor fc, gelu;  // (B, T, 4C) the product before GELU, without its bias; the output of GELU
+  Tensor fc, gelu;  // (B, T, 4C) the input of GELU, without the bias; the output of GELU
 };
 
 struct Activations {

@@ -42,9 +42,9 @@ void choose_segments(Context& ctx, const GptConfig& c, int64_t layer, BlockActiv
     a.segments.assign(ctx, input);
 }
 
-// A product's operand: the scaled tensor where there is one.
-ProductOperand operand_of(const ScaledTensor& scaled, const Tensor& own) {
-  return scaled ? ProductOperand(scaled) : ProductOperand(own);
+// A GEMM's operand: the scaled tensor where there is one.
+GemmOperand operand_of(const ScaledTensor& scaled, const Tensor& own) {
+  return scaled ? GemmOperand(scaled) : GemmOperand(own);
 }
 
 const BlockFp8& or_none(const BlockFp8* fp8) {
@@ -74,7 +74,7 @@ void block_before_attention(Context& ctx, const GptConfig& c, int64_t layer, con
   linear_forward(ctx, a.qkv.reshape({B, T, c.qkv_width()}), operand_of(fp8.ln_1, a.ln_1),
                  operand_of(fp8.attn_weight, p.attn_weight), p.attn_bias);
   const Heads heads = heads_of(c, a.qkv, a.shared_keys);
-  // Rows are hashed as the product left them, before rotation: positions must not decide who meets whom.
+  // Rows are hashed as the GEMM left them, before rotation: positions must not decide who meets whom.
   choose_segments(ctx, c, layer, a, shared, heads, draw);
   if (c.rotary())
     for (const Tensor& rows : {heads.q, heads.k}) rotary(ctx, rows, draw.first_position, c.rotary_theta, 1);
@@ -126,12 +126,12 @@ void block_backward(Context& ctx, const GptConfig& c, const BlockParams& p, cons
   const BlockFp8& fp8 = or_none(in_fp8);
   if (in_fp8 != nullptr) {
     quantise(ctx, fp8.dresidual, {}, dresidual);
-    gelu_gradient_scale(ctx, fp8.dproduct.scale, fp8.dresidual.scale, fp8.mlp_proj_weight.scale, c.n_embd);
+    gelu_gradient_scale(ctx, fp8.dpre_gelu.scale, fp8.dresidual.scale, fp8.mlp_proj_weight.scale, c.n_embd);
   }
   linear_wgrad(ctx, d.mlp_proj_weight, dresidual, a.gelu);
   linear_gelu_dgrad(ctx, shared.dfc, d.fc_bias, operand_of(fp8.dresidual, dresidual),
-                    operand_of(fp8.mlp_proj_weight_t, p.mlp_proj_weight), a.fc, p.fc_bias, gelu_kind(c), fp8.dproduct);
-  linear_dgrad(ctx, dbranch, operand_of(fp8.dproduct, shared.dfc), operand_of(fp8.fc_weight_t, p.fc_weight));
+                    operand_of(fp8.mlp_proj_weight_t, p.mlp_proj_weight), a.fc, p.fc_bias, gelu_kind(c), fp8.dpre_gelu);
+  linear_dgrad(ctx, dbranch, operand_of(fp8.dpre_gelu, shared.dfc), operand_of(fp8.fc_weight_t, p.fc_weight));
   linear_wgrad(ctx, d.fc_weight, shared.dfc, a.ln_2);
   layernorm_backward(ctx, dresidual, d.ln_2_weight, d.ln_2_bias, d.attn_proj_bias, dresidual, dbranch, a.residual_mid,
                      p.ln_2_weight, a.ln_2_mean, a.ln_2_rstd, shared.layernorm_scratch);

@@ -20,7 +20,7 @@ struct AttentionDraw {
 
 // x: the residual stream (B, T, C) entering; skip: the previous block's branch, to be added to it first, or empty.
 // Leaves the sum in a.residual_mid and this block's last branch in shared.branch.
-// fp8: of the block, its weights quantised; null: no product is in fp8.
+// fp8: of the block, its weights quantised; null: no GEMM is in fp8.
 // attend: called in place of attention, after a.segments are built; must fill a.attention. Empty: attention over them.
 void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
                    Activations& shared, ConstTensor x, ConstTensor skip, const AttentionDraw& draw,
@@ -32,7 +32,7 @@ void block_recompute(Context& ctx, const GptConfig& config, int64_t layer, const
 
 // shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return. The gradients
 // of biases that are added to the residual stream are sums over it, which layer norms have at hand: that of the block's
-// last product is complete on entry; dskip_bias is that of the previous block, or empty. before_attention is called
+// last GEMM is complete on entry; dskip_bias is that of the previous block, or empty. before_attention is called
 // when all before attention's backward pass has been launched.
 void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,
                     Tensor dskip_bias, BlockActivations& a, Activations& shared, const BlockFp8* fp8,

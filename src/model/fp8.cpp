@@ -40,7 +40,7 @@ Fp8Activations plan_fp8(Arena& arena, const GptConfig& c, int64_t B, int64_t T) 
     b.fc_weight = weight(4 * C, C), b.fc_weight_t = transposed(b.fc_weight);
     b.mlp_proj_weight = weight(C, 4 * C), b.mlp_proj_weight_t = transposed(b.mlp_proj_weight);
     b.ln_1 = {narrow, scale()}, b.ln_2 = {narrow, scale()}, b.gelu = {wide, scale()};
-    b.dresidual = {as_gradient(narrow), scale()}, b.dproduct = {as_gradient(wide), scale()};
+    b.dresidual = {as_gradient(narrow), scale()}, b.dpre_gelu = {as_gradient(wide), scale()};
     fp8.blocks.push_back(b);
   }
   fp8.hidden = {narrow, scale()};
@@ -51,7 +51,7 @@ Fp8Activations plan_fp8(Arena& arena, const GptConfig& c, int64_t B, int64_t T) 
 void quantise_weights(Context& ctx, const BlockFp8& fp8, const BlockParams& p) {
   layernorm_output_scale(ctx, fp8.ln_1.scale, p.ln_1_weight, p.ln_1_bias);
   layernorm_output_scale(ctx, fp8.ln_2.scale, p.ln_2_weight, p.ln_2_bias);
-  normed_product_scale(ctx, fp8.gelu.scale, p.fc_weight, p.ln_2_weight, p.ln_2_bias, p.fc_bias);
+  gelu_output_scale(ctx, fp8.gelu.scale, p.fc_weight, p.ln_2_weight, p.ln_2_bias, p.fc_bias);
   quantise(ctx, fp8.attn_weight, {}, p.attn_weight);
   quantise(ctx, fp8.fc_weight, fp8.fc_weight_t.values, p.fc_weight);
   quantise(ctx, fp8.mlp_proj_weight, fp8.mlp_proj_weight_t.values, p.mlp_proj_weight);

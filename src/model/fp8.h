@@ -1,6 +1,6 @@
-// What training in fp8 keeps beside the activations: weights and the inputs of products in 8-bit floating point.
+// What training in fp8 keeps beside the activations: weights and the inputs of GEMMs in 8-bit floating point.
 //
-// In fp8 are the products whose input is written in 8 bits by the op before, at next to no cost: forward, those behind
+// In fp8 are the GEMMs whose input is written in 8 bits by the op before, at next to no cost: forward, those behind
 // a layer norm or GELU, and the head; backward, the gradients of the MLP's inputs. Gradients of weights, attention and
 // its projection, and all that is kept for the backward pass stay as they are. Only passes with gradients use it:
 // evaluation and generation compute as they would without.
@@ -20,8 +20,8 @@ struct BlockFp8 {
   // Weights as they were when quantise_weights was called; ..._t: transposed.
   ScaledTensor attn_weight, fc_weight, fc_weight_t, mlp_proj_weight, mlp_proj_weight_t;
   // Values in memory that all blocks share, the scales of forward's from quantise_weights.
-  ScaledTensor ln_1, ln_2, gelu;     // e4m3
-  ScaledTensor dresidual, dproduct;  // e5m2: gradients of the block's output and of the product before GELU
+  ScaledTensor ln_1, ln_2, gelu;      // e4m3
+  ScaledTensor dresidual, dpre_gelu;  // e5m2: gradients of the block's output and of GELU's input
 };
 
 struct Fp8Activations {

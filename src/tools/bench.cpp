@@ -39,7 +39,7 @@ CommandLine options() {
   line.add_option("kv-heads", "attention: heads of keys and values, a divisor of --heads (as many)", "N");
   line.add_option("head-dim", "width of a head", "N", "64");
   line.add_option("width", "op: width of the model", "N", "768");
-  line.add_option("outputs", "op: outputs of a product, width of GELU", "N", "3072");
+  line.add_option("outputs", "op: outputs of a linear layer, width of GELU", "N", "3072");
   line.add_option("vocabulary",
                   "op: rows of the embedding; step: entries, where the config leaves them to the text; by default "
                   "those of the text, if it is there",
@@ -68,7 +68,7 @@ int64_t size(const CommandLine& line, const char* name, int64_t max, int64_t oth
   return line.given(name) ? line.integer(name, 1, max) : otherwise;
 }
 
-// Sizes beyond these would not fit any machine, and their products no integer.
+// Sizes beyond these would not fit any machine, and their GEMMs no integer.
 constexpr int64_t kMaxRows = 1 << 24, kMaxWidth = 1 << 20, kMaxHeads = 4096, kMaxHeadDim = 1024;
 
 // Sequences, of which all together have at most kMaxRows tokens.

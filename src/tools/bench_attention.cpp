@@ -277,7 +277,7 @@ void bench_attention(Context& ctx, const AttentionTable& table) {
       if (row.name == std::string("dense")) dense = t.total;
       const int64_t segments = segment_count(row.patterns, T);
       const double drop = row.patterns[0].pattern == "drop" ? row.patterns[0].drop_rate : 0;
-      const double flops = 14.0 * t.pairs * static_cast<double>(head_dim);  // 2 products forward, 5 backward
+      const double flops = 14.0 * t.pairs * static_cast<double>(head_dim);  // 2 GEMMs forward, 5 backward
       const double share = t.pairs / dense_pairs;
       const auto ratio = [](double of, double to) { return to > 0 ? printed("%.2f", of / to) : std::string("-"); };
       std::cout << printed("%8ld %-13s %8ld %5.2f %11.2f %11.2f %11.2f %11.2f %9.3f %8s %8.4f %8s\n", T, row.name,

@@ -93,12 +93,12 @@ OpCase linear_forward_case(Context& ctx, Operands& o, const OpShape& s) {
 
 OpCase linear_gelu_forward_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor x = o.activations({s.rows, s.width}), w = o.activations({s.outputs, s.width});
-  const Tensor y = o.activations({s.rows, s.outputs}), product = o.activations({s.rows, s.outputs});
+  const Tensor y = o.activations({s.rows, s.outputs}), pre_gelu = o.activations({s.rows, s.outputs});
   const Tensor bias = o.activations({s.outputs});
   return {.sizes = concat(s.rows, " x ", s.outputs, " x ", s.width, ", bias"),
           .reads = {x, w, bias},
-          .writes = {product, y},
-          .run = [=, &ctx] { linear_gelu_forward(ctx, y, product, x, w, bias, Gelu::kErf); },
+          .writes = {pre_gelu, y},
+          .run = [=, &ctx] { linear_gelu_forward(ctx, y, pre_gelu, x, w, bias, Gelu::kErf); },
           .flops = linear_flops(s)};
 }
 
@@ -112,15 +112,15 @@ OpCase linear_dgrad_case(Context& ctx, Operands& o, const OpShape& s) {
           .flops = linear_flops(s)};
 }
 
-// Of the MLP's second product, whose input has s.outputs columns.
+// Of the MLP's second GEMM, whose input has s.outputs columns.
 OpCase linear_gelu_dgrad_case(Context& ctx, Operands& o, const OpShape& s) {
   const Tensor dy = o.activations({s.rows, s.width}), w = o.activations({s.width, s.outputs});
-  const Tensor product = o.activations({s.rows, s.outputs}), dproduct = o.activations({s.rows, s.outputs});
+  const Tensor pre_gelu = o.activations({s.rows, s.outputs}), dpre_gelu = o.activations({s.rows, s.outputs});
   const Tensor dbias = o.floats({s.outputs}), bias = o.activations({s.outputs});
   return {.sizes = concat(s.rows, " x ", s.outputs, " x ", s.width, ", bias"),
-          .reads = {dy, w, product, bias, dbias},
-          .writes = {dproduct, dbias},
-          .run = [=, &ctx] { linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, Gelu::kErf); },
+          .reads = {dy, w, pre_gelu, bias, dbias},
+          .writes = {dpre_gelu, dbias},
+          .run = [=, &ctx] { linear_gelu_dgrad(ctx, dpre_gelu, dbias, dy, w, pre_gelu, bias, Gelu::kErf); },
           .flops = linear_flops(s)};
 }
 
@@ -415,11 +415,11 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
   for (const NamedOp& op : chosen) check_fits(ctx, op.name, bytes_needed(op));
   const CacheFlush flush(ctx);
   const Peaks peaks = measure_peaks(ctx, flush);
-  std::cout << printed("%s: copy %.0f GB/s (read + write), product %.2f TFLOP/s (%ld cubed, %s)\n",
+  std::cout << printed("%s: copy %.0f GB/s (read + write), GEMM %.2f TFLOP/s (%ld cubed, %s)\n",
                        ctx.on_gpu() ? device_name(ctx.device()).c_str() : this_machine().cpu.c_str(), peaks.copy * 1e-9,
-                       peaks.product * 1e-12, peaks.product_size, name_of(activation_type(ctx.device())));
+                       peaks.gemm * 1e-12, peaks.gemm_size, name_of(activation_type(ctx.device())));
   std::cout << printed("%-24s %-44s %10s %10s %9s %7s %10s %9s %10s\n", "op", "sizes", "ms", "MB", "GB/s", "of copy",
-                       "GFLOP", "TFLOP/s", "of product");
+                       "GFLOP", "TFLOP/s", "of GEMM");
   flush_output();
   for (const NamedOp& op : chosen) {
     Arena arena(ctx.device(), bytes_needed(op));
@@ -431,7 +431,7 @@ void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShap
                          bytes / ms * 1e-6, 100 * bytes / ms * 1e3 / peaks.copy);
     if (c.flops > 0)
       std::cout << printed("%10.2f %9.2f %9.1f%%\n", c.flops * 1e-9, c.flops / ms * 1e-9,
-                           100 * c.flops / ms * 1e3 / peaks.product);
+                           100 * c.flops / ms * 1e3 / peaks.gemm);
     else
       std::cout << printed("%10s %9s %10s\n", "-", "-", "-");
     flush_output();

@@ -18,7 +18,7 @@ struct OpShape {
 std::vector<std::string> op_names();
 
 // Prints a row for each named op: time, bytes moved at least (each operand once) and FLOPs, and what share that is of a
-// large copy's and a large product's rate, measured first. Throws Error for a name that is not in op_names().
+// large copy's and a large GEMM's rate, measured first. Throws Error for a name that is not in op_names().
 void bench_ops(Context& ctx, const std::vector<std::string>& names, const OpShape& shape, int repeats);
 
 }  // namespace scfa

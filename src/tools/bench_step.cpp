@@ -12,14 +12,14 @@
 #include "core/signals.h"
 #include "data/manifest.h"
 #include "data/table_file.h"
-#include "kernels/linear/products.h"
+#include "kernels/linear/gemm.h"
 #include "tools/bench_timer.h"
+#include "train/autotune.h"
 #include "train/config_io.h"
 #include "train/feeder.h"
 #include "train/machine.h"
 #include "train/optimizer.h"
 #include "train/preflight.h"
-#include "train/product_tuning.h"
 #include "train/random_tokens.h"
 #include "train/replicas.h"
 #include "train/step_launcher.h"
@@ -69,10 +69,10 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   Optimizer optimizer(store, config.optimizer);
   Feeder feeder(ctx, sequences, model_config.sequence_length);
   store.init(1);
-  if (config.train.tune_products)
-    result.products = tune_products(model, feeder).line;
+  if (config.train.autotune)
+    result.gemms = autotune_gemms(model, feeder).line;
   else if (ctx.on_gpu())
-    gpu::clear_product_choices(ctx);  // of the case before
+    gpu::clear_gemm_algorithms(ctx);  // of the case before
   StepLauncher launcher(model, optimizer, config.train.graph);
   StepOutputs outputs(ctx);
   const RandomTokens tokens(model_config, sequences);
@@ -180,7 +180,7 @@ void bench_steps(Context& ctx, const std::vector<StepCase>& cases, int repeats, 
     std::cout << printed("%-20s %9s %8ld %11ld %11.0f %11.2f %11.0f %9.2f %8.2f\n", settings.name.c_str(),
                          precision.c_str(), config.model.sequence_length, config.train.micro_batch_size, tokens,
                          time.milliseconds, rate, gigabytes, flops * 1e-12);
-    if (time.products.find("heuristics") != std::string::npos) std::cout << "  " << time.products << '\n';
+    if (time.gemms.find("heuristics") != std::string::npos) std::cout << "  " << time.gemms << '\n';
     if (settings.assumes_vocabulary)
       std::cout << "  with a vocabulary of " << config.model.vocab_size << ": there is no prepared text at "
                 << config.data.directory << "; --vocabulary gives another\n";

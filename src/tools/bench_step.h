@@ -20,7 +20,7 @@ struct StepTime {
   double milliseconds = 0;  // median
   int64_t bytes = 0;        // that training takes on the device
   double launch = 0;        // milliseconds that the host takes to launch the work on a GPU; median
-  std::string products;     // how the algorithms of products were chosen; empty on a CPU
+  std::string gemms;        // how the algorithms of GEMMs were chosen; empty on a CPU
   ProfileTimes profile;     // of the ops of one more step, if asked for
 };
 

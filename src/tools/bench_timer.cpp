@@ -90,7 +90,7 @@ double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::fu
 Peaks measure_peaks(Context& ctx, const CacheFlush& flush) {
   const bool gpu = ctx.on_gpu();
   const int64_t bytes = gpu ? int64_t{1} << 30 : int64_t{256} << 20, size = gpu ? 8192 : 1536;
-  Peaks peaks{.copy = 0, .product = 0, .product_size = size};
+  Peaks peaks{.copy = 0, .gemm = 0, .gemm_size = size};
   {
     const Buffer from(static_cast<size_t>(bytes), ctx.device()), to(static_cast<size_t>(bytes), ctx.device());
     const Tensor source(from.data(), DType::kF32, ctx.device(), {bytes / 4});
@@ -113,7 +113,7 @@ Peaks measure_peaks(Context& ctx, const CacheFlush& flush) {
   const double ms = time_op(ctx, flush, 10, [&] {
     linear_forward(ctx, Tensor(c.data(), dtype, ctx.device(), {size, size}), x, w, {});
   });
-  peaks.product = 2.0 * static_cast<double>(size) * static_cast<double>(size) * static_cast<double>(size) / ms * 1e3;
+  peaks.gemm = 2.0 * static_cast<double>(size) * static_cast<double>(size) * static_cast<double>(size) / ms * 1e3;
   return peaks;
 }
 

@@ -45,9 +45,9 @@ class CacheFlush {
 double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::function<void()>& op);
 
 struct Peaks {
-  double copy;     // bytes a second, read and written, of a large copy
-  double product;  // FLOP/s of a large matrix product in the device's type
-  int64_t product_size;
+  double copy;  // bytes a second, read and written, of a large copy
+  double gemm;  // FLOP/s of a large GEMM in the device's type
+  int64_t gemm_size;
 };
 Peaks measure_peaks(Context& ctx, const CacheFlush& flush);
 

@@ -107,7 +107,7 @@ CheckpointState parse_state(const JsonReader& json, int64_t format) {
   state.threads = json.count("threads");
   if (json.has("device")) state.device = json.text("device");
   if (json.has("ranks")) state.ranks = static_cast<int>(json.count("ranks"));
-  if (json.has("products")) state.products = json.at("products").dump();
+  if (json.has("gemms")) state.gemms = json.at("gemms").dump();
   state.config = config_from_json(json.at("config"), json.path() + ": config");
   if (json.has("validation_loss")) state.validation_loss = json.number("validation_loss");
   state.tokens = format == 1 ? state.step * state.config.train.batch_size * state.config.model.sequence_length
@@ -138,7 +138,7 @@ std::string save_checkpoint(const std::string& run, const CheckpointState& state
                {"ranks", state.ranks},
                {"config", to_json(state.config)}};
   if (state.validation_loss) json["validation_loss"] = *state.validation_loss;
-  if (!state.products.empty()) json["products"] = parse_json(state.products, "algorithms of products");
+  if (!state.gemms.empty()) json["gemms"] = parse_json(state.gemms, "algorithms of GEMMs");
   const std::string text = json.dump(2) + "\n";
   write_file(folder.file(kStateFile), text);
   files.push_back({kStateFile, static_cast<int64_t>(text.size()), checksum_of(text.data(), text.size())});

@@ -3,7 +3,7 @@
 //   model.safetensors      parameters, by name (docs/architecture.md), and biases of buckets where some are learned
 //   optimizer.safetensors  first and second moments: "m.NAME", "v.NAME"
 //   state.json             format, step, tokens, validation loss, config, tokenizer, data, threads, device, algorithms
-//                          of products
+//                          of GEMMs
 //   checkpoint.xxh3        sizes and checksums of the three (train/checkpoint_files.h)
 // Of format 1, which is still read, state.json has no checksum and holds those of the other two.
 #pragma once
@@ -27,7 +27,7 @@ struct CheckpointState {
   int64_t threads = 0;                 // of a rank
   std::string device = "cpu";          // or the GPU's name
   int ranks = 1;                       // that trained it; any number can go on
-  std::string products;                // algorithms of its products, as in TunedProducts; empty: none were chosen
+  std::string gemms;                   // algorithms of its GEMMs, as in AutotunedGemms; empty: none were chosen
   std::vector<std::string> skipped{};  // find_checkpoint: a line for each newer one of the run that is not whole
 };
 

@@ -21,7 +21,7 @@ struct TrainConfig {
   int64_t micro_batch_size = 8;
   std::string recompute = "none";
   std::string precision = "auto";
-  bool tune_products = true;
+  bool autotune = true;
   bool graph = true;
   int64_t zero = 0;
   std::string overlap = "auto";
@@ -112,12 +112,12 @@ void visit_fields(ConfigT& c, Visit&& visit) {
         "the run fits",
         one_of({"none", "gelu", "norms", "block", "auto"}));
   visit("train", "precision", c.train.precision,
-        "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward products and "
+        "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward GEMMs and "
         "the input gradients of the MLP in 8 bits, which needs compute capability 8.9 (a CPU emulates it)",
         one_of({"auto", "fp8"}));
   visit(
-      "train", "tune_products", c.train.tune_products,
-      "on a GPU: choose the algorithms of matrix products by measuring them, once for each kind of GPU, driver and "
+      "train", "autotune", c.train.autotune,
+      "on a GPU: choose the algorithms of GEMMs by measuring them, once for each kind of GPU, driver and "
       "library; choices are kept in ~/.cache/scfa and in checkpoints, whose choices come first; rank 0's hold for all "
       "ranks. Without, cuBLASLt chooses",
       any);

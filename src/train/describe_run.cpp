@@ -29,7 +29,7 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
                                        : "");
   console.line(fmt::format("scfa {} ({})  {}, {} threads", version(), git_commit(), machine.cpu, machine.threads));
   if (ctx.on_gpu()) {
-    console.line(fmt::format("device: {}, {}, {} for bf16 products by its data sheet", gpu::description(),
+    console.line(fmt::format("device: {}, {}, {} for bf16 GEMMs by its data sheet", gpu::description(),
                              precision_of(config.train) == Precision::kFp8 ? "bf16 and fp8" : "bf16",
                              flops > 0 ? format_count(flops) + "FLOP/s" : "unknown FLOP/s"));
     console.line(describe_attention(ctx));

@@ -113,7 +113,7 @@ void require_blas_memory(int64_t beside) {
   const size_t size = (kBlasBuffer + kThread) * threads + static_cast<size_t>(beside);
   void* probe = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   require(probe != MAP_FAILED, "memory: ", format_bytes(static_cast<int64_t>(size)),
-          " of address space for the model and for products on ", threads,
+          " of address space for the model and for GEMMs on ", threads,
           " threads are not there; raise the limit (ulimit -v), or set OMP_NUM_THREADS lower");
   ::munmap(probe, size);
 }

@@ -31,7 +31,7 @@ int64_t available_memory(const Context& ctx);  // of its device: available_memor
 // Throws Error saying what needs more memory of the context's device than is free.
 void check_fits(const Context& ctx, const std::string& what, int64_t bytes);
 // Throws Error unless there is address space for `beside` bytes and for what OpenBLAS and OpenMP take at the first
-// product: OpenBLAS would ask for it for ever.
+// GEMM: OpenBLAS would ask for it for ever.
 void require_blas_memory(int64_t beside);
 int64_t peak_memory();  // bytes of resident memory at its highest so far
 

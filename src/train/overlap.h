@@ -1,5 +1,5 @@
 // When gradients are added up over ranks, train.overlap: beside the backward pass or after it. Sums beside it hide a
-// slow network. Between GPUs with fast links they can cost more than they hide: they take multiprocessors from products
+// slow network. Between GPUs with fast links they can cost more than they hide: they take multiprocessors from GEMMs
 // and attention, and power. So "auto" times some steps of each in the first ones and keeps the faster.
 #pragma once
 #include <cstdint>

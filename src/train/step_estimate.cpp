@@ -29,8 +29,7 @@ double data_sheet_bandwidth(const std::string& gpu) {
 std::optional<DeviceRates> rates_of_gpu(const std::string& gpu) {
   const double peak = data_sheet_flops(gpu), bandwidth = data_sheet_bandwidth(gpu);
   if (peak == 0 || bandwidth == 0) return {};
-  return DeviceRates{
-      .products = 0.77 * peak, .attention = 0.40 * peak, .bandwidth = 0.88 * bandwidth, .element_bytes = 2};
+  return DeviceRates{.gemms = 0.77 * peak, .attention = 0.40 * peak, .bandwidth = 0.88 * bandwidth, .element_bytes = 2};
 }
 
 DeviceRates measured_rates_of_cpu() {
@@ -50,7 +49,7 @@ DeviceRates measured_rates_of_cpu() {
     least = i == 0 ? seconds : std::min(least, seconds);
   }
   const double flops = 2.0 * kSize * kSize * kSize / std::max(least, 1e-9);
-  return {.products = flops, .attention = 0.5 * flops, .bandwidth = 20e9, .element_bytes = 4};
+  return {.gemms = flops, .attention = 0.5 * flops, .bandwidth = 20e9, .element_bytes = 4};
 }
 
 std::optional<DeviceRates> rates_of(const Context& ctx) {
@@ -60,19 +59,19 @@ std::optional<DeviceRates> rates_of(const Context& ctx) {
 
 double expected_step_seconds(const Config& config, int ranks, Recompute recompute, const DeviceRates& rates) {
   const GptConfig c = config.model.at_stage(config.model.stages() - 1);
-  GptConfig without_pairs = c;  // what remains is products
+  GptConfig without_pairs = c;  // what remains is GEMMs
   without_pairs.attention = {HeadPatterns(1)};
   without_pairs.sequence_length = 1;
   const double C = static_cast<double>(c.n_embd), L = static_cast<double>(c.n_layer);
   const double all = model_flops_per_token(c), first_pair = 12 * C * L;
-  double products = model_flops_per_token(without_pairs) - first_pair;
-  const double attention = all - products;
+  double gemms = model_flops_per_token(without_pairs) - first_pair;
+  const double attention = all - gemms;
   // Elements of width C that a block reads or writes per token: layer norms 8 and 8, GELU 8 and 12, attention about 40.
   double elements = (8 + 8 + 8 + 12 + 40) * C * L;
   if (recompute == Recompute::kGelu) elements += 8 * C * L;
   if (recompute == Recompute::kNorms) elements += (8 + 4) * C * L;
   if (recompute == Recompute::kBlock) {
-    products += 2 * L * C * (static_cast<double>(c.qkv_width()) + C + 4 * C);
+    gemms += 2 * L * C * (static_cast<double>(c.qkv_width()) + C + 4 * C);
     elements += (8 + 8) * C * L;
   }
   elements += 2 * static_cast<double>(c.padded_vocab());
@@ -81,14 +80,14 @@ double expected_step_seconds(const Config& config, int ranks, Recompute recomput
     const double in_fp8 =
         2 * C * (L * (static_cast<double>(c.qkv_width()) + 8 * C + 8 * C) + static_cast<double>(c.padded_vocab()));
     constexpr double kGain = 0.4;  // of their time; elements are written once more, with half the bytes
-    products -= kGain * in_fp8;
+    gemms -= kGain * in_fp8;
     elements += 0.5 * (2 + 4 + 4 + 3) * C * L;
   }
   const double tokens = static_cast<double>(config.tokens_per_step()) / ranks;
   const double parameters = static_cast<double>(ParameterTable(c).count);
   constexpr double kOptimizerBytes = 34;  // per parameter: gradient, moments, weights, and zero for the next gradient
-  return tokens * (products / rates.products + attention / rates.attention +
-                   rates.element_bytes * elements / rates.bandwidth) +
+  return tokens *
+             (gemms / rates.gemms + attention / rates.attention + rates.element_bytes * elements / rates.bandwidth) +
          kOptimizerBytes * parameters / rates.bandwidth;
 }
 

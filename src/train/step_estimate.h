@@ -10,15 +10,15 @@ namespace scfa {
 
 // What a device reaches in a training step.
 struct DeviceRates {
-  double products = 0, attention = 0;  // FLOP/s
-  double bandwidth = 0;                // bytes/s
-  double element_bytes = 0;            // of activations
+  double gemms = 0, attention = 0;  // FLOP/s
+  double bandwidth = 0;             // bytes/s
+  double element_bytes = 0;         // of activations
 };
 
-// Of a Hopper GPU in our list, by its data sheet: products take 77 % of peak FLOP/s, attention 40 %, and passes over
+// Of a Hopper GPU in our list, by its data sheet: GEMMs take 77 % of peak FLOP/s, attention 40 %, and passes over
 // memory 88 % of its bandwidth. Nothing for another one.
 std::optional<DeviceRates> rates_of_gpu(const std::string& gpu);
-// Of this machine's CPU, by a matrix product that takes a twentieth of a second.
+// Of this machine's CPU, by a GEMM that takes a twentieth of a second.
 DeviceRates measured_rates_of_cpu();
 std::optional<DeviceRates> rates_of(const Context& ctx);
 

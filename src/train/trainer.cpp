@@ -9,10 +9,10 @@
 
 #include "core/signals.h"
 #include "data/folder_lock.h"
+#include "train/autotune.h"
 #include "train/machine.h"
 #include "train/non_finite.h"
 #include "train/preflight.h"
-#include "train/product_tuning.h"
 #include "train/ranks.h"
 #include "train/report.h"
 #include "train/run_control.h"
@@ -87,7 +87,7 @@ class Trainer {
       control_.console.line(concat("all ", config().train.steps, " steps of the run are done; --train.steps N with a ",
                                    "larger N goes on"));
     memory_->model.set_stage(config().model.stage_after(state_.step, config().train.steps));
-    tune(checkpoint ? checkpoint->products : "");
+    tune(checkpoint ? checkpoint->gemms : "");
     step_ = std::make_unique<TrainStep>(control_, config(), *memory_);
     world.run_on_all("starting", [] { check_stop("stopped before the first step; nothing was changed"); });
     std::unique_ptr<Metrics> metrics;
@@ -103,12 +103,12 @@ class Trainer {
   // so they can wait while it measures.
   void tune(const std::string& known) {
     World& world = control_.world;
-    if (!config().train.tune_products) return;
+    if (!config().train.autotune) return;
     memory_->model.set_observer(nullptr);
-    TunedProducts done;
-    world.run_on_rank0("choosing algorithms", [&] { done = tune_products(memory_->model, memory_->feeder, known); });
-    products_ = world.all_gather("algorithms of rank 0", done.choices).front();
-    if (!world.is_rank0()) take_products(memory_->model.context(), products_);
+    AutotunedGemms done;
+    world.run_on_rank0("choosing algorithms", [&] { done = autotune_gemms(memory_->model, memory_->feeder, known); });
+    gemms_ = world.all_gather("algorithms of rank 0", done.choices).front();
+    if (!world.is_rank0()) take_gemm_algorithms(memory_->model.context(), gemms_);
     memory_->model.set_observer(memory_->replicas.get());
     if (!done.line.empty()) control_.console.line(done.line);
   }
@@ -235,7 +235,7 @@ class Trainer {
                  .threads = this_machine().threads,
                  .device = device_name(inputs_.ctx.device()),
                  .ranks = control_.world.size(),
-                 .products = products_},
+                 .gemms = gemms_},
                 *memory_);
   }
 
@@ -260,7 +260,7 @@ class Trainer {
   const StepPolicy policy_;
   Saver saver_;
   TrainingState state_;
-  std::string products_;  // algorithms of products, the same on all ranks
+  std::string gemms_;  // algorithms of GEMMs, the same on all ranks
   // From start() on:
   std::unique_ptr<TrainingMemory> memory_;
   std::unique_ptr<TrainStep> step_;

@@ -67,21 +67,21 @@ TEST_F(OpsGpu, LinearWithGelu) {
       for (const bool with_bias : {false, true}) {
         SCOPED_TRACE(
             concat("N ", N, ", K ", K, ", M ", M, ", bias ", with_bias, kind == Gelu::kErf ? ", erf" : ", tanh"));
-        Twin x(kBF16, {N, K}), w(kBF16, {M, K}), b(kBF16, {M}), y(kBF16, {N, M}), product(kBF16, {N, M});
+        Twin x(kBF16, {N, K}), w(kBF16, {M, K}), b(kBF16, {M}), y(kBF16, {N, M}), pre_gelu(kBF16, {N, M});
         x.fill_normal(1), w.fill_normal(2, 0.1), b.fill_normal(3);
-        run_on_both({&y, &product, &x, &w, &b}, [&](Context& ctx, const Views& v) {
+        run_on_both({&y, &pre_gelu, &x, &w, &b}, [&](Context& ctx, const Views& v) {
           linear_gelu_forward(ctx, v[0], v[1], v[2], v[3], with_bias ? v[4] : Tensor(), kind);
         });
-        EXPECT_TRUE(agree(product, kRounded));
+        EXPECT_TRUE(agree(pre_gelu, kRounded));
         EXPECT_TRUE(agree(y, kRounded));
         // The gradient of the second layer's input, M wide, from its K outputs.
-        Twin dy(kBF16, {N, K}), w2(kBF16, {K, M}), before(kBF16, {N, M}), dproduct(kBF16, {N, M}), db(kF32, {M});
+        Twin dy(kBF16, {N, K}), w2(kBF16, {K, M}), before(kBF16, {N, M}), dpre_gelu(kBF16, {N, M}), db(kF32, {M});
         dy.fill_normal(4), w2.fill_normal(5, 0.1), before.fill_normal(6), db.fill_normal(7);
-        run_on_both({&dproduct, &db, &dy, &w2, &before, &b}, [&](Context& ctx, const Views& v) {
+        run_on_both({&dpre_gelu, &db, &dy, &w2, &before, &b}, [&](Context& ctx, const Views& v) {
           linear_gelu_dgrad(ctx, v[0], with_bias ? v[1] : Tensor(), v[2], v[3], v[4], with_bias ? v[5] : Tensor(),
                             kind);
         });
-        EXPECT_TRUE(agree(dproduct, kRounded));
+        EXPECT_TRUE(agree(dpre_gelu, kRounded));
         EXPECT_TRUE(agree(db, kRounded));  // sums of products that were rounded to bf16
       }
 }

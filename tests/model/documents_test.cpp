@@ -47,7 +47,7 @@ TEST(Gpt, NobodySeesAcrossTheEndOfADocument) {
         SCOPED_TRACE(concat(pattern, ", window ", window, ", documents ", documents));
         if (!documents)
           EXPECT_FALSE(test::close(a, b, 1e-3));
-        else if (std::string(pattern) == "hash")  // products of other sizes, rounded elsewhere
+        else if (std::string(pattern) == "hash")  // GEMMs of other sizes, rounded elsewhere
           EXPECT_TRUE(test::close(a, b, 1e-5));
         else
           EXPECT_EQ(a, b);

@@ -114,20 +114,20 @@ TEST_F(CheckpointFiles, TheStateIsReadStrictly) {
   EXPECT_EQ(read_checkpoint_state(renamed, Verify::kAll).step, 2);
 }
 
-TEST_F(CheckpointFiles, KeepTheAlgorithmsOfProducts) {
-  EXPECT_EQ(read_checkpoint_state(folder, Verify::kAll).products, "");  // a CPU has none
+TEST_F(CheckpointFiles, KeepTheAlgorithmsOfGemms) {
+  EXPECT_EQ(read_checkpoint_state(folder, Verify::kAll).gemms, "");  // a CPU has none
   Json state = read_json_file(file("state.json"));
-  const Json products = {{"gpu", "a name"}, {"products", {{"8 x 8", {{"ms", 0.5}}}}}};
-  state["products"] = products;
+  const Json gemms = {{"gpu", "a name"}, {"gemms", {{"8 x 8", {{"ms", 0.5}}}}}};
+  state["gemms"] = gemms;
   write_state(state.dump());
   CheckpointState read = read_checkpoint_state(folder, Verify::kAll);
-  EXPECT_EQ(Json::parse(read.products), products);
+  EXPECT_EQ(Json::parse(read.gemms), gemms);
   Context ctx;
   ParameterStore store(ctx, read.config.model, {.training = true});
   HostState host_state(store, true);
   read_checkpoint(folder, store.table(), host_state);
   const std::string again = save_checkpoint(tiny.folder / "again", read, store.table(), host_state);
-  EXPECT_EQ(read_checkpoint_state(again, Verify::kAll).products, read.products);
+  EXPECT_EQ(read_checkpoint_state(again, Verify::kAll).gemms, read.gemms);
 }
 
 TEST_F(CheckpointFiles, AResumedRunTakesTheAlgorithmsOfItsCheckpoint) {
@@ -137,14 +137,14 @@ TEST_F(CheckpointFiles, AResumedRunTakesTheAlgorithmsOfItsCheckpoint) {
   config.device = "gpu";
   tiny.run(config, {.overwrite = true});
   Json state = read_json_file(file("state.json"));
-  ASSERT_FALSE(state.at("products").at("products").empty());
-  for (auto& product : state["products"]["products"]) product["ms"] = 123.5;
+  ASSERT_FALSE(state.at("gemms").at("gemms").empty());
+  for (auto& gemm : state["gemms"]["gemms"]) gemm["ms"] = 123.5;
   write_state(state.dump());
   config.train.steps = 3;
   tiny.run(config, {.resume = true});
-  EXPECT_NE(tiny.out.find("products: algorithms from the checkpoint"), std::string::npos) << tiny.out;
-  EXPECT_EQ(Json::parse(read_checkpoint_state(tiny.path("checkpoint-00000003"), Verify::kAll).products),
-            state.at("products"));
+  EXPECT_NE(tiny.out.find("GEMMs: algorithms from the checkpoint"), std::string::npos) << tiny.out;
+  EXPECT_EQ(Json::parse(read_checkpoint_state(tiny.path("checkpoint-00000003"), Verify::kAll).gemms),
+            state.at("gemms"));
 }
 
 TEST_F(CheckpointFiles, FormatOneIsRead) {

@@ -47,7 +47,7 @@ TEST_P(TrainOn, LearnsAndWritesMetricsAndACheckpoint) {
   Config config = tiny.config("hash", device());
   config.train.steps = 60;
   const TrainResult result = tiny.run(config);
-  EXPECT_EQ(read_checkpoint_state(result.checkpoint, Verify::kAll).products.empty(), GetParam() == Device::kCpu);
+  EXPECT_EQ(read_checkpoint_state(result.checkpoint, Verify::kAll).gemms.empty(), GetParam() == Device::kCpu);
   const auto records = read_metrics(tiny);
   EXPECT_EQ(records.front()["type"], "header");
   EXPECT_EQ(records.front()["config"]["train"]["steps"], 60);

@@ -48,17 +48,17 @@ class SerialBlas {
 };
 
 // c (m, n) = a (m, k) b (n, k)^T
-void product_bt(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+void gemm_bt(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k),
               1.0f, a, static_cast<int>(k), b, static_cast<int>(k), 0.0f, c, static_cast<int>(n));
 }
 // c (m, n) = a (m, k) b (k, n)
-void product(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+void gemm(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k),
               1.0f, a, static_cast<int>(k), b, static_cast<int>(n), 0.0f, c, static_cast<int>(n));
 }
 // c (m, n) += a (k, m)^T b (k, n)
-void product_at_add(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+void gemm_at_add(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(m), static_cast<int>(n), static_cast<int>(k),
               1.0f, a, static_cast<int>(m), b, static_cast<int>(n), 1.0f, c, static_cast<int>(n));
 }
@@ -174,12 +174,12 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
       const int64_t rows = std::min(kTile, segment.queries - i), first = segment.first_key(i);
       const int64_t seen = segment.end_key[i + rows - 1] - first;
       if (seen == 0) continue;
-      product_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
+      gemm_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
       float tile_lse[kTile];
       for (int64_t r = 0; r < rows; ++r)
         tile_lse[r] = softmax_row(scores + r * seen, segment.first_key(i + r) - first, segment.end_key[i + r] - first,
                                   seen, scale * kLog2E);
-      product(rows, D, seen, scores, values + first * D, tile_out);
+      gemm(rows, D, seen, scores, values + first * D, tile_out);
       for (int64_t r = 0; r < rows; ++r) {
         float& row_lse = lse_out[(segment.b * H + segment.h) * T + segment.q_index[i + r]];
         combine(out_rows.writable(segment.q_index[i + r]), tile_out + r * D, D, row_lse, tile_lse[r]);
@@ -214,8 +214,8 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
       const int64_t rows = std::min(kTile, segment.queries - i), first = segment.first_key(i);
       const int64_t seen = segment.end_key[i + rows - 1] - first;
       if (seen == 0) continue;
-      product_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
-      product_bt(rows, seen, D, douts + i * D, values + first * D, dscores);
+      gemm_bt(rows, seen, D, queries + i * D, keys + first * D, scores);
+      gemm_bt(rows, seen, D, douts + i * D, values + first * D, dscores);
       for (int64_t r = 0; r < rows; ++r) {
         const int32_t position = segment.q_index[i + r];
         const int64_t begin = segment.first_key(i + r) - first, end = segment.end_key[i + r] - first;
@@ -235,10 +235,10 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
           std::fill(row + end, row + seen, 0.0f);
         }
       }
-      product(rows, D, seen, dscores, keys + first * D, tile_dq);
+      gemm(rows, D, seen, dscores, keys + first * D, tile_dq);
       scatter(dq_rows, tile_dq, segment.q_index + i, rows, D);
-      product_at_add(seen, D, rows, scores, douts + i * D, dvalues + first * D);
-      product_at_add(seen, D, rows, dscores, queries + i * D, dkeys + first * D);
+      gemm_at_add(seen, D, rows, scores, douts + i * D, dvalues + first * D);
+      gemm_at_add(seen, D, rows, dscores, queries + i * D, dkeys + first * D);
     }
     scatter(HeadRows(dk, segment.b, segment.h), dkeys, segment.k_index, segment.keys, D);
     scatter(HeadRows(dv, segment.b, segment.h), dvalues, segment.k_index, segment.keys, D);

@@ -18,7 +18,7 @@ struct AttentionShape {  // sequences, positions, heads, width of a head
 
 // Where q, k and v lie.
 enum class AttentionLayout {
-  kQkv,       // in one (B, T, H + 2 H_kv, D), as the product that makes them leaves them
+  kQkv,       // in one (B, T, H + 2 H_kv, D), as the GEMM that makes them leaves them
   kQv,        // q and v in one (B, T, H + H_kv, D), keys beside it in a (B, T, H_kv, D)
   kSharedQk,  // as kQv, H_kv = H; the keys are the normalised queries, and 1 / |q| is kept
   kSeparate,  // each in a (B, T, H, D); keys and values (B, T, H_kv, D)

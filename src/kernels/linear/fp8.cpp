@@ -47,9 +47,9 @@ void layernorm_output_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTens
   cpu::layernorm_output_scale(ctx, scale, w, b);
 }
 
-void normed_product_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
-                          ConstTensor bias) {
-  constexpr const char* kOp = "normed_product_scale";
+void gelu_output_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
+                       ConstTensor bias) {
+  constexpr const char* kOp = "gelu_output_scale";
   require_scale(kOp, "scale", scale);
   require(w.ndim == 2, kOp, ": w must have 2 dimensions, not ", w.ndim);
   require_activation(ctx, kOp, "w", w);
@@ -62,8 +62,8 @@ void normed_product_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor
   ctx.require_here(kOp, {scale, w, norm_w, norm_b, bias});
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::normed_product_scale(ctx, scale, w, norm_w, norm_b, bias);
-  cpu::normed_product_scale(ctx, scale, w, norm_w, norm_b, bias);
+    if (ctx.on_gpu()) return gpu::gelu_output_scale(ctx, scale, w, norm_w, norm_b, bias);
+  cpu::gelu_output_scale(ctx, scale, w, norm_w, norm_b, bias);
 }
 
 void gelu_gradient_scale(Context& ctx, Tensor scale, ConstTensor dy_scale, ConstTensor w_scale, int64_t M) {
@@ -109,8 +109,8 @@ void layernorm_output_scale(Context& /*ctx*/, Tensor scale, ConstTensor w, Const
   *scale.as<float>() = fp8_scale(layernorm_output_bound(C, largest_w, largest_b), DType::kE4M3);
 }
 
-void normed_product_scale(Context& /*ctx*/, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
-                          ConstTensor bias) {
+void gelu_output_scale(Context& /*ctx*/, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
+                       ConstTensor bias) {
   const int64_t M = w.size(0), C = w.size(1);
   const float *weight = w.as<float>(), *nw = norm_w.as<float>(), *nb = norm_b ? norm_b.as<float>() : nullptr;
   float bound = 0.0f;

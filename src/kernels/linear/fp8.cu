@@ -1,4 +1,4 @@
-// Operands of products in 8-bit floating point: passes over weights, which are small, and over gradients.
+// Operands of GEMMs in 8-bit floating point: passes over weights, which are small, and over gradients.
 #include "kernels/linear/fp8.h"
 
 #include <algorithm>
@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // Partial maxima over rows of w, a warp for each row.
 __global__ void __launch_bounds__(kThreads)
-    normed_product_bound_kernel(float* partial, const Bf16* w, const Bf16* norm_w, const Bf16* norm_b, const Bf16* bias,
-                                int M, int C) {
+    gelu_output_bound_kernel(float* partial, const Bf16* w, const Bf16* norm_w, const Bf16* norm_b, const Bf16* bias,
+                             int M, int C) {
   constexpr int kWarps = kThreads / 32;
   const int lane = threadIdx.x % 32;
   float bound = 0.0f;
@@ -175,14 +175,14 @@ void layernorm_output_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTens
   check_launch("layernorm_output_scale", ctx.stream());
 }
 
-void normed_product_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
-                          ConstTensor bias) {
-  constexpr const char* kOp = "normed_product_scale";
+void gelu_output_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
+                       ConstTensor bias) {
+  constexpr const char* kOp = "gelu_output_scale";
   const auto data = [](const ConstTensor& t) { return static_cast<const Bf16*>(t.data); };
   const auto parts = static_cast<unsigned>(std::min<int64_t>(kMostBlocks, blocks_for(w.size(0), kThreads / 32)));
-  normed_product_bound_kernel<<<parts, kThreads, 0, ctx.stream()>>>(
-      partial_sums(ctx), data(w), data(norm_w), data(norm_b), data(bias), static_cast<int>(w.size(0)),
-      static_cast<int>(w.size(1)));
+  gelu_output_bound_kernel<<<parts, kThreads, 0, ctx.stream()>>>(partial_sums(ctx), data(w), data(norm_w), data(norm_b),
+                                                                 data(bias), static_cast<int>(w.size(0)),
+                                                                 static_cast<int>(w.size(1)));
   check_launch(kOp, ctx.stream());
   scale_kernel<DType::kE4M3>
       <<<1, kThreads, 0, ctx.stream()>>>(scale.as<float>(), partial_sums(ctx), static_cast<int>(parts));

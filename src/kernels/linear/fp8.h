@@ -1,4 +1,4 @@
-// Operands of products in 8-bit floating point (kernels/scaled_tensor.h), and scales for those that other ops write.
+// Operands of GEMMs in 8-bit floating point (kernels/scaled_tensor.h), and scales for those that other ops write.
 //
 // No scale needs a history: it comes from the tensor's largest element, or from a bound that the weights imply. So a
 // step depends on weights and data alone, and there is no state to keep. Only rounding can exceed a bound, and such
@@ -22,14 +22,14 @@ void quantise(Context& ctx, ScaledTensor y, Tensor transposed, ConstTensor x);
 //   scale  out (1) f32        w, b  in (C), f32 on CPU, bf16 on GPU; b may be empty
 void layernorm_output_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor b);
 
-// A scale in e4m3 for the product with w of a layer norm's output, and so for GELU of it, by the Cauchy-Schwarz
+// A scale in e4m3 for the GEMM with w of a layer norm's output, and so for GELU of it, by the Cauchy-Schwarz
 // inequality: an element is at most sqrt(C) |w_j * norm_w| + |w_j . norm_b + bias_j|.
 //   scale  out (1) f32        w  in (M, C)        norm_w, norm_b  in (C)        bias  in (M)
 // norm_b and bias may be empty.
-void normed_product_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
-                          ConstTensor bias);
+void gelu_output_scale(Context& ctx, Tensor scale, ConstTensor w, ConstTensor norm_w, ConstTensor norm_b,
+                       ConstTensor bias);
 
-// A scale in e5m2 for dy W times the derivative of GELU, which is at most 1.13: elements of the product are at most M
+// A scale in e5m2 for dy W times the derivative of GELU, which is at most 1.13: elements of the GEMM are at most M
 // times the largest of dy times that of w.
 //   scale  out (1) f32        dy_scale (e5m2), w_scale (e4m3)  in (1) f32        M  outputs of the layer
 void gelu_gradient_scale(Context& ctx, Tensor scale, ConstTensor dy_scale, ConstTensor w_scale, int64_t M);
@@ -47,13 +47,13 @@ SCFA_HOST_DEVICE inline float gelu_gradient_scale_of(float dy_scale, float w_sca
 namespace cpu {
 decltype(scfa::quantise) quantise;
 decltype(scfa::layernorm_output_scale) layernorm_output_scale;
-decltype(scfa::normed_product_scale) normed_product_scale;
+decltype(scfa::gelu_output_scale) gelu_output_scale;
 decltype(scfa::gelu_gradient_scale) gelu_gradient_scale;
 }  // namespace cpu
 namespace gpu {
 decltype(scfa::quantise) quantise;
 decltype(scfa::layernorm_output_scale) layernorm_output_scale;
-decltype(scfa::normed_product_scale) normed_product_scale;
+decltype(scfa::gelu_output_scale) gelu_output_scale;
 decltype(scfa::gelu_gradient_scale) gelu_gradient_scale;
 }  // namespace gpu
 }  // namespace scfa

@@ -32,8 +32,8 @@ void require_matrix(const Context& ctx, const char* op, const char* argument, co
 }
 
 // Of y = x w^T, where `inner` is the type of x that goes with an 8-bit w.
-void check_product(const Context& ctx, const char* op, const char* output, const Tensor& y, const char* input,
-                   const ProductOperand& x, const ProductOperand& w, DType inner) {
+void check_gemm(const Context& ctx, const char* op, const char* output, const Tensor& y, const char* input,
+                const GemmOperand& x, const GemmOperand& w, DType inner) {
   require(w.values.ndim == 2, op, ": w must have 2 dimensions, not ", w.values.ndim);
   require(x.scaled() == w.scaled(), op, ": ", input, " and w must both be scaled or neither");
   const int64_t N = x.values.rows(), M = w.values.size(0), K = w.values.size(1);
@@ -48,7 +48,7 @@ void check_product(const Context& ctx, const char* op, const char* output, const
     for (const void* scale : {x.scale.data, w.scale.data})
       require(!ctx.on_gpu() || reinterpret_cast<uintptr_t>(scale) % 16 == 0, op, ": scales must be 16-byte aligned");
     require(!ctx.on_gpu() || (N % 16 == 0 && M % 16 == 0 && K % 16 == 0), op,
-            ": sizes of products in 8 bits must be multiples of 16, not ", N, ", ", M, " and ", K);
+            ": sizes of GEMMs in 8 bits must be multiples of 16, not ", N, ", ", M, " and ", K);
   } else {
     require_activation(ctx, op, input, x.values);
     require_activation(ctx, op, "w", w.values);
@@ -57,9 +57,9 @@ void check_product(const Context& ctx, const char* op, const char* output, const
 }
 
 // dx = dy w, where w is given as (M, K), or scaled and transposed.
-void check_dgrad(const Context& ctx, const char* op, const char* output, const Tensor& dx, const ProductOperand& dy,
-                 const ProductOperand& w) {
-  if (w.scaled()) return check_product(ctx, op, output, dx, "dy", dy, w, DType::kE5M2);
+void check_dgrad(const Context& ctx, const char* op, const char* output, const Tensor& dx, const GemmOperand& dy,
+                 const GemmOperand& w) {
+  if (w.scaled()) return check_gemm(ctx, op, output, dx, "dy", dy, w, DType::kE5M2);
   require(w.values.ndim == 2, op, ": w must have 2 dimensions, not ", w.values.ndim);
   require_activation(ctx, op, "w", w.values);
   require_matrix(ctx, op, "dy", dy.values, dy.values.rows(), w.values.size(0));
@@ -75,9 +75,9 @@ void check_bias(const Context& ctx, const char* op, const ConstTensor& bias, int
 
 }  // namespace
 
-void linear_forward(Context& ctx, Tensor y, ProductOperand x, ProductOperand w, ConstTensor bias) {
+void linear_forward(Context& ctx, Tensor y, GemmOperand x, GemmOperand w, ConstTensor bias) {
   constexpr const char* kOp = "linear_forward";
-  check_product(ctx, kOp, "y", y, "x", x, w, DType::kE4M3);
+  check_gemm(ctx, kOp, "y", y, "x", x, w, DType::kE4M3);
   check_bias(ctx, kOp, bias, y.size(-1));
   if (y.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
@@ -86,22 +86,22 @@ void linear_forward(Context& ctx, Tensor y, ProductOperand x, ProductOperand w, 
   cpu::linear_forward(ctx, y, x, w, bias);
 }
 
-void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ProductOperand x, ProductOperand w, ConstTensor bias,
+void linear_gelu_forward(Context& ctx, Tensor y, Tensor pre_gelu, GemmOperand x, GemmOperand w, ConstTensor bias,
                          Gelu kind, ScaledTensor y_fp8) {
   constexpr const char* kOp = "linear_gelu_forward";
-  check_product(ctx, kOp, "product", product, "x", x, w, DType::kE4M3);
-  require_matrix(ctx, kOp, "y", y, x.values.rows(), product.size(-1));
+  check_gemm(ctx, kOp, "pre_gelu", pre_gelu, "x", x, w, DType::kE4M3);
+  require_matrix(ctx, kOp, "y", y, x.values.rows(), pre_gelu.size(-1));
   check_bias(ctx, kOp, bias, y.size(-1));
   check_fp8_copy(kOp, "y_fp8", y_fp8, DType::kE4M3, y);
   ctx.require_here(kOp, {y, y_fp8.values, y_fp8.scale});
   if (y.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::linear_gelu_forward(ctx, y, product, x, w, bias, kind, y_fp8);
-  cpu::linear_gelu_forward(ctx, y, product, x, w, bias, kind, y_fp8);
+    if (ctx.on_gpu()) return gpu::linear_gelu_forward(ctx, y, pre_gelu, x, w, bias, kind, y_fp8);
+  cpu::linear_gelu_forward(ctx, y, pre_gelu, x, w, bias, kind, y_fp8);
 }
 
-void linear_dgrad(Context& ctx, Tensor dx, ProductOperand dy, ProductOperand w) {
+void linear_dgrad(Context& ctx, Tensor dx, GemmOperand dy, GemmOperand w) {
   constexpr const char* kOp = "linear_dgrad";
   check_dgrad(ctx, kOp, "dx", dx, dy, w);
   if (dx.numel() == 0) return;
@@ -111,21 +111,21 @@ void linear_dgrad(Context& ctx, Tensor dx, ProductOperand dy, ProductOperand w) 
   cpu::linear_dgrad(ctx, dx, dy, w);
 }
 
-void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ProductOperand dy, ProductOperand w,
-                       ConstTensor product, ConstTensor bias, Gelu kind, ScaledTensor dproduct_fp8) {
+void linear_gelu_dgrad(Context& ctx, Tensor dpre_gelu, Tensor dbias, GemmOperand dy, GemmOperand w,
+                       ConstTensor pre_gelu, ConstTensor bias, Gelu kind, ScaledTensor dpre_gelu_fp8) {
   constexpr const char* kOp = "linear_gelu_dgrad";
-  check_dgrad(ctx, kOp, "dproduct", dproduct, dy, w);
-  const int64_t K = dproduct.size(-1);
-  require_matrix(ctx, kOp, "product", product, dproduct.rows(), K);
+  check_dgrad(ctx, kOp, "dpre_gelu", dpre_gelu, dy, w);
+  const int64_t K = dpre_gelu.size(-1);
+  require_matrix(ctx, kOp, "pre_gelu", pre_gelu, dpre_gelu.rows(), K);
   check_bias(ctx, kOp, bias, K);
   if (dbias) require_tensor(dbias, kOp, "dbias", DType::kF32, {K});
-  check_fp8_copy(kOp, "dproduct_fp8", dproduct_fp8, DType::kE5M2, dproduct);
-  ctx.require_here(kOp, {dbias, product, dproduct_fp8.values, dproduct_fp8.scale});
-  if (dproduct.numel() == 0) return;
+  check_fp8_copy(kOp, "dpre_gelu_fp8", dpre_gelu_fp8, DType::kE5M2, dpre_gelu);
+  ctx.require_here(kOp, {dbias, pre_gelu, dpre_gelu_fp8.values, dpre_gelu_fp8.scale});
+  if (dpre_gelu.numel() == 0) return;
   const ProfileRange range(ctx, kOp);
   if constexpr (kCudaBuild)
-    if (ctx.on_gpu()) return gpu::linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, kind, dproduct_fp8);
-  cpu::linear_gelu_dgrad(ctx, dproduct, dbias, dy, w, product, bias, kind, dproduct_fp8);
+    if (ctx.on_gpu()) return gpu::linear_gelu_dgrad(ctx, dpre_gelu, dbias, dy, w, pre_gelu, bias, kind, dpre_gelu_fp8);
+  cpu::linear_gelu_dgrad(ctx, dpre_gelu, dbias, dy, w, pre_gelu, bias, kind, dpre_gelu_fp8);
 }
 
 void linear_wgrad(Context& ctx, Tensor dw, ConstTensor dy, ConstTensor x) {
@@ -163,7 +163,7 @@ namespace {
 // The elements of an operand in f32: its own, or what its codes stand for.
 class Widened {
  public:
-  explicit Widened(const ProductOperand& operand) {
+  explicit Widened(const GemmOperand& operand) {
     if (!operand.scaled()) {
       data_ = operand.values.as<float>();
       return;
@@ -189,7 +189,7 @@ class Widened {
 
 }  // namespace
 
-void linear_forward(Context& /*ctx*/, Tensor y, ProductOperand x, ProductOperand w, ConstTensor bias) {
+void linear_forward(Context& /*ctx*/, Tensor y, GemmOperand x, GemmOperand w, ConstTensor bias) {
   const int64_t N = x.values.rows(), M = w.values.size(0);
   const int n = blas_int(N), k = blas_int(w.values.size(1)), m = blas_int(M);
   float* out = y.as<float>();
@@ -204,23 +204,23 @@ void linear_forward(Context& /*ctx*/, Tensor y, ProductOperand x, ProductOperand
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, m, k, 1.0f, rows.data(), k, weight.data(), k, beta, out, m);
 }
 
-void linear_gelu_forward(Context& ctx, Tensor y, Tensor product, ProductOperand x, ProductOperand w, ConstTensor bias,
+void linear_gelu_forward(Context& ctx, Tensor y, Tensor pre_gelu, GemmOperand x, GemmOperand w, ConstTensor bias,
                          Gelu kind, ScaledTensor y_fp8) {
-  cpu::linear_forward(ctx, product, x, w, {});
-  cpu::gelu_forward(ctx, y, product, bias, kind, y_fp8);
+  cpu::linear_forward(ctx, pre_gelu, x, w, {});
+  cpu::gelu_forward(ctx, y, pre_gelu, bias, kind, y_fp8);
 }
 
-void linear_dgrad(Context& ctx, Tensor dx, ProductOperand dy, ProductOperand w) {
+void linear_dgrad(Context& ctx, Tensor dx, GemmOperand dy, GemmOperand w) {
   if (w.scaled()) return cpu::linear_forward(ctx, dx, dy, w, {});
   const int n = blas_int(dy.values.rows()), k = blas_int(w.values.size(1)), m = blas_int(w.values.size(0));
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, k, m, 1.0f, dy.values.as<float>(), m, w.values.as<float>(),
               k, 0.0f, dx.as<float>(), k);
 }
 
-void linear_gelu_dgrad(Context& ctx, Tensor dproduct, Tensor dbias, ProductOperand dy, ProductOperand w,
-                       ConstTensor product, ConstTensor bias, Gelu kind, ScaledTensor dproduct_fp8) {
-  cpu::linear_dgrad(ctx, dproduct, dy, w);
-  cpu::gelu_backward(ctx, dproduct, dbias, dproduct, product, bias, kind, dproduct_fp8);
+void linear_gelu_dgrad(Context& ctx, Tensor dpre_gelu, Tensor dbias, GemmOperand dy, GemmOperand w,
+                       ConstTensor pre_gelu, ConstTensor bias, Gelu kind, ScaledTensor dpre_gelu_fp8) {
+  cpu::linear_dgrad(ctx, dpre_gelu, dy, w);
+  cpu::gelu_backward(ctx, dpre_gelu, dbias, dpre_gelu, pre_gelu, bias, kind, dpre_gelu_fp8);
 }
 
 void linear_wgrad(Context& /*ctx*/, Tensor dw, ConstTensor dy, ConstTensor x) {

@@ -8,7 +8,7 @@ namespace scfa::gpu::sm90 {
 
 namespace {
 
-// A product of ones by one warpgroup: its result shows whether this build's code for sm_90a runs on this GPU.
+// A GEMM of ones by one warpgroup: its result shows whether this build's code for sm_90a runs on this GPU.
 __global__ void __launch_bounds__(kWarpgroupSize) probe_kernel(float* result) {
 #ifdef SCFA_SM90A
   __shared__ alignas(1024) __nv_bfloat16 ones[64 * 64];

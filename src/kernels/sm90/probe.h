@@ -4,7 +4,7 @@
 
 namespace scfa::gpu::sm90 {
 
-// A small product is computed on the device, once. Otherwise why not.
+// A small GEMM is computed on the device, once. Otherwise why not.
 struct Probe {
   bool usable;
   std::string reason;

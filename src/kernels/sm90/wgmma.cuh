@@ -1,4 +1,4 @@
-// Products of tiles by the warpgroup-level matrix instruction of sm_90a (wgmma, bf16, accumulated in f32). See PTX ISA
+// GEMMs of tiles by the warpgroup-level matrix instruction of sm_90a (wgmma, bf16, accumulated in f32). See PTX ISA
 // 8.0, "Asynchronous Warpgroup Level Matrix Instructions". Tiles are those of tile.cuh; their base address is a
 // multiple of 1024 bytes, and a part of a tile may start at any multiple of 8 rows.
 #pragma once
@@ -18,7 +18,7 @@ __device__ inline uint32_t tile_descriptor(uint32_t address, uint32_t panel_byte
   return (address & 0x3FFFF) >> 4 | panel_bytes >> 4 << 16;
 }
 
-// An operand of kRows rows of kD columns whose rows are those of the product (K-major: sums run along a row).
+// An operand of kRows rows of kD columns whose rows are those of the GEMM (K-major: sums run along a row).
 __device__ inline uint32_t k_major_descriptor(uint32_t tile) {
   return tile_descriptor(tile, 16);
 }
@@ -27,7 +27,7 @@ template <int kRows>
 __device__ inline uint32_t k_major_at(uint32_t operand, int k) {
   return operand + (k / 4 * (kRows * 128) + k % 4 * 32) / 16;
 }
-// The same tile with its columns as those of the product (MN-major: sums run down a column).
+// The same tile with its columns as those of the GEMM (MN-major: sums run down a column).
 template <int kRows>
 __device__ inline uint32_t mn_major_descriptor(uint32_t tile) {
   return tile_descriptor(tile, kRows * 128);
@@ -113,11 +113,11 @@ struct Wgmma<128> {
 #undef SCFA_ACC24
 #undef SCFA_ACC8
 
-// wgmma.fence. Before the first product of a batch and after any ordinary write to its registers.
+// wgmma.fence. Before the first wgmma of a batch and after any ordinary write to its registers.
 __device__ inline void warpgroup_arrive() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
-// The products since the last commit become one group.
+// The wgmmas since the last commit become one group.
 __device__ inline void warpgroup_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
@@ -140,8 +140,8 @@ __device__ inline void warpgroup_fence_operand(uint32_t (&d)[kN][4]) {
     for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[i][j])::"memory");
 }
 
-// ---- products of tiles ----------------------------------------------------------------------------------------------
-// The functions below only issue products: they are complete after warpgroup_commit() and warpgroup_wait().
+// ---- GEMMs of tiles ----------------------------------------------------------------------------------------------
+// The functions below only issue wgmmas, which are complete after warpgroup_commit() and warpgroup_wait().
 // d (64, kN) = a' b'^T: a' is rows `first` to first + 63 of a (kRowsA, kD), b' the first kN rows of b (kRowsB, kD).
 // Both operands come from shared memory, K-major.
 template <int kN, int kRowsA, int kRowsB, int kD>

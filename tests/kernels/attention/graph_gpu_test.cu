@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kSets = 4, kReplays = 100;
 
-// A layer as a model's block runs it: everything that is launched between the product before it and the one behind.
+// A layer as a model's block runs it: everything that is launched between the GEMM before it and the one behind.
 void run(const AttentionTensors& layer) {
   Context& ctx = layer.context();
   layer.draw(ctx);

@@ -15,7 +15,7 @@ TEST(NormaliseKeys, RowsHaveLengthOne) {
   const int64_t shapes[][4] = {{1, 1, 1, 1}, {2, 65, 3, 16}, {1, 1000, 2, 64}};
   for (const auto& [B, T, H, D] : shapes) {
     const Array qv = normal({B, T, 2, H, D}, 1, 3.0);
-    const Tensor q = part_of(qv, 0);  // read where the product left it, beside the values
+    const Tensor q = part_of(qv, 0);  // read where the GEMM left it, beside the values
     Array k({B, T, H, D}), inverse_norm({B, T, H});
     normalise_keys(ctx, k, inverse_norm, q);
     const std::vector<double> x = values(q), inverse = inverse_norm.values();

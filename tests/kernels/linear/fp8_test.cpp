@@ -1,4 +1,4 @@
-// Products in 8-bit floating point, and what writes their operands.
+// GEMMs in 8-bit floating point, and what writes their operands.
 #include "kernels/linear/fp8.h"
 
 #include <gtest/gtest.h>
@@ -125,18 +125,18 @@ TEST(Fp8, BoundsHoldAndAreClose) {
   for (int64_t c = 0; c < C; ++c) {  // and one element alone in its row
     for (int64_t other = 0; other < C; ++other) x.as<float>()[(M + c) * C + other] = c == other ? 10.0f : 0.0f;
   }
-  Array y({N, C}), mean({N}), rstd({N}), product({N, M}), act({N, M});
-  Array ln_scale({1}), product_scale({1});
+  Array y({N, C}), mean({N}), rstd({N}), pre_gelu({N, M}), act({N, M});
+  Array ln_scale({1}), gelu_scale({1});
   layernorm_output_scale(ctx, ln_scale, norm_w, norm_b);
-  normed_product_scale(ctx, product_scale, w, norm_w, norm_b, bias);
+  gelu_output_scale(ctx, gelu_scale, w, norm_w, norm_b, bias);
   Scaled y8(DType::kE4M3, {N, C}), act8(DType::kE4M3, {N, M});
-  y8.scale.assign(ln_scale.values()), act8.scale.assign(product_scale.values());
+  y8.scale.assign(ln_scale.values()), act8.scale.assign(gelu_scale.values());
   layernorm_forward(ctx, y, {}, mean, rstd, x, {}, norm_w, norm_b, 1e-5f, y8);
-  linear_gelu_forward(ctx, act, product, y, w, bias, Gelu::kErf, act8);
+  linear_gelu_forward(ctx, act, pre_gelu, y, w, bias, Gelu::kErf, act8);
   EXPECT_LE(largest_of(y.values()), 448 * ln_scale.values()[0]);
   EXPECT_GE(largest_of(y.values()), 448 * ln_scale.values()[0] / 4);
-  EXPECT_LE(largest_of(act.values()), 448 * product_scale.values()[0]);
-  EXPECT_GE(largest_of(act.values()), 448 * product_scale.values()[0] / 8);
+  EXPECT_LE(largest_of(act.values()), 448 * gelu_scale.values()[0]);
+  EXPECT_GE(largest_of(act.values()), 448 * gelu_scale.values()[0] / 8);
   EXPECT_TRUE(close(y8.stands_for(), y.values(), 0.04));
   EXPECT_TRUE(close(act8.stands_for(), act.values(), 0.04));
 
@@ -151,13 +151,13 @@ TEST(Fp8, BoundsHoldAndAreClose) {
   EXPECT_TRUE(close(dx8.stands_for(), dx.values(), 0.08));  // the bound is far, but exponents reach further
 }
 
-// With 8-bit operands the products are those of the numbers that these stand for.
-TEST(Fp8, ProductsAreThoseOfTheNumbers) {
+// With 8-bit operands the GEMMs are those of the numbers that these stand for.
+TEST(Fp8, GemmsAreThoseOfTheNumbers) {
   Context ctx;
   const int64_t N = 32, K = 48, M = 80;
   const Array x = normal({N, K}, 1), w = normal({M, K}, 2, 0.05), bias = normal({M}, 3), dy = normal({N, M}, 4, 1e-4);
   Scaled x8(DType::kE4M3, {N, K}), w8(DType::kE4M3, {M, K}), dy8(DType::kE5M2, {N, M});
-  Array w8t(DType::kE4M3, {K, M}), y({N, M}), want({N, M}), dx({N, K}), dx_want({N, K}), act({N, M}), product({N, M});
+  Array w8t(DType::kE4M3, {K, M}), y({N, M}), want({N, M}), dx({N, K}), dx_want({N, K}), act({N, M}), pre_gelu({N, M});
   quantise(ctx, x8, {}, x), quantise(ctx, w8, w8t, w), quantise(ctx, dy8, {}, dy);
   Array x_again({N, K}), w_again({M, K}), dy_again({N, M});
   x_again.assign(x8.stands_for()), w_again.assign(w8.stands_for()), dy_again.assign(dy8.stands_for());
@@ -168,9 +168,9 @@ TEST(Fp8, ProductsAreThoseOfTheNumbers) {
   linear_dgrad(ctx, dx, dy8, w_transposed);
   linear_dgrad(ctx, dx_want, dy_again, w_again);
   EXPECT_TRUE(close(dx, dx_want.values(), 1e-6));
-  linear_gelu_forward(ctx, act, product, x8, w8, bias, Gelu::kErf);
+  linear_gelu_forward(ctx, act, pre_gelu, x8, w8, bias, Gelu::kErf);
   linear_forward(ctx, want, x_again, w_again, {});
-  EXPECT_TRUE(product.same_bits(want));
+  EXPECT_TRUE(pre_gelu.same_bits(want));
 }
 
 TEST(Fp8, WrongOperandsAreNamed) {
@@ -247,11 +247,11 @@ TEST_F(Fp8Gpu, ScalesEqualTheCpu) {
       const auto if_any = [&](const Tensor& t) { return biases ? flat(t) : Tensor(); };
       Array ln_want({1}), want({1}), ln_got({1}), got({1});
       layernorm_output_scale(cpu, ln_want, flat(nw32), if_any(nb32));
-      normed_product_scale(cpu, want, w32, flat(nw32), if_any(nb32), if_any(b32));
+      gelu_output_scale(cpu, want, w32, flat(nw32), if_any(nb32), if_any(b32));
       const GpuCopy w_gpu(gpu, w), nw_gpu(gpu, norm_w), nb_gpu(gpu, norm_b), b_gpu(gpu, bias), ln(gpu, ln_got),
           out(gpu, got);
       layernorm_output_scale(gpu, ln, flat(nw_gpu), if_any(nb_gpu));
-      normed_product_scale(gpu, out, w_gpu, flat(nw_gpu), if_any(nb_gpu), if_any(b_gpu));
+      gelu_output_scale(gpu, out, w_gpu, flat(nw_gpu), if_any(nb_gpu), if_any(b_gpu));
       ln.download(ln_got), out.download(got);
       EXPECT_EQ(ln_got.values(), ln_want.values());
       EXPECT_EQ(got.values(), want.values());
@@ -303,7 +303,7 @@ TEST_F(Fp8Gpu, CopiesOfOutputsAreOfWhatIsStored) {
   }
 }
 
-TEST_F(Fp8Gpu, ProductsEqualTheCpu) {
+TEST_F(Fp8Gpu, GemmsEqualTheCpu) {
   if (scfa::gpu::properties().compute < 89) GTEST_SKIP() << "the GPU has no 8-bit floating point";
   Context cpu, gpu(Device::kGpu);
   for (const auto& [N, K, M] : {std::array<int64_t, 3>{16, 64, 48}, {528, 768, 2304}, {256, 3072, 768}}) {

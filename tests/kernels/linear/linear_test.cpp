@@ -98,17 +98,17 @@ TEST(Linear, GeluBelongsToTheOp) {
   for (const Gelu kind : {Gelu::kErf, Gelu::kTanh})
     for (const bool with_bias : {false, true}) {
       const ConstTensor bias = with_bias ? ConstTensor(b) : ConstTensor();
-      Array y({N, M}), product({N, M}), y_want({N, M}), sum({N, M}), dproduct({N, M}), dsum({N, M});
+      Array y({N, M}), pre_gelu({N, M}), y_want({N, M}), sum({N, M}), dpre_gelu({N, M}), dsum({N, M});
       Array db = normal({M}, 6), db_want = normal({M}, 6);
-      linear_gelu_forward(ctx, y, product, x, w, bias, kind);
+      linear_gelu_forward(ctx, y, pre_gelu, x, w, bias, kind);
       linear_forward(ctx, sum, x, w, bias);
       gelu_forward(ctx, y_want, sum, {}, kind);
       EXPECT_TRUE(close(y, y_want.values(), 1e-5));
-      linear_gelu_dgrad(ctx, dproduct, with_bias ? db.view() : Tensor(), dy, w2, product, bias, kind);
+      linear_gelu_dgrad(ctx, dpre_gelu, with_bias ? db.view() : Tensor(), dy, w2, pre_gelu, bias, kind);
       linear_dgrad(ctx, dsum, dy, w2);
       gelu_backward(ctx, dsum, {}, dsum, sum, {}, kind);
       if (with_bias) linear_bgrad(ctx, db_want, dsum);
-      EXPECT_TRUE(close(dproduct, dsum.values(), 1e-5));
+      EXPECT_TRUE(close(dpre_gelu, dsum.values(), 1e-5));
       EXPECT_TRUE(close(db, db_want.values(), 1e-5));
     }
 }
@@ -127,14 +127,14 @@ TEST(Linear, WrongShapesAreNamed) {
   const auto named = [&](auto run, const char* op, const char* argument) {
     EXPECT_TRUE(fails_naming(run, {op, concat(": ", argument, " ").c_str()})) << op << " " << argument;
   };
-  named([&] { linear_gelu_forward(ctx, y, wrong, x, w, {}, Gelu::kErf); }, "linear_gelu_forward", "product");
-  named([&] { linear_gelu_forward(ctx, y, {}, x, w, {}, Gelu::kErf); }, "linear_gelu_forward", "product");
+  named([&] { linear_gelu_forward(ctx, y, wrong, x, w, {}, Gelu::kErf); }, "linear_gelu_forward", "pre_gelu");
+  named([&] { linear_gelu_forward(ctx, y, {}, x, w, {}, Gelu::kErf); }, "linear_gelu_forward", "pre_gelu");
   named([&] { linear_gelu_forward(ctx, y, y, wrong, w, {}, Gelu::kErf); }, "linear_gelu_forward", "x");
   named([&] { linear_dgrad(ctx, x, wrong, w); }, "linear_dgrad", "dy");
   named([&] { linear_dgrad(ctx, x, {}, w); }, "linear_dgrad", "dy");
   named([&] { linear_dgrad(ctx, wrong, y, w); }, "linear_dgrad", "dx");
-  named([&] { linear_gelu_dgrad(ctx, x, {}, y, w, wrong, {}, Gelu::kErf); }, "linear_gelu_dgrad", "product");
-  named([&] { linear_gelu_dgrad(ctx, wrong, {}, y, w, x, {}, Gelu::kErf); }, "linear_gelu_dgrad", "dproduct");
+  named([&] { linear_gelu_dgrad(ctx, x, {}, y, w, wrong, {}, Gelu::kErf); }, "linear_gelu_dgrad", "pre_gelu");
+  named([&] { linear_gelu_dgrad(ctx, wrong, {}, y, w, x, {}, Gelu::kErf); }, "linear_gelu_dgrad", "dpre_gelu");
   named([&] { linear_gelu_dgrad(ctx, x, bias, y, w, x, {}, Gelu::kErf); }, "linear_gelu_dgrad", "dbias");
   named([&] { linear_gelu_dgrad(ctx, x, {}, y, w, x, bias, Gelu::kErf); }, "linear_gelu_dgrad", "bias");
   named([&] { linear_wgrad(ctx, w, wrong, x); }, "linear_wgrad", "dy");

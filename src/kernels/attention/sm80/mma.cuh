@@ -1,4 +1,4 @@
-// Products of tiles by the warp-level matrix instruction mma.sync.m16n8k16 (bf16, accumulated in f32), for sm_80 and
+// GEMMs of tiles by the warp-level matrix instruction mma.sync.m16n8k16 (bf16, accumulated in f32), for sm_80 and
 // newer.
 #pragma once
 #include "kernels/fragment_math.cuh"

@@ -41,7 +41,7 @@
 //     completes the sum) still multiplies columns 64 to 127, for which it needs the other three warps of its warpgroup.
 //     These may wait for their own merges, whose holders are key sides, which only write; or for tile c + 1 to signal
 //     their words. Tile c + 1 has signalled the holder's word: by the producer, then all four at once; or by a warp.
-//     Between that warp's last wait for a semaphore and its signal it has completed such a product of columns 64 to
+//     Between that warp's last wait for a semaphore and its signal it has completed such a GEMM of columns 64 to
 //     127, so the other three are past that wait too, and only mbarriers that it has passed are between them and their
 //     signals. (Where tile c is also the last tile that the queries see, the key side is the same warp, later: nobody
 //     waits for the holder.)

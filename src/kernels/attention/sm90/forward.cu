@@ -73,8 +73,8 @@ class ForwardConsumer {
     write(out);
   }
 
-  // The next kKeys keys of a step. operand: the probabilities, still read by the product that runs when this returns
-  // (D = 64). With D = 128 there are no registers for the next scores beside them, so the product is complete.
+  // The next kKeys keys of a step. operand: the probabilities, still read by the GEMM that runs when this returns
+  // (D = 64). With D = 128 there are no registers for the next scores beside them, so the GEMM is complete.
   template <int kKeys>
   __device__ void compute_step(float (&out)[kD / 2], uint32_t (&operand)[kKeys / 16][4], int step) {
     const uint32_t keys = storage.inner(stages.stage, 0), values = storage.inner(stages.stage, 1);
@@ -90,7 +90,7 @@ class ForwardConsumer {
     warpgroup_fence_operand(out);
     warpgroup_fence_operand(operand);
     if (Traits::kRanges ? last_empty != 0 : step > 0)
-      mbarrier_arrive_warp(last_empty);  // the product of the step before is complete too
+      mbarrier_arrive_warp(last_empty);  // the GEMM of the step before is complete too
     last_empty = stages.barrier(storage.empty());
     update_softmax<kKeys>(s, out, keys, step);
 #pragma unroll

@@ -7,7 +7,7 @@
 // the step (m_block modulo the number n of consumer warpgroups), multiplies it with the keys kDqDelay = 2 steps later.
 // There are n buffers, one per warpgroup. The dq warpgroup of the same queries is the same in every key tile.
 //
-// One step of a consumer warpgroup, m_block = b. wgmma products are marked with *; they run until the next "wait *".
+// One step of a consumer warpgroup, m_block = b. GEMMs (wgmma) are marked with *; they run until the next "wait *".
 // Barriers are those of SharedStorage, semaphores those of dq_semaphore.cuh. b - 2 and b + 1 count in the order of the
 // steps: in a tile that goes backwards they are b + 2 and b - 1.
 //
@@ -26,11 +26,11 @@
 //                                                   wait *
 //                                                   arrive ds_empty[own]
 //                                                   add to the sums
-//   otherwise: probabilities from scores; with D = 128 beside the next product
+//   otherwise: probabilities from scores; with D = 128 beside the next GEMM
 //   * dp = v dout^T (keys by queries)
 //   wait *
 //   ds = p (dp - delta); the epilogues apply scale
-//   store ds (with D = 128 beside the next product): wait ds_empty[b % n], store, fence, arrive ds_full[b % n]
+//   store ds (with D = 128 beside the next GEMM): wait ds_empty[b % n], store, fence, arrive ds_full[b % n]
 //   * dv += p dout
 //   wait *
 //   * dk += ds q
@@ -52,8 +52,8 @@
 // are the least. In step i the dq warpgroup of step i - 2 waits until all have stored ds of that step. Then all store
 // ds of step i to the buffer last used in step i - n, which is read in step i - n + 2 <= i; with n = 2 that is this
 // step, and the warpgroup that reads it does so before it stores. Across tiles the same holds, because each warpgroup
-// computes the dq that it still owes before it leaves a tile. So a wait depends on earlier steps only, on the product
-// for dq of the same step (n = 2), and, through that product and through the merge in the epilogue, on other blocks,
+// computes the dq that it still owes before it leaves a tile. So a wait depends on earlier steps only, on the GEMM
+// for dq of the same step (n = 2), and, through that GEMM and through the merge in the epilogue, on other blocks,
 // which dq_semaphore.cuh is about.
 #pragma once
 #include <climits>
@@ -172,7 +172,7 @@ class KeyTileConsumer {
     const uint32_t empty = stages.barrier(storage.empty());
     const auto issue_next_scores = [&] {
       if (owns_dq_of_step_back(kDqDelay + 1)) dq_sums.signal(m_block - (kDqDelay + 1) * m_block_step, m_block_max);
-      // The next scores come out with this step's last product. After the last step nobody reads them.
+      // The next scores come out with this step's last GEMM. After the last step nobody reads them.
       if (step + 1 < num_m_blocks) {
         stages.next();
         mbarrier_wait(stages.barrier(storage.full()), stages.parity());
@@ -259,7 +259,7 @@ class KeyTileConsumer {
     warpgroup_commit();
   }
 
-  // From probabilities s and the product for dout v, which runs. ds is stored before the product for dv is issued with
+  // From probabilities s and the GEMM for dout v, which runs. ds is stored before the GEMM for dv is issued with
   // D = 64, and while it runs with D = 128: what is fastest.
   __device__ __forceinline__ void compute_ds_and_dv(Fragments& gradients, const float (&s)[kBlockM / 2],
                                                     float (&ds)[kBlockM / 2], uint32_t dout, uint32_t delta,
@@ -294,7 +294,7 @@ class KeyTileConsumer {
     ds_phases ^= 1u << buffer;
   }
 
-  // dq of a block of queries whose ds has been stored. meanwhile(column_half) is called after each product
+  // dq of a block of queries whose ds has been stored. meanwhile(column_half) is called after each GEMM
   // for 64 columns is issued.
   template <class Meanwhile>
   __device__ __forceinline__ void compute_dq(int m_block, const Meanwhile& meanwhile) {

@@ -1,7 +1,7 @@
 // What a block of the sm_90 kernels has in shared memory. A block works as in FlashAttention-3 (Shah et al. 2024,
 // arXiv:2407.08608): warpgroup 0 is the producer, which gathers rows from token order into a circular buffer of stages;
 // the other warpgroups are consumers, and each computes 64 rows of a tile. Copies for the next steps, and for the next
-// tile, run beside the products. Consumers need not keep step with each other; in backward they exchange ds, which lets
+// tile, run beside the GEMMs. Consumers need not keep step with each other; in backward they exchange ds, which lets
 // them drift apart by a step or so.
 //
 // mbarriers, n = kConsumerWarpgroups. "Copies" means mbarrier_arrive_on_copies: when all cp.async that the thread has
@@ -18,12 +18,12 @@
 //   full[kStages]                128  each producer thread: copies          consumers: inner rows, lse and    0
 //                                                                           delta of a step
 //   empty[kStages]                4n  each consumer warp, when its          producer: these may be            1
-//                                     products have read the stage, or at   overwritten
+//                                     GEMMs have read the stage, or at   overwritten
 //                                     once, if it skips the step
 //   ds_full[n]                    4n  each consumer warp, when it has       consumer warpgroup i: all of ds   0
 //                                     stored its rows to buffer i           of a step
 //   ds_empty[n]                    4  each warp of consumer warpgroup i,    consumers, before they store ds   1
-//                                     when its products have read buffer i
+//                                     when its GEMMs have read buffer i
 //
 // ds_* are used in backward only. Named barriers (bar.sync, 128 threads each): kProducerBarrier, before the producer
 // reads item k: all its threads are done with item k - 1, whose place item k + 1 goes to. kConsumerBarrier0 + i, after

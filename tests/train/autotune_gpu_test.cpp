@@ -1,4 +1,4 @@
-#include "train/product_tuning.h"
+#include "train/autotune.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "kernels/linear/products.h"
+#include "kernels/linear/gemm.h"
 #include "support/compare.h"
 #include "support/environment.h"
 #include "support/gpu.h"
@@ -17,9 +17,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class ProductTuningGpu : public GpuTest {};
+class AutotuneGpu : public GpuTest {};
 
-TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
+TEST_F(AutotuneGpu, ChoicesAreMeasuredOnceAndKept) {
   const TempDir folder;
   const EnvironmentVariable cache("XDG_CACHE_HOME", folder / "cache");
   GptConfig c;
@@ -31,7 +31,7 @@ TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
     Gpt model(store, c, 2, 1, Gpt::Mode::kTraining);
     Feeder feeder(ctx, 2, c.sequence_length);
     store.init(1);
-    const TunedProducts tuned = tune_products(model, feeder, known);
+    const AutotunedGemms tuned = autotune_gemms(model, feeder, known);
     chosen = tuned.choices;
     const Array gradients({store.gradients().numel()});
     ctx.copy(gradients, store.gradients());
@@ -41,12 +41,12 @@ TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
     EXPECT_EQ(sums.loss, 0);
     return tuned.line;
   };
-  const std::string path = product_cache_path();
+  const std::string path = gemm_cache_path();
   EXPECT_EQ(path.find(folder / "cache"), 0u) << path;
   EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
   const std::string text = read_text(path), first = chosen;
   EXPECT_EQ(nlohmann::json::parse(chosen), nlohmann::json::parse(text));
-  EXPECT_EQ(tune(), "products: algorithms from " + path);
+  EXPECT_EQ(tune(), "GEMMs: algorithms from " + path);
   EXPECT_EQ(read_text(path), text);
   EXPECT_EQ(chosen, first);
   // A choice that the library refuses is measured again, and the file is whole afterwards.
@@ -59,45 +59,45 @@ TEST_F(ProductTuningGpu, ChoicesAreMeasuredOnceAndKept) {
   }
   write_text(path, refused);
   EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
-  EXPECT_EQ(tune(), "products: algorithms from " + path);
+  EXPECT_EQ(tune(), "GEMMs: algorithms from " + path);
   EXPECT_NE(read_text(path), refused);
   // What a checkpoint or another rank chose is taken instead of what the file has, which stays.
   nlohmann::json other = nlohmann::json::parse(first);
-  for (auto& product : other.at("products")) product["ms"] = 123.5;
-  EXPECT_EQ(tune(other.dump()), "products: algorithms from the checkpoint");
+  for (auto& gemm : other.at("gemms")) gemm["ms"] = 123.5;
+  EXPECT_EQ(tune(other.dump()), "GEMMs: algorithms from the checkpoint");
   EXPECT_EQ(nlohmann::json::parse(chosen), other);
   const std::string kept = read_text(path);
   EXPECT_EQ(kept.find("123.5"), std::string::npos);
   fs::remove(path);
-  EXPECT_EQ(tune(other.dump()), "products: algorithms from the checkpoint");
+  EXPECT_EQ(tune(other.dump()), "GEMMs: algorithms from the checkpoint");
   EXPECT_EQ(nlohmann::json::parse(read_text(path)), other);  // which it lacked
   write_text(path, kept);
   {
     Context ctx(Device::kGpu);  // another rank takes those of rank 0 and no others
-    take_products(ctx, other.dump());
-    const std::vector<gpu::ProductChoice> taken = gpu::product_choices(ctx);
-    EXPECT_EQ(taken.size(), other.at("products").size());
-    for (const gpu::ProductChoice& choice : taken) EXPECT_EQ(choice.milliseconds, 123.5);
+    take_gemm_algorithms(ctx, other.dump());
+    const std::vector<gpu::GemmAlgorithm> taken = gpu::gemm_algorithms(ctx);
+    EXPECT_EQ(taken.size(), other.at("gemms").size());
+    for (const gpu::GemmAlgorithm& choice : taken) EXPECT_EQ(choice.milliseconds, 123.5);
     other["driver"] = "1.2.3";
-    take_products(ctx, other.dump());
-    EXPECT_TRUE(gpu::product_choices(ctx).empty());
+    take_gemm_algorithms(ctx, other.dump());
+    EXPECT_TRUE(gpu::gemm_algorithms(ctx).empty());
   }
   for (const std::string& strange : {other.dump(), std::string("{\"gpu\": 3")})
     EXPECT_EQ(tune(strange),
-              "products: those of the checkpoint are of another GPU, driver or library; algorithms from " + path);
+              "GEMMs: those of the checkpoint are of another GPU, driver or library; algorithms from " + path);
   EXPECT_EQ(read_text(path), kept);
   write_text(path, "{ not JSON");
   EXPECT_NE(tune().find("measured and kept in " + path), std::string::npos);
-  EXPECT_EQ(tune(), "products: algorithms from " + path);
+  EXPECT_EQ(tune(), "GEMMs: algorithms from " + path);
   write_text(folder / "file", "");
   const EnvironmentVariable nowhere("XDG_CACHE_HOME", folder / "file");  // a folder cannot be made below it
   EXPECT_NE(tune().find("by cuBLASLt's heuristics"), std::string::npos);
-  EXPECT_NE(tune().find("file/scfa/products"), std::string::npos);
-  EXPECT_TRUE(nlohmann::json::parse(chosen).at("products").empty());
+  EXPECT_NE(tune().find("file/scfa/gemms"), std::string::npos);
+  EXPECT_TRUE(nlohmann::json::parse(chosen).at("gemms").empty());
   const std::string heuristics = chosen;
   EXPECT_NE(tune(first).find("algorithms from the checkpoint, others by cuBLASLt's heuristics"), std::string::npos);
   EXPECT_EQ(chosen, first);
-  EXPECT_EQ(tune(heuristics), "products: algorithms by cuBLASLt's heuristics, as the checkpoint has it");
+  EXPECT_EQ(tune(heuristics), "GEMMs: algorithms by cuBLASLt's heuristics, as the checkpoint has it");
   EXPECT_EQ(chosen, heuristics);
 }
 

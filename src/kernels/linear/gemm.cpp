@@ -1,5 +1,5 @@
 // cuBLAS counts matrices by columns, so a row-major (N, K) is its (K, N), and y = x W^T is asked for as y' = W'^T x'.
-#include "kernels/linear/products.h"
+#include "kernels/linear/gemm.h"
 
 #include <cublasLt.h>
 
@@ -15,7 +15,7 @@ namespace scfa::gpu {
 
 namespace {
 
-static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductChoice::algorithm));
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(GemmAlgorithm::algorithm));
 
 void check(cublasStatus_t status, const char* op) {
   if (status != CUBLAS_STATUS_SUCCESS) fail(op, ": cuBLASLt: ", cublasLtGetStatusString(status));
@@ -39,15 +39,15 @@ cudaDataType_t library_type(DType type) {
   return type == DType::kBF16 ? CUDA_R_16BF : type == DType::kE4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
 }
 
-// A product as cuBLASLt wants it described, and the algorithm that it takes.
+// A GEMM as cuBLASLt wants it described, and the algorithm that it takes.
 struct Recipe {
   cublasLtHandle_t handle;
-  const Product product;
+  const Gemm gemm;
   Owned<cublasLtMatmulDesc_t> operation;
   Owned<cublasLtMatrixLayout_t> a, b, out;
   cublasLtMatmulAlgo_t algorithm{};
 
-  Recipe(cublasLtHandle_t with, const Product& p, const char* op) : handle(with), product(p) {
+  Recipe(cublasLtHandle_t with, const Gemm& p, const char* op) : handle(with), gemm(p) {
     cublasLtMatmulDesc_t made = nullptr;
     check(cublasLtMatmulDescCreate(&made, CUBLAS_COMPUTE_32F, CUDA_R_32F), op);
     operation.reset(made);
@@ -64,7 +64,7 @@ struct Recipe {
     out = layout(p.f32_output ? CUDA_R_32F : CUDA_R_16BF, p.m, p.n, op);
   }
 
-  bool scaled() const { return product.a_type != DType::kBF16; }
+  bool scaled() const { return gemm.a_type != DType::kBF16; }
 
   // Up to `most` algorithms, the one that the library expects to be fastest first. They depend on shapes and alignment
   // only, so a run that is resumed gets the same ones.
@@ -87,8 +87,8 @@ struct Recipe {
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         handle, operation.get(), a.get(), b.get(), out.get(), out.get(), preference.get(), most, found.data(), &count);
-    require(status == CUBLAS_STATUS_SUCCESS && count > 0, op, ": cuBLASLt has no algorithm for a product of ",
-            product.m, " x ", product.k, " and ", product.k, " x ", product.n);
+    require(status == CUBLAS_STATUS_SUCCESS && count > 0, op, ": cuBLASLt has no algorithm for a GEMM of ", gemm.m,
+            " x ", gemm.k, " and ", gemm.k, " x ", gemm.n);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
     algorithms.reserve(static_cast<size_t>(count));
     for (int i = 0; i < count; ++i) algorithms.push_back(found[static_cast<size_t>(i)].algo);
@@ -104,20 +104,20 @@ struct Recipe {
 
   // Bias and scales are part of the description. cuBLASLt looks at whether there are scales when it proposes
   // algorithms.
-  void point_at(const ProductOperands& o) const {
+  void point_at(const GemmOperands& o) const {
     const auto point = [&](cublasLtMatmulDescAttributes_t attribute, const auto& pointer) {
       cublasLtMatmulDescSetAttribute(operation.get(), attribute, &pointer, sizeof pointer);
     };
-    if (product.bias) point(CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
+    if (gemm.bias) point(CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
     if (scaled()) {
       point(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, o.a_scale);
       point(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, o.b_scale);
     }
   }
 
-  cublasStatus_t launch(const Context& ctx, const cublasLtMatmulAlgo_t& with, const ProductOperands& o) const {
+  cublasStatus_t launch(const Context& ctx, const cublasLtMatmulAlgo_t& with, const GemmOperands& o) const {
     point_at(o);
-    const float alpha = 1.0f, beta = product.f32_output ? 1.0f : 0.0f;
+    const float alpha = 1.0f, beta = gemm.f32_output ? 1.0f : 0.0f;
     return cublasLtMatmul(handle, operation.get(), &alpha, o.a, a.get(), o.b, b.get(), &beta, o.out, out.get(), o.out,
                           out.get(), &with, ctx.workspace(), kLibraryBytes, ctx.stream());
   }
@@ -125,7 +125,7 @@ struct Recipe {
   // Takes the candidate of the least median time, and returns that in milliseconds. All take turns, so that a change of
   // the GPU's clock meets all of them.
   double measure(const Context& ctx, const std::vector<cublasLtMatmulAlgo_t>& algorithms,
-                 const ProductOperands& operands) {
+                 const GemmOperands& operands) {
     constexpr int kRounds = 7, kLaunches = 2;
     std::vector<std::vector<double>> times(algorithms.size());
     const Event from = create_event(true), to = create_event(true);
@@ -149,7 +149,7 @@ struct Recipe {
   }
 };
 
-std::string key_of(const Product& p, unsigned alignment) {
+std::string key_of(const Gemm& p, unsigned alignment) {
   const std::string types = p.a_type == DType::kBF16 ? "" : concat(' ', name_of(p.a_type), ' ', name_of(p.b_type));
   return concat(p.m, 'x', p.n, 'x', p.k, p.transpose_a ? " T" : " N", p.transpose_b ? "T" : "N", types,
                 p.f32_output ? " f32" : " bf16", p.bias ? " bias" : "", " aligned ", alignment);
@@ -168,15 +168,15 @@ class Library {
     return *static_cast<Library*>(ctx.blas().get());
   }
 
-  void run(Context& ctx, const Product& product, const ProductOperands& operands, const char* op) {
+  void run(Context& ctx, const Gemm& gemm, const GemmOperands& operands, const char* op) {
     uintptr_t bits = 256;  // the largest alignment that matters
     for (const void* pointer : {operands.a, operands.b, operands.bias, static_cast<const void*>(operands.out)})
       bits |= reinterpret_cast<uintptr_t>(pointer);
     const auto alignment = static_cast<unsigned>(bits & -bits);
-    const std::string key = key_of(product, alignment);
+    const std::string key = key_of(gemm, alignment);
     auto found = recipes_.find(key);
     if (found == recipes_.end() || (measuring_ && !choices_.contains(key))) {
-      auto recipe = std::make_unique<Recipe>(handle_, product, op);
+      auto recipe = std::make_unique<Recipe>(handle_, gemm, op);
       recipe->point_at(operands);
       choose(ctx, key, *recipe, alignment, operands, op);
       found = recipes_.insert_or_assign(key, std::move(recipe)).first;
@@ -186,25 +186,25 @@ class Library {
   }
 
   void set_measuring(bool on) { measuring_ = on; }
-  void set(std::vector<ProductChoice> choices) {
-    for (ProductChoice& choice : choices) {
-      recipes_.erase(choice.product);
-      choices_[choice.product] = std::move(choice);
+  void set(std::vector<GemmAlgorithm> choices) {
+    for (GemmAlgorithm& choice : choices) {
+      recipes_.erase(choice.gemm);
+      choices_[choice.gemm] = std::move(choice);
     }
   }
   void clear() {
     recipes_.clear();
     choices_.clear();
   }
-  std::vector<ProductChoice> choices(bool used_only) const {
-    std::vector<ProductChoice> all;
+  std::vector<GemmAlgorithm> choices(bool used_only) const {
+    std::vector<GemmAlgorithm> all;
     for (const auto& [key, choice] : choices_)
       if (!used_only || recipes_.contains(key)) all.push_back(choice);
     return all;
   }
 
  private:
-  void choose(Context& ctx, const std::string& key, Recipe& recipe, unsigned alignment, const ProductOperands& operands,
+  void choose(Context& ctx, const std::string& key, Recipe& recipe, unsigned alignment, const GemmOperands& operands,
               const char* op) {
     if (const auto choice = choices_.find(key); choice != choices_.end()) {
       std::memcpy(&recipe.algorithm, choice->second.algorithm.data(), sizeof recipe.algorithm);
@@ -216,7 +216,7 @@ class Library {
         recipe.candidates(measuring_ ? kMostCandidates : 1, alignment, op);
     recipe.algorithm = algorithms[0];
     if (!measuring_) return;
-    ProductChoice choice{.product = key, .algorithm = {}, .milliseconds = recipe.measure(ctx, algorithms, operands)};
+    GemmAlgorithm choice{.gemm = key, .algorithm = {}, .milliseconds = recipe.measure(ctx, algorithms, operands)};
     if (!std::isfinite(choice.milliseconds)) return;  // none could be launched: the first one will say why
     std::memcpy(choice.algorithm.data(), &recipe.algorithm, sizeof recipe.algorithm);
     choices_[key] = choice;
@@ -225,40 +225,40 @@ class Library {
   cublasLtHandle_t handle_ = nullptr;
   bool measuring_ = false;
   std::map<std::string, std::unique_ptr<Recipe>> recipes_;
-  std::map<std::string, ProductChoice> choices_;
+  std::map<std::string, GemmAlgorithm> choices_;
 };
 
 }  // namespace
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void run_product(Context& ctx, const Product& product, const ProductOperands& operands, const char* op) {
-  Library::of(ctx, op).run(ctx, product, operands, op);
+void run_gemm(Context& ctx, const Gemm& gemm, const GemmOperands& operands, const char* op) {
+  Library::of(ctx, op).run(ctx, gemm, operands, op);
 }
 
-std::string product_library() {
+std::string gemm_library() {
   const size_t version = cublasLtGetVersion();  // 130002 is 13.0.2
   return concat("cuBLASLt ", version / 10000, '.', version / 100 % 100, '.', version % 100);
 }
 
-void measure_products(Context& ctx, bool on) {
-  Library::of(ctx, "measure_products").set_measuring(on);
+void measure_gemms(Context& ctx, bool on) {
+  Library::of(ctx, "measure_gemms").set_measuring(on);
 }
 
-void set_product_choices(Context& ctx, std::vector<ProductChoice> choices) {
-  Library::of(ctx, "set_product_choices").set(std::move(choices));
+void set_gemm_algorithms(Context& ctx, std::vector<GemmAlgorithm> choices) {
+  Library::of(ctx, "set_gemm_algorithms").set(std::move(choices));
 }
 
-void clear_product_choices(Context& ctx) {
-  Library::of(ctx, "clear_product_choices").clear();
+void clear_gemm_algorithms(Context& ctx) {
+  Library::of(ctx, "clear_gemm_algorithms").clear();
 }
 
-std::vector<ProductChoice> product_choices(Context& ctx) {
-  return Library::of(ctx, "product_choices").choices(false);
+std::vector<GemmAlgorithm> gemm_algorithms(Context& ctx) {
+  return Library::of(ctx, "gemm_algorithms").choices(false);
 }
 
-std::vector<ProductChoice> used_product_choices(Context& ctx) {
-  return Library::of(ctx, "used_product_choices").choices(true);
+std::vector<GemmAlgorithm> used_gemm_algorithms(Context& ctx) {
+  return Library::of(ctx, "used_gemm_algorithms").choices(true);
 }
 
 }  // namespace scfa::gpu

@@ -1,4 +1,4 @@
-#include "train/product_tuning.h"
+#include "train/autotune.h"
 
 #include <fcntl.h>
 #include <spdlog/fmt/fmt.h>
@@ -18,7 +18,7 @@
 #include "core/signals.h"
 #include "data/json_file.h"
 #include "data/table_file.h"
-#include "kernels/linear/products.h"
+#include "kernels/linear/gemm.h"
 #include "train/random_tokens.h"
 
 namespace scfa {
@@ -49,7 +49,7 @@ class WaitingLock {
       }
       if (reason == EINTR && !stop_requested()) continue;
       ::close(fd_);
-      check_stop("stopped while another process measured the algorithms of products (", path, ')');
+      check_stop("stopped while another process measured the algorithms of GEMMs (", path, ')');
       fail(path, ": cannot be locked: ", std::strerror(reason));
     }
   }
@@ -63,13 +63,13 @@ class WaitingLock {
 
 constexpr JsonLimits kLimits{.bytes = int64_t{16} << 20, .depth = 8, .keys = 100'000};
 
-using Choices = std::vector<gpu::ProductChoice>;
+using Choices = std::vector<gpu::GemmAlgorithm>;
 
 Choices parse_choices(const Json& root, const std::string& origin) {
   Choices choices;
-  for (const auto& [product, value] : JsonReader(root, origin).at("products").items()) {
-    const JsonReader reader(value, origin, concat("products.", product, "."));
-    gpu::ProductChoice choice{.product = product, .algorithm = {}, .milliseconds = reader.number("ms")};
+  for (const auto& [gemm, value] : JsonReader(root, origin).at("gemms").items()) {
+    const JsonReader reader(value, origin, concat("gemms.", gemm, "."));
+    gpu::GemmAlgorithm choice{.gemm = gemm, .algorithm = {}, .milliseconds = reader.number("ms")};
     for (size_t i = 0; i < choice.algorithm.size(); ++i)
       choice.algorithm[i] = reader.hex(concat("algorithm_", i).c_str());
     choices.push_back(std::move(choice));
@@ -78,10 +78,10 @@ Choices parse_choices(const Json& root, const std::string& origin) {
 }
 
 Json to_json(const Choices& choices) {
-  Json root = {{"gpu", gpu::properties().name}, {"driver", driver_version()}, {"library", gpu::product_library()}};
-  Json& products = root["products"] = Json::object();
-  for (const gpu::ProductChoice& choice : choices) {
-    Json& value = products[choice.product] = {{"ms", choice.milliseconds}};
+  Json root = {{"gpu", gpu::properties().name}, {"driver", driver_version()}, {"library", gpu::gemm_library()}};
+  Json& gemms = root["gemms"] = Json::object();
+  for (const gpu::GemmAlgorithm& choice : choices) {
+    Json& value = gemms[choice.gemm] = {{"ms", choice.milliseconds}};
     for (size_t i = 0; i < choice.algorithm.size(); ++i)
       value[concat("algorithm_", i)] = fmt::format("{:016x}", choice.algorithm[i]);
   }
@@ -94,14 +94,14 @@ void write_choices(const std::string& path, const Choices& choices) {
   file.commit();
 }
 
-// What a training step launches, with the products of a micro-batch.
+// What a training step launches, with the GEMMs of a micro-batch.
 void compute(Gpt& model, Feeder& feeder) {
   const RandomTokens tokens(model.config(), model.activations().blocks[0].residual_in.size(0));
   Batch batch = feeder.put(tokens.ids, tokens.targets, tokens.samples, 0);
   batch.gradient_scale = 1.0f / static_cast<float>(batch.ids.numel());
   model.forward(batch, true);
   model.backward(batch);
-  if (model.precision() == Precision::kFp8) model.forward(batch, false);  // evaluation has products of its own
+  if (model.precision() == Precision::kFp8) model.forward(batch, false);  // evaluation has GEMMs of its own
   model.take_losses();
   model.zero_gradients();
 }
@@ -120,10 +120,10 @@ Choices kept_choices(const std::string& path) {
 std::optional<Choices> known_choices(const std::string& known) {
   if (known.empty()) return {};
   try {
-    const Json root = parse_json(known, "algorithms of products", kLimits), here = to_json({});
+    const Json root = parse_json(known, "algorithms of GEMMs", kLimits), here = to_json({});
     for (const char* key : {"gpu", "driver", "library"})
-      if (JsonReader(root, "algorithms of products").text(key) != here.at(key)) return {};
-    return parse_choices(root, "algorithms of products");
+      if (JsonReader(root, "algorithms of GEMMs").text(key) != here.at(key)) return {};
+    return parse_choices(root, "algorithms of GEMMs");
   } catch (const Error&) {
     return {};
   }
@@ -132,9 +132,9 @@ std::optional<Choices> known_choices(const std::string& known) {
 // `first`, and of `others` what it lacks.
 Choices join(Choices first, const Choices& others) {
   const auto known = static_cast<std::ptrdiff_t>(first.size());
-  for (const gpu::ProductChoice& other : others)
+  for (const gpu::GemmAlgorithm& other : others)
     if (std::none_of(first.begin(), first.begin() + known,
-                     [&](const gpu::ProductChoice& choice) { return choice.product == other.product; }))
+                     [&](const gpu::GemmAlgorithm& choice) { return choice.gemm == other.gemm; }))
       first.push_back(other);
   return first;
 }
@@ -142,9 +142,9 @@ Choices join(Choices first, const Choices& others) {
 // Those of `choices` that are not in `before`, or of another algorithm there.
 Choices new_ones(const Choices& choices, const Choices& before) {
   Choices found;
-  for (const gpu::ProductChoice& choice : choices)
-    if (std::none_of(before.begin(), before.end(), [&](const gpu::ProductChoice& other) {
-          return other.product == choice.product && other.algorithm == choice.algorithm;
+  for (const gpu::GemmAlgorithm& choice : choices)
+    if (std::none_of(before.begin(), before.end(), [&](const gpu::GemmAlgorithm& other) {
+          return other.gemm == choice.gemm && other.algorithm == choice.algorithm;
         }))
       found.push_back(choice);
   return found;
@@ -158,17 +158,17 @@ std::unique_ptr<WaitingLock> lock_cache(const std::string& path) {
   return std::make_unique<WaitingLock>(path + ".lock");
 }
 
-// The choices that the model's products have when nothing is measured.
+// The choices that the model's GEMMs have when nothing is measured.
 Choices choices_of(Gpt& model, Feeder& feeder, const Choices& known) {
-  gpu::clear_product_choices(model.context());
-  gpu::set_product_choices(model.context(), known);
+  gpu::clear_gemm_algorithms(model.context());
+  gpu::set_gemm_algorithms(model.context(), known);
   compute(model, feeder);
-  return gpu::used_product_choices(model.context());
+  return gpu::used_gemm_algorithms(model.context());
 }
 
 }  // namespace
 
-std::string product_cache_path() {
+std::string gemm_cache_path() {
   const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
   fs::path folder;
   if (cache != nullptr && *cache == '/')
@@ -177,13 +177,13 @@ std::string product_cache_path() {
     folder = fs::path(home) / ".cache";
   else
     return {};
-  std::string name = concat("products ", gpu::properties().name, ' ', driver_version(), ' ', gpu::product_library());
+  std::string name = concat("gemms ", gpu::properties().name, ' ', driver_version(), ' ', gpu::gemm_library());
   for (char& c : name)
     if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.') c = '_';
   return (folder / "scfa" / (name + ".json")).string();
 }
 
-TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known) {
+AutotunedGemms autotune_gemms(Gpt& model, Feeder& feeder, const std::string& known) {
   Context& ctx = model.context();
   if (!ctx.on_gpu()) return {};
   const std::optional<Choices> given = known_choices(known);
@@ -191,16 +191,16 @@ TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known
       !known.empty() && !given ? "those of the checkpoint are of another GPU, driver or library; " : "";
   const auto take_given = [&](const Error& why) {
     const Choices taken = choices_of(model, feeder, given.value_or(Choices()));
-    return TunedProducts{.choices = to_json(taken).dump(),
-                         .line = concat("products: ", refused,
-                                        given ? "algorithms from the checkpoint, others by cuBLASLt's heuristics"
-                                              : "algorithms by cuBLASLt's heuristics",
-                                        ", because choices cannot be kept: ", why.what())};
+    return AutotunedGemms{.choices = to_json(taken).dump(),
+                          .line = concat("GEMMs: ", refused,
+                                         given ? "algorithms from the checkpoint, others by cuBLASLt's heuristics"
+                                               : "algorithms by cuBLASLt's heuristics",
+                                         ", because choices cannot be kept: ", why.what())};
   };
   if (given && given->empty())
     return {.choices = to_json(choices_of(model, feeder, {})).dump(),
-            .line = "products: algorithms by cuBLASLt's heuristics, as the checkpoint has it"};
-  const std::string path = product_cache_path();
+            .line = "GEMMs: algorithms by cuBLASLt's heuristics, as the checkpoint has it"};
+  const std::string path = gemm_cache_path();
   std::unique_ptr<WaitingLock> lock;
   try {
     lock = lock_cache(path);
@@ -210,11 +210,11 @@ TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known
     return take_given(error);
   }
   const Choices kept = kept_choices(path), before = join(given.value_or(Choices()), kept);
-  gpu::set_product_choices(ctx, before);
-  gpu::measure_products(ctx, true);
+  gpu::set_gemm_algorithms(ctx, before);
+  gpu::measure_gemms(ctx, true);
   compute(model, feeder);
-  gpu::measure_products(ctx, false);
-  const Choices choices = gpu::product_choices(ctx), measured = new_ones(choices, before);
+  gpu::measure_gemms(ctx, false);
+  const Choices choices = gpu::gemm_algorithms(ctx), measured = new_ones(choices, before);
   // A measurement replaces what the library refused; what was given replaces nothing.
   const Choices to_keep = join(join(measured, kept), choices);
   if (!new_ones(to_keep, kept).empty()) try {
@@ -222,16 +222,16 @@ TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known
     } catch (const Error& error) {
       if (!measured.empty()) return take_given(error);
     }
-  return {.choices = to_json(gpu::used_product_choices(ctx)).dump(),
-          .line = concat("products: ", refused, "algorithms ",
+  return {.choices = to_json(gpu::used_gemm_algorithms(ctx)).dump(),
+          .line = concat("GEMMs: ", refused, "algorithms ",
                          measured.empty() ? concat("from ", given ? "the checkpoint" : path)
                                           : concat("of ", measured.size(), " measured and kept in ", path))};
 }
 
-void take_products(Context& ctx, const std::string& choices) {
+void take_gemm_algorithms(Context& ctx, const std::string& choices) {
   if (!ctx.on_gpu()) return;
-  gpu::clear_product_choices(ctx);
-  gpu::set_product_choices(ctx, known_choices(choices).value_or(Choices()));
+  gpu::clear_gemm_algorithms(ctx);
+  gpu::set_gemm_algorithms(ctx, known_choices(choices).value_or(Choices()));
 }
 
 }  // namespace scfa

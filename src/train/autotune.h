@@ -1,4 +1,4 @@
-// Which algorithms a model's matrix products take on this GPU: measured once, and kept in a file for later runs.
+// Which algorithms a model's GEMMs take on this GPU: measured once, and kept in a file for later runs.
 #pragma once
 #include <string>
 
@@ -8,24 +8,24 @@ namespace scfa {
 
 // Where choices are kept: a file of its own for each GPU, driver and version of the library, in $XDG_CACHE_HOME/scfa or
 // else ~/.cache/scfa. Empty if neither is set.
-std::string product_cache_path();
+std::string gemm_cache_path();
 
-struct TunedProducts {
-  // JSON: GPU, driver, library, and the algorithm of each product of the model. A product that is missing takes the one
+struct AutotunedGemms {
+  // JSON: GPU, driver, library, and the algorithm of each GEMM of the model. A GEMM that is missing takes the one
   // that cuBLASLt's heuristics put first. Empty on a CPU.
   std::string choices;
   std::string line;  // for the console: what was done
 };
 
-// Chooses the algorithm of each product of a training step of the model: from `known`, the choices of a checkpoint, if
+// Chooses the algorithm of each GEMM of a training step of the model: from `known`, the choices of a checkpoint, if
 // GPU, driver and library are the same; from the file; or by measuring what neither has. The file gets what it lacks.
 // Other processes that use it wait meanwhile, so that all of them choose the same. What cannot be kept is not measured,
 // because two runs could then differ. For this the model, which must have no observer, computes a micro-batch of random
 // tokens; gradients and losses are zero afterwards. On a CPU nothing is done. Throws Interrupted if a signal asks to
 // stop while another process measures.
-TunedProducts tune_products(Gpt& model, Feeder& feeder, const std::string& known = {});
+AutotunedGemms autotune_gemms(Gpt& model, Feeder& feeder, const std::string& known = {});
 
 // Takes the choices of another rank, and no others; none if its GPU, driver or library is another one.
-void take_products(Context& ctx, const std::string& choices);
+void take_gemm_algorithms(Context& ctx, const std::string& choices);
 
 }  // namespace scfa
