@@ -2,11 +2,13 @@
 import re
 
 
-def near_far(heads, window):
-    """The heads of configs/near_far_8k.json: five sixths see a window, the others hash."""
-    far = max(1, heads - round(heads * 5 / 6))
-    return [{"heads": heads - far, "pattern": "dense", "window": window},
-            {"heads": far, "pattern": "hash", "buckets": 8, "bias_rate": 0.1}]
+LEARNED_BUCKETS = {"pattern": "hash", "buckets": 8, "bias_rate": 0.1}
+
+
+def near_far(heads, window, far):
+    """The heads of configs/near_far_8k.json, where far is LEARNED_BUCKETS: five sixths see a window, the others what far lets them see."""
+    others = max(1, heads - round(heads * 5 / 6))
+    return {"mixture": [{"heads": heads - others, "pattern": "dense", "window": window}, {"heads": others, **far}]}
 
 
 MEANINGS = {
@@ -14,8 +16,10 @@ MEANINGS = {
     "NAME_separate": "as NAME, with keys of their own where the others' keys are the queries (model.shared_qk)",
     "NAME_shared": "as NAME, with queries for keys where those of NAME are separate",
     "NAME_noself": "as NAME, but no token sees itself (attention.attend_self), whose key is nearest to its query where keys are the queries",
+    "NAME_lateN": "dense attention in the first N % of the steps, then NAME",
     "window": "the last 128 tokens (where attention is timed by itself: 256)",
     "near_far": "10 of 12 heads see a window of 128 tokens, 2 hash into 8 buckets with fixed directions and a learned bias per bucket",
+    "near_blocks": "10 of 12 heads see a window of 128 tokens, 2 the 3 blocks of 512 tokens that suit a query best",
     "hashN": "N buckets by random directions, drawn anew in every step, as in the paper",
     "balancedN": "the same with scores standardised by those of earlier tokens (attention.balance prefix), so that buckets are more even",
     "biasN": "N buckets with fixed directions and a learned bias per bucket",
@@ -40,16 +44,17 @@ def without_self(attention):
 
 def attention_of(name, heads, window=128, block=512, layers=12):
     """The attention of a config, or None if there is no such name: a key of MEANINGS, with a number for N."""
-    name, suffixes = re.fullmatch("(.*?)((?:_shared|_separate|_noself)*)", name).groups()
+    name, suffixes = re.fullmatch("(.*?)((?:_shared|_separate|_noself|_late\d+)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}
-    balanced = {**hashed, "balance": "prefix"}
+    balanced, blocks = {**hashed, "balance": "prefix"}, {"pattern": "blocks", "block": block, "top_k": 3}
     patterns = {
         ("dense", False): {"pattern": "dense"},
         ("window", False): near,
-        ("near_far", False): {"mixture": near_far(heads, window)},
-        ("blocks", False): {"pattern": "blocks", "block": block, "top_k": 3},
+        ("near_far", False): near_far(heads, window, LEARNED_BUCKETS),
+        ("near_blocks", False): near_far(heads, window, blocks),
+        ("blocks", False): blocks,
         ("reformer", False): {"pattern": "reformer", "buckets": 16},
         ("reformer", True): {"pattern": "reformer", "buckets": number},
         ("hash", True): hashed,
@@ -62,7 +67,12 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         ("drop", True): {"pattern": "drop", "drop_rate": number / 100},
     }
     found = patterns.get((word, bool(digits)))
-    return without_self(found) if "_noself" in suffixes and found else found
+    if found and "_noself" in suffixes:
+        found = without_self(found)
+    late = re.search(r"_late(\d+)", suffixes)
+    if found and late:
+        found = {"schedule": [{"from": 0, "attention": {"pattern": "dense"}}, {"from": int(late.group(1)) / 100, "attention": found}]}
+    return found
 
 
 def shares_keys(name):

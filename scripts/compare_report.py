@@ -89,7 +89,7 @@ def run_of_folder(folder, config, seed):
     profiled = sum(r["seconds"] for r in profiles)
     attention = f"{sum(r['attention'] for r in profiles) / profiled:.4f}" if profiled else ""
     rows, layer_rows, share = [], [], None
-    for step, tokens, seconds, loss in read_run(folder)[2]:
+    for step, tokens, seconds, loss in read_run(folder)[1]:
         layers = evals[step].get("effective_segments", [])  # none where all of it is dense
         buckets = mean_of(layers)
         share = evals[step].get("share_of_pairs", share)
