@@ -303,7 +303,7 @@ class TrainedBuckets(Experiment):
 
 class Quality(Experiment):
     """Validation loss against tokens and against seconds of training, without evaluations. The data order is the same for all configs,
-    and in all but dense_separate keys are the queries, as in the paper."""
+    and keys are the queries, as in the paper, unless a name says `_separate`."""
     data = "data"
     paper = {"8k": "2.0 x", "16k": "3.3 x"}
     unit, per_nat = "loss", 1.0
@@ -573,7 +573,7 @@ EXPERIMENTS = {
     "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far"]),
     "quality_64k": Quality("64k", ["window", "balanced16", "near_far"]),
     "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16", "window_separate", "hash16_separate",
-                                   "dense_noself", "near_far_noself", "near_blocks"],
+                                   "dense_noself", "near_far_noself", "near_blocks", "near_far_late20"],
                            "Mixtures, rounds, and a dense end, 8k", home="quality_8k"),
     "recall": Recall(),
     "bytes_8k": Bytes("8k", ["dense", "hash16", "balanced16", "near_far"], "Bytes (enwik8), 8k"),
