@@ -44,7 +44,7 @@ def without_self(attention):
 
 def attention_of(name, heads, window=128, block=512, layers=12):
     """The attention of a config, or None if there is no such name: a key of MEANINGS, with a number for N."""
-    name, suffixes = re.fullmatch("(.*?)((?:_shared|_separate|_noself|_late\d+)*)", name).groups()
+    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_late\d+)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}

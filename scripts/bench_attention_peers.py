@@ -40,12 +40,13 @@ def paper_module(paper):
                  "git clone https://github.com/epfml/dynamic-sparse-flash-attention has it")
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     sources = [source for source in sources if "@triton.jit" in source or "def dynamic_sparse_attention" in source]
-    folder = tempfile.mkdtemp()
-    file = pathlib.Path(folder, "paper_attention.py")
+    folder = tempfile.TemporaryDirectory()
+    file = pathlib.Path(folder.name, "paper_attention.py")
     file.write_text("\n\n".join(["import math\nimport torch\nimport triton\nimport triton.language as tl", *sources]), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("paper_attention", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.folder = folder  # removed with it
     return module
 
 
