@@ -19,6 +19,7 @@ MEANINGS = {
     "NAME_lateN": "dense attention in the first N % of the steps, then NAME",
     "window": "the last 128 tokens (where attention is timed by itself: 256)",
     "near_far": "10 of 12 heads see a window of 128 tokens, 2 hash into 8 buckets with fixed directions and a learned bias per bucket",
+    "near_in_far": "near_far, whose heads that hash see the last 128 tokens too, in the same softmax",
     "near_blocks": "10 of 12 heads see a window of 128 tokens, 2 the 3 blocks of 512 tokens that suit a query best",
     "hashN": "N buckets by random directions, drawn anew in every step, as in the paper",
     "balancedN": "the same with scores standardised by those of earlier tokens (attention.balance prefix), so that buckets are more even",
@@ -53,6 +54,7 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         ("dense", False): {"pattern": "dense"},
         ("window", False): near,
         ("near_far", False): near_far(heads, window, LEARNED_BUCKETS),
+        ("near_in_far", False): near_far(heads, window, {**LEARNED_BUCKETS, "near": window}),
         ("near_blocks", False): near_far(heads, window, blocks),
         ("blocks", False): blocks,
         ("reformer", False): {"pattern": "reformer", "buckets": 16},
@@ -79,4 +81,4 @@ def shares_keys(name):
     """Whether keys are the queries: as in the paper's hashing and in Reformer, unless the name says otherwise."""
     if "_separate" in name:
         return False
-    return "_shared" in name or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "reformer"))
+    return "_shared" in name or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "near_in_far", "reformer"))
