@@ -303,7 +303,7 @@ class TrainedBuckets(Experiment):
 
 class Quality(Experiment):
     """Validation loss against tokens and against seconds of training, without evaluations. The data order is the same for all configs,
-    and keys are the queries, as in the paper, unless a name says `_separate`."""
+    and keys are the queries, as in the paper, unless a name ends in _separate."""
     data = "data"
     paper = {"8k": "2.0 x", "16k": "3.3 x"}
     unit, per_nat = "loss", 1.0
