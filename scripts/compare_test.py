@@ -13,6 +13,7 @@ import compare_plan as plans
 import compare_progress as progress
 import compare_report as report
 import compare_run as runs
+import plot_metrics
 from compare_fixture import SCRIPT, Fixture
 
 def check(what, got, expected):
@@ -28,6 +29,8 @@ def check_interpolation():
         check(f"loss at {tokens} tokens", report.loss_at(points, report.TOKENS, tokens), loss)
     check("loss at 20 s", report.loss_at(points, report.SECONDS, 20), 5.5)
     check("spread", report.with_spread([1.0, 1.5], 2), "1.25 (0.50)")
+    paths = map(pathlib.Path, ("runs/a", "runs/b/metrics.jsonl", "x/loss.jsonl", "y/loss.jsonl"))
+    check("names in plots", plot_metrics.names_of(list(paths)), ["a", "b", "x/loss", "y/loss"])
     check("no spread", report.with_spread([1.0, None], 1), "1.0")
 
 
