@@ -26,8 +26,8 @@ SCRIPTS = pathlib.Path(__file__).resolve().parent
 TASKS = ("mqar", "induction", "needle")
 COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy", "loss")
 PATTERNS = ("dense", "dense_shared", "dense_shared_noself", "window", "window_shared", "hash8", "hash16", "hash32", "balanced8", "balanced16",
-            "hash16_separate", "near_far", "near_far_noself", "near_far_separate", "near_far_late50", "near_far_separate_late50", "near_far_separate_late25",
-            "near_far_separate_late10", "near_in_far", "near_in_far_separate", "near_blocks", "near_blocks_shared", "drop50", "reformer", "blocks")
+            "hash16_separate", "near_far", "near_far_noself", "near_far_separate", "near_far_late50", "near_far_separate_late50", "near_in_far",
+            "near_in_far_separate", "near_blocks", "drop50", "reformer", "blocks")
 
 
 def fail(message):
