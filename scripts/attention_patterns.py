@@ -17,9 +17,11 @@ MEANINGS = {
     "NAME_shared": "as NAME, with queries for keys where those of NAME are separate",
     "NAME_noself": "as NAME, but no token sees itself (attention.attend_self), whose key is nearest to its query where keys are the queries",
     "NAME_lateN": "dense attention in the first N % of the steps, then NAME",
+    "NAME_warmN": "near_dense in the first N % of the steps, then NAME",
     "window": "the last 128 tokens (where attention is timed by itself: 256)",
     "near_far": "10 of 12 heads see a window of 128 tokens, 2 hash into 8 buckets with fixed directions and a learned bias per bucket",
     "near_in_far": "near_far, whose heads that hash see the last 128 tokens too, in the same softmax",
+    "near_dense": "10 of 12 heads see a window of 128 tokens, 2 all earlier tokens",
     "near_blocks": "10 of 12 heads see a window of 128 tokens, 2 the 3 blocks of 512 tokens that suit a query best",
     "hashN": "N buckets by random directions, drawn anew in every step, as in the paper",
     "balancedN": "the same with scores standardised by those of earlier tokens (attention.balance prefix), so that buckets are more even",
@@ -44,8 +46,9 @@ def without_self(attention):
 
 
 def attention_of(name, heads, window=128, block=512, layers=12):
-    """The attention of a config, or None if there is no such name: a key of MEANINGS, with a number for N."""
-    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_late\d+)*)", name).groups()
+    """The attention of a config, or None if there is no such name: a key of MEANINGS with a number for N, %, or an even number of
+    buckets up to 64."""
+    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_(?:late|warm)\d+)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}
@@ -55,8 +58,11 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         ("window", False): near,
         ("near_far", False): near_far(heads, window, LEARNED_BUCKETS),
         ("near_in_far", False): near_far(heads, window, {**LEARNED_BUCKETS, "near": window}),
+        ("near_dense", False): near_far(heads, window, {"pattern": "dense"}),
         ("near_blocks", False): near_far(heads, window, blocks),
         ("blocks", False): blocks,
+        ("mixture", False): {"mixture": [{"heads": heads // 3, "pattern": "dense", "window": 2 * window},
+                                         {"heads": heads - heads // 3, "pattern": "hash", "buckets": 16}]},
         ("reformer", False): {"pattern": "reformer", "buckets": 16},
         ("reformer", True): {"pattern": "reformer", "buckets": number},
         ("hash", True): hashed,
@@ -69,11 +75,16 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         ("drop", True): {"pattern": "drop", "drop_rate": number / 100},
     }
     found = patterns.get((word, bool(digits)))
-    if found and "_noself" in suffixes:
+    beginning = re.search(r"_(late|warm)(\d+)", suffixes)
+    percent = int(beginning.group(2)) if beginning else number if word == "drop" else 50
+    buckets = number if digits and word != "drop" else 2
+    if found is None or not 0 < percent < 100 or buckets % 2 or not 2 <= buckets <= 64:
+        return None
+    if "_noself" in suffixes:
         found = without_self(found)
-    late = re.search(r"_late(\d+)", suffixes)
-    if found and late:
-        found = {"schedule": [{"from": 0, "attention": {"pattern": "dense"}}, {"from": int(late.group(1)) / 100, "attention": found}]}
+    if beginning:
+        first = patterns["dense" if beginning.group(1) == "late" else "near_dense", False]
+        found = {"schedule": [{"from": 0, "attention": first}, {"from": percent / 100, "attention": found}]}
     return found
 
 
@@ -81,4 +92,5 @@ def shares_keys(name):
     """Whether keys are the queries: as in the paper's hashing and in Reformer, unless the name says otherwise."""
     if "_separate" in name:
         return False
-    return "_shared" in name or name.startswith(("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "near_in_far", "reformer"))
+    shared = ("hash", "balanced", "bias", "union", "rounds", "ends", "layers", "near_far", "near_in_far", "near_dense", "mixture", "reformer")
+    return "_shared" in name or name.startswith(shared)

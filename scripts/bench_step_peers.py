@@ -7,10 +7,11 @@
 
 Systems: pytorch is the GPT-2 of scripts/train_pytorch.py with torch.compile, cuDNN's dense attention, bf16 autocast, fused
 AdamW and clipping; scfa is ./bench step of the same model. Patterns of scfa: dense with separate queries and keys; hash, 16
-buckets with balance prefix, and near_far, the heads of configs/near_far_8k.json, both with shared keys. Precisions of scfa: bf16,
-and if asked for fp8 (train.precision). A step is one micro-batch of --tokens random tokens from initial values, forward,
-backward, clipping and AdamW; times are medians of --repeats steps after warm-up, each from the end of the step before to its
-own, without waiting in between. A case that fails, of too little memory for one, is named on the console and left out.
+buckets with balance prefix, near_far, the heads of configs/near_far_8k.json, and near_dense, where the two that hash there see
+all earlier tokens, all three with shared keys. Precisions of scfa: bf16, and if asked for fp8 (train.precision). A step is one
+micro-batch of --tokens random tokens from initial values, forward, backward, clipping and AdamW; times are medians of --repeats
+steps after warm-up, each from the end of the step before to its own, without waiting in between. A case that fails, of too
+little memory for one, is named on the console and left out.
 """
 import argparse
 import json
@@ -26,7 +27,7 @@ from attention_patterns import attention_of, shares_keys
 
 COLUMNS = "system,pattern,precision,T,micro_batch,tokens_per_step,ms_per_step,tokens_per_s,peak_memory_gb,gpu"
 SIZES = {"124M": (12, 12, 768), "350M": (24, 16, 1024), "774M": (36, 20, 1280)}  # layers, heads, width
-PATTERNS = {"dense": "dense", "hash": "balanced16", "near_far": "near_far"}  # names in scripts/attention_patterns.py
+PATTERNS = {"dense": "dense", "hash": "balanced16", "near_far": "near_far", "near_dense": "near_dense"}  # names in scripts/attention_patterns.py
 VOCABULARY = 50257
 
 
@@ -122,7 +123,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=65536, help="of a micro-batch (default %(default)s)")
     parser.add_argument("--sizes", default="124M", help=f"of {', '.join(SIZES)} (default %(default)s)")
     parser.add_argument("--systems", default="pytorch,scfa", help="default: %(default)s")
-    parser.add_argument("--patterns", default="dense,hash,near_far", help="of scfa (default %(default)s)")
+    parser.add_argument("--patterns", default="dense,hash,near_far", help=f"of scfa, of {', '.join(PATTERNS)} (default %(default)s)")
     parser.add_argument("--precisions", default="bf16", help="of scfa: bf16,fp8 (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--csv", help="write the table here")

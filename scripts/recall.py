@@ -18,16 +18,13 @@ import statistics
 import sys
 
 import children
-from attention_patterns import attention_of, shares_keys
+from attention_patterns import MEANINGS, attention_of, shares_keys
 from files import csv_text, read_csv, write_json, write_whole
 from svg_plot import line_plot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 TASKS = ("mqar", "induction", "needle")
 COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy", "loss")
-PATTERNS = ("dense", "dense_shared", "dense_shared_noself", "window", "window_shared", "hash8", "hash16", "hash32", "balanced8", "balanced16",
-            "hash16_separate", "near_far", "near_far_noself", "near_far_separate", "near_far_late50", "near_far_separate_late50", "near_in_far",
-            "near_in_far_separate", "near_blocks", "drop50", "reformer", "blocks")
 
 
 def fail(message):
@@ -147,7 +144,7 @@ def parse(words):
     parser.add_argument("--task", choices=TASKS, default="mqar")
     parser.add_argument("--lengths", default="1024", metavar="T,...", help="default: %(default)s")
     parser.add_argument("--patterns", default="dense,window,hash16,balanced16,near_far,drop50,reformer,blocks", metavar="NAME,...",
-                        help=f"of {', '.join(PATTERNS)}; default: %(default)s")
+                        help=f"of {', '.join(MEANINGS)}, with a number for N, a pattern for NAME; default: %(default)s")
     parser.add_argument("--seeds", default="1,2", metavar="N,...", help="default: %(default)s")
     parser.add_argument("--tokens", default="100M", metavar="N", help="of each run; default: %(default)s")
     parser.add_argument("--batch", type=int, default=65536, metavar="N", help="tokens of a step; default: %(default)s")
@@ -167,8 +164,8 @@ def parse(words):
     if args.batch < 1:
         fail(f"--batch: must be at least 1, not {args.batch}")
     for pattern in args.patterns:
-        if pattern not in PATTERNS:
-            fail(f"--patterns: there is no {pattern}; there are {', '.join(PATTERNS)}")
+        if attention_of(pattern, args.heads) is None:
+            fail(f"--patterns: there is no {pattern}; there are {', '.join(MEANINGS)}, with a number for N, a pattern for NAME")
     from compare_plan import parse_count, parse_seeds  # they end the program with a line that names the option
     args.tokens_count = parse_count(args.tokens)
     parse_seeds(args.seeds)
