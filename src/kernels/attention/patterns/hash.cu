@@ -310,7 +310,7 @@ BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput
 }
 
 // The buckets of the rows of x, which has H heads or fewer, each that of several consecutive ones.
-//   keys, norms  of the fused normalisation (kProbes = 1), or empty
+//   keys, inverse_norm  of the fused normalisation (kProbes = 1), or empty
 template <int kProbes>
 void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, int64_t round,
                const AttentionPattern& pattern, const PatternInput& input, Tensor keys = {}, Tensor inverse_norm = {}) {
