@@ -16,6 +16,8 @@ MEANINGS = {
     "NAME_separate": "as NAME, with keys of their own where the others' keys are the queries (model.shared_qk)",
     "NAME_shared": "as NAME, with queries for keys where those of NAME are separate",
     "NAME_noself": "as NAME, but no token sees itself (attention.attend_self), whose key is nearest to its query where keys are the queries",
+    "NAME_probesN": "as NAME, but a query that hashes sees its N best buckets (attention.probes)",
+    "NAME_roundsN": "as NAME, but what hashes does so N times with other directions (attention.rounds)",
     "NAME_lateN": "dense attention in the first N % of the steps, then NAME",
     "NAME_warmN": "near_dense in the first N % of the steps, then NAME",
     "window": "the last 128 tokens (where attention is timed by itself: 256)",
@@ -37,18 +39,19 @@ MEANINGS = {
 }
 
 
-def without_self(attention):
+def with_keys(attention, keys, of=None):
+    """The attention with some keys in every pattern, or in those whose "pattern" is `of`."""
     if isinstance(attention, list):
-        return [without_self(layer) for layer in attention]
+        return [with_keys(layer, keys, of) for layer in attention]
     if "mixture" in attention:
-        return {"mixture": [without_self(entry) for entry in attention["mixture"]]}
-    return {**attention, "attend_self": False}
+        return {"mixture": [with_keys(entry, keys, of) for entry in attention["mixture"]]}
+    return {**attention, **keys} if of in (None, attention.get("pattern")) else attention
 
 
 def attention_of(name, heads, window=128, block=512, layers=12):
     """The attention of a config, or None if there is no such name: a key of MEANINGS with a number for N, %, or an even number of
     buckets up to 64."""
-    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_(?:late|warm)\d+)*)", name).groups()
+    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_(?:probes|rounds|late|warm)\d+)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}
@@ -81,7 +84,9 @@ def attention_of(name, heads, window=128, block=512, layers=12):
     if found is None or not 0 < percent < 100 or buckets % 2 or not 2 <= buckets <= 64:
         return None
     if "_noself" in suffixes:
-        found = without_self(found)
+        found = with_keys(found, {"attend_self": False})
+    for key, value in re.findall(r"_(probes|rounds)(\d+)", suffixes):
+        found = with_keys(found, {key: int(value)}, of="hash")
     if beginning:
         first = patterns["dense" if beginning.group(1) == "late" else "near_dense", False]
         found = {"schedule": [{"from": 0, "attention": first}, {"from": percent / 100, "attention": found}]}

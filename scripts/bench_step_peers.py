@@ -7,11 +7,11 @@
 
 Systems: pytorch is the GPT-2 of scripts/train_pytorch.py with torch.compile, cuDNN's dense attention, bf16 autocast, fused
 AdamW and clipping; scfa is ./bench step of the same model. Patterns of scfa: dense with separate queries and keys; hash, 16
-buckets with balance prefix, near_far, the heads of configs/near_far_8k.json, and near_dense, where the two that hash there see
-all earlier tokens, all three with shared keys. Precisions of scfa: bf16, and if asked for fp8 (train.precision). A step is one
-micro-batch of --tokens random tokens from initial values, forward, backward, clipping and AdamW; times are medians of --repeats
-steps after warm-up, each from the end of the step before to its own, without waiting in between. A case that fails, of too
-little memory for one, is named on the console and left out.
+buckets with balance prefix, near_far, the heads of configs/near_far_8k.json, near_far_probes2, the same with 2 probes, and
+near_dense, where the two that hash there see all earlier tokens, all of them with shared keys. Precisions of scfa: bf16, and
+if asked for fp8 (train.precision). A step is one micro-batch of --tokens random tokens from initial values, forward, backward,
+clipping and AdamW; times are medians of --repeats steps after warm-up, each from the end of the step before to its own,
+without waiting in between. A case that fails, of too little memory for one, is named on the console and left out.
 """
 import argparse
 import json
@@ -27,7 +27,8 @@ from attention_patterns import attention_of, shares_keys
 
 COLUMNS = "system,pattern,precision,T,micro_batch,tokens_per_step,ms_per_step,tokens_per_s,peak_memory_gb,gpu"
 SIZES = {"124M": (12, 12, 768), "350M": (24, 16, 1024), "774M": (36, 20, 1280)}  # layers, heads, width
-PATTERNS = {"dense": "dense", "hash": "balanced16", "near_far": "near_far", "near_dense": "near_dense"}  # names in scripts/attention_patterns.py
+PATTERNS = {"dense": "dense", "hash": "balanced16", "near_far": "near_far", "near_dense": "near_dense",
+            "near_far_probes2": "near_far_probes2"}  # names in scripts/attention_patterns.py
 VOCABULARY = 50257
 
 

@@ -42,6 +42,8 @@ def describe_pattern(attention):
         words.append(f"{attention.get('buckets', 16)} buckets")
         if attention.get("rounds", 1) > 1:
             words.append(f"{attention['rounds']} rounds")
+        if attention.get("probes", 1) > 1:
+            words.append(f"{attention['probes']} probes")
         if pattern == "hash":
             words += [attention["balance"]] if attention.get("balance", "none") != "none" else []
             words += ["bias"] if attention.get("bias_rate", 0) else []

@@ -14,6 +14,7 @@ import time
 import unittest
 import xml.etree.ElementTree
 
+import svg_plot
 from compare_report import Run, seconds_to
 from prepare_dataset import TOP
 from reproduce_experiments import EXPERIMENTS, SCALES, SpeedUp, bound, speed_table, speed_ups
@@ -21,6 +22,18 @@ from reproduce_report import machine
 
 
 class Settings(unittest.TestCase):
+    def test_plots_have_room_for_their_legend(self):
+        lines = {f"{'a_long_name_of_a_pattern_' * 2}{i}": [(1, i), (2, i + 1)] for i in range(25)}
+        both = svg_plot.side_by_side([svg_plot.line_plot(lines, "long", "x", "y"), svg_plot.line_plot({"short": [(1, 2), (2, 3)]}, "short", "x", "y")])
+        outer = xml.etree.ElementTree.fromstring(both)
+        long, short = outer.findall("{*}svg")
+        self.assertEqual(int(outer.get("width")), int(long.get("width")) + int(short.get("width")))
+        self.assertEqual(short.get("x"), long.get("width"))
+        for text in long.findall("{*}text"):
+            if text.text in lines:
+                self.assertLess(float(text.get("x")) + 6 * len(text.text), int(long.get("width")))
+                self.assertLess(float(text.get("y")), int(long.get("height")))
+
     def test_scales(self):
         """Those of the paper: 15,000 steps of 64 sequences of 8,192 tokens, of 30 of 16,384."""
         for length, sequences in (("8k", 64), ("16k", 30)):

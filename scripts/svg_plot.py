@@ -1,6 +1,7 @@
 """Line plots as SVG text, for reports that are one file and need no library."""
 import html
 import math
+import re
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 64, 170, 28, 44
@@ -53,6 +54,13 @@ class Axis:
         return log_ticks(self.low, self.high, self.log) if self.log else linear_ticks(self.low, self.high)
 
 
+def picture_size(names):
+    """Width and height that the legend has room in, beside axes that do not depend on it."""
+    letters, row = 6.4, 16  # of 11 pixels
+    return (max(WIDTH, math.ceil(WIDTH - RIGHT + 36 + letters * max(len(name) for name in names))),
+            max(HEIGHT, TOP + 8 + row * len(names)))
+
+
 def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
     """lines: {name: [(x, y), ...]}. log_x, log_y: the base of a logarithmic axis, 0 for a linear one."""
     lines = {name: sorted(points) for name, points in lines.items() if points}
@@ -60,9 +68,10 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
         return "<p>nothing to plot yet</p>"
     x = Axis([p[0] for points in lines.values() for p in points], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([p[1] for points in lines.values() for p in points], HEIGHT - BOTTOM, TOP, log_y)
-    text = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+    width, height = picture_size(lines)
+    text = [f'<svg viewBox="0 0 {width} {height}" width="{width}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
             f'font-size="11" role="img"><title>{html.escape(title)}</title>',
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
             f'<text x="{LEFT}" y="16" font-size="13" font-weight="bold">{html.escape(title)}</text>']
     x_ticks, y_ticks = x.ticks(), y.ticks()
     x_step, y_step = (None if axis.log or len(ticks) < 2 else ticks[1] - ticks[0] for axis, ticks in ((x, x_ticks), (y, y_ticks)))
@@ -87,6 +96,9 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
 
 def side_by_side(plots):
     """One picture of plots that line_plot made."""
-    placed = [plot.replace("<svg ", f'<svg x="{i * WIDTH}" ', 1) for i, plot in enumerate(plots)]
-    return (f'<svg viewBox="0 0 {len(plots) * WIDTH} {HEIGHT}" width="{len(plots) * WIDTH}" xmlns="http://www.w3.org/2000/svg">\n'
+    sizes = [tuple(map(int, re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', plot).groups())) for plot in plots]
+    placed = [plot.replace("<svg ", f'<svg x="{sum(width for width, _ in sizes[:i])}" width="{width}" height="{height}" ', 1)
+              .replace(f' width="{width}" xmlns', " xmlns", 1) for i, (plot, (width, height)) in enumerate(zip(plots, sizes))]
+    width, height = sum(width for width, _ in sizes), max(height for _, height in sizes)
+    return (f'<svg viewBox="0 0 {width} {height}" width="{width}" xmlns="http://www.w3.org/2000/svg">\n'
             + "\n".join(placed) + "\n</svg>\n")

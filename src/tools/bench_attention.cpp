@@ -80,6 +80,7 @@ std::vector<Row> all_rows(const AttentionTable& table) {
   rows.push_back({"window", {{.pattern = "dense", .attend_self = {}, .window = 256}}});
   rows.push_back({"documents", {{.pattern = "dense", .attend_self = {}}}, 0, true});
   rows.push_back({"rounds", {{.pattern = "hash", .buckets = 32, .rounds = 2, .attend_self = {}}}});
+  rows.push_back({"probes", {{.pattern = "hash", .buckets = 32, .probes = 2, .attend_self = {}}}});
   rows.push_back({"mixture",
                   {{.pattern = "dense", .attend_self = {}, .window = 256, .heads = 4},
                    {.pattern = "hash", .buckets = 16, .attend_self = {}}}});

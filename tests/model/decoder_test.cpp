@@ -119,10 +119,11 @@ void PrintTo(const NamedPatterns& patterns, std::ostream* to) {
 
 // Windows, rounds, mixtures, and both layers different.
 std::vector<NamedPatterns> various_patterns() {
-  AttentionPattern window, hash, rounds, drop, balanced, near, biased;
+  AttentionPattern window, hash, rounds, probes, drop, balanced, near, biased;
   window.window = 6;
   hash.pattern = "hash", hash.buckets = 4, hash.window = 12;
   rounds.pattern = "hash", rounds.buckets = 4, rounds.rounds = 3;
+  probes.pattern = "hash", probes.buckets = 8, probes.probes = 3, probes.balance = "prefix";
   balanced.pattern = "hash", balanced.buckets = 4, balanced.balance = "prefix";
   near.pattern = "hash", near.buckets = 4, near.near = 5;
   biased.pattern = "hash", biased.buckets = 4, biased.rounds = 2, biased.bias_rate = 0.1;
@@ -138,6 +139,7 @@ std::vector<NamedPatterns> various_patterns() {
           {"rounds", {{rounds}}}, {"balanced", {{balanced}}},
           {"near", {{near}}},     {"near_in_some_heads", {{of_heads(near, 1), of_heads(balanced, 0)}}},
           {"biased", {{biased}}}, {"biased_in_some_heads", {{of_heads(near, 1), of_heads(biased_too, 0)}}},
+          {"probes", {{probes}}}, {"probes_in_some_heads", {{of_heads(window, 2), of_heads(probes, 0)}}},
           {"mixture", {mixture}}, {"mixture_and_rounds", {mixture, {rounds}}}};
 }
 

@@ -224,7 +224,7 @@ TEST(Bench, TheTableIsThereWholeOrNotAtAll) {
   EXPECT_TRUE(fs::is_symlink(folder / "link.csv"));
   const std::string table = test::read_text(csv);
   // Two heads are too few for the mixture and the groups.
-  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 1 + 13) << table;
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 1 + 14) << table;
 }
 
 TEST(Bench, ASignalEndsWaitingForWhoDoesNotRead) {

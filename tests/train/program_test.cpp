@@ -44,7 +44,7 @@ TEST(Programs, BenchWritesItsTable) {
       text.substr(0, text.find('\n')),
       "system,pattern,T,batch_heads,head_dim,buckets,drop,prepare_ms,forward_ms,backward_ms,total_ms,low_ms,high_ms,"
       "share_of_pairs,bucket_pairs_seen,inputs,gpu");
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 15) << text;
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 16) << text;
   EXPECT_NE(text.find("\nscfa,hash_skewed,128,"), std::string::npos) << text;
 }
 

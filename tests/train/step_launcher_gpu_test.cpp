@@ -24,6 +24,7 @@ std::vector<Case> cases() {
   AttentionPattern dense, hash, balanced, drop, window, blocks, reformer;
   hash.pattern = "hash", hash.buckets = 4;
   balanced.pattern = "hash", balanced.buckets = 4, balanced.rounds = 2, balanced.bias_rate = 0.1, balanced.near = 9;
+  balanced.probes = 2;
   drop.pattern = "drop";
   window.window = 9, window.heads = 1;
   blocks.pattern = "blocks", blocks.block = 16;

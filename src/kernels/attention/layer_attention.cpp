@@ -117,7 +117,7 @@ void LayerSegments::add_bucket_loads(Context& ctx) const {
     if (!loads) return;
     for (int64_t side = 0; side < loads.size(0); ++side)
       for (int64_t round = 0; round < loads.size(1); ++round) {
-        const Segments& relation = relations[static_cast<size_t>(round)];
+        const Segments& relation = relations[static_cast<size_t>(round * patterns[i].probes)];  // of best buckets
         scfa::add_bucket_loads(ctx, loads.select(side).select(round), side == 0 ? relation.q_begin : relation.k_begin,
                                first_head);
       }

@@ -103,14 +103,16 @@ std::vector<Path> paths() {
   all.push_back({HeadPatterns(1), false, false, {1, 70, 1, 2}});  // more than a tile of queries
   all.push_back({{hash}, true, false, {1, 150, 1, 2}});
   // Several hashes that agree about many pairs; heads that see different things.
-  AttentionPattern rounds = hash, window, others = rounds;
+  AttentionPattern rounds = hash, window, others = rounds, probes = rounds;
   rounds.rounds = 3;
+  probes.buckets = 4, probes.probes = 2;
   window.window = 4, window.heads = 1;
   others.rounds = 2, others.attend_self = true;
   for (const bool shared_qk : {false, true})
     for (const bool with_rotary : {false, true}) {
       all.push_back({{rounds}, shared_qk, with_rotary, {2, 13, 2, 4}});
       all.push_back({{window, others}, shared_qk, with_rotary, {2, 13, 3, 4}});
+      all.push_back({{window, probes}, shared_qk, with_rotary, {2, 13, 3, 4}});
     }
   return all;
 }

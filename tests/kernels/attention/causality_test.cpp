@@ -21,7 +21,7 @@ std::vector<HeadPatterns> causal_patterns(int64_t H) {
     if (!is_causal(pattern)) continue;
     all.push_back({pattern});
     if (name == "hash") {
-      pattern.balance = "prefix", pattern.near = 12;
+      pattern.balance = "prefix", pattern.near = 12, pattern.probes = 2;
       all.push_back({pattern});
       pattern.near = 0;
     }

@@ -79,6 +79,8 @@ TEST_F(AttentionGraph, ReplaysEqualRunningAnew) {
   check_replays({{.pattern = "drop", .attend_self = {}}}, AttentionLayout::kSharedQk, 128);
   const AttentionPattern rounds{.pattern = "hash", .buckets = 16, .rounds = 2, .attend_self = {}};
   check_replays({rounds}, AttentionLayout::kSharedQk, 64);
+  const AttentionPattern probes{.pattern = "hash", .buckets = 16, .probes = 2, .balance = "prefix", .attend_self = {}};
+  check_replays({probes}, AttentionLayout::kQkv, 64);
   const AttentionPattern window{.pattern = "dense", .attend_self = {}, .window = 256, .heads = 3};
   check_replays({window, rounds}, AttentionLayout::kQkv, 128);
 }

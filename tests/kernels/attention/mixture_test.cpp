@@ -75,7 +75,7 @@ TEST_P(Mixture, AHeadIsAsAlone) {
   Context ctx(device);
   const AttentionShape shape{2, 70, 6, 8};
   AttentionPattern rounds = hash_pattern(4);
-  rounds.rounds = 3;
+  rounds.rounds = 3, rounds.probes = 2;
   const HeadPatterns mixture =
       mixture_of({{1, hash_pattern(8)}, {2, drop_pattern(0.4)}, {2, rounds}, {1, AttentionPattern()}});
   const auto segments_of = [&](const HeadPatterns& patterns) {
@@ -88,7 +88,7 @@ TEST_P(Mixture, AHeadIsAsAlone) {
     return ids;
   };
   const std::vector<std::vector<double>> together = segments_of(mixture);
-  ASSERT_EQ(together.size(), 6u);
+  ASSERT_EQ(together.size(), 2u * 6);
   int64_t first = 0;
   for (const AttentionPattern& entry : mixture) {
     AttentionPattern everywhere = entry;

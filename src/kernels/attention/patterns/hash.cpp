@@ -1,9 +1,11 @@
 // The bucket of a random-projection hash, argmax over [xR, -xR]: Pagliardini et al. 2023, arXiv:2306.01160, section
-// 3.3. Each round hashes with directions of its own, and is a relation. Balanced buckets: hash_balance.h.
+// 3.3. Each round hashes with directions of its own, and has a relation for each probe. Balanced buckets:
+// hash_balance.h.
 #include "kernels/attention/patterns/hash.h"
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/attention/patterns/descriptor.h"
@@ -33,16 +35,16 @@ const float* of_head(const float* bias, int64_t i, int64_t buckets) {
   return bias == nullptr ? nullptr : bias + i * buckets;
 }
 
-// bucket = argmax of [y, -y], y = x R, or of [z, -z] + bias, z = y sqrt(D) / |x|.
-//   segment     (B, H, T); x may have fewer heads, each that of several consecutive ones of the segment
+// The buckets of the largest of [y, -y], y = x R, or of [z, -z] + bias, z = y sqrt(D) / |x|.
+//   x           may have fewer heads than the segments, each that of several consecutive ones
 //   directions  (heads, half, D)
 //   bias        (heads, 2 half), or null
-void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, const float* bias,
+template <int kProbes>
+void hash_rows(const BucketOutputs& out, const ConstTensor& x, const ConstTensor& directions, const float* bias,
                const PatternInput& input) {
-  const int64_t B = x.size(0), T = x.size(1), H = segment.size(1), D = x.size(3), half = directions.size(1);
+  const int64_t B = x.size(0), T = x.size(1), H = input.q.size(2), D = x.size(3), half = directions.size(1);
   const int64_t group = H / x.size(2);
   const float* in = x.as<float>();
-  uint16_t* out = segment.as<uint16_t>();
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < B; ++b)
     for (int64_t i = 0; i < input.heads; ++i)
@@ -50,17 +52,20 @@ void hash_rows(const Tensor& segment, const ConstTensor& x, const ConstTensor& d
         const int64_t h = input.first_head + i;
         const float* row = in + b * x.stride[0] + t * x.stride[1] + h / group * x.stride[2];
         const float scale = bias == nullptr ? 1.0f : std::sqrt(static_cast<float>(D)) * inverse_norm(row, D);
-        BestBucket best;
+        BestBuckets<kProbes> best;
         for (int64_t c = 0; c < half; ++c)
           best.offer(scale * dot(row, directions.as<float>() + (i * half + c) * D, D), static_cast<int>(c),
                      static_cast<int>(half), of_head(bias, i, 2 * half));
-        out[(b * H + h) * T + t] = static_cast<uint16_t>(best.bucket);
+        out.write((b * H + h) * T + t, best);
       }
 }
 
 // The same of standardised scores. state: of one head of one sequence, for each direction. bias: of the head, or null.
-void hash_head_balanced(uint16_t* segment, const float* in, int64_t stride, const float* directions, int64_t half,
-                        HashBalance balance, const float* bias, ScoreState* state, const PatternInput& input) {
+//   first  of the head's rows in the segments
+template <int kProbes>
+void hash_head_balanced(const BucketOutputs& out, int64_t first, const float* in, int64_t stride,
+                        const float* directions, int64_t half, HashBalance balance, const float* bias,
+                        ScoreState* state, const PatternInput& input) {
   const int64_t T = input.q.size(1), D = input.q.size(3);
   std::vector<ScoreStatistics> statistics(static_cast<size_t>(half));
   for (int64_t t = 0; t < T; ++t) {
@@ -75,39 +80,30 @@ void hash_head_balanced(uint16_t* segment, const float* in, int64_t stride, cons
         statistics[static_cast<size_t>(c)] = score_statistics(state[c].before, rows, D, balance);
     const float* row = in + t * stride;
     const float scale = inverse_norm(row, D);
-    BestBucket best;
+    BestBuckets<kProbes> best;
     for (int64_t c = 0; c < half; ++c) {
       const int score = fixed_point(dot(row, directions + c * D, D) * scale);
       best.offer(standardised(score, statistics[static_cast<size_t>(c)]), static_cast<int>(c), static_cast<int>(half),
                  bias);
       state[c].all.add(score);
     }
-    segment[t] = static_cast<uint16_t>(best.bucket);
+    out.write(first + t, best);
   }
 }
 
 // state: of this round and of q or k; see hash.h.
-void hash_rows_balanced(const Tensor& segment, const ConstTensor& x, const ConstTensor& directions, const float* bias,
-                        int64_t state, HashBalance balance, const PatternInput& input) {
-  const int64_t B = x.size(0), T = x.size(1), H = segment.size(1), half = directions.size(1), group = H / x.size(2);
+template <int kProbes>
+void hash_rows_balanced(const BucketOutputs& out, const ConstTensor& x, const ConstTensor& directions,
+                        const float* bias, int64_t state, HashBalance balance, const PatternInput& input) {
+  const int64_t B = x.size(0), T = x.size(1), H = input.q.size(2), half = directions.size(1), group = H / x.size(2);
 #pragma omp parallel for collapse(2)
   for (int64_t b = 0; b < B; ++b)
     for (int64_t i = 0; i < input.heads; ++i) {
       const int64_t h = input.first_head + i;
-      hash_head_balanced(segment.as<uint16_t>() + (b * H + h) * T,
-                         x.as<float>() + b * x.stride[0] + h / group * x.stride[2], x.stride[1],
-                         directions.as<float>() + i * half * x.size(3), half, balance, of_head(bias, i, 2 * half),
-                         score_state(input, b, i) + state, input);
+      hash_head_balanced<kProbes>(out, (b * H + h) * T, x.as<float>() + b * x.stride[0] + h / group * x.stride[2],
+                                  x.stride[1], directions.as<float>() + i * half * x.size(3), half, balance,
+                                  of_head(bias, i, 2 * half), score_state(input, b, i) + state, input);
     }
-}
-
-// k_segment = q_segment in the pattern's heads.
-void copy_rows(const Segments& relation, const PatternInput& input) {
-  const int64_t B = relation.q_segment.size(0), H = relation.q_segment.size(1), T = relation.q_segment.size(2);
-  for (int64_t b = 0; b < B; ++b) {
-    const int64_t first = (b * H + input.first_head) * T;
-    std::copy_n(relation.q_segment.as<uint16_t>() + first, input.heads * T, relation.k_segment.as<uint16_t>() + first);
-  }
 }
 
 bool has_directions(const AttentionPattern& pattern) {
@@ -117,26 +113,30 @@ bool has_directions(const AttentionPattern& pattern) {
 void assign_hash(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                  const PatternInput& input) {
   for (int64_t round = 0; round < pattern.rounds; ++round) {
-    const Segments& relation = relations[static_cast<size_t>(round)];
     if (!has_directions(pattern)) {
+      const Segments& relation = relations[static_cast<size_t>(round)];
       for (const Tensor& segment : {relation.q_segment, relation.k_segment})
         fill_heads(ctx, segment, input.first_head, input.heads, 0);
       continue;
     }
-    const ConstTensor directions = input.projections.select(round);
     const HashBalance balance = balance_of(pattern);
-    const auto hash = [&](const Tensor& segment, const ConstTensor& x, bool of_keys) {
+    const auto hash = [&](const BucketOutputs& out, const ConstTensor& x, bool of_keys) {
+      const ConstTensor directions = input.projections.select(round);
       const float* bias = bucket_bias(input, round, of_keys);
-      if (balance == HashBalance::kNone)
-        hash_rows(segment, x, directions, bias, input);
-      else
-        hash_rows_balanced(segment, x, directions, bias, score_state_offset(pattern, round, of_keys), balance, input);
+      const auto with_probes = [&](auto probes) {
+        if (balance == HashBalance::kNone)
+          hash_rows<probes>(out, x, directions, bias, input);
+        else
+          hash_rows_balanced<probes>(out, x, directions, bias, score_state_offset(pattern, round, of_keys), balance,
+                                     input);
+      };
+      pattern.probes == 1 ? with_probes(std::integral_constant<int, 1>())
+                          : with_probes(std::integral_constant<int, kMaxProbes>());
     };
-    hash(relation.q_segment, input.q, false);
-    if (input.k)
-      hash(relation.k_segment, input.k, true);
-    else
-      copy_rows(relation, input);
+    BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
+    (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
+    hash(of_queries, input.q, false);
+    if (input.k) hash(of_keys, input.k, true);
   }
 }
 
@@ -145,10 +145,16 @@ void validate_hash(const AttentionPattern& p) {
           "attention.buckets: must be 1 or an even number up to 64, not ", p.buckets);
   balance_of(p);
   require(p.rounds >= 1 && p.rounds <= kMaxRounds, "attention.rounds: must be 1 to ", kMaxRounds, ", not ", p.rounds);
+  const int64_t most = std::clamp<int64_t>(p.buckets / 2, 1, kMaxProbes);
+  require(p.probes >= 1 && p.probes <= most, "attention.probes: must be 1", most > 1 ? concat(" to ", most) : "",
+          " with ", p.buckets, p.buckets > 1 ? " buckets" : " bucket", ", not ", p.probes);
+  require(p.rounds * p.probes <= kMaxRelations, "attention.probes: rounds times probes must be ", kMaxRelations,
+          " or less, not ", p.rounds * p.probes);
 }
 
 std::string describe_hash(const AttentionPattern& p) {
   return concat("hash with ", p.buckets, " buckets", p.rounds > 1 ? concat(" in ", p.rounds, " rounds") : "",
+                p.probes > 1 ? concat(" and ", p.probes, " probes") : "",
                 p.balance == "none" && p.bias_rate == 0 ? "" : ", balanced by ", p.balance == "none" ? "" : p.balance,
                 p.balance != "none" && p.bias_rate > 0 ? " and " : "", p.bias_rate > 0 ? "a learned bias" : "");
 }
@@ -168,13 +174,13 @@ HashBalance balance_of(const AttentionPattern& p) {
 
 constexpr PatternDescriptor kHashPattern{
     .name = "hash",
-    .parameters = {"buckets", "rounds", "balance", "bias_rate"},
+    .parameters = {"buckets", "rounds", "probes", "balance", "bias_rate"},
     .attend_self = false,  // as in the paper's code
     .causal = true,
     .segments = [](const AttentionPattern& p, int64_t) { return p.buckets; },
-    .relations = [](const AttentionPattern& p) { return p.rounds; },
+    .relations = [](const AttentionPattern& p) { return p.rounds * p.probes; },
     .share_of_pairs = [](const AttentionPattern& p,
-                         int64_t) { return static_cast<double>(p.rounds) / static_cast<double>(p.buckets); },
+                         int64_t) { return static_cast<double>(p.rounds * p.probes) / static_cast<double>(p.buckets); },
     .describe = describe_hash,
     .needs_projections = has_directions,
     .learns_bucket_bias = [](const AttentionPattern& p) { return has_directions(p) && p.bias_rate > 0; },

@@ -80,13 +80,12 @@ enum class HashMode {
   kScores,    // no bucket yet, but the scores and the sums of each chunk, for choose_buckets_kernel
 };
 
-// The bucket of each row; see HashMode. With kKeys also keys = x / |x|. grid: (heads, T / kHashRows, B), heads fastest,
-// since rows of all heads of a position are adjacent in memory.
-template <int kD, bool kKeys, HashMode kMode>
+// The buckets of each row; see HashMode. With kKeys also keys = x / |x|. grid: (heads, T / kHashRows, B), heads
+// fastest, since rows of all heads of a position are adjacent in memory.
+template <int kD, bool kKeys, HashMode kMode, int kProbes>
 __global__ void __launch_bounds__(kHashRows)
-    hash_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, HeadRows keys, float* inverse_norm, HeadRows x,
-                     const float* projections, int half, int first_head, int H, int T, int D,
-                     const BalanceParams balance) {
+    hash_rows_kernel(const BucketOutputs out, HeadRows keys, float* inverse_norm, HeadRows x, const float* projections,
+                     int half, int first_head, int H, int T, int D, const BalanceParams balance) {
   using Rows = Tile<kHashRows, kD>;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t tile = shared_address(shared);
@@ -137,7 +136,7 @@ __global__ void __launch_bounds__(kHashRows)
     }
     if (kKeys) __syncthreads();
   } else {
-    BestBucket best;
+    BestBuckets<kProbes> best;
     const float* bias = kMode == HashMode::kBiased ? balance.bias + blockIdx.x * 2 * half : nullptr;
     const float unit = kMode == HashMode::kBiased ? scale * sqrtf(static_cast<float>(D)) : 1.0f;
     for (int c = 0; c < half; ++c) {
@@ -150,11 +149,7 @@ __global__ void __launch_bounds__(kHashRows)
       }
       best.offer(kMode == HashMode::kBiased ? rounded_product(y, unit) : y, c, half, bias);
     }
-    if (own < used) {
-      const int64_t at = (static_cast<int64_t>(b) * H + h) * T + first + own;
-      q_segment[at] = static_cast<uint16_t>(best.bucket);
-      if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(best.bucket);
-    }
+    if (own < used) out.write((static_cast<int64_t>(b) * H + h) * T + first + own, best);
   }
   if constexpr (kKeys) {
     if (own < used) inverse_norm[(static_cast<int64_t>(b) * T + first + own) * H + h] = scale;
@@ -176,11 +171,11 @@ __global__ void __launch_bounds__(kHashRows)
   }
 }
 
-// The bucket of each row of a chunk: the sums of the chunks before give the statistics. In the first chunk they are of
+// The buckets of each row of a chunk: the sums of the chunks before give the statistics. In the first chunk they are of
 // the warps before, as far as statistics_rows says. The last chunk leaves the state. grid: (heads, chunks, B)
+template <int kProbes>
 __global__ void __launch_bounds__(kHashRows)
-    choose_buckets_kernel(uint16_t* q_segment, uint16_t* k_segment, int first_head, int H, int T,
-                          const BalanceParams p) {
+    choose_buckets_kernel(const BucketOutputs out, int first_head, int H, int T, const BalanceParams p) {
   static_assert(kHashRows == kScoreChunk && kFirstScoreChunk == 32);
   constexpr int kWarps = kHashRows / 32;
   __shared__ ScoreSums parts[kHashRows], before[kMaxDirections];
@@ -224,14 +219,10 @@ __global__ void __launch_bounds__(kHashRows)
   }
   __syncthreads();
   const ScoreStatistics* its = statistics[chunk == 0 ? warp : 0];
-  BestBucket best;
+  BestBuckets<kProbes> best;
   const float* bias = p.bias_of(static_cast<int>(blockIdx.x));
   for (int c = 0; c < half; ++c) best.offer(standardised(scores[c * p.stride], its[c]), c, half, bias);
-  if (t < T) {
-    const int64_t at = (static_cast<int64_t>(blockIdx.z) * H + first_head + blockIdx.x) * T + t;
-    q_segment[at] = static_cast<uint16_t>(best.bucket);
-    if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(best.bucket);
-  }
+  if (t < T) out.write((static_cast<int64_t>(blockIdx.z) * H + first_head + blockIdx.x) * T + t, best);
   if (is_last && own < half) {
     ScoreSums all = chunk == 0 ? ScoreSums{} : before[own];
     const int2 mine = p.sums_of(head, chunk)[own];
@@ -242,10 +233,10 @@ __global__ void __launch_bounds__(kHashRows)
 
 // All of it for rows that go on from a state: chunk by chunk, one block per head. For generation. keys, norms: as in
 // hash_rows_kernel, or norms is null. grid: (heads, 1, B)
-template <int kD>
+template <int kD, int kProbes>
 __global__ void __launch_bounds__(kHashRows)
-    hash_further_rows_kernel(uint16_t* q_segment, uint16_t* k_segment, HeadRows keys, float* norms, HeadRows x,
-                             const float* projections, int first_head, int H, int T, const BalanceParams p) {
+    hash_further_rows_kernel(const BucketOutputs out, HeadRows keys, float* norms, HeadRows x, const float* projections,
+                             int first_head, int H, int T, const BalanceParams p) {
   extern __shared__ __align__(1024) unsigned char shared[];
   auto* directions = reinterpret_cast<float*>(shared);
   __shared__ ScoreState state[kMaxDirections];
@@ -280,18 +271,14 @@ __global__ void __launch_bounds__(kHashRows)
           store(keys.row(b, t, h) + d, v);
         }
     }
-    BestBucket best;
+    BestBuckets<kProbes> best;
     for (int c = 0; c < half; ++c) {
       const int y = score_of(row, reinterpret_cast<const float4*>(directions) + c * (kD / 4), inverse_norm);
       best.offer(standardised(y, statistics[c]), c, half, p.bias_of(static_cast<int>(blockIdx.x)));
       const WarpSums sums(y);
       if (own % 32 == 0) warp_sums[own / 32][c] = make_int2(sums.sum, static_cast<int>(sums.square));
     }
-    if (own < count) {
-      const int64_t at = (static_cast<int64_t>(b) * H + h) * T + t;
-      q_segment[at] = static_cast<uint16_t>(best.bucket);
-      if (k_segment != nullptr) k_segment[at] = static_cast<uint16_t>(best.bucket);
-    }
+    if (own < count) out.write((static_cast<int64_t>(b) * H + h) * T + t, best);
     __syncthreads();
     if (own < half)
       for (const auto& of_warp : warp_sums)
@@ -322,15 +309,11 @@ BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput
   return params;
 }
 
-// Where a pass of the hash writes to.
-struct HashOutputs {
-  uint16_t *q_segment, *k_segment;      // k_segment: gets the same buckets, or null
-  Tensor keys = {}, inverse_norm = {};  // of the fused normalisation, or empty
-};
-
-// x has H heads or fewer, each that of several consecutive ones.
-void hash_rows(Context& ctx, const HashOutputs& out, const ConstTensor& x, int64_t round,
-               const AttentionPattern& pattern, const PatternInput& input) {
+// The buckets of the rows of x, which has H heads or fewer, each that of several consecutive ones.
+//   keys, inverse_norm  of the fused normalisation (kProbes = 1), or empty
+template <int kProbes>
+void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, int64_t round,
+               const AttentionPattern& pattern, const PatternInput& input, Tensor keys = {}, Tensor inverse_norm = {}) {
   require_packs("assign_segments", "rows to hash", x);
   const ConstTensor directions = input.projections.select(round);
   const auto H = static_cast<int>(input.q.size(2)), first_head = static_cast<int>(input.first_head);
@@ -338,27 +321,30 @@ void hash_rows(Context& ctx, const HashOutputs& out, const ConstTensor& x, int64
   const int half = static_cast<int>(directions.size(1));
   const BalanceParams balance = balance_params(pattern, input, round, x.data != input.q.data);
   const HeadRows rows = head_rows(x, H / static_cast<int>(x.size(2))),
-                 keys = head_rows(out.keys ? ConstTensor(out.keys) : x);
-  float* norms = out.keys ? out.inverse_norm.as<float>() : nullptr;
+                 key_rows = head_rows(keys ? ConstTensor(keys) : x);
+  float* norms = keys ? inverse_norm.as<float>() : nullptr;
   const dim3 grid(static_cast<unsigned>(input.heads), static_cast<unsigned>((T + kHashRows - 1) / kHashRows),
                   static_cast<unsigned>(x.size(0)));
   const HashMode mode = balance.balance != HashBalance::kNone ? HashMode::kScores
                         : balance.bias != nullptr             ? HashMode::kBiased
                                                               : HashMode::kProducts;
   if (mode == HashMode::kScores && input.first_position > 0) {
-    const auto kernel = D <= 64 ? hash_further_rows_kernel<64> : hash_further_rows_kernel<128>;
+    const auto kernel = D <= 64 ? hash_further_rows_kernel<64, kProbes> : hash_further_rows_kernel<128, kProbes>;
     const auto bytes = static_cast<size_t>(half * (D <= 64 ? 64 : 128) * 4);
     kernel<<<dim3(grid.x, 1, grid.z), kHashRows, bytes, ctx.stream()>>>(
-        out.q_segment, out.k_segment, keys, norms, rows, directions.as<float>(), first_head, H, T, balance);
+        out, key_rows, norms, rows, directions.as<float>(), first_head, H, T, balance);
     return check_launch("assign_segments", ctx.stream());
   }
   const auto launch = [&](auto width, auto with_keys, auto its_mode) {
+    constexpr int kIts = its_mode == HashMode::kScores ? 1 : kProbes;  // which choose no bucket
     const auto bytes = static_cast<size_t>(kHashRows * width * 2 + half * width * 4);
-    hash_rows_kernel<width, with_keys, its_mode><<<grid, kHashRows, bytes, ctx.stream()>>>(
-        out.q_segment, out.k_segment, keys, norms, rows, directions.as<float>(), half, first_head, H, T, D, balance);
+    hash_rows_kernel<width, with_keys, its_mode, kIts><<<grid, kHashRows, bytes, ctx.stream()>>>(
+        out, key_rows, norms, rows, directions.as<float>(), half, first_head, H, T, D, balance);
   };
   const auto with_keys = [&](auto width, auto its_mode) {
-    out.keys ? launch(width, std::true_type(), its_mode) : launch(width, std::false_type(), its_mode);
+    if constexpr (kProbes == 1)
+      if (keys) return launch(width, std::true_type(), its_mode);
+    launch(width, std::false_type(), its_mode);
   };
   const auto with_mode = [&](auto width) {
     switch (mode) {
@@ -373,7 +359,7 @@ void hash_rows(Context& ctx, const HashOutputs& out, const ConstTensor& x, int64
   D <= 64 ? with_mode(std::integral_constant<int, 64>()) : with_mode(std::integral_constant<int, 128>());
   check_launch("assign_segments", ctx.stream());
   if (mode != HashMode::kScores) return;
-  choose_buckets_kernel<<<grid, kHashRows, 0, ctx.stream()>>>(out.q_segment, out.k_segment, first_head, H, T, balance);
+  choose_buckets_kernel<kProbes><<<grid, kHashRows, 0, ctx.stream()>>>(out, first_head, H, T, balance);
   check_launch("assign_segments", ctx.stream());
 }
 
@@ -382,22 +368,27 @@ void hash_rows(Context& ctx, const HashOutputs& out, const ConstTensor& x, int64
 void assign_hash(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                  const PatternInput& input) {
   for (int64_t round = 0; round < pattern.rounds; ++round) {
-    const Segments& relation = relations[static_cast<size_t>(round)];
     if (pattern.buckets == 1) {
+      const Segments& relation = relations[static_cast<size_t>(round)];
       for (const Tensor& segment : {relation.q_segment, relation.k_segment})
         fill_heads(ctx, segment, input.first_head, input.heads, 0);
       continue;
     }
-    auto *q = relation.q_segment.as<uint16_t>(), *k = relation.k_segment.as<uint16_t>();
-    hash_rows(ctx, {q, input.k ? nullptr : k}, input.q, round, pattern, input);
-    if (input.k) hash_rows(ctx, {k, nullptr}, input.k, round, pattern, input);
+    BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
+    (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
+    pattern.probes == 1 ? hash_rows<1>(ctx, of_queries, input.q, round, pattern, input)
+                        : hash_rows<kMaxProbes>(ctx, of_queries, input.q, round, pattern, input);
+    if (!input.k) continue;
+    pattern.probes == 1 ? hash_rows<1>(ctx, of_keys, input.k, round, pattern, input)
+                        : hash_rows<kMaxProbes>(ctx, of_keys, input.k, round, pattern, input);
   }
 }
 
 void assign_hash_and_normalise_keys(Context& ctx, const Segments& relation, Tensor keys, Tensor inverse_norm,
                                     const AttentionPattern& pattern, const PatternInput& input) {
-  hash_rows(ctx, {relation.q_segment.as<uint16_t>(), relation.k_segment.as<uint16_t>(), keys, inverse_norm}, input.q, 0,
-            pattern, input);
+  BucketOutputs out = BucketOutputs::of_queries({&relation, 1}, pattern, 0);
+  out.add_keys({&relation, 1}, pattern, 0);
+  hash_rows<1>(ctx, out, input.q, 0, pattern, input, keys, inverse_norm);
 }
 
 }  // namespace scfa::gpu

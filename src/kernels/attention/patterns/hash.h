@@ -18,6 +18,33 @@ inline const float* bucket_bias(const PatternInput& input, int64_t round, bool o
   return input.bucket_bias ? input.bucket_bias.select(of_keys).select(round).as<float>() : nullptr;
 }
 
+// The (B, H, T) segments that the buckets of rows are written to. Each round has a relation for each probe (multi-probe
+// LSH, Lv et al. 2007): a query is in its best bucket in the first, in its second best in the next, ...; a key is in
+// its best one in all of them, so that a query and a key meet once at most in a round.
+struct BucketOutputs {
+  uint16_t* ranked[kMaxProbes] = {};  // get the best bucket, the second best, ...; null: none
+  uint16_t* best[kMaxProbes] = {};    // get the best bucket; null: none
+
+  static BucketOutputs of_queries(std::span<const Segments> relations, const AttentionPattern& p, int64_t round) {
+    BucketOutputs out;
+    for (int64_t probe = 0; probe < p.probes; ++probe)
+      out.ranked[probe] = relations[static_cast<size_t>(round * p.probes + probe)].q_segment.as<uint16_t>();
+    return out;
+  }
+  void add_keys(std::span<const Segments> relations, const AttentionPattern& p, int64_t round) {
+    for (int64_t probe = 0; probe < p.probes; ++probe)
+      best[probe] = relations[static_cast<size_t>(round * p.probes + probe)].k_segment.as<uint16_t>();
+  }
+
+  template <int kProbes>
+  SCFA_HOST_DEVICE void write(int64_t at, const BestBuckets<kProbes>& buckets) const {
+    for (int probe = 0; probe < kProbes; ++probe) {
+      if (ranked[probe] != nullptr) ranked[probe][at] = static_cast<uint16_t>(buckets.bucket[probe]);
+      if (best[probe] != nullptr) best[probe][at] = static_cast<uint16_t>(buckets.bucket[0]);
+    }
+  }
+};
+
 // i: the head's number among those of the pattern.
 inline ScoreState* score_state(const PatternInput& input, int64_t b, int64_t i) {
   return reinterpret_cast<ScoreState*>(input.state.as<float>() + (b * input.heads + i) * input.state.size(2));

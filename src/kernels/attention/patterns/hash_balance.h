@@ -82,11 +82,16 @@ SCFA_HOST_DEVICE inline float standardised(int y, const ScoreStatistics& statist
   return rounded_product(static_cast<float>(y) - statistics.mean, statistics.rstd);
 }
 
-// The argmax of [z, -z] + bias: offer() the score z of each direction in order. Ties go to the lowest direction, and
-// of its two buckets to the first. bias: of each bucket, or null.
-struct BestBucket {
-  float score = -INFINITY;
-  int bucket = 0;
+// The kProbes largest of [z, -z] + bias, the largest first: offer() the score z of each direction in order. Ties go to
+// the lowest direction, and of its two buckets to the first. bias: of each bucket, or null; then kProbes must not be
+// more than there are directions.
+template <int kProbes>
+struct BestBuckets {
+  float score[kProbes];
+  int bucket[kProbes];
+  SCFA_HOST_DEVICE BestBuckets() {
+    for (int p = 0; p < kProbes; ++p) score[p] = -INFINITY, bucket[p] = 0;
+  }
   SCFA_HOST_DEVICE void offer(float z, int direction, int directions, const float* bias) {
     if (bias == nullptr) {
       consider(fabsf(z), z < 0.0f ? direction + directions : direction);
@@ -96,9 +101,15 @@ struct BestBucket {
     }
   }
   SCFA_HOST_DEVICE void consider(float its_score, int its_bucket) {
-    if (!(its_score > score)) return;
-    score = its_score;
-    bucket = its_bucket;
+    bool moved = false;  // from there on the others move up a place
+    for (int p = 0; p < kProbes; ++p)
+      if (moved || its_score > score[p]) {
+        const float next_score = score[p];
+        const int next_bucket = bucket[p];
+        score[p] = its_score, bucket[p] = its_bucket;
+        its_score = next_score, its_bucket = next_bucket;
+        moved = true;
+      }
   }
 };
 

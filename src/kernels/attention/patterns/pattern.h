@@ -20,12 +20,14 @@
 namespace scfa {
 
 inline constexpr int64_t kMaxRounds = kMaxRelations;
+inline constexpr int64_t kMaxProbes = 4;
 inline constexpr int64_t kMaxBlock = 1 << 20;  // tokens of a block or a chunk
 
 struct AttentionPattern {
   std::string pattern = "dense";
   int64_t buckets = 16;
   int64_t rounds = 1;
+  int64_t probes = 1;
   std::string balance = "none";
   double bias_rate = 0;
   int64_t chunk = 0;
@@ -52,6 +54,11 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
         "pair that several put together counts that many times in the softmax",
         between(1, static_cast<double>(kMaxRounds)));
+  visit(
+      "probes", p.probes,
+      "hash: in each round a query sees the keys of so many buckets, those of its highest scores; a key is in the one "
+      "of its highest. At most half of the buckets",
+      between(1, static_cast<double>(kMaxProbes)));
   visit("balance", p.balance,
         "hash: how scores are standardised by those of earlier tokens of the same sequence and head, so that buckets "
         "have about one size: none, as in the paper; mean: minus their mean; prefix: also divided by their standard "
