@@ -45,12 +45,14 @@ def with_keys(attention, keys, of=None):
         return [with_keys(layer, keys, of) for layer in attention]
     if "mixture" in attention:
         return {"mixture": [with_keys(entry, keys, of) for entry in attention["mixture"]]}
+    if "schedule" in attention:
+        return {"schedule": [{**stage, "attention": with_keys(stage["attention"], keys, of)} for stage in attention["schedule"]]}
     return {**attention, **keys} if of in (None, attention.get("pattern")) else attention
 
 
 def attention_of(name, heads, window=128, block=512, layers=12):
-    """The attention of a config, or None if there is no such name: a key of MEANINGS with a number for N, %, or an even number of
-    buckets up to 64."""
+    """The attention of a config, or None if there is no such name: a key of MEANINGS with a number for N (buckets: even, up to 64; rounds
+    and probes: 2 to 4)."""
     name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_(?:probes|rounds|late|warm)\d+)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
@@ -79,15 +81,17 @@ def attention_of(name, heads, window=128, block=512, layers=12):
     }
     found = patterns.get((word, bool(digits)))
     beginning = re.search(r"_(late|warm)(\d+)", suffixes)
-    percent = int(beginning.group(2)) if beginning else number if word == "drop" else 50
-    buckets = number if digits and word != "drop" else 2
-    if found is None or not 0 < percent < 100 or buckets % 2 or not 2 <= buckets <= 64:
+    counts = {key: int(value) for key, value in re.findall(r"_(probes|rounds)(\d+)", suffixes)}
+    percents, buckets = range(1, 100), range(2, 65, 2)
+    if found is None or (digits and number not in (percents if word == "drop" else buckets)) or not set(counts.values()) <= {2, 3, 4}:
         return None
     if "_noself" in suffixes:
         found = with_keys(found, {"attend_self": False})
-    for key, value in re.findall(r"_(probes|rounds)(\d+)", suffixes):
-        found = with_keys(found, {key: int(value)}, of="hash")
+    found = with_keys(found, counts, of="hash")
     if beginning:
+        percent = int(beginning.group(2))
+        if percent not in percents or "schedule" in found:
+            return None
         first = patterns["dense" if beginning.group(1) == "late" else "near_dense", False]
         found = {"schedule": [{"from": 0, "attention": first}, {"from": percent / 100, "attention": found}]}
     return found
