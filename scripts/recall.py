@@ -123,10 +123,11 @@ def print_table(rows, patterns):
         whole, by_distance = accuracies([row for row in rows if row["T"] == T])
         ranges = sorted({bounds for its in by_distance.values() for bounds in its})
         print(f"\nT = {T:,}: accuracy in % by distance, means over seeds")
-        print("  " + " ".join([f"{'pattern':12}", f"{'all':>6}", *(f"{first:>6}-" for first, _ in ranges)]))
+        width = max(12, *map(len, patterns))
+        print("  " + " ".join([f"{'pattern':{width}}", f"{'all':>6}", *(f"{first:>6}-" for first, _ in ranges)]))
         for pattern in patterns:
             cells = (by_distance[pattern].get(bounds, math.nan) for bounds in ranges)
-            print("  " + f"{pattern:12} {whole[pattern]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells))
+            print("  " + f"{pattern:{width}} {whole[pattern]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells))
 
 
 def plot(rows, patterns, path):
