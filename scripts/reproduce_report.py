@@ -9,7 +9,7 @@ from attention_patterns import MEANINGS
 from files import read_json, write_whole
 
 STYLE = """body{font:14px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:1em 0}
-td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}pre{overflow-x:auto;background:#f6f6f6;padding:8px}svg{max-width:100%}"""
+td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}pre{overflow-x:auto;background:#f6f6f6;padding:8px}svg{max-width:100%;height:auto}"""
 
 
 def table(rows, header):

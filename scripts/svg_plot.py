@@ -69,7 +69,7 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
     x = Axis([p[0] for points in lines.values() for p in points], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([p[1] for points in lines.values() for p in points], HEIGHT - BOTTOM, TOP, log_y)
     width, height = picture_size(lines)
-    text = [f'<svg viewBox="0 0 {width} {height}" width="{width}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+    text = [f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
             f'font-size="11" role="img"><title>{html.escape(title)}</title>',
             f'<rect width="{width}" height="{height}" fill="white"/>',
             f'<text x="{LEFT}" y="16" font-size="13" font-weight="bold">{html.escape(title)}</text>']
@@ -96,9 +96,10 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
 
 def side_by_side(plots):
     """One picture of plots that line_plot made."""
-    sizes = [tuple(map(int, re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', plot).groups())) for plot in plots]
-    placed = [plot.replace("<svg ", f'<svg x="{sum(width for width, _ in sizes[:i])}" width="{width}" height="{height}" ', 1)
-              .replace(f' width="{width}" xmlns', " xmlns", 1) for i, (plot, (width, height)) in enumerate(zip(plots, sizes))]
-    width, height = sum(width for width, _ in sizes), max(height for _, height in sizes)
+    placed, width, height = [], 0, 0
+    for plot in plots:
+        placed.append(plot.replace("<svg ", f'<svg x="{width}" ', 1))
+        its_width, its_height = map(int, re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', plot).groups())
+        width, height = width + its_width, max(height, its_height)
     return (f'<svg viewBox="0 0 {width} {height}" width="{width}" xmlns="http://www.w3.org/2000/svg">\n'
             + "\n".join(placed) + "\n</svg>\n")

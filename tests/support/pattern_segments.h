@@ -8,10 +8,9 @@
 
 namespace scfa::test {
 
-inline AttentionPattern hash_pattern(int64_t buckets) {
+inline AttentionPattern hash_pattern(int64_t buckets, int64_t rounds = 1, int64_t probes = 1) {
   AttentionPattern pattern;
-  pattern.pattern = "hash";
-  pattern.buckets = buckets;
+  pattern.pattern = "hash", pattern.buckets = buckets, pattern.rounds = rounds, pattern.probes = probes;
   return pattern;
 }
 

@@ -9,6 +9,7 @@
 #include "support/attention_tensors.h"
 #include "support/compare.h"
 #include "support/gpu.h"
+#include "support/pattern_segments.h"
 
 namespace scfa::test {
 namespace {
@@ -16,8 +17,8 @@ namespace {
 using enum AttentionLayout;
 
 AttentionPattern balanced(const char* balance, int64_t buckets, int64_t rounds = 1) {
-  AttentionPattern pattern;
-  pattern.pattern = "hash", pattern.buckets = buckets, pattern.rounds = rounds, pattern.balance = balance;
+  AttentionPattern pattern = hash_pattern(buckets, rounds);
+  pattern.balance = balance;
   return pattern;
 }
 

@@ -10,6 +10,7 @@
 #include "support/attention_tensors.h"
 #include "support/expect_error.h"
 #include "support/gpu.h"
+#include "support/pattern_segments.h"
 
 namespace scfa::test {
 namespace {
@@ -17,8 +18,7 @@ namespace {
 using enum AttentionLayout;
 
 AttentionPattern biased(const char* balance, int64_t buckets, int64_t rounds = 1) {
-  AttentionPattern pattern;
-  pattern.pattern = "hash", pattern.buckets = buckets, pattern.rounds = rounds;
+  AttentionPattern pattern = hash_pattern(buckets, rounds);
   pattern.balance = balance, pattern.bias_rate = 0.1;
   return pattern;
 }

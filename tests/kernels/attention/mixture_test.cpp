@@ -74,8 +74,7 @@ TEST_P(Mixture, AHeadIsAsAlone) {
   const auto [device, layout] = GetParam();
   Context ctx(device);
   const AttentionShape shape{2, 70, 6, 8};
-  AttentionPattern rounds = hash_pattern(4);
-  rounds.rounds = 3, rounds.probes = 2;
+  const AttentionPattern rounds = hash_pattern(4, 3, 2);
   const HeadPatterns mixture =
       mixture_of({{1, hash_pattern(8)}, {2, drop_pattern(0.4)}, {2, rounds}, {1, AttentionPattern()}});
   const auto segments_of = [&](const HeadPatterns& patterns) {

@@ -15,12 +15,6 @@ namespace {
 
 using enum AttentionLayout;
 
-AttentionPattern probing(int64_t buckets, int64_t rounds, int64_t probes) {
-  AttentionPattern pattern = hash_pattern(buckets);
-  pattern.rounds = rounds, pattern.probes = probes;
-  return pattern;
-}
-
 class Probes : public testing::TestWithParam<Device> {
  protected:
   void SetUp() override {
@@ -45,7 +39,7 @@ TEST_P(Probes, KeysAreInTheirBestBucketOnly) {
     for (const AttentionLayout layout : {kQkv, kSharedQk})
       for (const int64_t rounds : {1, 2}) {
         SCOPED_TRACE(concat(balance, ", rounds ", rounds, ", layout ", static_cast<int>(layout)));
-        AttentionPattern one = probing(8, rounds, 1), four = probing(8, rounds, 4);
+        AttentionPattern one = hash_pattern(8, rounds, 1), four = hash_pattern(8, rounds, 4);
         one.balance = four.balance = balance;
         const AttentionTensors a(*ctx, {.shape = {2, 200, 3, 16}, .layout = layout, .patterns = {one}}, 1),
             b(*ctx, {.shape = {2, 200, 3, 16}, .layout = layout, .patterns = {four}}, 1);
@@ -67,7 +61,7 @@ TEST_P(Probes, QueriesAreInTheirBestBuckets) {
                                               {77, 24, 6, 3}}) {
     SCOPED_TRACE(concat("T ", T, ", D ", D, ", ", buckets, " buckets, ", probes, " probes"));
     const AttentionTensors t(
-        *ctx, {.shape = {2, T, 3, D}, .layout = kSharedQk, .patterns = {probing(buckets, 1, probes)}}, 1);
+        *ctx, {.shape = {2, T, 3, D}, .layout = kSharedQk, .patterns = {hash_pattern(buckets, 1, probes)}}, 1);
     const std::vector<std::vector<double>> found = ids(t, false);
     const std::vector<double> rows = t.read(t.q), directions = t.read(t.layer.projections[0]);
     const int64_t half = buckets / 2;
@@ -94,7 +88,8 @@ TEST_P(Probes, QueriesAreInTheirBestBuckets) {
 // Random rows lie in buckets of about one size.
 TEST_P(Probes, AQuerySeesTheKeysOfEach) {
   const auto pairs_seen = [&](int64_t probes) {
-    const AttentionTensors t(*ctx, {.shape = {1, 400, 2, 32}, .layout = kQkv, .patterns = {probing(8, 1, probes)}}, 1);
+    const AttentionTensors t(*ctx, {.shape = {1, 400, 2, 32}, .layout = kQkv, .patterns = {hash_pattern(8, 1, probes)}},
+                             1);
     const std::vector<std::vector<double>> q = ids(t, false), k = ids(t, true);
     int64_t seen = 0;
     for (size_t relation = 0; relation < q.size(); ++relation)
@@ -113,7 +108,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, Probes, testing::Values(Device::kCpu, Device::
 
 TEST(ProbesRules, AreNamed) {
   const auto check = [](int64_t buckets, int64_t rounds, int64_t probes) {
-    return [=] { validate(probing(buckets, rounds, probes)); };
+    return [=] { validate(hash_pattern(buckets, rounds, probes)); };
   };
   EXPECT_TRUE(fails_naming(check(16, 1, 0), {"attention.probes", "1 to 4", "not 0"}));
   EXPECT_TRUE(fails_naming(check(16, 1, 5), {"attention.probes", "1 to 4", "not 5"}));
@@ -121,12 +116,12 @@ TEST(ProbesRules, AreNamed) {
   EXPECT_TRUE(fails_naming(check(1, 1, 2), {"attention.probes", "1 with 1 bucket", "not 2"}));
   EXPECT_TRUE(fails_naming(check(6, 1, 4), {"attention.probes", "1 to 3 with 6 buckets", "not 4"}));
   EXPECT_TRUE(fails_naming(check(16, 3, 3), {"attention.probes", "rounds", "8 or less", "not 9"}));
-  EXPECT_NO_THROW(validate(probing(16, 2, 4)));
-  EXPECT_NO_THROW(validate(probing(4, 1, 2)));
-  EXPECT_EQ(describe(probing(8, 1, 2)), "hash with 8 buckets and 2 probes");
-  EXPECT_EQ(describe(probing(8, 2, 3)), "hash with 8 buckets in 2 rounds and 3 probes");
-  EXPECT_EQ(relation_count(probing(8, 2, 3)), 6);
-  EXPECT_EQ(share_of_pairs(probing(8, 2, 2), 1024), 0.5);
+  EXPECT_NO_THROW(validate(hash_pattern(16, 2, 4)));
+  EXPECT_NO_THROW(validate(hash_pattern(4, 1, 2)));
+  EXPECT_EQ(describe(hash_pattern(8, 1, 2)), "hash with 8 buckets and 2 probes");
+  EXPECT_EQ(describe(hash_pattern(8, 2, 3)), "hash with 8 buckets in 2 rounds and 3 probes");
+  EXPECT_EQ(relation_count(hash_pattern(8, 2, 3)), 6);
+  EXPECT_EQ(share_of_pairs(hash_pattern(8, 2, 2), 1024), 0.5);
 }
 
 }  // namespace

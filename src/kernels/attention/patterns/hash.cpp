@@ -119,9 +119,9 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
         fill_heads(ctx, segment, input.first_head, input.heads, 0);
       continue;
     }
+    const ConstTensor directions = input.projections.select(round);
     const HashBalance balance = balance_of(pattern);
     const auto hash = [&](const BucketOutputs& out, const ConstTensor& x, bool of_keys) {
-      const ConstTensor directions = input.projections.select(round);
       const float* bias = bucket_bias(input, round, of_keys);
       const auto with_probes = [&](auto probes) {
         if (balance == HashBalance::kNone)
