@@ -17,20 +17,43 @@ int warps_that_sort(int S) {
   return warps;
 }
 
-// Of some consecutive heads of each sequence, from first_head on, the one that a block takes. grid: (heads, B, ...)
-__device__ int64_t head_of_block(const SegmentLists& lists, int first_head) {
-  return static_cast<int64_t>(blockIdx.y) * lists.H + first_head + static_cast<int>(blockIdx.x);
-}
+// Visibility of consecutive heads, by entry. What is passed to one launch.
+struct HeadVisibilities {
+  static constexpr int kMostEntries = 8;
+  struct Entry {
+    int end_head, window, gap;
+    bool attend_self;
+  };
+  Entry entries[kMostEntries];
+  int first_head;
+  __device__ const Entry& of(int h) const {
+    int i = 0;
+    while (h >= entries[i].end_head) ++i;
+    return entries[i];
+  }
+};
+
+// The head that a block takes. grid: (heads from first_head on, B, ...)
+struct HeadOfBlock {
+  int64_t index;  // of (B, H)
+  HeadVisibilities::Entry visibility;
+  __device__ HeadOfBlock(const SegmentLists& lists, const HeadVisibilities& visibilities) {
+    const int h = visibilities.first_head + static_cast<int>(blockIdx.x);
+    index = static_cast<int64_t>(blockIdx.y) * lists.H + h;
+    visibility = visibilities.of(h);
+  }
+};
 
 // tied_fits: there is room for TiedSort, where the head is tied.
 __global__ void __launch_bounds__(kSortThreads, 2)
-    sort_segments_kernel(SegmentLists lists, int first_head, int bits, int warps, bool tied_fits, bool attend_self) {
+    sort_segments_kernel(SegmentLists lists, const __grid_constant__ HeadVisibilities visibilities, int bits, int warps,
+                         bool tied_fits) {
   extern __shared__ uint4 shared[];
-  const int64_t head = head_of_block(lists, first_head);
-  if (tied_fits && !is_untied(lists, head))
-    TiedSort(lists, reinterpret_cast<unsigned char*>(shared), head).run(attend_self);
+  const HeadOfBlock head(lists, visibilities);
+  if (tied_fits && !is_untied(lists, head.index))
+    TiedSort(lists, reinterpret_cast<unsigned char*>(shared), head.index).run(head.visibility.attend_self);
   else
-    WarpSort(lists, reinterpret_cast<int*>(shared), head, bits, warps).run(attend_self);
+    WarpSort(lists, reinterpret_cast<int*>(shared), head.index, bits, warps).run(head.visibility.attend_self);
 }
 
 // The first of `count` ascending positions that is at least `least`.
@@ -61,11 +84,14 @@ __device__ int first_blind(const int* positions, int count, int key, const First
 }
 
 // With a gap of more than one end_key and begin_query; then, where they are there, begin_key and end_query. What nobody
-// sees is an empty range. One thread takes the query and the key of one entry of a head's sorted lists. window: 0 for
-// none. document_start: (B, T), or null. grid: (heads, B, T / 256)
+// sees is an empty range. One thread takes the query and the key of one entry of a head's sorted lists. document_start:
+// (B, T), or null. grid: (heads, B, T / 256)
 __global__ void __launch_bounds__(256)
-    ranges_kernel(SegmentLists lists, int first_head, int window, int gap, const int* document_start) {
-  const int64_t head = head_of_block(lists, first_head), list = head * lists.T;
+    ranges_kernel(SegmentLists lists, const __grid_constant__ HeadVisibilities visibilities,
+                  const int* document_start) {
+  const HeadOfBlock of_block(lists, visibilities);
+  const int64_t head = of_block.index, list = head * lists.T;
+  const int window = of_block.visibility.window, gap = of_block.visibility.gap;
   const int entry = static_cast<int>(blockIdx.z * blockDim.x + threadIdx.x);
   const int *q_begin = lists.q_begin + head * (lists.S + 1), *k_begin = lists.k_begin + head * (lists.S + 1);
   const int* starts = document_start != nullptr ? document_start + static_cast<int64_t>(blockIdx.y) * lists.T : nullptr;
@@ -106,17 +132,28 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
   if (cudaFuncSetAttribute(sort_segments_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) !=
       cudaSuccess)
     fail(kOp, ": ", lists.S, " segments need ", shared_bytes, " bytes of shared memory");
-  for_each_visibility(by_head, lists.H, [&](int64_t first, int64_t end, const Visibility& visibility) {
-    const dim3 grid(static_cast<unsigned>(end - first), static_cast<unsigned>(lists.heads / lists.H));
-    const auto first_head = static_cast<int>(first);
-    sort_segments_kernel<<<grid, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(
-        lists, first_head, bits, warps, tied_fits, visibility.nearest() == 0);
+  HeadVisibilities visibilities{};
+  int count = 0;  // of entries
+  bool has_ranges = lists.begin_key != nullptr;
+  const auto launch = [&](int end_head) {
+    const dim3 grid(static_cast<unsigned>(end_head - visibilities.first_head),
+                    static_cast<unsigned>(lists.heads / lists.H));
+    sort_segments_kernel<<<grid, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(lists, visibilities, bits,
+                                                                                            warps, tied_fits);
     check_launch(kOp, stream);
-    if (lists.begin_key == nullptr && visibility.gap <= 1) return;
-    const auto window = static_cast<int>(std::min<int64_t>(visibility.window, lists.T));
-    ranges_kernel<<<dim3(grid.x, grid.y, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(
-        lists, first_head, window, static_cast<int>(std::min<int64_t>(visibility.gap, lists.T)), document_start);
+    if (has_ranges)
+      ranges_kernel<<<dim3(grid.x, grid.y, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(
+          lists, visibilities, document_start);
     check_launch(kOp, stream);
+    visibilities.first_head = end_head, count = 0;
+  };
+  const auto up_to_T = [&](int64_t positions) { return static_cast<int>(std::min<int64_t>(positions, lists.T)); };
+  for_each_visibility(by_head, lists.H, [&](int64_t, int64_t end, const Visibility& visibility) {
+    const auto end_head = static_cast<int>(end);
+    visibilities.entries[count++] = {end_head, up_to_T(visibility.window), up_to_T(visibility.gap),
+                                     visibility.nearest() == 0};
+    has_ranges = has_ranges || visibility.gap > 1;
+    if (count == HeadVisibilities::kMostEntries || end_head == lists.H) launch(end_head);
   });
 }
 

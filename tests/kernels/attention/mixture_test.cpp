@@ -56,6 +56,22 @@ TEST(Patterns, AMixtureNamesEveryHeadOnce) {
   EXPECT_TRUE(fails_naming([&] { validate(HeadPatterns(), 4); }, {"attention", "a pattern"}));
 }
 
+// Heads with a window do not make a relation that they have no rows in slower.
+TEST(Patterns, OnlyRelationsWithAWindowHaveRanges) {
+  Context ctx;
+  AttentionPattern near, far = hash_pattern(8, 1, 2), both = far;
+  near.window = 16, both.near = 16;
+  const auto ranges = [&](const HeadPatterns& patterns) {
+    const AttentionTensors t(ctx, {.shape = {1, 40, 3, 8}, .patterns = patterns}, 1);
+    std::vector<bool> has;
+    for (const Segments& relation : t.layer.relations) has.push_back(relation.has_ranges());
+    return has;
+  };
+  EXPECT_EQ(ranges(mixture_of({{2, near}, {1, far}})), std::vector<bool>({true, false}));
+  EXPECT_EQ(ranges(mixture_of({{2, near}, {1, both}})), std::vector<bool>({true, false, true}));
+  EXPECT_EQ(ranges({far}), std::vector<bool>({false, false}));
+}
+
 class Mixture : public testing::TestWithParam<std::tuple<Device, AttentionLayout>> {
  protected:
   void SetUp() override { skip_without(std::get<0>(GetParam())); }

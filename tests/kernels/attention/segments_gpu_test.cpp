@@ -263,6 +263,25 @@ TEST_F(SegmentsGpu, RangesEqualTheCpu) {
   }
 }
 
+// More entries than one launch takes.
+TEST_F(SegmentsGpu, EachHeadMayHaveAVisibilityOfItsOwn) {
+  Context ctx(Device::kGpu), cpu;
+  const int64_t B = 2, H = 19, T = 500, S = 3;
+  std::vector<Visibility> by_head;
+  for (int64_t h = 0; h < H; ++h) by_head.push_back({h % 3 > 0, h % 2 * (h + 1), 1, h % 5 == 4 ? h : 0});
+  for (const SegmentChoice& choice : segment_choices()) {
+    const GuardedSegments got(ctx, B, H, T, S, 64, true), want(cpu, B, H, T, S, 64, true);
+    for (const GuardedSegments* segments : {&got, &want}) {
+      segments->set(chosen(choice, S, 6));
+      segments->build(by_head, {});
+    }
+    const Segments lists = got.on_host();
+    check_equal(lists, want.segments);
+    if (!HasFatalFailure()) check_work(lists, want.segments);
+    if (HasFatalFailure()) FAIL() << choice.name;
+  }
+}
+
 TEST_F(SegmentsGpu, LongSequences) {
   Context ctx(Device::kGpu);
   for (const int64_t T : {65536, 131072, 131041})

@@ -3,11 +3,9 @@
 // has the highest product with it. Relation 0 has the own block, relation r the r-th best. Blocks are chosen by keys
 // before rotation by positions.
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <utility>
 
 #include "kernels/attention/patterns/descriptor.h"
+#include "kernels/attention/patterns/top_k.h"
 
 namespace scfa {
 
@@ -21,24 +19,6 @@ int64_t block_count(const AttentionPattern& p, int64_t T) {
   return (T + p.block - 1) / p.block;
 }
 
-// The blocks with the highest products so far, best first. Ties go to the earlier block.
-struct BestBlocks {
-  std::array<float, kMaxRelations> product;
-  std::array<uint16_t, kMaxRelations> block;
-  explicit BestBlocks() {
-    product.fill(-INFINITY);
-    block.fill(kNoSegment);
-  }
-  void offer(int64_t count, float its_product, uint16_t its_block) {
-    bool moved = false;  // from there on the others move up a place
-    for (size_t r = 0; r < static_cast<size_t>(count); ++r)
-      if (moved || its_product > product[r]) {
-        std::swap(its_product, product[r]), std::swap(its_block, block[r]);
-        moved = true;
-      }
-  }
-};
-
 // One head of one sequence. sums: (blocks, D), sums of keys, of which those of the blocks before first_position are
 // there.
 void choose_blocks(std::span<const Segments> relations, const AttentionPattern& pattern, const PatternInput& input,
@@ -50,16 +30,16 @@ void choose_blocks(std::span<const Segments> relations, const AttentionPattern& 
     const float* k =
         input.k.as<float>() + b * input.k.stride[0] + t * input.k.stride[1] + h / group * input.k.stride[2];
     for (int64_t d = 0; d < D; ++d) sums[own * D + d] = position % pattern.block == 0 ? k[d] : sums[own * D + d] + k[d];
-    BestBlocks best;
+    TopK<kMaxRelations - 1> best(kNoSegment);
     for (int64_t block = 0; block < own; ++block) {
       float product = 0.0f;
 #pragma omp simd reduction(+ : product)
       for (int64_t d = 0; d < D; ++d) product += q[d] * sums[block * D + d];
-      best.offer(pattern.top_k - 1, product, static_cast<uint16_t>(block));
+      best.offer(product, static_cast<int>(block), static_cast<int>(pattern.top_k - 1));
     }
     const int64_t at = (b * H + h) * T + t;
     for (size_t r = 0; r < static_cast<size_t>(pattern.top_k); ++r) {
-      relations[r].q_segment.as<uint16_t>()[at] = r == 0 ? static_cast<uint16_t>(own) : best.block[r - 1];
+      relations[r].q_segment.as<uint16_t>()[at] = static_cast<uint16_t>(r == 0 ? own : best.id[r - 1]);
       relations[r].k_segment.as<uint16_t>()[at] = static_cast<uint16_t>(own);
     }
   }

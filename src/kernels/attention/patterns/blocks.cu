@@ -3,6 +3,7 @@
 
 #include "kernels/attention/head_rows.cuh"
 #include "kernels/attention/patterns/descriptor.h"
+#include "kernels/attention/patterns/top_k.h"
 
 namespace scfa::gpu {
 
@@ -59,10 +60,7 @@ __global__ void __launch_bounds__(kRows) choose_blocks_kernel(const BlocksParams
       static_cast<int>((p.first_position + last) / p.block);  // no row of the thread block has more before it
   float row[kD] = {};
   load_row(row, p.q.row(b, min(t, last), h), p.D);
-  float best[kMaxRelations - 1];
-  int chosen[kMaxRelations - 1];
-#pragma unroll
-  for (int r = 0; r < kMaxRelations - 1; ++r) best[r] = -INFINITY, chosen[r] = kNoSegment;
+  TopK<kMaxRelations - 1> best(kNoSegment);
   const float* sums = p.sums + (static_cast<int64_t>(b) * p.heads + i) * p.blocks * p.D;
   for (int block0 = 0; block0 < most; block0 += kStaged) {
     __syncthreads();
@@ -80,17 +78,7 @@ __global__ void __launch_bounds__(kRows) choose_blocks_kernel(const BlocksParams
         const float4 x = staged[j][d];
         product += row[4 * d] * x.x + row[4 * d + 1] * x.y + row[4 * d + 2] * x.z + row[4 * d + 3] * x.w;
       }
-      int block = block0 + j;
-      bool moved = false;  // from there on the others move up a place
-#pragma unroll
-      for (int r = 0; r < kMaxRelations - 1; ++r)
-        if (r < p.top_k - 1 && (moved || product > best[r])) {
-          moved = true;
-          const float displaced = best[r];
-          const int its = chosen[r];
-          best[r] = product, chosen[r] = block;
-          product = displaced, block = its;
-        }
+      best.offer(product, block0 + j, p.top_k - 1);
     }
   }
   if (t > last) return;
@@ -98,7 +86,7 @@ __global__ void __launch_bounds__(kRows) choose_blocks_kernel(const BlocksParams
 #pragma unroll
   for (int r = 0; r < kMaxRelations; ++r)
     if (r < p.top_k) {
-      p.q_segment[r][at] = static_cast<uint16_t>(r == 0 ? own : chosen[r == 0 ? 0 : r - 1]);
+      p.q_segment[r][at] = static_cast<uint16_t>(r == 0 ? own : best.id[r == 0 ? 0 : r - 1]);
       p.k_segment[r][at] = static_cast<uint16_t>(own);
     }
 }

@@ -130,8 +130,9 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
           hash_rows_balanced<probes>(out, x, directions, bias, score_state_offset(pattern, round, of_keys), balance,
                                      input);
       };
-      pattern.probes == 1 ? with_probes(std::integral_constant<int, 1>())
-                          : with_probes(std::integral_constant<int, kMaxProbes>());
+      const bool best_only = pattern.probes == 1 || of_keys;
+      best_only ? with_probes(std::integral_constant<int, 1>())
+                : with_probes(std::integral_constant<int, kMaxProbes>());
     };
     BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
     (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);

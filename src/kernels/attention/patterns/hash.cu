@@ -313,7 +313,7 @@ BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput
 //   keys, inverse_norm  of the fused normalisation (kProbes = 1), or empty
 template <int kProbes>
 void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, int64_t round,
-               const AttentionPattern& pattern, const PatternInput& input, Tensor keys = {}, Tensor inverse_norm = {}) {
+               const AttentionPattern& pattern, const PatternInput& input, Tensor keys, Tensor inverse_norm) {
   require_packs("assign_segments", "rows to hash", x);
   const ConstTensor directions = input.projections.select(round);
   const auto H = static_cast<int>(input.q.size(2)), first_head = static_cast<int>(input.first_head);
@@ -376,11 +376,10 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
     }
     BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
     (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
-    pattern.probes == 1 ? hash_rows<1>(ctx, of_queries, input.q, round, pattern, input)
-                        : hash_rows<kMaxProbes>(ctx, of_queries, input.q, round, pattern, input);
-    if (!input.k) continue;
-    pattern.probes == 1 ? hash_rows<1>(ctx, of_keys, input.k, round, pattern, input)
-                        : hash_rows<kMaxProbes>(ctx, of_keys, input.k, round, pattern, input);
+    const auto hash_queries = pattern.probes == 1 ? hash_rows<1> : hash_rows<kMaxProbes>;
+    hash_queries(ctx, of_queries, input.q, round, pattern, input, {}, {});
+    if (input.k)
+      hash_rows<1>(ctx, of_keys, input.k, round, pattern, input, {}, {});  // a key needs its best bucket only
   }
 }
 

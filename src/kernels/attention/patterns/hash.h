@@ -38,10 +38,10 @@ struct BucketOutputs {
 
   template <int kProbes>
   SCFA_HOST_DEVICE void write(int64_t at, const BestBuckets<kProbes>& buckets) const {
-    for (int probe = 0; probe < kProbes; ++probe) {
-      if (ranked[probe] != nullptr) ranked[probe][at] = static_cast<uint16_t>(buckets.bucket[probe]);
-      if (best[probe] != nullptr) best[probe][at] = static_cast<uint16_t>(buckets.bucket[0]);
-    }
+    for (int probe = 0; probe < kProbes; ++probe)
+      if (ranked[probe] != nullptr) ranked[probe][at] = buckets.bucket(probe);
+    for (uint16_t* of_probe : best)
+      if (of_probe != nullptr) of_probe[at] = buckets.bucket(0);
   }
 };
 

@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "kernels/attention/patterns/top_k.h"
 
 namespace scfa {
 
@@ -87,30 +88,16 @@ SCFA_HOST_DEVICE inline float standardised(int y, const ScoreStatistics& statist
 // more than there are directions.
 template <int kProbes>
 struct BestBuckets {
-  float score[kProbes];
-  int bucket[kProbes];
-  SCFA_HOST_DEVICE BestBuckets() {
-    for (int p = 0; p < kProbes; ++p) score[p] = -INFINITY, bucket[p] = 0;
-  }
+  TopK<kProbes> best{0};
   SCFA_HOST_DEVICE void offer(float z, int direction, int directions, const float* bias) {
     if (bias == nullptr) {
-      consider(fabsf(z), z < 0.0f ? direction + directions : direction);
+      best.offer(fabsf(z), z < 0.0f ? direction + directions : direction);
     } else {
-      consider(z + bias[direction], direction);
-      consider(bias[direction + directions] - z, direction + directions);
+      best.offer(z + bias[direction], direction);
+      best.offer(bias[direction + directions] - z, direction + directions);
     }
   }
-  SCFA_HOST_DEVICE void consider(float its_score, int its_bucket) {
-    bool moved = false;  // from there on the others move up a place
-    for (int p = 0; p < kProbes; ++p)
-      if (moved || its_score > score[p]) {
-        const float next_score = score[p];
-        const int next_bucket = bucket[p];
-        score[p] = its_score, bucket[p] = its_bucket;
-        its_score = next_score, its_bucket = next_bucket;
-        moved = true;
-      }
-  }
+  SCFA_HOST_DEVICE uint16_t bucket(int probe) const { return static_cast<uint16_t>(best.id[probe]); }
 };
 
 }  // namespace scfa

@@ -25,6 +25,8 @@ bool attends_self(const AttentionPattern& pattern) {
 }
 
 Visibility visibility(const AttentionPattern& pattern, int64_t relation) {
+  // The heads have no rows there, so a window would do nothing but make plan() ask for ranges.
+  if (relation >= relation_count(pattern)) return {.attend_self = attends_self(pattern), .heads = pattern.heads};
   if (pattern.near > 0 && relation == relation_count(pattern) - 1) return {true, pattern.near, pattern.heads};
   return {attends_self(pattern), pattern.window, pattern.heads, pattern.near};
 }
