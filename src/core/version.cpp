@@ -2,9 +2,6 @@
 
 namespace scfa {
 
-std::string git_commit() {
-  return *SCFA_COMMIT ? SCFA_COMMIT : "unknown";
-}
 std::string version() {
   return SCFA_VERSION;
 }

@@ -4,7 +4,9 @@
 
 namespace scfa {
 
-std::string git_commit();  // of the source; "unknown" outside a git checkout
+// Of the source: 12 digits, with "-dirty" behind them if it had changes; "unknown" outside a git checkout. cmake/
+// writes it.
+std::string git_commit();
 std::string version();
 
 }  // namespace scfa

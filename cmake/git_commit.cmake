@@ -1,0 +1,20 @@
+# Run at every build, with SOURCE_DIR and OUTPUT: writes the source file that says which commit a program was built from,
+# if that has changed. "-dirty": what programs are made of differs from the commit.
+execute_process(COMMAND git -C ${SOURCE_DIR} rev-parse --short=12 HEAD
+  OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(commit)
+  execute_process(COMMAND git -C ${SOURCE_DIR} status --porcelain -- src assets cmake CMakeLists.txt
+    OUTPUT_VARIABLE changes ERROR_QUIET)
+  if(changes)
+    string(APPEND commit "-dirty")
+  endif()
+else()
+  set(commit unknown)
+endif()
+file(CONFIGURE OUTPUT ${OUTPUT} CONTENT [[
+#include "core/version.h"
+
+std::string scfa::git_commit() {
+  return "@commit@";
+}
+]] @ONLY)
