@@ -6,7 +6,8 @@
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
 scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
-OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs.
+OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs. Another
+command with the same OUT adds to them what it has other lengths, patterns or seeds of.
 """
 import argparse
 import json
@@ -53,20 +54,31 @@ def config_of(args, pattern, T):
     }
 
 
+def earlier_rows(args):
+    """Of TASK.csv, those that earlier commands have measured and this one does not."""
+    rows = [{**row, "T": int(row["T"]), "first": int(row["first"]), "last": int(row["last"]), "answers": int(row["answers"])}
+            for row in read_csv(args.out / f"{args.task}.csv")]
+    return [row for row in rows if row["T"] not in args.lengths or row["pattern"] not in args.patterns or row["seed"] not in args.seeds.split(",")]
+
+
 def make_data(args, T, folder, results):
     """As many sequences as the runs take, so that none comes twice; nothing where all runs have been evaluated. results: the folder of this
     length, whose data.json says what its results, and the data, were made with."""
     needed = not all((results / "evaluations" / f"{name}.csv").exists() for *_, name in all_runs(args))
     sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
-    wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary}
+    wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary,
+              **{name: getattr(args, name) for name in ("batch", "layers", "heads", "width", "lr")}}
     stamp = results / "data.json"
     if stamp.exists():
         try:
             made = json.loads(stamp.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             made = None
-        if made != wanted:
-            fail(f"{results}: was made with other --pairs, --vocabulary, --batch or --tokens; give another --out")
+        if made is None:
+            fail(f"{stamp}: cannot be read; give another --out")
+        for name, value in reversed(wanted.items()):
+            if name in made and made[name] != value:
+                fail(f"{results}: was made with another --{'tokens' if name == 'sequences' else name}; give another --out")
     if not needed or (stamp.exists() and (folder / "manifest.json").exists()):
         return
     results.mkdir(parents=True, exist_ok=True)
@@ -118,14 +130,20 @@ def accuracies(rows):
     return {pattern: its.pop(whole) for pattern, its in means.items()}, means
 
 
+def names_of(rows, patterns):
+    """The patterns of rows, those named first."""
+    measured = list(dict.fromkeys(row["pattern"] for row in rows))
+    return [name for name in patterns if name in measured] + [name for name in measured if name not in patterns]
+
+
 def print_table(rows, patterns):
     for T in sorted({row["T"] for row in rows}):
         whole, by_distance = accuracies([row for row in rows if row["T"] == T])
         ranges = sorted({bounds for its in by_distance.values() for bounds in its})
         print(f"\nT = {T:,}: accuracy in % by distance, means over seeds")
-        width = max(12, *map(len, patterns))
+        width = max(12, *map(len, whole))
         print("  " + " ".join([f"{'pattern':{width}}", f"{'all':>6}", *(f"{first:>6}-" for first, _ in ranges)]))
-        for pattern in patterns:
+        for pattern in names_of([row for row in rows if row["T"] == T], patterns):
             cells = (by_distance[pattern].get(bounds, math.nan) for bounds in ranges)
             print("  " + f"{pattern:{width}} {whole[pattern]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells))
 
@@ -133,7 +151,7 @@ def print_table(rows, patterns):
 def plot(rows, patterns, path):
     """Means over seeds."""
     _, by_distance = accuracies(rows)
-    lines = {pattern: [(first, accuracy) for (first, _), accuracy in by_distance[pattern].items()] for pattern in patterns}
+    lines = {pattern: [(first, accuracy) for (first, _), accuracy in by_distance[pattern].items()] for pattern in names_of(rows, patterns)}
     path.write_text(line_plot(lines, f"{rows[0]['task']}, {rows[0]['T']:,} tokens", "tokens between the key and its question, at least",
                               "accuracy, %", 2, 0), encoding="utf-8")
     print(f"wrote {path}")
@@ -191,7 +209,7 @@ def main(words):
         (args.out / "configs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f"--out: {args.out}: {error.strerror}")
-    rows = []
+    rows = earlier_rows(args)
     for number, T in enumerate(args.lengths, 1):
         folder, data = args.out / args.task / str(T), args.out / "data" / f"{args.task}_{T}"
         print(f"T = {T:,}, {number} of {len(args.lengths)} lengths", flush=True)
@@ -203,9 +221,9 @@ def main(words):
             configs.append(f"{pattern}={path}")
         run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
              "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
-        rows += collect(args, T, folder)
+        rows = sorted(rows + collect(args, T, folder), key=lambda row: row["T"])
         write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
-    print_table(rows, args.patterns)
+    print_table([row for row in rows if row["T"] in args.lengths], args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")
     for T in args.lengths:
         plot([row for row in rows if row["T"] == T], args.patterns, args.out / f"{args.task}_{T}.svg")

@@ -43,10 +43,27 @@ class Recall(unittest.TestCase):
         done = self.run_recall(*SMALL)
         self.assertEqual((done.returncode, (self.out / "data/induction_32").exists()), (0, False), done.stderr)
         self.assertEqual((self.out / "induction.csv").read_text(encoding="utf-8"), table)
-        for words in (["--tokens", "300k"], ["--vocabulary", "16"], ["--seeds", "1,2", "--pairs", "2"]):
+        for words in (["--tokens", "300k"], ["--vocabulary", "16"], ["--pairs", "2", "--seeds", "1,2"], ["--batch", "2048"], ["--lr", "1e-3"]):
             again = self.run_recall(*SMALL, *words)
             self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
-            self.assertIn("give another --out", again.stderr)
+            self.assertIn(f"was made with another {words[0]}; give another --out", again.stderr)
+
+    def test_other_lengths_and_patterns_are_added(self):
+        short = [*SMALL, "--tokens", "2k"]
+        tables = []
+        for words in (["--patterns", "dense,window"], ["--patterns", "hash8"], ["--patterns", "hash8", "--lengths", "64"],
+                      ["--patterns", "dense,window"]):
+            done = self.run_recall(*short, *words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            with open(self.out / "induction.csv", encoding="utf-8", newline="") as file:
+                tables.append([tuple(row.values()) for row in csv.DictReader(file)])
+        named = [{(row[1], row[2]) for row in table} for table in tables]
+        self.assertEqual(named[0], {("32", "dense"), ("32", "window")})
+        self.assertEqual(named[1], named[0] | {("32", "hash8")})
+        self.assertEqual(named[2], named[1] | {("64", "hash8")})
+        self.assertEqual(sorted(tables[3]), sorted(tables[2]))
+        self.assertEqual([row[1] for row in tables[3]], sorted((row[1] for row in tables[3]), key=int))
+        self.assertIn(">hash8<", (self.out / "induction_32.svg").read_text(encoding="utf-8"))
 
     def test_words_are_checked(self):
         for words, part in ((["--patterns", "spiral"], "there is no spiral"), (["--patterns", "hash7"], "there is no hash7"),

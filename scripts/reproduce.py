@@ -2,7 +2,7 @@
 """Runs the paper's experiments, and ours, and writes one report: scripts/reproduce.sh calls this.
 
   scripts/reproduce.sh --scale smoke                        minutes on a CPU: that everything runs; its figures mean nothing
-  scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: hours on one GPU
+  scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: 8 hours on one H200
   scripts/reproduce.sh --scale paper --gpus 8               the paper's setting, 7.9 G tokens a run, on data/openwebtext2
   scripts/reproduce.sh --scale paper --only quality_8k --ranks 8    each run on 8 GPUs
   scripts/reproduce.sh --only quality_8k,recall --gpus 2    some of them; --list names them
@@ -20,6 +20,7 @@ import pathlib
 import re
 import shlex
 import sys
+import tempfile
 import time
 
 import children
@@ -93,6 +94,21 @@ def run_all(context, experiments):
     report(context)
 
 
+def list_experiments(args):
+    """With the time that all of their steps take, where that is known."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as nothing:
+        out = pathlib.Path(nothing)
+        context = reproduce_experiments.Context(args.scale, out, args.programs, args.data, args.bytes, seeds=args.seeds)
+        for name, experiment in args.experiments.items():
+            seconds[name] = sum(cost for _, _, cost in experiment.steps(context, out / name))
+        for name, experiment in args.experiments.items():
+            expected = f"{reproduce_report.minutes(seconds[name]):>11}  " if args.scale == "small" else ""
+            print(f"{name:16}{expected}{experiment.title}: {' '.join(experiment.__doc__.split())}")
+    if args.scale == "small":
+        print(f"{'all':16}{reproduce_report.minutes(sum(seconds.values())):>11}  on one H200, with seeds {context.seeds}")
+
+
 def prepare_smoke(context):
     context.data = context.bytes_data = context.out / "data"
     if not (context.data / "manifest.json").exists():
@@ -123,7 +139,7 @@ def parse(arguments):
     parser.add_argument("--ranks", type=int, metavar="N", help="instead: each run of quality_*, mixtures_8k and bytes_8k on N GPUs, by mpirun")
     parser.add_argument("--programs", default=TOP, metavar="DIR", help="where train and the others are; default: the top of the repository")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is in OUT")
-    parser.add_argument("--list", action="store_true", help="name the experiments")
+    parser.add_argument("--list", action="store_true", help="name the experiments; at scale small with the time on one H200")
     args = parser.parse_args(arguments)
     if args.seeds and not re.fullmatch(r"\d+(,\d+)*", args.seeds):
         fail(f"--seeds: must be whole numbers like 1,2, not {args.seeds}")
@@ -183,9 +199,7 @@ def main(arguments):
     args = parse(arguments)
     os.chdir(TOP)  # so that commands and configs name files of the repository the same way everywhere
     if args.list:
-        for name, experiment in args.experiments.items():
-            print(f"{name:16} {experiment.title}: {' '.join(experiment.__doc__.split())}")
-        return
+        return list_experiments(args)
     if not args.report_only:
         check(args)
     check_scale(args)

@@ -27,6 +27,9 @@ RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,h
 # Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 47 % with 8 pairs, 33 % with 65,536 tokens per step and 32 pairs, and
 # 100 % after 300 M (one H200, 29 November 2026).
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
+RECALL_LONG_PATTERNS = "dense,near_dense_separate,near_far_separate_probes2_warm50,blocks"
+RECALL_SMOKE = ["--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width", "32", "--vocabulary",
+                "32"]
 
 
 @dataclasses.dataclass
@@ -38,7 +41,7 @@ class Scale:
     steps: int  # of a run
     schedule: dict
     windows: int  # of an evaluation, of 8k tokens
-    recall: list
+    recall: list  # [(options of recall.py, seconds of a run)], as in the experiment's step_names
     bench: list
     peers: list  # of PyTorch's kernels for dense attention
     flex: list = ()  # of FlexAttention, which compiles for each length
@@ -64,19 +67,21 @@ SCALES = {
     "smoke": Scale(
         lengths={"8k": 128, "16k": 256, "32k": 384, "64k": 512}, model={"n_layer": 2, "n_head": 6, "n_embd": 48}, batch=1536, steps=15,
         schedule=COSINE, windows=8, seeds="1", shrink=64, peers=[],
-        recall=["--lengths", "32", "--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width",
-                "32", "--vocabulary", "32", "--patterns", "dense,hash8,near_far"],
+        recall=[([*RECALL_SMOKE, "--lengths", "32", "--patterns", "dense,hash8,near_far"], 1),
+                ([*RECALL_SMOKE, "--lengths", "64", "--patterns", "near_dense_separate"], 1)],
         bench=["--length", "256,512", "--batch", "1", "--heads", "6", "--repeats", "1", "--device", "cpu"]),
     "small": Scale(
         lengths=LENGTHS, model=GPT2, batch=65_536, steps=750, schedule=COSINE, windows=64,
-        recall=["--lengths", "1024,4096", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS],
+        recall=[(["--lengths", "1024,4096", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 140),
+                (["--lengths", "16384", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_LONG_PATTERNS], 300)],
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"],
         peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"], flex=["--lengths", "8192,16384", "--repeats", "3"]),
     "paper": Scale(
         lengths=LENGTHS, model=GPT2, batch=524_288, batches={"16k": 30 * 16384}, steps=15_000, windows=192, evaluations=150, order="random",
         clip=0.0,
         schedule={"schedule": "onecycle", "lr": 1e-3, "warmup": 0.02, "initial_ratio": 0.01, "final_ratio": 0.2},
-        recall=["--lengths", "1024,4096,16384,32768", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS],
+        recall=[(["--lengths", "1024,4096", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 470),
+                (["--lengths", "16384,32768", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 1000)],
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
         peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
         flex=["--lengths", "4096,8192,16384,32768", "--repeats", "5"]),
@@ -513,11 +518,18 @@ def write_figures(out):
 class Recall(Experiment):
     """Accuracy by distance on synthetic sequences."""
     title = "Recall by distance"
-    step_names = ("train",)
+    step_names = ("train", "train_long")
 
     def steps(self, context, folder):
-        return [("train", [sys.executable, SCRIPTS / "recall.py", "--out", folder, "--programs", context.prefix, "--seeds", context.seeds,
-                           *context.gpus, *context.scale.recall], 6000)]  # estimated: 110 seconds a run at scale small
+        steps = []
+        for step, (options, seconds) in zip(self.step_names, context.scale.recall):
+            patterns, lengths = (options[options.index(option) + 1].split(",") for option in ("--patterns", "--lengths"))
+            wanted = {(T, pattern, seed) for T in lengths for pattern in patterns for seed in context.seeds.split(",")}
+            measured = {(row["T"], row["pattern"], row["seed"]) for path in folder.glob("*.csv") for row in read_csv(path)}
+            command = [sys.executable, SCRIPTS / "recall.py", "--out", folder, "--programs", context.prefix, "--seeds", context.seeds,
+                       *context.gpus, *options]
+            steps.append((step, command, seconds * len(wanted - measured) + 1))
+        return steps
 
     def report(self, folder):
         parts = []

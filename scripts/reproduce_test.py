@@ -71,12 +71,12 @@ class Reproduce(unittest.TestCase):
     def test_everything_runs_and_is_reported(self):
         done = self.run_it()
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("19 of 19 steps", done.stdout)
+        self.assertIn("20 of 20 steps", done.stdout)
         report = (self.out / "report.html").read_text(encoding="utf-8")
         self.assertNotIn("nothing to plot", report)
         self.assertNotIn("http", re.sub(r'xmlns="[^"]*"', "", report))  # nothing is fetched
         pictures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
-        self.assertEqual(len(pictures), 40)
+        self.assertEqual(len(pictures), 41)
         for picture in pictures:
             self.assertGreaterEqual(len(xml.etree.ElementTree.fromstring(picture).findall(".//{*}polyline")), 1)
         for part in ("Loss against time, 16k", "3.3 x as fast at 16,384", "256 tokens: hash8: ", "drop70: ", "what the names of attention mean", "reformer16", "balanced16.json", "commit", "bits per byte",
@@ -135,6 +135,12 @@ class Reproduce(unittest.TestCase):
         done = self.run_it("--only", "steps", "--programs", programs)
         self.assertEqual(done.returncode, 1)
         self.assertIn("bench: no\nreproduce.py: steps (bench) failed; the same command goes on from there", done.stderr)
+
+    def test_experiments_are_listed_with_the_time_they_take(self):
+        listed = subprocess.run([TOP / "scripts/reproduce.sh", "--list"], capture_output=True, text=True).stdout.splitlines()
+        self.assertEqual([line.split()[0] for line in listed], [*EXPERIMENTS, "all"])
+        one = subprocess.run([TOP / "scripts/reproduce.sh", "--list", "--only", "quality_16k", "--seeds", "1"], capture_output=True, text=True).stdout
+        self.assertRegex(one, r"quality_16k +18 min \d\d s  Loss against time, 16k: .*\nall +18 min \d\d s  on one H200, with seeds 1\n")
 
     def test_words_are_checked(self):
         for words, part in ((["--only", "dreams"], "there is no dreams"), (["--seeds", "x"], "--seeds: must be"), (["--gpus", "x"], "--gpus: must"),
