@@ -3,7 +3,8 @@
 execute_process(COMMAND git -C ${SOURCE_DIR} rev-parse --short=12 HEAD
   OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 if(commit)
-  execute_process(COMMAND git -C ${SOURCE_DIR} status --porcelain -- src assets cmake CMakeLists.txt
+  # Without locks a build does not disturb a git command that runs beside it.
+  execute_process(COMMAND git --no-optional-locks -C ${SOURCE_DIR} status --porcelain -- src assets cmake CMakeLists.txt
     OUTPUT_VARIABLE changes ERROR_QUIET)
   if(changes)
     string(APPEND commit "-dirty")

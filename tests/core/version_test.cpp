@@ -17,9 +17,13 @@ class GitCommit : public testing::Test {
     if (std::system("git --version >/dev/null 2>&1 && cmake --version >/dev/null 2>&1") != 0)
       GTEST_SKIP() << "no git or no cmake here";
   }
-  // In the folder whose source it is.
+  // In the folder whose source it is, and with nothing of a repository or of settings around it.
   int run(const std::string& line) {
-    return std::system(concat("cd '", folder_.file(""), "' && { ", line, "; } >/dev/null 2>&1").c_str());
+    return std::system(concat("cd '", folder_.file(""),
+                              "' && unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE && export GIT_CONFIG_GLOBAL=/dev/null "
+                              "GIT_CONFIG_NOSYSTEM=1 GIT_CEILING_DIRECTORIES=\"$(dirname \"$PWD\")\" && { ",
+                              line, "; } >/dev/null 2>&1")
+                           .c_str());
   }
   // The commit in the file that a build writes.
   std::string written() {
@@ -35,6 +39,8 @@ class GitCommit : public testing::Test {
 
 TEST_F(GitCommit, SaysWhetherTheSourceHasChanges) {
   EXPECT_EQ(written(), "unknown");
+  ASSERT_EQ(run("git init -q"), 0);
+  EXPECT_EQ(written(), "unknown");  // there is no commit yet
   ASSERT_EQ(run("git init -q && mkdir src && echo 1 > src/a.cpp && echo 1 > notes && git add src notes && "
                 "git -c user.name=x -c user.email=x commit -qm x"),
             0);
@@ -47,6 +53,12 @@ TEST_F(GitCommit, SaysWhetherTheSourceHasChanges) {
   EXPECT_EQ(written(), commit + "-dirty");
   ASSERT_EQ(run("echo 1 > src/a.cpp && echo 1 > src/new.cpp"), 0);
   EXPECT_EQ(written(), commit + "-dirty");
+}
+
+TEST(Version, ThisBuildHasACommitOrSaysThatItHasNone) {
+  const std::string commit = git_commit();
+  EXPECT_TRUE(commit == "unknown" || commit.find_first_not_of("0123456789abcdef") >= 12) << commit;
+  EXPECT_TRUE(commit == "unknown" || commit.size() == 12 || commit.substr(12) == "-dirty") << commit;
 }
 
 TEST_F(GitCommit, AFileThatSaysSoAlreadyIsLeftAlone) {

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <random>
 
+#include "support/pattern_segments.h"
+
 namespace scfa::test {
 
-HeadPatterns patterns_with(const std::vector<Visibility>& by_head) {
+HeadPatterns patterns_with(const std::vector<Visibility>& by_head, int64_t relations) {
   HeadPatterns patterns;
   for (const Visibility& which : by_head) {
-    AttentionPattern pattern;
+    AttentionPattern pattern = hash_pattern(1, relations - (which.gap > 0 ? 1 : 0));
     pattern.attend_self = which.attend_self;
     pattern.window = which.window;
     pattern.heads = which.heads;
@@ -46,7 +48,7 @@ std::vector<VisibilityCase> visibility_cases(const AttentionShape& shape, Attent
     VisibilityCase c{name,
                      {.shape = shape,
                       .layout = layout,
-                      .patterns = patterns_with(by_head),
+                      .patterns = patterns_with(by_head, static_cast<int64_t>(choices.size())),
                       .segments = segments,
                       .relations = static_cast<int64_t>(choices.size()),
                       .documents = documents},

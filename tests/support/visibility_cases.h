@@ -20,8 +20,8 @@ std::vector<VisibilityCase> visibility_cases(const AttentionShape& shape, Attent
 // Fills document starts, normalised keys and segments of a case.
 void prepare(const AttentionTensors& tensors, const VisibilityCase& of);
 
-// Of heads with these visibilities, whatever their patterns.
-HeadPatterns patterns_with(const std::vector<Visibility>& by_head);
+// Of heads with these visibilities, in so many relations. They draw nothing: whoever takes them chooses the segments.
+HeadPatterns patterns_with(const std::vector<Visibility>& by_head, int64_t relations);
 
 // Document starts (B, T) of documents of 1, 63, 64, 65 and 17 tokens, in another order in each sequence, then one of
 // the rest.

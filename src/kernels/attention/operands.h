@@ -41,7 +41,8 @@ struct AttentionProblem {
   AttentionLayout layout = AttentionLayout::kQkv;
   HeadPatterns patterns = HeadPatterns(1);  // choose the segments and say what a token sees of its own
   // How many segments and relations there are; 0: as many as the patterns have. Otherwise the caller fills q_segment
-  // and k_segment instead of calling assign.
+  // and k_segment instead of calling assign. Relations beyond those of a pattern have no window and no gap in its
+  // heads.
   int64_t segments = 0, relations = 0;
   bool documents = false;    // the caller fills document_start
   bool strided_out = false;  // out and dout are part 1 of a (B, T, 3, H, D) each; not with kByHead

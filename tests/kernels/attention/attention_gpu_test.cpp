@@ -395,7 +395,7 @@ TEST_P(AttentionGpu, RandomCases) {
     }
     const AttentionProblem problem{.shape = {B, T, H, D},
                                    .layout = layout,
-                                   .patterns = patterns_with(by_head),
+                                   .patterns = patterns_with(by_head, relations),
                                    .segments = count,
                                    .relations = relations,
                                    .documents = below(4) == 0};

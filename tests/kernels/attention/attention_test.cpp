@@ -7,6 +7,7 @@
 #include "kernels/document_starts.h"
 #include "support/attention_tensors.h"
 #include "support/compare.h"
+#include "support/visibility_cases.h"
 
 namespace scfa::test {
 namespace {
@@ -112,9 +113,8 @@ TEST(Attention, DocumentsApart) {
       for (const SegmentChoice& choice : segment_choices()) {
         SCOPED_TRACE(concat(choice.name, ", window ", window, ", ", relations, " relations"));
         AttentionProblem problem = problem_of({2, 200, 4, 8, 2}, AttentionLayout::kQkv, 3, true);
-        problem.relations = relations;
+        problem.patterns = patterns_with({{true, window}}, relations);
         problem.documents = true;
-        problem.patterns[0].window = window;
         const AttentionTensors t(ctx, problem, 7);
         Array ids(DType::kI32, {2, 200});
         for (int64_t i = 0; i < 400; ++i) ids.as<int32_t>()[i] = i * i % 61 < 2 ? 9 : static_cast<int32_t>(i % 8);

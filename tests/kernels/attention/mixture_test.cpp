@@ -56,6 +56,17 @@ TEST(Patterns, AMixtureNamesEveryHeadOnce) {
   EXPECT_TRUE(fails_naming([&] { validate(HeadPatterns(), 4); }, {"attention", "a pattern"}));
 }
 
+TEST(Patterns, SayWhatIsSeenByRelation) {
+  const auto is = [](const Visibility& v) { return std::vector<int64_t>{v.attend_self, v.window, v.gap, v.heads}; };
+  AttentionPattern near, both = hash_pattern(8, 1, 2);
+  near.window = 16, near.heads = 2, both.near = 16;
+  EXPECT_EQ(is(visibility(near, 0)), std::vector<int64_t>({1, 16, 0, 2}));
+  EXPECT_EQ(is(visibility(near, 1)), std::vector<int64_t>({1, 0, 0, 2}));  // beyond its relations
+  EXPECT_EQ(is(visibility(both, 1)), std::vector<int64_t>({1, 0, 16, 0}));
+  EXPECT_EQ(is(visibility(both, 2)), std::vector<int64_t>({1, 16, 0, 0}));  // what is near
+  EXPECT_EQ(is(visibility(both, 3)), std::vector<int64_t>({1, 0, 0, 0}));
+}
+
 // Heads with a window do not make a relation that they have no rows in slower.
 TEST(Patterns, OnlyRelationsWithAWindowHaveRanges) {
   Context ctx;

@@ -263,23 +263,33 @@ TEST_F(SegmentsGpu, RangesEqualTheCpu) {
   }
 }
 
-// More entries than one launch takes.
+// More entries than one launch takes; gaps in the first, or in a later one only.
 TEST_F(SegmentsGpu, EachHeadMayHaveAVisibilityOfItsOwn) {
   Context ctx(Device::kGpu), cpu;
   const int64_t B = 2, H = 19, T = 500, S = 3;
-  std::vector<Visibility> by_head;
-  for (int64_t h = 0; h < H; ++h) by_head.push_back({h % 3 > 0, h % 2 * (h + 1), 1, h % 5 == 4 ? h : 0});
-  for (const SegmentChoice& choice : segment_choices()) {
-    const GuardedSegments got(ctx, B, H, T, S, 64, true), want(cpu, B, H, T, S, 64, true);
-    for (const GuardedSegments* segments : {&got, &want}) {
-      segments->set(chosen(choice, S, 6));
-      segments->build(by_head, {});
-    }
-    const Segments lists = got.on_host();
-    check_equal(lists, want.segments);
-    if (!HasFatalFailure()) check_work(lists, want.segments);
-    if (HasFatalFailure()) FAIL() << choice.name;
-  }
+  Array documents(DType::kI32, {B, T});
+  documents.assign(document_starts(B, T, 3));
+  const GpuCopy documents_gpu(ctx, documents);
+  for (const bool ranges : {false, true})
+    for (const bool with_documents : {false, true})
+      for (const int64_t gap_head : {2, 17}) {
+        if (with_documents && !ranges) continue;
+        std::vector<Visibility> by_head;
+        for (int64_t h = 0; h < H; ++h)
+          by_head.push_back({h % 3 > 0, ranges ? h % 2 * (h + 1) : 0, 1, h == gap_head ? 9 : 0});
+        for (const SegmentChoice& choice : segment_choices()) {
+          const GuardedSegments got(ctx, B, H, T, S, 64, ranges), want(cpu, B, H, T, S, 64, ranges);
+          for (const GuardedSegments* segments : {&got, &want}) segments->set(chosen(choice, S, 6));
+          want.build(by_head, with_documents ? ConstTensor(documents) : ConstTensor());
+          got.build(by_head, with_documents ? ConstTensor(documents_gpu) : ConstTensor());
+          const Segments lists = got.on_host();
+          check_equal(lists, want.segments);
+          if (!HasFatalFailure()) check_work(lists, want.segments);
+          if (HasFatalFailure())
+            FAIL() << choice.name << ", ranges " << ranges << ", documents " << with_documents << ", gap of head "
+                   << gap_head;
+        }
+      }
 }
 
 TEST_F(SegmentsGpu, LongSequences) {
