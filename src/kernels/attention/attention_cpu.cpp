@@ -170,7 +170,7 @@ void attention_forward(Context& /*ctx*/, Tensor out, Tensor lse, ConstTensor q, 
     gather(keys, HeadRows(k, segment.b, segment.h / group), segment.k_index, segment.keys, D);
     gather(values, HeadRows(v, segment.b, segment.h / group), segment.k_index, segment.keys, D);
     for (int64_t i = 0; i < segment.queries; i += kTile) {
-      // Both ends of what a query sees never fall, so the tile sees keys [first, first + seen) and no others.
+      // Both ends of what a query sees are non-decreasing, so the tile sees keys [first, first + seen) and no others.
       const int64_t rows = std::min(kTile, segment.queries - i), first = segment.first_key(i);
       const int64_t seen = segment.end_key[i + rows - 1] - first;
       if (seen == 0) continue;

@@ -1,8 +1,8 @@
 // Who may see whom. Every query and every key of a head belongs to one segment or to none; a query sees the keys of its
 // own segment that are not later than itself. Within a segment, queries and keys are listed in position order, so the
-// keys that a query sees are always a range of the segment's key list, whose ends never fall from query to query: a
-// prefix, or with a window or documents a range that begins later. Patterns only choose segments; everything behind
-// this header is shared by all of them.
+// keys that a query sees are always a range of the segment's key list, whose ends are non-decreasing from query to
+// query: a prefix, or with a window or documents a range that begins later. Patterns only choose segments; everything
+// behind this header is shared by all of them.
 #pragma once
 #include <algorithm>
 #include <span>
@@ -55,7 +55,7 @@ struct Visibility {
 // Costs are compared by powers of two; items of about the same cost may be in any order.
 //   by_head         for all heads in order
 //   document_start  in (B, T) i32, or empty: the position of the first token of each token's document; nobody sees
-//                   earlier ones. It never falls from token to token
+//                   earlier ones. Non-decreasing
 // Throws Error if there is a window or a document_start where no ranges were planned. Deterministic. A segment id that
 // is neither below count() nor kNoSegment is an error on the CPU and means kNoSegment on the GPU, which cannot throw.
 void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,

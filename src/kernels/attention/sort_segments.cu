@@ -71,7 +71,7 @@ __device__ int lower_bound(const int* positions, int count, int least) {
 
 // The first of `count` ascending positions whose token sees nothing up to `key`.
 template <class FirstVisible>
-__device__ int first_blind(const int* positions, int count, int key, const FirstVisible& first_visible) {
+__device__ int first_query_past_window(const int* positions, int count, int key, const FirstVisible& first_visible) {
   int low = 0, high = count;
   while (low < high) {
     const int middle = (low + high) / 2;
@@ -83,9 +83,9 @@ __device__ int first_blind(const int* positions, int count, int key, const First
   return low;
 }
 
-// With a gap of more than one end_key and begin_query; then, where they are there, begin_key and end_query. What nobody
-// sees is an empty range. One thread takes the query and the key of one entry of a head's sorted lists. document_start:
-// (B, T), or null. grid: (heads, B, T / 256)
+// Fills end_key and begin_query, if there is a gap of more than one; then begin_key and end_query, if ranges were
+// planned. What nobody sees is an empty range. One thread takes the query and the key of one entry of a head's sorted
+// lists. document_start: (B, T), or null. grid: (heads, B, T / 256)
 __global__ void __launch_bounds__(256)
     ranges_kernel(SegmentLists lists, const __grid_constant__ HeadVisibilities visibilities,
                   const int* document_start) {
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(256)
     if (gap > 1) lists.begin_query[list + entry] = lower_bound(queries, count, position + gap);
     if (lists.end_query != nullptr)
       lists.end_query[list + entry] =
-          max(first_blind(queries, count, position, first_visible), lists.begin_query[list + entry]);
+          max(first_query_past_window(queries, count, position, first_visible), lists.begin_query[list + entry]);
   }
 }
 
@@ -134,14 +134,14 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
     fail(kOp, ": ", lists.S, " segments need ", shared_bytes, " bytes of shared memory");
   HeadVisibilities visibilities{};
   int count = 0;  // of entries
-  bool has_ranges = lists.begin_key != nullptr;
+  bool needs_ranges = lists.begin_key != nullptr;
   const auto launch = [&](int end_head) {
     const dim3 grid(static_cast<unsigned>(end_head - visibilities.first_head),
                     static_cast<unsigned>(lists.heads / lists.H));
     sort_segments_kernel<<<grid, kSortThreads, static_cast<size_t>(shared_bytes), stream>>>(lists, visibilities, bits,
                                                                                             warps, tied_fits);
     check_launch(kOp, stream);
-    if (has_ranges)
+    if (needs_ranges)
       ranges_kernel<<<dim3(grid.x, grid.y, static_cast<unsigned>((lists.T + 255) / 256)), 256, 0, stream>>>(
           lists, visibilities, document_start);
     check_launch(kOp, stream);
@@ -152,26 +152,26 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
     const auto end_head = static_cast<int>(end);
     visibilities.entries[count++] = {end_head, up_to_T(visibility.window), up_to_T(visibility.gap),
                                      visibility.nearest() == 0};
-    has_ranges = has_ranges || visibility.gap > 1;
+    needs_ranges = needs_ranges || visibility.gap > 1;
     if (count == HeadVisibilities::kMostEntries || end_head == lists.H) launch(end_head);
   });
 }
 
 SegmentLists segment_lists(const Segments& s) {
-  return {s.q_segment.as<uint16_t>(),
-          s.k_segment.as<uint16_t>(),
-          s.q_begin.as<int32_t>(),
-          s.k_begin.as<int32_t>(),
-          s.q_index.as<int32_t>(),
-          s.k_index.as<int32_t>(),
-          s.end_key.as<int32_t>(),
-          s.begin_query.as<int32_t>(),
-          static_cast<int>(s.q_segment.size(1)),
-          static_cast<int>(s.q_segment.size(0) * s.q_segment.size(1)),
-          static_cast<int>(s.q_segment.size(2)),
-          static_cast<int>(s.count()),
-          s.has_ranges() ? s.begin_key.as<int32_t>() : nullptr,
-          s.has_ranges() ? s.end_query.as<int32_t>() : nullptr};
+  return {.q_segment = s.q_segment.as<uint16_t>(),
+          .k_segment = s.k_segment.as<uint16_t>(),
+          .q_begin = s.q_begin.as<int32_t>(),
+          .k_begin = s.k_begin.as<int32_t>(),
+          .q_index = s.q_index.as<int32_t>(),
+          .k_index = s.k_index.as<int32_t>(),
+          .end_key = s.end_key.as<int32_t>(),
+          .begin_query = s.begin_query.as<int32_t>(),
+          .H = static_cast<int>(s.q_segment.size(1)),
+          .heads = static_cast<int>(s.q_segment.size(0) * s.q_segment.size(1)),
+          .T = static_cast<int>(s.q_segment.size(2)),
+          .S = static_cast<int>(s.count()),
+          .begin_key = s.has_ranges() ? s.begin_key.as<int32_t>() : nullptr,
+          .end_query = s.has_ranges() ? s.end_query.as<int32_t>() : nullptr};
 }
 
 void build_segments(Context& ctx, const Segments& s, std::span<const Visibility> by_head, ConstTensor document_start) {

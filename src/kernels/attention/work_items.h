@@ -10,7 +10,7 @@
 namespace scfa {
 
 inline constexpr int64_t kTileRows = 128, kWideTileRows = 192;  // rows of a tile, at most
-inline constexpr int kQueryBlock = 64;                          // queries whose dq is summed up together
+inline constexpr int kQueryBlock = 64;  // queries whose dq is summed up together: kBlockM of the Hopper backward
 
 // Offsets count rows of the sorted lists of all heads: of q_index and end_key, or of k_index and begin_query.
 // All other numbers count rows within the segment.
@@ -34,9 +34,9 @@ struct alignas(16) KeyTile {
   int32_t key_offset;    // of the tile's first key
   int32_t query_offset;  // of the segment's first query
   int32_t begin_query, end_query;
-  int32_t next_begin_query;  // begin_query of the segment's next key tile; INT32_MAX in the last one
-  int32_t dq_block;  // query blocks (kQueryBlock each) of segments earlier in the list: modulo ring_blocks the first
-                     // position in dq_ring
+  int32_t next_begin_query;    // begin_query of the segment's next key tile; INT32_MAX in the last one
+  int32_t dq_block;            // how many query blocks (kQueryBlock each) the segments earlier in the list have; modulo
+                               // ring_blocks it is where the segment's first one is in dq_ring
   int32_t previous_end_query;  // end_query of the segment's previous key tile; 0 in the first one
   int32_t num_queries;         // of the segment
   friend auto operator<=>(const KeyTile&, const KeyTile&) = default;

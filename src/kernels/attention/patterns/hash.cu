@@ -93,9 +93,8 @@ __global__ void __launch_bounds__(kHashRows)
   const int h = first_head + static_cast<int>(blockIdx.x), b = blockIdx.z, first = blockIdx.y * kHashRows,
             used = min(kHashRows, T - first);
   const __nv_bfloat16* rows = x.row(b, first, x.head_of(h));
-  constexpr int kEach = kHashRows * Rows::kChunks / kHashRows;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
+  for (int i = 0; i < Rows::kChunks; ++i) {
     const int at = i * kHashRows + static_cast<int>(threadIdx.x), row = at / Rows::kChunks, chunk = at % Rows::kChunks;
     const bool valid = row < used && chunk * kPack < D;
     copy_async<16>(Rows::at(tile, row, chunk), rows + (valid ? row * x.row_stride + chunk * kPack : 0), valid);
@@ -162,7 +161,7 @@ __global__ void __launch_bounds__(kHashRows)
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
+    for (int i = 0; i < Rows::kChunks; ++i) {
       const int at = i * kHashRows + static_cast<int>(threadIdx.x), r = at / Rows::kChunks, chunk = at % Rows::kChunks;
       if (r >= used || chunk * kPack >= D) continue;
       __stwb(reinterpret_cast<uint4*>(keys.row(b, first + r, h) + chunk * kPack),
@@ -309,17 +308,18 @@ BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput
   return params;
 }
 
-// The buckets of the rows of x, which has H heads or fewer, each that of several consecutive ones.
+// The buckets of the rows of x, queries or keys that are not the queries, which has H heads or fewer, each that of
+// several consecutive ones.
 //   keys, inverse_norm  of the fused normalisation (kProbes = 1), or empty
 template <int kProbes>
-void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, int64_t round,
+void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, bool of_keys, int64_t round,
                const AttentionPattern& pattern, const PatternInput& input, Tensor keys, Tensor inverse_norm) {
   require_packs("assign_segments", "rows to hash", x);
   const ConstTensor directions = input.projections.select(round);
   const auto H = static_cast<int>(input.q.size(2)), first_head = static_cast<int>(input.first_head);
   const int T = static_cast<int>(x.size(1)), D = static_cast<int>(x.size(3));
   const int half = static_cast<int>(directions.size(1));
-  const BalanceParams balance = balance_params(pattern, input, round, x.data != input.q.data);
+  const BalanceParams balance = balance_params(pattern, input, round, of_keys);
   const HeadRows rows = head_rows(x, H / static_cast<int>(x.size(2))),
                  key_rows = head_rows(keys ? ConstTensor(keys) : x);
   float* norms = keys ? inverse_norm.as<float>() : nullptr;
@@ -377,9 +377,9 @@ void assign_hash(Context& ctx, std::span<const Segments> relations, const Attent
     BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
     (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
     const auto hash_queries = pattern.probes == 1 ? hash_rows<1> : hash_rows<kMaxProbes>;
-    hash_queries(ctx, of_queries, input.q, round, pattern, input, {}, {});
+    hash_queries(ctx, of_queries, input.q, false, round, pattern, input, {}, {});
     if (input.k)
-      hash_rows<1>(ctx, of_keys, input.k, round, pattern, input, {}, {});  // a key needs its best bucket only
+      hash_rows<1>(ctx, of_keys, input.k, true, round, pattern, input, {}, {});  // a key needs its best bucket only
   }
 }
 
@@ -387,7 +387,7 @@ void assign_hash_and_normalise_keys(Context& ctx, const Segments& relation, Tens
                                     const AttentionPattern& pattern, const PatternInput& input) {
   BucketOutputs out = BucketOutputs::of_queries({&relation, 1}, pattern, 0);
   out.add_keys({&relation, 1}, pattern, 0);
-  hash_rows<1>(ctx, out, input.q, 0, pattern, input, keys, inverse_norm);
+  hash_rows<1>(ctx, out, input.q, false, 0, pattern, input, keys, inverse_norm);
 }
 
 }  // namespace scfa::gpu

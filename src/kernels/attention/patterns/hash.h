@@ -22,25 +22,25 @@ inline const float* bucket_bias(const PatternInput& input, int64_t round, bool o
 // LSH, Lv et al. 2007): a query is in its best bucket in the first, in its second best in the next, ...; a key is in
 // its best one in all of them, so that a query and a key meet once at most in a round.
 struct BucketOutputs {
-  uint16_t* ranked[kMaxProbes] = {};  // get the best bucket, the second best, ...; null: none
-  uint16_t* best[kMaxProbes] = {};    // get the best bucket; null: none
+  uint16_t* q_segment[kMaxProbes] = {};  // get the best bucket, the second best, ...; null: none
+  uint16_t* k_segment[kMaxProbes] = {};  // get the best bucket; null: none
 
   static BucketOutputs of_queries(std::span<const Segments> relations, const AttentionPattern& p, int64_t round) {
     BucketOutputs out;
     for (int64_t probe = 0; probe < p.probes; ++probe)
-      out.ranked[probe] = relations[static_cast<size_t>(round * p.probes + probe)].q_segment.as<uint16_t>();
+      out.q_segment[probe] = relations[static_cast<size_t>(round * p.probes + probe)].q_segment.as<uint16_t>();
     return out;
   }
   void add_keys(std::span<const Segments> relations, const AttentionPattern& p, int64_t round) {
     for (int64_t probe = 0; probe < p.probes; ++probe)
-      best[probe] = relations[static_cast<size_t>(round * p.probes + probe)].k_segment.as<uint16_t>();
+      k_segment[probe] = relations[static_cast<size_t>(round * p.probes + probe)].k_segment.as<uint16_t>();
   }
 
   template <int kProbes>
   SCFA_HOST_DEVICE void write(int64_t at, const BestBuckets<kProbes>& buckets) const {
     for (int probe = 0; probe < kProbes; ++probe)
-      if (ranked[probe] != nullptr) ranked[probe][at] = buckets.bucket(probe);
-    for (uint16_t* of_probe : best)
+      if (q_segment[probe] != nullptr) q_segment[probe][at] = buckets.bucket(probe);
+    for (uint16_t* of_probe : k_segment)
       if (of_probe != nullptr) of_probe[at] = buckets.bucket(0);
   }
 };

@@ -84,8 +84,8 @@ SCFA_HOST_DEVICE inline float standardised(int y, const ScoreStatistics& statist
 }
 
 // The kProbes largest of [z, -z] + bias, the largest first: offer() the score z of each direction in order. Ties go to
-// the lowest direction, and of its two buckets to the first. bias: of each bucket, or null; then kProbes must not be
-// more than there are directions.
+// the lowest direction, and of its two buckets to the first. bias: of each bucket, or null; then only as many places
+// are filled as there are directions, and the others must not be read.
 template <int kProbes>
 struct BestBuckets {
   TopK<kProbes> best{0};

@@ -56,8 +56,8 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         between(1, static_cast<double>(kMaxRounds)));
   visit(
       "probes", p.probes,
-      "hash: in each round a query sees the keys of so many buckets, those of its highest scores; a key is in the one "
-      "of its highest. At most half of the buckets",
+      "hash: in each round a query sees the keys of its so many best buckets, those of its highest scores (multi-probe "
+      "LSH); a key is in its best one only. At most half of the buckets",
       between(1, static_cast<double>(kMaxProbes)));
   visit("balance", p.balance,
         "hash: how scores are standardised by those of earlier tokens of the same sequence and head, so that buckets "
@@ -79,12 +79,12 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
   visit("attend_self", p.attend_self,
         "a token sees itself; by default false for hash and reformer, true for the others", FieldRule{});
   visit("window", p.window,
-        "of the tokens that the pattern lets it see, a token sees only those less than so many positions back, itself "
+        "of the tokens that the pattern lets it see, a token sees only those fewer than so many positions back, itself "
         "included; 0: all",
         at_least(0));
   visit(
       "near", p.near,
-      "besides what its pattern lets it see, a token sees those less than so many positions back, itself included, in "
+      "besides what its pattern lets it see, a token sees those fewer than so many positions back, itself included, in "
       "the same softmax; 0: no others",
       at_least(0));
   visit("heads", p.heads, "in a mixture: of so many heads; 0: of all heads that no other entry names",

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     const int* limits = p.end_key + tile.query_offset;
     RowGather<kBlockM, kD, Traits::kThreads> query_rows;
     query_rows.look_up(p.q_index + tile.query_offset, 0, tile.num_queries);
-    // end_key never falls, so the last query sees what all see.
+    // end_key is non-decreasing, so the last query sees what all see.
     const int* firsts = kRanges ? p.begin_key + tile.query_offset : nullptr;
     InnerRows<Traits> inner(queries + Traits::kStageStart, p.k_index + tile.key_offset,
                             kRanges ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);

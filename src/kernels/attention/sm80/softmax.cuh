@@ -15,22 +15,22 @@ struct OnlineSoftmax {
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) highest = fmaxf(highest, fmaxf(s[0][j][2 * half], s[0][j][2 * half + 1]));
     highest = quad_max(highest);
-    const float base = highest == -INFINITY ? 0.0f : highest * scale_log2;
-    const float shrink = exp2_fast(row_max[half] * scale_log2 - base);
+    const float max_scaled = highest == -INFINITY ? 0.0f : highest * scale_log2;
+    const float scores_scale = exp2_fast(row_max[half] * scale_log2 - max_scaled);
     row_max[half] = highest;
-    row_sum[half] *= shrink;
+    row_sum[half] *= scores_scale;
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float& x = s[0][j][2 * half + i];
-        x = exp2_fast(x * scale_log2 - base);
+        x = exp2_fast(x * scale_log2 - max_scaled);
         row_sum[half] += x;
       }
 #pragma unroll
     for (int j = 0; j < kD / 8; ++j) {
-      out[0][j][2 * half] *= shrink;
-      out[0][j][2 * half + 1] *= shrink;
+      out[0][j][2 * half] *= scores_scale;
+      out[0][j][2 * half + 1] *= scores_scale;
     }
   }
 };

@@ -170,9 +170,10 @@ struct DqShared {
     bool completes;   // the one with the lowest number: finishes the sum and writes dq
   };
   __device__ DqTurn turn_of(int m_block) const {
-    const int4 order = info.dq_order();
-    return {RingBlock(p, order.y, order.z, m_block), order.w, m_block * kQueryBlock < order.x,
-            Traits::kRanges ? m_block * kQueryBlock >= info.previous_end() : order.w == 0};
+    const auto order = info.dq_order();
+    return {RingBlock(p, order.ring_position, order.ring_round, m_block), order.n_block,
+            m_block * kQueryBlock < order.next_begin,
+            Traits::kRanges ? m_block * kQueryBlock >= info.previous_end() : order.n_block == 0};
   }
   __device__ bool backwards() const { return false; }
   __device__ unsigned poll(int m_block) const {

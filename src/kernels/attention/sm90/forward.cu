@@ -40,12 +40,13 @@ class ForwardConsumer {
  private:
   __device__ void compute_tile() {
     const int num_rows = warp_uniform(info.num_rows());
-    const int visible =
-        group_first < num_rows ? warp_uniform(info.bound(min(group_first + 63, num_rows - 1))) - tile_begin() : 0;
+    const int visible = group_first < num_rows
+                            ? warp_uniform(info.causal_bound(min(group_first + 63, num_rows - 1))) - tile_begin()
+                            : 0;
     const int steps = (visible + kBlockN - 1) / kBlockN;
     int first_step = 0;  // of which the group sees keys
     if constexpr (Traits::kRanges)
-      if (steps > 0) first_step = min((warp_uniform(info.far_bound(group_first)) - tile_begin()) / kBlockN, steps);
+      if (steps > 0) first_step = min((warp_uniform(info.window_bound(group_first)) - tile_begin()) / kBlockN, steps);
     // Of the last step's keys the group may see no more than half, if steps are long.
     constexpr int kHalf = kBlockN > 64 ? kBlockN / 2 : kBlockN;
     const bool ends_in_half = kHalf < kBlockN && steps > first_step && visible - (steps - 1) * kBlockN <= kHalf;
@@ -108,52 +109,52 @@ class ForwardConsumer {
     stages.next();
   }
 
-  // Scores s become exponentials; sums and, where the base changes, `out` follow.
+  // Scores s become exponentials; sums and, where the maximum changes, `out` follow.
   template <int kKeys>
   __device__ void update_softmax(float (&s)[kKeys / 2], float (&out)[kD / 2], uint32_t keys, int step) {
     const int begin = tile_begin() + step * kBlockN;
-    bool masked = begin + kBlockN > warp_uniform(info.bound(group_first));
+    bool masked = begin + kBlockN > warp_uniform(info.causal_bound(group_first));
     if constexpr (Traits::kRanges)
-      masked |= begin < warp_uniform(info.far_bound(min(group_first + 63, info.num_rows() - 1)));
+      masked |= begin < warp_uniform(info.window_bound(min(group_first + 63, info.num_rows() - 1)));
     if (masked) mask<kKeys>(s, begin);
-    bool search = Traits::kRanges ? softmax.base[0] == -INFINITY : step == 0;
-    float total[2], shrink[2];
-    const auto rescale_output = [&] {
+    bool recompute_max = Traits::kRanges ? softmax.max_scaled[0] == -INFINITY : step == 0;
+    float total[2], scores_scale[2];
+    const auto rescale_o = [&] {
 #pragma unroll
-      for (int i = 0; i < kD / 2; ++i) out[i] *= shrink[i / 2 % 2];
+      for (int i = 0; i < kD / 2; ++i) out[i] *= scores_scale[i / 2 % 2];
     };
-    if (!search) {
-      exponentiate<kKeys>(s, total, softmax, p.scale_log2);
+    if (!recompute_max) {
+      scale_apply_exp2<kKeys>(s, total, softmax, p.scale_log2);
       constexpr float kMost = kKeys / 4;  // exponentials per thread and row in a step: a larger sum has one above 1
       if (__any_sync(0xFFFFFFFFu, !(total[0] <= kMost && total[1] <= kMost))) {
-        search = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
-        if (search) {
+        recompute_max = __any_sync(0xFFFFFFFFu, !(total[0] < kSumLimit && total[1] < kSumLimit));
+        if (recompute_max) {
           float again[1][kKeys / 8][4] = {};
           warp_gemm<1, kKeys, kD, kBlockM, kBlockN>(again, queries, opaque(warp_first), keys);
 #pragma unroll
           for (int i = 0; i < kKeys / 2; ++i) s[i] = again[0][i / 4][i % 4];
           if (masked) mask<kKeys>(s, begin);
         } else {
-          renormalise<kKeys>(shrink, s, total, softmax);
-          rescale_output();
+          renormalise<kKeys>(scores_scale, s, total, softmax);
+          rescale_o();
         }
       }
     }
-    if (search) {
-      rescale<kKeys, Traits::kRanges>(shrink, softmax, s, p.scale_log2);
-      rescale_output();
-      exponentiate<kKeys>(s, total, softmax, p.scale_log2);
+    if (recompute_max) {
+      max_get_scale<kKeys, Traits::kRanges>(scores_scale, softmax, s, p.scale_log2);
+      rescale_o();
+      scale_apply_exp2<kKeys>(s, total, softmax, p.scale_log2);
     }
-    softmax.sum[0] += total[0], softmax.sum[1] += total[1];
+    softmax.row_sum[0] += total[0], softmax.row_sum[1] += total[1];
   }
 
   template <int kKeys>
   __device__ void mask(float (&s)[kKeys / 2], int begin) const {
     if constexpr (Traits::kRanges) {
       const int at = opaque(row);
-      apply_range_mask<kKeys>(s, info.far_bound_address(at), info.bound_address(at), begin);
+      apply_range_mask<kKeys>(s, info.window_bound_address(at), info.causal_bound_address(at), begin);
     } else {
-      apply_mask<kKeys>(s, info.bound_address(opaque(row)), begin);
+      apply_mask<kKeys>(s, info.causal_bound_address(opaque(row)), begin);
     }
   }
   __device__ int tile_begin() const {
@@ -175,9 +176,9 @@ class ForwardConsumer {
     float* lse = p.lse + static_cast<int64_t>(info.head()) * p.T;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float total = quad_sum(softmax.sum[half]);
+      const float total = quad_sum(softmax.row_sum[half]);
       factor[half] = total > 0.0f ? 1.0f / total : 0.0f;
-      float row_lse = total > 0.0f ? softmax.base[half] + log2f(total) : INFINITY;
+      float row_lse = total > 0.0f ? softmax.max_scaled[half] + log2f(total) : INFINITY;
       const bool inside = row + 8 * half < info.num_rows();
       float* at = lse + (inside ? info.token(row + 8 * half) : 0);
       if constexpr (Traits::kAccumulate)

@@ -96,12 +96,13 @@ class KeyTileConsumer {
     backwards = dq_sums.backwards();
     m_block_step = backwards ? -1 : 1;
     const int rows_of_group = warp_uniform(info.num_rows()) - warp_tile.group_first;
-    seen_from = rows_of_group > 0 ? warp_uniform(info.bound(warp_tile.group_first)) / kBlockM : INT_MAX;
-    unmasked_from =
-        rows_of_group >= 64 ? (warp_uniform(info.bound(warp_tile.group_first + 63)) + kBlockM - 1) / kBlockM : INT_MAX;
+    group_m_block_min = rows_of_group > 0 ? warp_uniform(info.causal_bound(warp_tile.group_first)) / kBlockM : INT_MAX;
+    group_m_block_masking_max =
+        rows_of_group >= 64 ? (warp_uniform(info.causal_bound(warp_tile.group_first + 63)) + kBlockM - 1) / kBlockM
+                            : INT_MAX;
     if constexpr (Traits::kRanges) {
       const int last = warp_tile.group_first + min(63, rows_of_group - 1);
-      seen_until = rows_of_group > 0 ? (warp_uniform(info.far_bound(last)) + kBlockM - 1) / kBlockM : 0;
+      group_m_block_max = rows_of_group > 0 ? (warp_uniform(info.window_bound(last)) + kBlockM - 1) / kBlockM : 0;
     }
   }
 
@@ -182,7 +183,7 @@ class KeyTileConsumer {
       warpgroup_wait<0>();
       warpgroup_fence_operand(s);
     };
-    if (m_block >= seen_from && (!Traits::kRanges || m_block < seen_until)) {
+    if (m_block >= group_m_block_min && (!Traits::kRanges || m_block < group_m_block_max)) {
       Fragments gradients;
       const uint32_t queries = storage.inner(stages.stage, 0);
       compute_gradients(gradients, s, m_block, buffer, has_pending_dq);
@@ -234,18 +235,18 @@ class KeyTileConsumer {
   // In columns from kFirst to kEnd. Queries past the end are zeros and have statistics of zero: they add nothing.
   template <int kFirst, int kEnd>
   __device__ __forceinline__ void compute_probabilities(float (&s)[kBlockM / 2], uint32_t lse, int m_block) {
-    bool masked = m_block < unmasked_from;
+    bool masked = m_block < group_m_block_masking_max;
     if constexpr (Traits::kRanges)
-      masked |= (m_block + 1) * kBlockM > warp_uniform(info.far_bound(warp_tile.group_first));
+      masked |= (m_block + 1) * kBlockM > warp_uniform(info.window_bound(warp_tile.group_first));
     if (masked) {
       const int row = opaque(warp_tile.row);
       if constexpr (Traits::kRanges) {
-        apply_range_mask_transposed<kFirst, kEnd>(s, info.bound_address(row), info.far_bound_address(row),
+        apply_range_mask_transposed<kFirst, kEnd>(s, info.causal_bound_address(row), info.window_bound_address(row),
                                                   m_block * kBlockM);
       } else {
         const int rows = info.num_rows();
-        const int begin_query[2] = {row < rows ? info.bound(row) : INT_MAX,
-                                    row + 8 < rows ? info.bound(row + 8) : INT_MAX};
+        const int begin_query[2] = {row < rows ? info.causal_bound(row) : INT_MAX,
+                                    row + 8 < rows ? info.causal_bound(row + 8) : INT_MAX};
         apply_mask_transposed<kFirst, kEnd>(s, begin_query, m_block * kBlockM);
       }
     }
@@ -328,10 +329,11 @@ class KeyTileConsumer {
   Dq dq_sums;
   int m_block_min, m_block_max, num_m_blocks;  // the blocks of queries that the tile meets, one step each
   bool backwards;
-  int m_block_step;   // 1, or -1 if backwards
-  int seen_from;      // the first m_block whose queries see any of the group's keys
-  int unmasked_from;  // the first m_block whose queries all see all of them
-  int seen_until;     // with ranges: the first m_block behind seen_from whose queries see none of the group's keys
+  int m_block_step;               // 1, or -1 if backwards
+  int group_m_block_min;          // the first m_block whose queries see any of the group's keys
+  int group_m_block_masking_max;  // the first m_block whose queries all see all of them
+  int group_m_block_max;  // with ranges: the first m_block behind group_m_block_min whose queries see none of the
+                          // group's keys
 };
 
 }  // namespace scfa::gpu::sm90

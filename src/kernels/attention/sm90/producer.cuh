@@ -170,7 +170,7 @@ class Producer {
     using Info = WorkTileInfo<Traits>;
     using Ranged = RangedWorkTileInfo<Traits>;
     const int* tokens = (kOuterAreQueries ? p.q_index : p.k_index) + tile.outer_offset;
-    const int* bounds = (kOuterAreQueries ? p.end_key : p.begin_query) + tile.outer_offset;
+    const int* causal_bounds = (kOuterAreQueries ? p.end_key : p.begin_query) + tile.outer_offset;
     const uint32_t info = storage.work_tile(tiles.stage);
 #pragma unroll
     for (int i = 0; i < (Traits::kOuterRows + kWarpgroupSize - 1) / kWarpgroupSize; ++i) {
@@ -178,10 +178,10 @@ class Producer {
       if (Traits::kOuterRows % kWarpgroupSize != 0 && row >= Traits::kOuterRows) break;
       const bool valid = row < tile.num_rows;
       copy_async<4>(info + offsetof(Info, tokens) + 4 * row, tokens + (valid ? row : 0), valid);
-      copy_async<4>(info + offsetof(Info, bounds) + 4 * row, bounds + (valid ? row : 0), valid);
+      copy_async<4>(info + offsetof(Info, causal_bounds) + 4 * row, causal_bounds + (valid ? row : 0), valid);
       if constexpr (Traits::kRanges) {
-        const int* far_bounds = (kOuterAreQueries ? p.begin_key : p.end_query) + tile.outer_offset;
-        copy_async<4>(info + offsetof(Ranged, far_bounds) + 4 * row, far_bounds + (valid ? row : 0), valid);
+        const int* window_bounds = (kOuterAreQueries ? p.begin_key : p.end_query) + tile.outer_offset;
+        copy_async<4>(info + offsetof(Ranged, window_bounds) + 4 * row, window_bounds + (valid ? row : 0), valid);
       }
     }
     const uint32_t tile_full = tiles.barrier(storage.tile_full());

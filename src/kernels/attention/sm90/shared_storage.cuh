@@ -56,7 +56,7 @@ struct WorkTileInfo {
   // block of queries is in dq_ring; in which round of the ring; n_block once more.
   int next_begin, ring_position, ring_round, n_block_again;
   alignas(16) int tokens[Traits::kOuterRows];
-  alignas(16) int bounds[Traits::kOuterRows];  // end_key or begin_query of the rows; zero past them
+  alignas(16) int causal_bounds[Traits::kOuterRows];  // end_key or begin_query of the rows; zero past them
 };
 // With ranges.
 template <class Traits>
@@ -64,7 +64,7 @@ struct RangedWorkTileInfo {
   WorkTileInfo<Traits> common;
   // In backward: behind the last query of the previous key tile, 0 in the first; how many queries the segment has.
   int previous_end, num_queries, unused[2];
-  alignas(16) int far_bounds[Traits::kOuterRows];  // begin_key or end_query of the rows; zero past them
+  alignas(16) int window_bounds[Traits::kOuterRows];  // begin_key or end_query of the rows; zero past them
 };
 template <class Traits>
 using StoredWorkTileInfo = std::conditional_t<Traits::kRanges, RangedWorkTileInfo<Traits>, WorkTileInfo<Traits>>;
@@ -82,14 +82,20 @@ struct WorkTileInfoView {
   __device__ int is_last() const { return load_int(base + offsetof(Info, is_last)); }
   __device__ int query_offset() const { return load_int(base + offsetof(Info, query_offset)); }
   __device__ int first_seen() const { return load_int(base + offsetof(Info, first_seen)); }
-  __device__ int4 dq_order() const { return load_int4(base + offsetof(Info, next_begin)); }
+  struct DqOrder {
+    int next_begin, ring_position, ring_round, n_block;
+  };
+  __device__ DqOrder dq_order() const {
+    const int4 four = load_int4(base + offsetof(Info, next_begin));
+    return {four.x, four.y, four.z, four.w};
+  }
   __device__ int token(int row) const { return load_int(base + offsetof(Info, tokens) + 4 * row); }
-  __device__ uint32_t bound_address(int row) const { return base + offsetof(Info, bounds) + 4 * row; }
-  __device__ int bound(int row) const { return load_int(bound_address(row)); }
+  __device__ uint32_t causal_bound_address(int row) const { return base + offsetof(Info, causal_bounds) + 4 * row; }
+  __device__ int causal_bound(int row) const { return load_int(causal_bound_address(row)); }
   __device__ int previous_end() const { return load_int(base + offsetof(Ranged, previous_end)); }
   __device__ int num_queries() const { return load_int(base + offsetof(Ranged, num_queries)); }
-  __device__ uint32_t far_bound_address(int row) const { return base + offsetof(Ranged, far_bounds) + 4 * row; }
-  __device__ int far_bound(int row) const { return load_int(far_bound_address(row)); }
+  __device__ uint32_t window_bound_address(int row) const { return base + offsetof(Ranged, window_bounds) + 4 * row; }
+  __device__ int window_bound(int row) const { return load_int(window_bound_address(row)); }
 };
 
 // Parts of the index list of inner rows, one per step, that are under way or in use.

@@ -10,20 +10,21 @@
 namespace scfa::gpu::sm90 {
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-// The highest score of a row is looked for in the first step only. Exponentials of later steps are taken relative to
-// it, which is exact as long as nothing overflows. A new highest score is looked for only where the sums show that
-// there is one.
+// Lazy rescaling: the maximum of a row is computed in the first step only. Exponentials of later steps are taken
+// relative to it, which is exact as long as nothing overflows. It is computed again only where the sums show that a
+// score is far above it.
 
 // A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
 [[maybe_unused]] constexpr float kSumLimit = 0x1p64f;
 
-// With ranges a row that has seen no key has base -kUnseen: exponentials of masked scores (-inf) stay 0, and its first
-// visible key overflows the sum, which triggers the search for a base.
+// With ranges a row that has seen no key has max_scaled -kUnseen: exponentials of masked scores (-inf) stay 0, and its
+// first visible key overflows the sum, for which the maximum is computed again.
 [[maybe_unused]] constexpr float kUnseen = 1e30f;
 
-// A thread's two rows: `base` is what exponents are relative to, `sum` the thread's share of the sum of exponentials.
+// A thread's two rows. max_scaled: the maximum times scale_log2, of the steps up to where it was last computed, to
+// which exponents are relative. row_sum: the thread's share of the sum of exponentials.
 struct OnlineSoftmax {
-  float base[2], sum[2];
+  float max_scaled[2], row_sum[2];
 };
 
 // Sets the scores of keys that a row does not see to -inf. end_key: the address of the thread's first row's;
@@ -55,11 +56,11 @@ __device__ inline void apply_range_mask(float (&s)[kBlockN / 2], uint32_t begin_
   }
 }
 
-// Raises the base of each row to its highest score, if that is above it, and rescales the sum. shrink: by what the
-// output is to be multiplied.
+// Raises max_scaled of each row to its highest score, if that is above it, and rescales row_sum. scores_scale: by what
+// the output is to be multiplied.
 template <int kBlockN, bool kRanges>
-__device__ inline void rescale(float (&shrink)[2], OnlineSoftmax& state, const float (&s)[kBlockN / 2],
-                               float scale_log2) {
+__device__ inline void max_get_scale(float (&scores_scale)[2], OnlineSoftmax& state, const float (&s)[kBlockN / 2],
+                                     float scale_log2) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float highest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};  // several, so that none waits for the last
@@ -71,36 +72,36 @@ __device__ inline void rescale(float (&shrink)[2], OnlineSoftmax& state, const f
         most = fmaxf(most, s[4 * j + 2 * half + i]);
       }
     const float most = quad_max(fmaxf(fmaxf(highest[0], highest[1]), fmaxf(highest[2], highest[3])));
-    const float base = fmaxf(state.base[half], most * scale_log2);
-    shrink[half] = base == -INFINITY ? 0.0f : exp2_fast(state.base[half] - base);
-    // A row that has seen nothing yet. With ranges it may see something later: then its exponentials overflow, and a
-    // base is looked for.
-    state.base[half] = base == -INFINITY ? (kRanges ? -kUnseen : 0.0f) : base;
-    state.sum[half] *= shrink[half];
+    const float raised = fmaxf(state.max_scaled[half], most * scale_log2);
+    scores_scale[half] = raised == -INFINITY ? 0.0f : exp2_fast(state.max_scaled[half] - raised);
+    // A row that has seen nothing yet. With ranges it may see something later: then its exponentials overflow, and the
+    // maximum is computed again.
+    state.max_scaled[half] = raised == -INFINITY ? (kRanges ? -kUnseen : 0.0f) : raised;
+    state.row_sum[half] *= scores_scale[half];
   }
 }
 
-// Scores become exponentials relative to the base; total: the sums of the thread's.
+// Scores become exponentials relative to max_scaled; total: the sums of the thread's.
 template <int kBlockN>
-__device__ inline void exponentiate(float (&s)[kBlockN / 2], float (&total)[2], const OnlineSoftmax& state,
-                                    float scale_log2) {
+__device__ inline void scale_apply_exp2(float (&s)[kBlockN / 2], float (&total)[2], const OnlineSoftmax& state,
+                                        float scale_log2) {
   float part[2][2] = {};
 #pragma unroll
   for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float& x = s[4 * j + i];
-      x = exp2_fast(x * scale_log2 - state.base[i / 2]);
+      x = exp2_fast(x * scale_log2 - state.max_scaled[i / 2]);
       part[i / 2][i % 2] += x;
     }
 #pragma unroll
   for (int half = 0; half < 2; ++half) total[half] = part[half][0] + part[half][1];
 }
 
-// Divides by the largest exponential of each row, where it is above one: a sum of one large term is then exact. shrink:
-// by what the output is to be multiplied.
+// Divides by the largest exponential of each row, where it is above one: a sum of one large term is then exact.
+// scores_scale: by what the output is to be multiplied.
 template <int kBlockN>
-__device__ inline void renormalise(float (&shrink)[2], float (&s)[kBlockN / 2], float (&total)[2],
+__device__ inline void renormalise(float (&scores_scale)[2], float (&s)[kBlockN / 2], float (&total)[2],
                                    OnlineSoftmax& state) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -110,14 +111,14 @@ __device__ inline void renormalise(float (&shrink)[2], float (&s)[kBlockN / 2], 
 #pragma unroll
       for (int i = 0; i < 2; ++i) highest[i] = fmaxf(highest[i], s[4 * j + 2 * half + i]);
     const float most = quad_max(fmaxf(highest[0], highest[1]));
-    shrink[half] = __frcp_rn(most);
-    state.base[half] += __log2f(most);
-    state.sum[half] *= shrink[half];
-    total[half] *= shrink[half];
+    scores_scale[half] = __frcp_rn(most);
+    state.max_scaled[half] += __log2f(most);
+    state.row_sum[half] *= scores_scale[half];
+    total[half] *= scores_scale[half];
 #pragma unroll
     for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) s[4 * j + 2 * half + i] *= shrink[half];
+      for (int i = 0; i < 2; ++i) s[4 * j + 2 * half + i] *= scores_scale[half];
   }
 }
 
