@@ -140,7 +140,7 @@ class Reproduce(unittest.TestCase):
         listed = subprocess.run([TOP / "scripts/reproduce.sh", "--list"], capture_output=True, text=True).stdout.splitlines()
         self.assertEqual([line.split()[0] for line in listed], [*EXPERIMENTS, "all"])
         one = subprocess.run([TOP / "scripts/reproduce.sh", "--list", "--only", "quality_16k", "--seeds", "1"], capture_output=True, text=True).stdout
-        self.assertRegex(one, r"quality_16k +18 min \d\d s  Loss against time, 16k: .*\nall +18 min \d\d s  on one H200, with seeds 1\n")
+        self.assertRegex(one, r"quality_16k +20 min \d\d s  Loss against time, 16k: .*\nall +20 min \d\d s  on one H200, with seeds 1\n")
 
     def test_words_are_checked(self):
         for words, part in ((["--only", "dreams"], "there is no dreams"), (["--seeds", "x"], "--seeds: must be"), (["--gpus", "x"], "--gpus: must"),
