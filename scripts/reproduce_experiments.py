@@ -20,10 +20,11 @@ from svg_plot import line_plot, side_by_side
 SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the repository
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768}
 COSINE = {"schedule": "cosine", "lr": 1e-3, "warmup": 0.1, "final_ratio": 0.1}
-RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,hash32,balanced16,near_far,near_far_noself,near_far_separate,"
-                   "near_far_late50,near_far_separate_late50,near_far_warm50,near_far_separate_warm25,near_far_separate_warm50,"
-                   "near_far_probes2_warm50,near_far_separate_probes2_warm50,near_far_probes2,near_far_separate_probes2,near_dense,"
-                   "near_dense_separate,near_blocks,drop50,reformer,blocks")
+RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,hash32,balanced16,near_far,near_far_noself,"
+                   "near_far_separate,near_far_late50,near_far_separate_late50,near_far_warm50,near_far_separate_warm25,"
+                   "near_far_separate_warm50,near_far_probes2_warm50,near_far_separate_probes2_warm10,"
+                   "near_far_separate_probes2_warm25,near_far_separate_probes2_warm50,near_far_probes2,near_far_separate_probes2,"
+                   "near_dense,near_dense_separate,near_blocks,drop50,reformer,blocks")
 # Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 47 % with 8 pairs, 33 % with 65,536 tokens per step and 32 pairs, and
 # 100 % after 300 M (one H200, 29 November 2026).
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
