@@ -55,10 +55,15 @@ def config_of(args, pattern, T):
 
 
 def earlier_rows(args):
-    """Of TASK.csv, those that earlier commands have measured and this one does not."""
-    rows = [{**row, "T": int(row["T"]), "first": int(row["first"]), "last": int(row["last"]), "answers": int(row["answers"])}
+    """What earlier commands have measured."""
+    return [{**row, "T": int(row["T"]), "first": int(row["first"]), "last": int(row["last"]), "answers": int(row["answers"])}
             for row in read_csv(args.out / f"{args.task}.csv")]
-    return [row for row in rows if row["T"] not in args.lengths or row["pattern"] not in args.patterns or row["seed"] not in args.seeds.split(",")]
+
+
+def merged(rows, new):
+    """rows, with new ones in place of those of the same runs."""
+    runs = {(row["T"], row["pattern"], row["seed"]) for row in new}
+    return sorted([row for row in rows if (row["T"], row["pattern"], row["seed"]) not in runs] + new, key=lambda row: row["T"])
 
 
 def make_data(args, T, folder, results):
@@ -221,7 +226,7 @@ def main(words):
             configs.append(f"{pattern}={path}")
         run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
              "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
-        rows = sorted(rows + collect(args, T, folder), key=lambda row: row["T"])
+        rows = merged(rows, collect(args, T, folder))
         write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
     print_table([row for row in rows if row["T"] in args.lengths], args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")

@@ -62,6 +62,12 @@ class Recall(unittest.TestCase):
         self.assertEqual(named[1], named[0] | {("32", "hash8")})
         self.assertEqual(named[2], named[1] | {("64", "hash8")})
         self.assertEqual(sorted(tables[3]), sorted(tables[2]))
+        # What is measured stays in the table while a command is at work.
+        stamp = self.out / "induction/64/data.json"
+        stamp.write_text(stamp.read_text(encoding="utf-8").replace("induction", "mqar"), encoding="utf-8")
+        self.assertEqual(self.run_recall(*short, "--patterns", "hash8", "--lengths", "32,64").returncode, 1)
+        with open(self.out / "induction.csv", encoding="utf-8", newline="") as file:
+            self.assertEqual(sorted(tuple(row.values()) for row in csv.DictReader(file)), sorted(tables[3]))
         self.assertEqual([row[1] for row in tables[3]], sorted((row[1] for row in tables[3]), key=int))
         self.assertIn(">hash8<", (self.out / "induction_32.svg").read_text(encoding="utf-8"))
 
