@@ -1,5 +1,5 @@
-# Run at every build, with SOURCE_DIR and OUTPUT: writes the source file that says which commit a program was built from,
-# if that has changed. "-dirty": what programs are made of differs from the commit.
+# Run at every build, with SOURCE_DIR and OUTPUT: writes the source file that names the commit of the sources, if the
+# name has changed. "-dirty": the sources differ from the commit.
 execute_process(COMMAND git -C ${SOURCE_DIR} rev-parse --short=12 HEAD
   OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 if(commit)

@@ -81,7 +81,7 @@ def make_data(args, T, folder, results):
             made = None
         if made is None:
             fail(f"{stamp}: cannot be read; give another --out")
-        for name, value in reversed(wanted.items()):
+        for name, value in reversed(wanted.items()):  # the number of sequences last: it follows from the batch too
             if name in made and made[name] != value:
                 fail(f"{results}: was made with another --{'tokens' if name == 'sequences' else name}; give another --out")
     if not needed or (stamp.exists() and (folder / "manifest.json").exists()):
@@ -135,9 +135,8 @@ def accuracies(rows):
     return {pattern: its.pop(whole) for pattern, its in means.items()}, means
 
 
-def names_of(rows, patterns):
-    """The patterns of rows, those named first."""
-    measured = list(dict.fromkeys(row["pattern"] for row in rows))
+def ordered(measured, patterns):
+    """The names of what is measured, those of patterns first."""
     return [name for name in patterns if name in measured] + [name for name in measured if name not in patterns]
 
 
@@ -148,7 +147,7 @@ def print_table(rows, patterns):
         print(f"\nT = {T:,}: accuracy in % by distance, means over seeds")
         width = max(12, *map(len, whole))
         print("  " + " ".join([f"{'pattern':{width}}", f"{'all':>6}", *(f"{first:>6}-" for first, _ in ranges)]))
-        for pattern in names_of([row for row in rows if row["T"] == T], patterns):
+        for pattern in ordered(whole, patterns):
             cells = (by_distance[pattern].get(bounds, math.nan) for bounds in ranges)
             print("  " + f"{pattern:{width}} {whole[pattern]:6.1f} " + " ".join(f"{cell:7.1f}" for cell in cells))
 
@@ -156,7 +155,7 @@ def print_table(rows, patterns):
 def plot(rows, patterns, path):
     """Means over seeds."""
     _, by_distance = accuracies(rows)
-    lines = {pattern: [(first, accuracy) for (first, _), accuracy in by_distance[pattern].items()] for pattern in names_of(rows, patterns)}
+    lines = {pattern: [(first, accuracy) for (first, _), accuracy in by_distance[pattern].items()] for pattern in ordered(by_distance, patterns)}
     path.write_text(line_plot(lines, f"{rows[0]['task']}, {rows[0]['T']:,} tokens", "tokens between the key and its question, at least",
                               "accuracy, %", 2, 0), encoding="utf-8")
     print(f"wrote {path}")

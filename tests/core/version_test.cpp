@@ -17,7 +17,7 @@ class GitCommit : public testing::Test {
     if (std::system("git --version >/dev/null 2>&1 && cmake --version >/dev/null 2>&1") != 0)
       GTEST_SKIP() << "no git or no cmake here";
   }
-  // In the folder whose source it is, and with nothing of a repository or of settings around it.
+  // Runs a shell command in the folder, apart from any repository and git settings around it.
   int run(const std::string& line) {
     return std::system(concat("cd '", folder_.file(""),
                               "' && unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE && export GIT_CONFIG_GLOBAL=/dev/null "
@@ -41,7 +41,7 @@ TEST_F(GitCommit, SaysWhetherTheSourceHasChanges) {
   EXPECT_EQ(written(), "unknown");
   ASSERT_EQ(run("git init -q"), 0);
   EXPECT_EQ(written(), "unknown");  // there is no commit yet
-  ASSERT_EQ(run("git init -q && mkdir src && echo 1 > src/a.cpp && echo 1 > notes && git add src notes && "
+  ASSERT_EQ(run("mkdir src && echo 1 > src/a.cpp && echo 1 > notes && git add src notes && "
                 "git -c user.name=x -c user.email=x commit -qm x"),
             0);
   const std::string commit = written();

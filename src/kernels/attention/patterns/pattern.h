@@ -54,11 +54,11 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "hash, reformer: independent hashes per head; a token sees those that any of them puts into its bucket, and a "
         "pair that several put together counts that many times in the softmax",
         between(1, static_cast<double>(kMaxRounds)));
-  visit(
-      "probes", p.probes,
-      "hash: in each round a query sees the keys of its so many best buckets, those of its highest scores (multi-probe "
-      "LSH); a key is in its best one only. At most half of the buckets",
-      between(1, static_cast<double>(kMaxProbes)));
+  visit("probes", p.probes,
+        "hash: in each round a query sees the keys of this many buckets, those with its highest scores (multi-probe "
+        "LSH); "
+        "a key is in its best bucket only. At most half of the buckets",
+        between(1, static_cast<double>(kMaxProbes)));
   visit("balance", p.balance,
         "hash: how scores are standardised by those of earlier tokens of the same sequence and head, so that buckets "
         "have about one size: none, as in the paper; mean: minus their mean; prefix: also divided by their standard "
