@@ -49,7 +49,7 @@ def config_of(args, pattern, T):
         "train": {"batch_size": batch, "micro_batch_size": batch},
         "optimizer": {"clip": 1.0},
         "schedule": {"schedule": "cosine", "lr": args.lr, "warmup": 0.1, "final_ratio": 0.1},
-        "eval": {"windows": 512},
+        "eval": {"windows": min(512, max(32, 2**19 // T))},  # of the curve; what is measured at the end are all
         "checkpoint": {"every": 0},
     }
 

@@ -2,7 +2,8 @@
 """Runs the paper's experiments, and ours, and writes one report: scripts/reproduce.sh calls this.
 
   scripts/reproduce.sh --scale smoke                        minutes on a CPU: that everything runs; its figures mean nothing
-  scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: 8 hours on one H200
+  scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: two hours on one H200
+  scripts/reproduce.sh --scale small --data data/mine --all  more patterns and lengths: seven hours
   scripts/reproduce.sh --scale paper --gpus 8               the paper's setting, 7.9 G tokens a run, on data/openwebtext2
   scripts/reproduce.sh --scale paper --only quality_8k --ranks 8    each run on 8 GPUs
   scripts/reproduce.sh --only quality_8k,recall --gpus 2    some of them; --list names them
@@ -99,7 +100,7 @@ def list_experiments(args):
     seconds = {}
     with tempfile.TemporaryDirectory() as nothing:
         out = pathlib.Path(nothing)
-        context = reproduce_experiments.Context(args.scale, out, args.programs, args.data, args.bytes, seeds=args.seeds)
+        context = reproduce_experiments.Context(args.scale, out, args.programs, args.data, args.bytes, seeds=args.seeds, everything=args.all)
         for name, experiment in args.experiments.items():
             seconds[name] = sum(cost for _, _, cost in experiment.steps(context, out / name))
         for name, experiment in args.experiments.items():
@@ -131,6 +132,7 @@ def parse(arguments):
     scales, names = reproduce_experiments.SCALES, reproduce_experiments.EXPERIMENTS
     parser.add_argument("--scale", choices=scales, default="small")
     parser.add_argument("--only", default=",".join(names), metavar="NAME,...", help="default: all")
+    parser.add_argument("--all", action="store_true", help="all patterns and lengths of each experiment, not just its main ones (smoke: always)")
     parser.add_argument("--data", help="a set made by ./prepare_data (smoke makes its own; paper: data/openwebtext2)")
     parser.add_argument("--bytes", default=TOP / "data/enwik8", metavar="DIR", help="a set of bytes, for bytes_8k (default: data/enwik8)")
     parser.add_argument("--out", metavar="DIR", help="default: results/reproduce_SCALE")
@@ -208,7 +210,7 @@ def main(arguments):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         fail(f"--out: {args.out}: another reproduce.sh is at work there")
-    context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds)
+    context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds, args.all)
     if args.report_only:
         report(context)
     else:

@@ -20,6 +20,7 @@ from svg_plot import line_plot, side_by_side
 SCRIPTS = pathlib.Path("scripts")  # reproduce.py runs at the top of the repository
 GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768}
 COSINE = {"schedule": "cosine", "lr": 1e-3, "warmup": 0.1, "final_ratio": 0.1}
+RECALL_FEW = "dense,near_dense_separate,near_far_separate_probes2_warm50,near_far,window,hash16,drop50,blocks"
 RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,hash32,balanced16,near_far,near_far_noself,"
                    "near_far_separate,near_far_late50,near_far_separate_late50,near_far_warm50,near_far_separate_warm25,"
                    "near_far_separate_warm50,near_far_probes2_warm50,near_far_separate_probes2_warm10,"
@@ -28,7 +29,7 @@ RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,h
 # Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 47 % with 8 pairs, 33 % with 65,536 tokens per step and 32 pairs, and
 # 100 % after 300 M (one H200, 29 November 2026).
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
-RECALL_LONG_PATTERNS = "dense,near_dense_separate,near_far_separate_probes2_warm50,blocks"
+RECALL_LONG = "dense,near_dense_separate,near_far_separate_probes2_warm50,blocks"
 RECALL_SMOKE = ["--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width", "32", "--vocabulary",
                 "32"]
 
@@ -42,7 +43,7 @@ class Scale:
     steps: int  # of a run
     schedule: dict
     windows: int  # of an evaluation, of 8k tokens
-    recall: list  # [(options of recall.py, seconds of a run)], as in the experiment's step_names
+    recall: dict  # {step of the experiment: (options of recall.py, seconds of a run)}
     bench: list
     peers: list  # of PyTorch's kernels for dense attention
     flex: list = ()  # of FlexAttention, which compiles for each length
@@ -68,21 +69,24 @@ SCALES = {
     "smoke": Scale(
         lengths={"8k": 128, "16k": 256, "32k": 384, "64k": 512}, model={"n_layer": 2, "n_head": 6, "n_embd": 48}, batch=1536, steps=15,
         schedule=COSINE, windows=8, seeds="1", shrink=64, peers=[],
-        recall=[([*RECALL_SMOKE, "--lengths", "32", "--patterns", "dense,hash8,near_far"], 1),
-                ([*RECALL_SMOKE, "--lengths", "64", "--patterns", "near_dense_separate"], 1)],
+        recall={"train": ([*RECALL_SMOKE, "--lengths", "32", "--patterns", "dense,hash8,near_far"], 1),
+                "train_more": ([*RECALL_SMOKE, "--lengths", "32", "--patterns", "near_far_separate"], 1),
+                "train_long": ([*RECALL_SMOKE, "--lengths", "64", "--patterns", "near_dense_separate"], 1)},
         bench=["--length", "256,512", "--batch", "1", "--heads", "6", "--repeats", "1", "--device", "cpu"]),
     "small": Scale(
         lengths=LENGTHS, model=GPT2, batch=65_536, steps=750, schedule=COSINE, windows=64,
-        recall=[(["--lengths", "1024,4096", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 140),
-                (["--lengths", "16384", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_LONG_PATTERNS], 300)],
+        recall={"train": (["--lengths", "1024", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_FEW], 75),
+                "train_more": (["--lengths", "1024,4096", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 85),
+                "train_long": (["--lengths", "16384", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_LONG], 150)},
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"],
         peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"], flex=["--lengths", "8192,16384", "--repeats", "3"]),
     "paper": Scale(
         lengths=LENGTHS, model=GPT2, batch=524_288, batches={"16k": 30 * 16384}, steps=15_000, windows=192, evaluations=150, order="random",
         clip=0.0,
         schedule={"schedule": "onecycle", "lr": 1e-3, "warmup": 0.02, "initial_ratio": 0.01, "final_ratio": 0.2},
-        recall=[(["--lengths", "1024,4096", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 470),
-                (["--lengths", "16384,32768", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 1000)],
+        recall={"train": (["--lengths", "1024,4096", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_FEW], 270),
+                "train_more": (["--lengths", "1024,4096", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 270),
+                "train_long": (["--lengths", "16384,32768", "--tokens", "1G", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 600)},
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
         peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "9"],
         flex=["--lengths", "4096,8192,16384,32768", "--repeats", "5"]),
@@ -90,9 +94,11 @@ SCALES = {
 
 
 class Context:
-    """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None."""
-    def __init__(self, scale_name, out, programs, data, bytes_data, gpus=None, ranks=None, seeds=None):
+    """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None. everything: of each experiment,
+    not just what answers its question; always at smoke."""
+    def __init__(self, scale_name, out, programs, data, bytes_data, gpus=None, ranks=None, seeds=None, everything=False):
         self.scale_name, self.scale, self.out = scale_name, SCALES[scale_name], out
+        self.everything = everything or scale_name == "smoke"
         self.data, self.bytes_data, self.seeds = data, bytes_data, seeds or self.scale.seeds
         self.gpus, self.ranks = ["--gpus", gpus] if gpus else [], ranks
         path = str(programs)
@@ -152,11 +158,14 @@ def line_name(row):
 
 
 def timing_plot(rows, column, title, wanted):
-    lines = {}
+    """Medians; of total_ms, which has them, with bands from the 20th to the 80th percentile."""
+    lines, bands = {}, {}
     for row in rows:
         if wanted(row) and float(row[column]) > 0:
             lines.setdefault(line_name(row), []).append((int(row["T"]), float(row[column])))
-    return line_plot(lines, title, "sequence length", "ms", 2, 10)
+            if column == "total_ms":
+                bands.setdefault(line_name(row), []).append((int(row["T"]), float(row["low_ms"]), float(row["high_ms"])))
+    return line_plot(lines, title, "sequence length", "ms", 2, 10, bands)
 
 
 def timing_table(rows, low="20 %", high="80 %"):
@@ -182,8 +191,8 @@ def bucket_pairs_plot(rows, title):
 
 
 class Runtime(Experiment):
-    """Attention alone, forward, backward and both, against the sequence length: medians, on random buckets as in the paper. Everything
-    that a layer does is included: hashing, sorting, gathering, scattering."""
+    """Attention alone, forward, backward and both, against the sequence length: medians, for both with a band from the 20th to the 80th
+    percentile, on random buckets as in the paper. Everything that a layer does is included: hashing, sorting, gathering, scattering."""
     title = "Time of attention against sequence length"
     step_names = ("bench", "peers", "flex")
 
@@ -316,8 +325,9 @@ class Quality(Experiment):
     paper = {"8k": "2.0 x", "16k": "3.3 x"}
     unit, per_nat = "loss", 1.0
 
-    def __init__(self, length, patterns, title=None, home=None):
-        self.length, self.patterns, self.home = length, patterns, home
+    def __init__(self, length, patterns, more=(), title=None, home=None):
+        """more: patterns that are run with --all only."""
+        self.length, self.few, self.patterns, self.home = length, patterns, [*patterns, *more], home
         self.title = title or f"Loss against time, {length}"
         self.step_names = ("train_more", "positions_more") if home else ("train", "positions")
 
@@ -337,7 +347,8 @@ class Quality(Experiment):
         folder.joinpath("configs").mkdir(parents=True, exist_ok=True)
         configs, runs = [], self.runs(folder)
         finished = {run.config for run in runs}
-        for name in self.patterns:
+        patterns = self.patterns if context.everything else self.few
+        for name in patterns:
             path = folder / "configs" / f"{name}.json"
             text = json.dumps(self.config(context.scale, name, context.ranks or 1), indent=1) + "\n"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -351,7 +362,9 @@ class Quality(Experiment):
         positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--seeds", context.seeds, "--evaluate",
                      context.program("evaluate")]
         seeds = [int(seed) for seed in context.seeds.split(",")]
-        missing = len(self.patterns) * len(seeds) - sum(run.seed in seeds for run in runs)
+        at_home = EXPERIMENTS[self.home].few if self.home else []  # their time is counted there
+        counted = [name for name in patterns if name not in at_home]
+        missing = len(counted) * len(seeds) - sum(run.seed in seeds and run.config in counted for run in runs)
         return [(self.step_names[0], train, RUN_SECONDS[self.length] * missing + 1), (self.step_names[1], positions, 8 * missing + 1)]
 
     def configs(self, folder):
@@ -519,11 +532,13 @@ def write_figures(out):
 class Recall(Experiment):
     """Accuracy by distance on synthetic sequences."""
     title = "Recall by distance"
-    step_names = ("train", "train_long")
+    step_names = ("train", "train_more", "train_long")
 
     def steps(self, context, folder):
         steps = []
-        for step, (options, seconds) in zip(self.step_names, context.scale.recall):
+        for step, (options, seconds) in context.scale.recall.items():
+            if step != "train" and not context.everything:
+                continue
             patterns, lengths = (options[options.index(option) + 1].split(",") for option in ("--patterns", "--lengths"))
             wanted = {(T, pattern, seed) for T in lengths for pattern in patterns for seed in context.seeds.split(",")}
             measured = {(row["T"], row["pattern"], row["seed"]) for path in folder.glob("*.csv") for row in read_csv(path)}
@@ -581,18 +596,18 @@ class Steps(Experiment):
 
 EXPERIMENTS = {
     "runtime": Runtime(),
-    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70", "dense_separate",
-                                 "near_far_separate"]),
-    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32", "dense_separate", "near_far_separate",
-                                   "near_dense"]),
+    "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70"],
+                          ["dense_separate", "near_far_separate"]),
+    "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32"],
+                           ["dense_separate", "near_far_separate", "near_dense"]),
     "trained_buckets": TrainedBuckets(),
-    "quality_32k": Quality("32k", ["dense", "balanced16", "window", "near_far", "near_dense"]),
-    "quality_64k": Quality("64k", ["window", "balanced16", "near_far", "near_dense"]),
-    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "layers16", "union16", "rounds32", "bias16", "ends16", "window_separate", "hash16_separate",
-                                   "dense_noself", "near_far_noself", "near_blocks", "near_far_late20", "near_far_warm20", "near_dense",
-                                   "near_far_probes2", "near_far_probes2_warm20"],
-                           "Mixtures, rounds, and a dense end, 8k", home="quality_8k"),
+    "quality_32k": Quality("32k", ["dense", "near_far"], ["balanced16", "window", "near_dense"]),
+    "quality_64k": Quality("64k", ["window", "near_far"], ["balanced16", "near_dense"]),
+    "mixtures_8k": Quality("8k", ["dense", "near_far", "window", "near_dense"],
+                           ["layers16", "union16", "rounds32", "bias16", "ends16", "window_separate", "hash16_separate", "dense_noself",
+                            "near_far_noself", "near_blocks", "near_far_late20", "near_far_warm20", "near_far_probes2", "near_far_probes2_warm20"],
+                           title="Mixtures, rounds, and a dense end, 8k", home="quality_8k"),
     "recall": Recall(),
-    "bytes_8k": Bytes("8k", ["dense", "hash16", "balanced16", "near_far"], "Bytes (enwik8), 8k"),
+    "bytes_8k": Bytes("8k", ["dense", "near_far"], ["hash16", "balanced16"], title="Bytes (enwik8), 8k"),
     "steps": Steps(),
 }

@@ -34,6 +34,15 @@ class Settings(unittest.TestCase):
                 self.assertLess(float(text.get("x")) + 6 * len(text.text), int(long.get("width")))
                 self.assertLess(float(text.get("y")), int(long.get("height")))
 
+    def test_plots_have_bands(self):
+        plot = xml.etree.ElementTree.fromstring(svg_plot.line_plot({"a": [(1, 2), (2, 4)], "b": [(1, 3), (2, 3)]}, "t", "x", "y", 2, 2,
+                                                                   {"a": [(2, 3, 6), (1, 1, 2.5)]}))
+        band, = plot.findall("{*}polygon")
+        points = [tuple(map(float, point.split(","))) for point in band.get("points").split()]
+        self.assertEqual([x for x, _ in points], [points[0][0], points[1][0], points[1][0], points[0][0]])
+        self.assertGreater(points[0][1], points[3][1])  # the lower end is further down
+        self.assertGreaterEqual(min(y for _, y in points), svg_plot.TOP - 0.1)
+
     def test_scales(self):
         """Those of the paper: 15,000 steps of 64 sequences of 8,192 tokens, of 30 of 16,384."""
         for length, sequences in (("8k", 64), ("16k", 30)):
@@ -71,7 +80,7 @@ class Reproduce(unittest.TestCase):
     def test_everything_runs_and_is_reported(self):
         done = self.run_it()
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("20 of 20 steps", done.stdout)
+        self.assertIn("21 of 21 steps", done.stdout)
         report = (self.out / "report.html").read_text(encoding="utf-8")
         self.assertNotIn("nothing to plot", report)
         self.assertNotIn("http", re.sub(r'xmlns="[^"]*"', "", report))  # nothing is fetched
@@ -139,8 +148,11 @@ class Reproduce(unittest.TestCase):
     def test_experiments_are_listed_with_the_time_they_take(self):
         listed = subprocess.run([TOP / "scripts/reproduce.sh", "--list"], capture_output=True, text=True).stdout.splitlines()
         self.assertEqual([line.split()[0] for line in listed], [*EXPERIMENTS, "all"])
-        one = subprocess.run([TOP / "scripts/reproduce.sh", "--list", "--only", "quality_16k", "--seeds", "1"], capture_output=True, text=True).stdout
-        self.assertRegex(one, r"quality_16k +20 min \d\d s  Loss against time, 16k: .*\nall +20 min \d\d s  on one H200, with seeds 1\n")
+        self.assertRegex(listed[-1], r"all +2 h 0\d min  on one H200, with seeds 1,2")
+        for words, time_of_it in (([], r"14 min \d\d s"), (["--all"], r"20 min \d\d s")):
+            one = subprocess.run([TOP / "scripts/reproduce.sh", "--list", "--only", "quality_16k", "--seeds", "1", *words], capture_output=True,
+                                 text=True).stdout
+            self.assertRegex(one, rf"quality_16k +{time_of_it}  Loss against time, 16k: .*\nall +{time_of_it}  on one H200, with seeds 1\n")
 
     def test_words_are_checked(self):
         for words, part in ((["--only", "dreams"], "there is no dreams"), (["--seeds", "x"], "--seeds: must be"), (["--gpus", "x"], "--gpus: must"),

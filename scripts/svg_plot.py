@@ -61,13 +61,15 @@ def picture_size(names):
             max(HEIGHT, TOP + 8 + row * len(names)))
 
 
-def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
-    """lines: {name: [(x, y), ...]}. log_x, log_y: the base of a logarithmic axis, 0 for a linear one."""
-    lines = {name: sorted(points) for name, points in lines.items() if points}
+def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0, bands=None):
+    """lines: {name: [(x, y), ...]}. log_x, log_y: the base of a logarithmic axis, 0 for a linear one. bands: {name: [(x, low, high), ...]},
+    shaded behind the line of the name."""
+    lines, bands = {name: sorted(points) for name, points in lines.items() if points}, bands or {}
     if not lines:
         return "<p>nothing to plot yet</p>"
     x = Axis([p[0] for points in lines.values() for p in points], LEFT, WIDTH - RIGHT, log_x)
-    y = Axis([p[1] for points in lines.values() for p in points], HEIGHT - BOTTOM, TOP, log_y)
+    ends = [end for name in lines for _, *both in bands.get(name, ()) for end in both]
+    y = Axis([p[1] for points in lines.values() for p in points] + ends, HEIGHT - BOTTOM, TOP, log_y)
     width, height = picture_size(lines)
     text = [f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
             f'font-size="11" role="img"><title>{html.escape(title)}</title>',
@@ -85,6 +87,10 @@ def line_plot(lines, title, x_label, y_label, log_x=0, log_y=0):
                 f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
     for index, (name, points) in enumerate(lines.items()):
         colour, dashes = COLOURS[index % len(COLOURS)], "" if index < len(COLOURS) else ' stroke-dasharray="5 3"'
+        band = sorted(bands.get(name, ()))
+        if band:
+            outline = [(px, low) for px, low, _ in band] + [(px, high) for px, _, high in reversed(band)]
+            text.append(f'<polygon points="{" ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in outline)}" fill="{colour}" opacity="0.25"/>')
         path = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in points)
         text.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dashes}/>')
         text += [f'<circle cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2.4" fill="{colour}"/>' for px, py in points]

@@ -24,17 +24,24 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
 inline constexpr size_t kWorkListBytes = 8192;
 void build_work_lists(Stream stream, const SegmentLists& lists, const WorkLists& work, void* workspace);
 
-// Which of S segments a row of the sorted list belongs to: the last that starts at or before it.
-__device__ inline int segment_at(const int* starts, int S, int64_t row) {
-  int low = 0, high = S - 1;
+// As std::partition_point: the first i in [0, count] such that is_before(i) does not hold, or count. is_before holds
+// for all i up to some place and for none from there on.
+template <class IsBefore>
+__device__ int partition_point(int count, const IsBefore& is_before) {
+  int low = 0, high = count;
   while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (starts[middle] <= row)
-      low = middle;
+    const int middle = (low + high) / 2;
+    if (is_before(middle))
+      low = middle + 1;
     else
-      high = middle - 1;
+      high = middle;
   }
   return low;
+}
+
+// Which of S segments a row of the sorted list belongs to: the last that starts at or before it.
+__device__ inline int segment_at(const int* starts, int S, int64_t row) {
+  return partition_point(S - 1, [&](int s) { return starts[s + 1] <= row; });
 }
 
 // Whether some row of a head has its query and its key in different segments. By all threads of a block.

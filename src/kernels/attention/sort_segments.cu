@@ -58,29 +58,7 @@ __global__ void __launch_bounds__(kSortThreads, 2)
 
 // The first of `count` ascending positions that is at least `least`.
 __device__ int lower_bound(const int* positions, int count, int least) {
-  int low = 0, high = count;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (positions[middle] < least)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
-// The first of `count` ascending positions whose token sees nothing up to `key`.
-template <class FirstVisible>
-__device__ int first_query_past_window(const int* positions, int count, int key, const FirstVisible& first_visible) {
-  int low = 0, high = count;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (first_visible(positions[middle]) <= key)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+  return partition_point(count, [&](int i) { return positions[i] < least; });
 }
 
 // Fills end_key and begin_query, if there is a gap of more than one; then begin_key and end_query, if ranges were
@@ -115,7 +93,8 @@ __global__ void __launch_bounds__(256)
     if (gap > 1) lists.begin_query[list + entry] = lower_bound(queries, count, position + gap);
     if (lists.end_query != nullptr)
       lists.end_query[list + entry] =
-          max(first_query_past_window(queries, count, position, first_visible), lists.begin_query[list + entry]);
+          max(partition_point(count, [&](int i) { return first_visible(queries[i]) <= position; }),
+              lists.begin_query[list + entry]);
   }
 }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "kernels/attention/patterns/descriptor.h"
@@ -112,33 +111,17 @@ bool has_directions(const AttentionPattern& pattern) {
 
 void assign_hash(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                  const PatternInput& input) {
-  for (int64_t round = 0; round < pattern.rounds; ++round) {
-    if (!has_directions(pattern)) {
-      const Segments& relation = relations[static_cast<size_t>(round)];
-      for (const Tensor& segment : {relation.q_segment, relation.k_segment})
-        fill_heads(ctx, segment, input.first_head, input.heads, 0);
-      continue;
-    }
-    const ConstTensor directions = input.projections.select(round);
-    const HashBalance balance = balance_of(pattern);
-    const auto hash = [&](const BucketOutputs& out, const ConstTensor& x, bool of_keys) {
-      const float* bias = bucket_bias(input, round, of_keys);
-      const auto with_probes = [&](auto probes) {
-        if (balance == HashBalance::kNone)
-          hash_rows<probes>(out, x, directions, bias, input);
-        else
-          hash_rows_balanced<probes>(out, x, directions, bias, score_state_offset(pattern, round, of_keys), balance,
-                                     input);
-      };
-      const bool best_only = pattern.probes == 1 || of_keys;
-      best_only ? with_probes(std::integral_constant<int, 1>())
-                : with_probes(std::integral_constant<int, kMaxProbes>());
-    };
-    BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
-    (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
-    hash(of_queries, input.q, false);
-    if (input.k) hash(of_keys, input.k, true);
-  }
+  const HashBalance balance = balance_of(pattern);
+  assign_rounds(ctx, relations, pattern, input,
+                [&](const BucketOutputs& out, const ConstTensor& x, bool of_keys, int64_t round, auto probes) {
+                  const ConstTensor directions = input.projections.select(round);
+                  const float* bias = bucket_bias(input, round, of_keys);
+                  if (balance == HashBalance::kNone)
+                    hash_rows<probes>(out, x, directions, bias, input);
+                  else
+                    hash_rows_balanced<probes>(out, x, directions, bias, score_state_offset(pattern, round, of_keys),
+                                               balance, input);
+                });
 }
 
 void validate_hash(const AttentionPattern& p) {

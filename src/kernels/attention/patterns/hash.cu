@@ -367,20 +367,10 @@ void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, boo
 
 void assign_hash(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                  const PatternInput& input) {
-  for (int64_t round = 0; round < pattern.rounds; ++round) {
-    if (pattern.buckets == 1) {
-      const Segments& relation = relations[static_cast<size_t>(round)];
-      for (const Tensor& segment : {relation.q_segment, relation.k_segment})
-        fill_heads(ctx, segment, input.first_head, input.heads, 0);
-      continue;
-    }
-    BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
-    (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
-    const auto hash_queries = pattern.probes == 1 ? hash_rows<1> : hash_rows<kMaxProbes>;
-    hash_queries(ctx, of_queries, input.q, false, round, pattern, input, {}, {});
-    if (input.k)
-      hash_rows<1>(ctx, of_keys, input.k, true, round, pattern, input, {}, {});  // a key needs its best bucket only
-  }
+  assign_rounds(ctx, relations, pattern, input,
+                [&](const BucketOutputs& out, const ConstTensor& x, bool of_keys, int64_t round, auto probes) {
+                  hash_rows<probes>(ctx, out, x, of_keys, round, pattern, input, {}, {});
+                });
 }
 
 void assign_hash_and_normalise_keys(Context& ctx, const Segments& relation, Tensor keys, Tensor inverse_norm,

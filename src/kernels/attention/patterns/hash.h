@@ -1,5 +1,7 @@
 // What the CPU and the GPU implementation of the hash pattern share.
 #pragma once
+#include <type_traits>
+
 #include "kernels/attention/patterns/assign.h"
 #include "kernels/attention/patterns/hash_balance.h"
 
@@ -44,6 +46,29 @@ struct BucketOutputs {
       if (of_probe != nullptr) of_probe[at] = buckets.bucket(0);
   }
 };
+
+// What CPU and GPU have in common of AssignSegments. Calls hash_rows(outputs, rows, whether they are keys, round,
+// probes) for the queries, and for keys that are not the queries, of each round. probes: a std::integral_constant, how
+// many of the best buckets are written at most.
+template <class HashRows>
+void assign_rounds(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
+                   const PatternInput& input, const HashRows& hash_rows) {
+  for (int64_t round = 0; round < pattern.rounds; ++round) {
+    if (pattern.buckets == 1) {
+      const Segments& relation = relations[static_cast<size_t>(round)];
+      for (const Tensor& segment : {relation.q_segment, relation.k_segment})
+        fill_heads(ctx, segment, input.first_head, input.heads, 0);
+      continue;
+    }
+    BucketOutputs of_queries = BucketOutputs::of_queries(relations, pattern, round), of_keys;
+    (input.k ? of_keys : of_queries).add_keys(relations, pattern, round);
+    if (pattern.probes == 1)
+      hash_rows(of_queries, input.q, false, round, std::integral_constant<int, 1>());
+    else
+      hash_rows(of_queries, input.q, false, round, std::integral_constant<int, kMaxProbes>());
+    if (input.k) hash_rows(of_keys, input.k, true, round, std::integral_constant<int, 1>());
+  }
+}
 
 // i: the head's number among those of the pattern.
 inline ScoreState* score_state(const PatternInput& input, int64_t b, int64_t i) {
