@@ -145,7 +145,11 @@ class Runner:
                     *self.plan["configs"][config]["overrides"], *extra]
         last = {key: value for key, value in settings}  # of a key that is given twice
         return ["--config", self.plan["configs"][config]["file"], "--data.directory", self.plan["data"],
-                "--seed", str(seed), *(f"--{key}={value}" for key, value in last.items())]
+                "--seed", str(seed), *(f"--{key}={self.of_seed(key, value, seed)}" for key, value in last.items())]
+
+    @staticmethod
+    def of_seed(key, value, seed):
+        return str(value).replace("{seed}", str(seed)) if key == "train.init_from" else value
 
     def check(self, config):
         """Lets ./train check the config before anything is trained."""

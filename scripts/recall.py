@@ -3,6 +3,8 @@
 
   scripts/recall.py --out runs/recall --lengths 1024,4096 --patterns dense,hash16,balanced16,near_far --seeds 1,2
   scripts/recall.py --out runs/needle --task needle --lengths 16384 --tokens 500M --gpus 2
+  scripts/recall.py --out runs/recall_16k --lengths 16384 --patterns near_dense,near_far \
+      --init-from 'runs/recall/mqar/1024/runs/near_dense-s{seed}'
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
 scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
@@ -72,18 +74,19 @@ def make_data(args, T, folder, results):
     needed = not all((results / "evaluations" / f"{name}.csv").exists() for *_, name in all_runs(args))
     sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
     wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary,
-              **{name: getattr(args, name) for name in ("batch", "layers", "heads", "width", "lr")}}
+              **{name: getattr(args, name) for name in ("batch", "layers", "heads", "width", "lr", "init_from")}}
     stamp = results / "data.json"
     if stamp.exists():
         try:
-            made = json.loads(stamp.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            made = {"init_from": None, **json.loads(stamp.read_text(encoding="utf-8"))}  # which older ones do not have
+        except (OSError, TypeError, ValueError):
             made = None
         if made is None:
             fail(f"{stamp}: cannot be read; give another --out")
         for name, value in reversed(wanted.items()):  # the number of sequences last: it follows from the batch too
             if name in made and made[name] != value:
-                fail(f"{results}: was made with another --{'tokens' if name == 'sequences' else name}; give another --out")
+                option = {"sequences": "tokens", "init_from": "init-from"}.get(name, name)
+                fail(f"{results}: was made with another --{option}; give another --out")
     if not needed or (stamp.exists() and (folder / "manifest.json").exists()):
         return
     results.mkdir(parents=True, exist_ok=True)
@@ -177,6 +180,8 @@ def parse(words):
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--init-from", metavar="RUN", help="a run, or a checkpoint, whose parameters models begin with, instead of random ones "
+                        "(train.init_from); {pattern} and {seed} in it are those of each model")
     parser.add_argument("--gpus", metavar="N or N,N,...", help="one run at a time on each; default: one run at a time")
     parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("."), metavar="DIR",
                         help="where train, evaluate and prepare_data are; default: %(default)s")
@@ -222,7 +227,8 @@ def main(words):
         for pattern in args.patterns:
             path = args.out / "configs" / f"{pattern}_{T}.json"
             write_json(path, config_of(args, pattern, T))
-            configs.append(f"{pattern}={path}")
+            init_from = args.init_from and args.init_from.replace("{pattern}", pattern)
+            configs.append(f"{pattern}={path}" + (f",train.init_from={init_from}" if init_from else ""))
         run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
              "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
         rows = merged(rows, collect(args, T, folder))

@@ -48,6 +48,25 @@ class Recall(unittest.TestCase):
             self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
             self.assertIn(f"was made with another {words[0]}; give another --out", again.stderr)
 
+    def test_models_begin_with_the_parameters_of_shorter_ones(self):
+        self.assertEqual(self.run_recall(*SMALL, "--patterns", "dense").returncode, 0)
+        longer = [*SMALL, "--patterns", "window,dense", "--lengths", "64", "--tokens", "20k", "--lr", "1e-4"]
+        run = self.out / "induction/32/runs/dense-s{seed}"
+        for words in ([], ["--init-from", run]):
+            shutil.rmtree(self.out / "induction/64", ignore_errors=True)
+            done = self.run_recall(*longer, *words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            check = self.assertGreater if words else self.assertLess
+            check(self.accuracy("dense", 15), 0.5)
+        for pattern in ("window", "dense"):
+            log = (self.out / f"induction/64/logs/{pattern}-s1.log").read_text(encoding="utf-8")
+            self.assertIn(f"parameters: those of {self.out}/induction/32/runs/dense-s1/checkpoint-", log)
+        again = self.run_recall(*longer)
+        self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
+        self.assertIn("was made with another --init-from; give another --out", again.stderr)
+        done = self.run_recall(*longer, "--seeds", "2", "--init-from", run)
+        self.assertIn("runs/dense-s2: does not exist", done.stderr)
+
     def test_other_lengths_and_patterns_are_added(self):
         short = [*SMALL, "--tokens", "2k"]
         tables = []

@@ -27,11 +27,17 @@ std::vector<NamedTensor> named(const ParameterTable& table, const Tensor& flat, 
 }
 
 // The model: parameters and biases of buckets.
-std::vector<NamedTensor> named_model(const ParameterTable& table, const HostState& host_state) {
+std::vector<NamedTensor> named_model(const ParameterTable& table, const HostState& host_state,
+                                     bool optional_biases = false) {
   std::vector<NamedTensor> tensors = named(table, host_state.view(State::kMasterParams), "");
   for (const BucketBiasEntry& entry : host_state.bucket_bias_table().entries)
-    tensors.push_back({entry.name, entry.shape, host_state.bucket_biases().as<float>() + entry.offset});
+    tensors.push_back(
+        {entry.name, entry.shape, host_state.bucket_biases().as<float>() + entry.offset, optional_biases});
   return tensors;
+}
+
+void set_zero(const Tensor& tensor) {
+  if (tensor) std::memset(tensor.data, 0, static_cast<size_t>(tensor.bytes()));
 }
 
 std::vector<NamedTensor> moments(const ParameterTable& table, const Tensor& first, const Tensor& second) {
@@ -196,14 +202,18 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
 }
 
 void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state) {
-  for (const State state : {State::kMasterParams, State::kFirstMoment, State::kSecondMoment}) {
-    const Tensor all = host_state.view(state);
-    if (all) std::memset(all.data, 0, static_cast<size_t>(all.bytes()));  // what lies between tensors
-  }
+  for (const State state : {State::kMasterParams, State::kFirstMoment, State::kSecondMoment})
+    set_zero(host_state.view(state));  // what lies between tensors
   read_safetensors(fs::path(checkpoint) / kModelFile, named_model(table, host_state), kBucketBiasName);
   if (!host_state.has_moments()) return;
   read_safetensors(fs::path(checkpoint) / kOptimizerFile,
                    moments(table, host_state.view(State::kFirstMoment), host_state.view(State::kSecondMoment)));
+}
+
+void read_parameters(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state) {
+  set_zero(host_state.view(State::kMasterParams));
+  set_zero(host_state.bucket_biases());
+  read_safetensors(fs::path(checkpoint) / kModelFile, named_model(table, host_state, true), kBucketBiasName);
 }
 
 void load_checkpoint(const std::string& checkpoint, ParameterStore& store) {

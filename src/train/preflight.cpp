@@ -47,8 +47,19 @@ bool harmless(const std::string& key) {
   for (const char* prefix :
        {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare", "data.verify",
         "train.watchdog_seconds", "train.stop_seconds", "train.zero", "train.overlap", "train.bucket_mb",
-        "train.recompute", "train.graph", "train.check_replicas"})
+        "train.recompute", "train.graph", "train.check_replicas", "train.init_from"})
     if (key.starts_with(prefix)) return true;
+  return false;
+}
+
+// Whether a key that differs means that the parameters do, or what they are for.
+bool changes_parameters(const std::string& key, const GptConfig& a, const GptConfig& b) {
+  if (key == "model.sequence_length") return !a.rotary() || !b.rotary();
+  if (key == "model.n_kv_head") return a.kv_heads() != b.kv_heads();
+  if (key == "model.vocab_padding") return a.padded_vocab() != b.padded_vocab();
+  for (const char* other : {"model.n_layer", "model.n_head", "model.n_embd", "model.vocab_size", "model.bias",
+                            "model.positions", "model.tied_embedding", "model.shared_qk"})
+    if (key == other) return true;
   return false;
 }
 
@@ -218,6 +229,19 @@ void check_tokenizer(const CheckpointState& state, const TokenSet& set) {
   require(set.manifest().sequence_length == 0 || set.manifest().vocab_size == state.config.model.vocab_size, state.path,
           ": was trained on synthetic sequences of ", state.config.model.vocab_size, " entries, but ", set.directory(),
           " has ", set.manifest().vocab_size);
+}
+
+void check_initial_parameters(const CheckpointState& state, const Config& config, const TokenSet& set,
+                              Console& console) {
+  check_tokenizer(state, set);
+  const GptConfig &theirs = state.config.model, &ours = config.model;
+  std::string text = concat("parameters: those of ", state.path);
+  for (const Difference& d : differences(state.config, config)) {
+    require(!changes_parameters(d.key, theirs, ours), "train.init_from: ", state.path, ": was trained with ", d.key,
+            " = ", d.a, ", not ", d.b, ours.rotary() ? "" : "; only with rotary positions may sequence_length differ");
+    if (d.key.starts_with("model.")) text += concat("; ", d.key, " was ", d.a, " and is now ", d.b);
+  }
+  console.line(text);
 }
 
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,

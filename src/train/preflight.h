@@ -54,6 +54,11 @@ std::string data_fingerprint(const TokenSet& set);
 // Throws Error unless the set's tokens are of the checkpoint's tokenizer.
 void check_tokenizer(const CheckpointState& state, const TokenSet& set);
 
+// Whether a run may begin with the parameters of a checkpoint (train.init_from). Throws Error if that is of a model
+// with other parameters, or of another tokenizer; says what else of the model differs.
+void check_initial_parameters(const CheckpointState& state, const Config& config, const TokenSet& set,
+                              Console& console);
+
 // Whether config may go on from a checkpoint. Throws Error if that is of another model or tokenizer; warns of whatever
 // else will make the run another one than it would have been without the stop.
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,

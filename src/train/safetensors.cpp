@@ -83,22 +83,26 @@ void read_safetensors(const std::string& path, const std::vector<NamedTensor>& t
   const InputFile file(path);
   int64_t start = 0;
   const SortedJson header = read_header(file, &start);
-  std::vector<int64_t> offsets;
+  std::vector<std::optional<int64_t>> offsets;
   std::set<std::string> known{"__metadata__"};
   for (const NamedTensor& tensor : tensors) {
     known.insert(tensor.name);
     const auto entry = header.find(tensor.name);
+    if (entry == header.end() && tensor.optional) {
+      offsets.emplace_back();
+      continue;
+    }
     require(entry != header.end(), path, ": has no tensor \"", tensor.name, "\"");
     const std::optional<int64_t> offset = offset_of(*entry, tensor, file.size() - start);
     require(offset.has_value(), path, ": tensor \"", tensor.name, "\" must be F32 ", Json(tensor.shape).dump(),
             " within the file, not ", abbreviate(entry->dump(-1, ' ', false, SortedJson::error_handler_t::replace)));
-    offsets.push_back(*offset);
+    offsets.push_back(offset);
   }
   for (const auto& [name, entry] : header.items())
     require(known.contains(name) || (!ignored.empty() && name.find(ignored) != std::string::npos), path,
             ": has a tensor \"", abbreviate(name), "\" that this model does not have");
   for (size_t i = 0; i < tensors.size(); ++i)
-    file.read(start + offsets[i], tensors[i].data, static_cast<int64_t>(bytes_of(tensors[i])));
+    if (offsets[i]) file.read(start + *offsets[i], tensors[i].data, static_cast<int64_t>(bytes_of(tensors[i])));
 }
 
 }  // namespace scfa

@@ -13,7 +13,8 @@ namespace scfa {
 struct NamedTensor {
   std::string name;
   std::vector<int64_t> shape;
-  float* data;  // on the host
+  float* data;            // on the host
+  bool optional = false;  // when read: may be missing, and is left as it is then
 };
 
 using TensorMetadata = std::map<std::string, std::string>;  // becomes "__metadata__"

@@ -2,41 +2,66 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "core/signals.h"
 #include "train/machine.h"
 #include "train/preflight.h"
 #include "train/run_folder.h"
 
 namespace scfa {
 
-std::optional<CheckpointState> choose_start(const TrainOptions& options, const RunInputs& inputs, RunControl& control) {
-  const std::string run = run_folder(inputs.config);
-  if (!options.resume) {
-    if (!options.overwrite) require_no_run(run);
-    return {};
+namespace {
+
+CheckpointState find_initial_parameters(const RunInputs& inputs, Console& console) {
+  std::optional<CheckpointState> found;
+  try {
+    found = find_checkpoint(inputs.config.train.init_from);
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const Error& error) {
+    fail("train.init_from: ", error.what());
   }
-  std::optional<CheckpointState> checkpoint = find_start(run, options.resume_from, control.console);
-  if (checkpoint)
-    check_resumable(*checkpoint, inputs.config, inputs.train_set, device_name(inputs.ctx.device()),
-                    control.world.size(), control.console);
-  return checkpoint;
+  for (const std::string& line : found->skipped) console.warning(line);
+  check_initial_parameters(*found, inputs.config, inputs.train_set, console);
+  return *std::move(found);
 }
 
-TrainingState load_start(RunControl& control, TrainingMemory& memory, const std::optional<CheckpointState>& checkpoint,
-                         uint64_t seed) {
-  std::optional<TrainingState> start;
-  if (checkpoint) start = {checkpoint->step, checkpoint->tokens, checkpoint->validation_loss};
-  start = control.world.broadcast("where to start", start);
-  if (!start) {
-    memory.store.init(seed);
+}  // namespace
+
+Start choose_start(const TrainOptions& options, const RunInputs& inputs, RunControl& control) {
+  const std::string run = run_folder(inputs.config);
+  Start start;
+  if (options.resume)
+    start.checkpoint = find_start(run, options.resume_from, control.console);
+  else if (!options.overwrite)
+    require_no_run(run);
+  if (start.checkpoint)
+    check_resumable(*start.checkpoint, inputs.config, inputs.train_set, device_name(inputs.ctx.device()),
+                    control.world.size(), control.console);
+  else if (!inputs.config.train.init_from.empty())
+    start.init_from = find_initial_parameters(inputs, control.console);
+  return start;
+}
+
+TrainingState load_start(RunControl& control, TrainingMemory& memory, const Start& start, const Config& config) {
+  const std::optional<CheckpointState>& checkpoint = start.checkpoint;
+  std::optional<TrainingState> state;
+  if (checkpoint) state = {checkpoint->step, checkpoint->tokens, checkpoint->validation_loss};
+  state = control.world.broadcast("where to start", state);
+  if (!state && config.train.init_from.empty()) {
+    memory.store.init(static_cast<uint64_t>(config.seed));
     return {};
   }
-  HostState host_state(memory.store, true, control.world.is_rank0());
-  control.world.run_on_rank0("reading the checkpoint",
-                             [&] { read_checkpoint(checkpoint->path, memory.store.table(), host_state); });
+  HostState host_state(memory.store, state.has_value(), control.world.is_rank0());
+  control.world.run_on_rank0("reading the checkpoint", [&] {
+    if (checkpoint)
+      read_checkpoint(checkpoint->path, memory.store.table(), host_state);
+    else
+      read_parameters(start.init_from->path, memory.store.table(), host_state);
+  });
   memory.replicas->upload(host_state);
   if (checkpoint)
     control.console.line(fmt::format("resumed from {} after step {}", checkpoint->path, checkpoint->step));
-  return *start;
+  return state.value_or(TrainingState());
 }
 
 }  // namespace scfa

@@ -1,4 +1,4 @@
-// Where a run starts: anew, or from a checkpoint.
+// Where a run starts: anew, with random parameters or those of another run, or from a checkpoint.
 #pragma once
 #include <optional>
 #include <string>
@@ -11,12 +11,17 @@
 
 namespace scfa {
 
-// The checkpoint that a run goes on from, if any: rank 0's to find. Checks only: what is there stays as it is. Throws
-// Error if the options do not fit what is there, or the config does not fit the checkpoint.
-std::optional<CheckpointState> choose_start(const TrainOptions& options, const RunInputs& inputs, RunControl& control);
+// At most one of them.
+struct Start {
+  std::optional<CheckpointState> checkpoint;  // goes on from it
+  std::optional<CheckpointState> init_from;   // begins with its parameters
+};
+
+// Rank 0's to find. Checks only: what is there stays as it is. Throws Error if the options do not fit what is there, or
+// the config does not fit the checkpoint.
+Start choose_start(const TrainOptions& options, const RunInputs& inputs, RunControl& control);
 
 // Fills the memory of all ranks, from rank 0's checkpoint or with initial values. Rank 0 alone knows of a checkpoint.
-TrainingState load_start(RunControl& control, TrainingMemory& memory, const std::optional<CheckpointState>& checkpoint,
-                         uint64_t seed);
+TrainingState load_start(RunControl& control, TrainingMemory& memory, const Start& start, const Config& config);
 
 }  // namespace scfa

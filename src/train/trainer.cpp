@@ -47,10 +47,10 @@ class Trainer {
   TrainResult run() {
     check_inputs(control_, inputs_, options_);
     std::unique_ptr<FolderLock> lock;
-    std::optional<CheckpointState> checkpoint;
+    Start begin;
     control_.world.run_on_rank0("looking at the run's folder", [&] {
       lock = check_folder();
-      checkpoint = choose_start(options_, inputs_, control_);
+      begin = choose_start(options_, inputs_, control_);
     });
     check_text(control_, inputs_);
     if (options_.dry_run) {
@@ -59,7 +59,7 @@ class Trainer {
       control_.console.line("dry run: everything is in order; nothing was allocated or written");
       return {};
     }
-    start(checkpoint);
+    start(begin);
     train_steps();
     return finish();
   }
@@ -78,11 +78,12 @@ class Trainer {
   }
 
   // Makes everything that takes memory, then the run's folder: until then an earlier run is as it was.
-  void start(const std::optional<CheckpointState>& checkpoint) {
+  void start(const Start& begin) {
+    const std::optional<CheckpointState>& checkpoint = begin.checkpoint;
     World& world = control_.world;
     memory_ = allocate_training(world, inputs_.ctx, config(), inputs_.train_set, inputs_.recompute, options_.share_gpu);
     if (world.size() > 1) control_.console.line(memory_->replicas->describe());
-    state_ = load_start(control_, *memory_, checkpoint, static_cast<uint64_t>(config().seed));
+    state_ = load_start(control_, *memory_, begin, config());
     if (checkpoint && state_.step >= config().train.steps)
       control_.console.line(concat("all ", config().train.steps, " steps of the run are done; --train.steps N with a ",
                                    "larger N goes on"));

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "comm/socket.h"
+#include "data/json_file.h"
 #include "support/run_program.h"
 #include "support/tiny_run.h"
 #include "train/config_io.h"
