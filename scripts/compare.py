@@ -88,14 +88,16 @@ def warn_of_differences(plan, sets):
 
 def warn_of_settings(runs):
     for key, meaning in (("train.batch_size", "the data order differs"), ("data.order", "the data order differs"),
-                         ("eval.windows", "losses are of other windows")):
+                         ("eval.windows", "losses are of other windows"), ("train.init_from", "some have been trained before")):
         values = {}
         for run in runs:
             if run.settings is None:
                 continue
             value = run.settings
             for part in key.split("."):
-                value = value[part]
+                value = value.get(part, "")
+            if key == "train.init_from":  # where parameters are from is the business of each run
+                value = "another run's parameters" if value else "random parameters"
             values.setdefault(str(value), run.config)
         if len(values) > 1:
             warn(f"{key} is " + ", ".join(f"{v} in {c}" for v, c in values.items()) + f": {meaning}")

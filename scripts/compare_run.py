@@ -75,7 +75,7 @@ class TimingRun(Child):
 
     def begin(self, where):
         self.runner.progress.line(f"{self.config}: measuring its speed in {self.steps} steps{where}")
-        return [*self.runner.options(self.config, self.runner.plan["seeds"][0], [
+        return [*self.runner.options(self.config, self.runner.wanted[0][2], [
             ("train.steps", self.steps), ("eval.every", 0), ("eval.windows", 1), ("checkpoint.every", 0)]), "--overwrite"]
 
     def end(self):
@@ -151,9 +151,9 @@ class Runner:
     def of_seed(key, value, seed):
         return str(value).replace("{seed}", str(seed)) if key == "train.init_from" else value
 
-    def check(self, config):
+    def check(self, config, seed):
         """Lets ./train check the config before anything is trained."""
-        options = self.options(config, self.plan["seeds"][0], [("data.verify", "false")])
+        options = self.options(config, seed, [("data.verify", "false")])
         name = f"{config}.check"  # of no run
         done = subprocess.run([*self.train, *options, "--runs", str(self.out / "runs"), "--name", name, "--dry-run"],
                               capture_output=True, text=True, check=False)
@@ -228,9 +228,12 @@ class Runner:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda number, _: self.signals.append(number))
         jobs = [job for job in self.wanted if not self.is_finished(*job)]
-        for config in dict.fromkeys(job[1] for job in jobs):
-            if not self.signal:
-                self.check(config)
+        of_first = dict(reversed([(config, seed) for _, config, seed, _ in jobs]))
+        for config, seed in dict.fromkeys((config, seed) for _, config, seed, _ in jobs):
+            settings = [*self.plan["set"], *self.plan["configs"][config]["overrides"]]
+            of_seed = any(key == "train.init_from" and "{seed}" in value for key, value in settings)
+            if not self.signal and (of_seed or seed == of_first[config]):
+                self.check(config, seed)
         if self.signal:
             return []
         self.save_plan()

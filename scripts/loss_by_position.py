@@ -23,6 +23,7 @@ COLUMNS = ("config", "seed", "step", "first", "last", "tokens", "loss")
 def main(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="the --out of compare.py")
+    parser.add_argument("--configs", metavar="NAME,...", help="only these; default: all")
     parser.add_argument("--seeds", metavar="N,...", help="only these; default: all")
     parser.add_argument("--evaluate", default="./evaluate", metavar="PROGRAM", help="default: %(default)s")
     args = parser.parse_args(words)
@@ -36,7 +37,9 @@ def main(words):
     for run in sorted((args.out / "runs").glob("*-s*")):
         match = re.fullmatch(r"(.+)-s(\d+)(|-tokens|-seconds)", run.name)
         key = (match[1] + match[3], int(match[2])) if match else None
-        if key not in finished or key in known or (args.seeds and match[2] not in args.seeds.split(",")) or not list(run.glob("checkpoint-*")):
+        if key not in finished or key in known or not list(run.glob("checkpoint-*")):
+            continue
+        if (args.seeds and match[2] not in args.seeds.split(",")) or (args.configs and match[1] not in args.configs.split(",")):
             continue
         with tempfile.TemporaryDirectory() as folder:
             table = pathlib.Path(folder) / "evaluation.csv"

@@ -47,6 +47,11 @@ class Recall(unittest.TestCase):
             again = self.run_recall(*SMALL, *words)
             self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
             self.assertIn(f"was made with another {words[0]}; give another --out", again.stderr)
+        config = self.out / "configs/dense_32.json"
+        config.write_text(config.read_text(encoding="utf-8").replace("512", "511"), encoding="utf-8")
+        again = self.run_recall(*SMALL)
+        self.assertEqual((again.returncode, again.stderr), (1, f"recall.py: {config}: there are runs with other settings; give another --out\n"))
+        self.assertIn("511", config.read_text(encoding="utf-8"))
 
     def test_models_begin_with_the_parameters_of_shorter_ones(self):
         self.assertEqual(self.run_recall(*SMALL, "--patterns", "dense").returncode, 0)

@@ -100,7 +100,8 @@ def list_experiments(args):
     seconds = {}
     with tempfile.TemporaryDirectory() as nothing:
         out = pathlib.Path(nothing)
-        context = reproduce_experiments.Context(args.scale, out, args.programs, args.data, args.bytes, seeds=args.seeds, everything=args.all)
+        context = reproduce_experiments.Context(args.scale, out, args.programs, args.data, args.bytes, seeds=args.seeds, everything=args.all,
+                                                experiments=args.experiments)
         for name, experiment in args.experiments.items():
             seconds[name] = sum(cost for _, _, cost in experiment.steps(context, out / name))
         for name, experiment in args.experiments.items():
@@ -210,7 +211,8 @@ def main(arguments):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         fail(f"--out: {args.out}: another reproduce.sh is at work there")
-    context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds, args.all)
+    context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds, args.all,
+                                            args.experiments)
     if args.report_only:
         report(context)
     else:

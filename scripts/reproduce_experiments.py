@@ -29,7 +29,7 @@ RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,h
 # Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 47 % with 8 pairs, 33 % with 65,536 tokens per step and 32 pairs, and
 # 100 % after 300 M (one H200, 29 November 2026).
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
-# Sequences of 16,384 tokens are not learned from nothing in 300 M tokens (docs/results.md).
+# From random parameters, sequences of 16,384 tokens are not learned in 300 M tokens (docs/results.md).
 RECALL_LONG = ["--lengths", "16384,32768", "--patterns", "near_dense_separate,near_far_separate_probes2,near_far_separate,near_blocks,window",
                "--init-from", "FOLDER/mqar/1024/runs/near_dense_separate-s{seed}"]
 RECALL_SMOKE = ["--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width", "32", "--vocabulary",
@@ -79,7 +79,7 @@ SCALES = {
     "small": Scale(
         lengths=LENGTHS, model=GPT2, batch=65_536, steps=750, schedule=COSINE, windows=64,
         recall={"train": (["--lengths", "1024", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_FEW], 75),
-                "train_more": (["--lengths", "1024,4096", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 85),
+                "train_more": (["--lengths", "1024,4096", "--tokens", "300M", *RECALL_BUDGET, "--patterns", RECALL_PATTERNS], 95),
                 "train_long": (["--tokens", "100M", *RECALL_BUDGET, *RECALL_LONG], 65)},
         bench=["--length", "256,512,1024,2048,4096,8192,16384,32768,65536", "--repeats", "5"],
         peers=["--lengths", "256,512,1024,2048,4096,8192,16384,32768", "--repeats", "5"], flex=["--lengths", "8192,16384", "--repeats", "3"]),
@@ -97,11 +97,11 @@ SCALES = {
 
 
 class Context:
-    """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None. everything: of each experiment,
-    not just what answers its question; always at smoke."""
-    def __init__(self, scale_name, out, programs, data, bytes_data, gpus=None, ranks=None, seeds=None, everything=False):
+    """What the command line says. data, bytes_data: prepared sets of GPT-2 tokens and of bytes, or None. everything: all patterns and
+    lengths, not only the main ones; always at smoke. experiments: names of those to be run."""
+    def __init__(self, scale_name, out, programs, data, bytes_data, gpus=None, ranks=None, seeds=None, everything=False, experiments=()):
         self.scale_name, self.scale, self.out = scale_name, SCALES[scale_name], out
-        self.everything = everything or scale_name == "smoke"
+        self.everything, self.experiments = everything or scale_name == "smoke", experiments
         self.data, self.bytes_data, self.seeds = data, bytes_data, seeds or self.scale.seeds
         self.gpus, self.ranks = ["--gpus", gpus] if gpus else [], ranks
         path = str(programs)
@@ -128,6 +128,7 @@ class Experiment:
     data = None  # of Context: what the experiment needs
     home = None
     step_names = ()
+    steps_of_all = ()  # which are run with --all only
 
     def steps(self, context, folder):
         """(name, command, cost) of what is to be run."""
@@ -161,7 +162,7 @@ def line_name(row):
 
 
 def timing_plot(rows, column, title, wanted):
-    """Medians; of total_ms, which has them, with bands from the 20th to the 80th percentile."""
+    """Medians; total_ms also has bands from the 20th to the 80th percentile."""
     lines, bands = {}, {}
     for row in rows:
         if wanted(row) and float(row[column]) > 0:
@@ -194,8 +195,9 @@ def bucket_pairs_plot(rows, title):
 
 
 class Runtime(Experiment):
-    """Attention alone, forward, backward and both, against the sequence length: medians, for both with a band from the 20th to the 80th
-    percentile, on random buckets as in the paper. Everything that a layer does is included: hashing, sorting, gathering, scattering."""
+    """Attention alone, forward, backward and both, against the sequence length, on random buckets as in the paper: medians; the sum of
+    forward and backward also has a shaded band from the 20th to the 80th percentile, where that is wide enough to be seen. Everything that
+    a layer does is included: hashing, sorting, gathering, scattering."""
     title = "Time of attention against sequence length"
     step_names = ("bench", "peers", "flex")
 
@@ -362,10 +364,10 @@ class Quality(Experiment):
         tokens = context.scale.steps * context.scale.sequences(self.length) * context.scale.lengths[self.length]
         train = [sys.executable, SCRIPTS / "compare.py", "--data", getattr(context, self.data), "--out", folder, "--tokens", tokens, "--seeds",
                  context.seeds, "--baseline", self.baseline(), "--train", context.train_command(), *context.gpus, *configs]
-        positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--seeds", context.seeds, "--evaluate",
-                     context.program("evaluate")]
+        positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--configs", ",".join(patterns), "--seeds",
+                     context.seeds, "--evaluate", context.program("evaluate")]
         seeds = [int(seed) for seed in context.seeds.split(",")]
-        at_home = EXPERIMENTS[self.home].few if self.home else []  # their time is counted there
+        at_home = EXPERIMENTS[self.home].few if self.home in context.experiments else []  # their time is counted there
         counted = [name for name in patterns if name not in at_home]
         missing = len(counted) * len(seeds) - sum(run.seed in seeds and run.config in counted for run in runs)
         return [(self.step_names[0], train, RUN_SECONDS[self.length] * missing + 1), (self.step_names[1], positions, 8 * missing + 1)]
@@ -415,8 +417,11 @@ class Quality(Experiment):
             if layers:
                 parts.append(line_plot(layers, f"{config}, seed {run.seed}: effective buckets by layer, means over heads", "step",
                                        "effective buckets"))
-        unfinished = len(self.patterns) - len({run.config for run in runs})
-        without = f" ({unfinished} configs have none yet)" if unfinished else ""
+        missing = [name for name in self.patterns if name not in {run.config for run in runs}]
+        main = sum(name in self.few for name in missing)
+        without = [f"{main} configs have none yet"] if main else []
+        without += [f"--all has {len(missing) - main} more"] if len(missing) > main else []
+        without = f" ({'; '.join(without)})" if without else ""
         gpus, commits = (", ".join(sorted({row[column] for run in runs for row in run.rows})) for column in ("gpu", "commit"))
         parts.append(note(f"{len(runs)} finished runs{without} on {gpus}, programs built from {commits}."))
         return "\n".join([*parts, "" if self.home else preformatted(folder / "table.md")])
@@ -533,15 +538,15 @@ def write_figures(out):
 # ---- the others -------------------------------------------------------------------------------------------------------
 
 class Recall(Experiment):
-    """Accuracy by distance on synthetic sequences. At the longest lengths models begin with the parameters of one trained on short ones,
-    whose hashing heads were dense."""
+    """Accuracy by distance on synthetic sequences. At 16,384 tokens and more, models begin with the parameters of one trained on 1,024
+    tokens, with dense heads in place of those that hash."""
     title = "Recall by distance"
-    step_names = ("train", "train_more", "train_long")
+    step_names, steps_of_all = ("train", "train_more", "train_long"), ("train_more", "train_long")
 
     def steps(self, context, folder):
-        steps = []
+        steps, planned = [], set()
         for step, (options, seconds) in context.scale.recall.items():
-            if step != "train" and not context.everything:
+            if step in self.steps_of_all and not context.everything:
                 continue
             options = [option.replace("FOLDER", str(folder)) for option in options]
             patterns, lengths = (options[options.index(option) + 1].split(",") for option in ("--patterns", "--lengths"))
@@ -549,7 +554,8 @@ class Recall(Experiment):
             measured = {(row["T"], row["pattern"], row["seed"]) for path in folder.glob("*.csv") for row in read_csv(path)}
             command = [sys.executable, SCRIPTS / "recall.py", "--out", folder, "--programs", context.prefix, "--seeds", context.seeds,
                        *context.gpus, *options]
-            steps.append((step, command, seconds * len(wanted - measured) + 1))
+            steps.append((step, command, seconds * len(wanted - measured - planned) + 1))
+            planned |= wanted
         return steps
 
     def problem(self, context, step):
@@ -559,7 +565,7 @@ class Recall(Experiment):
         run = options[options.index("--init-from") + 1].replace("FOLDER", str(context.out / "recall"))
         runs = [pathlib.Path(run.replace("{seed}", seed)) for seed in context.seeds.split(",")]
         missing = [run for run in runs if not list(run.glob("checkpoint-*/checkpoint.xxh3"))]
-        return f"needs the checkpoint of {missing[0]}, by recall (train)" if missing else None
+        return f"needs the checkpoint of {missing[0]}, which recall (train) leaves there in a new --out" if missing else None
 
     def report(self, folder):
         parts = []

@@ -56,7 +56,8 @@ def stamps_of(experiment, folder):
 
 def section(experiment, name, folder):
     parts = [f"<h2 id='{name}'>{html.escape(experiment.title)}</h2>", note(experiment.__doc__), experiment.report(folder)]
-    missing = [step for step in experiment.step_names if not (folder / f"{step}.done.json").exists()]
+    missing = [step + (" (of --all)" if step in experiment.steps_of_all else "") for step in experiment.step_names
+               if not (folder / f"{step}.done.json").exists()]
     if missing:
         parts.append(note(f"Not done yet, of {len(experiment.step_names)} steps: {', '.join(missing)}."))
     for stamp in stamps_of(experiment, folder):

@@ -17,7 +17,7 @@ import xml.etree.ElementTree
 import svg_plot
 from compare_report import Run, seconds_to
 from prepare_dataset import TOP
-from reproduce_experiments import EXPERIMENTS, SCALES, SpeedUp, bound, speed_table, speed_ups
+from reproduce_experiments import EXPERIMENTS, SCALES, Context, SpeedUp, bound, speed_table, speed_ups
 from reproduce_report import machine
 
 
@@ -52,6 +52,18 @@ class Settings(unittest.TestCase):
             self.assertEqual((shared["batch_size"], shared["batch_size"] % (2 * shared["micro_batch_size"])), (sequences, 0))
         committed = json.loads((TOP / "results/small/quality_8k/configs/near_far.json").read_text(encoding="utf-8"))
         self.assertEqual(EXPERIMENTS["quality_8k"].config(SCALES["small"], "near_far"), committed)
+
+    def test_more_patterns_may_follow(self):
+        """With --all each step is another one than without, or is left out."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = pathlib.Path(folder)
+            few, more = ({(name, step): command for name in ("quality_16k", "recall")
+                          for step, command, _ in EXPERIMENTS[name].steps(Context("small", out, ".", "d", "b", everything=everything), out / name)}
+                         for everything in (False, True))
+        self.assertEqual(set(more) - set(few), {("recall", "train_more"), ("recall", "train_long")})
+        for step in ("train", "positions"):
+            self.assertNotEqual(few["quality_16k", step], more["quality_16k", step])
+        self.assertIn(f"{out}/recall/mqar/1024/runs/near_dense_separate-s{{seed}}", more["recall", "train_long"])
 
     def test_every_config_is_one_that_train_accepts(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -210,10 +210,14 @@ void read_checkpoint(const std::string& checkpoint, const ParameterTable& table,
                    moments(table, host_state.view(State::kFirstMoment), host_state.view(State::kSecondMoment)));
 }
 
-void read_parameters(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state) {
+void read_parameters(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state,
+                     bool bucket_biases) {
   set_zero(host_state.view(State::kMasterParams));
   set_zero(host_state.bucket_biases());
-  read_safetensors(fs::path(checkpoint) / kModelFile, named_model(table, host_state, true), kBucketBiasName);
+  read_safetensors(
+      fs::path(checkpoint) / kModelFile,
+      bucket_biases ? named_model(table, host_state, true) : named(table, host_state.view(State::kMasterParams), ""),
+      kBucketBiasName);
 }
 
 void load_checkpoint(const std::string& checkpoint, ParameterStore& store) {

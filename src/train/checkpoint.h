@@ -65,8 +65,10 @@ bool is_checkpoint_folder(const std::string& path);
 // tensor that does not fit.
 void read_checkpoint(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state);
 
-// The same of the parameters alone. Biases of buckets that the checkpoint does not have become 0.
-void read_parameters(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state);
+// The same of the parameters alone. Biases of buckets that the checkpoint does not have become 0; without bucket_biases
+// all of them do.
+void read_parameters(const std::string& checkpoint, const ParameterTable& table, const HostState& host_state,
+                     bool bucket_biases);
 
 // Fills the parameters of a store that is not sharded, and its moments if it has any.
 void load_checkpoint(const std::string& checkpoint, ParameterStore& store);

@@ -104,11 +104,11 @@ void visit_fields(ConfigT& c, Visit&& visit) {
     visit("model", key, value, meaning, rule);
   });
   visit("train", "steps", c.train.steps, "optimizer steps", between(1, 4e9));
-  visit(
-      "train", "init_from", c.train.init_from,
-      "a run, or a checkpoint, whose parameters this run begins with, instead of random ones; its attention, text and, "
-      "with rotary positions, sequence_length may be others. The optimizer begins anew",
-      any);
+  visit("train", "init_from", c.train.init_from,
+        "a run, or a checkpoint, to take the initial parameters from, instead of random ones. Attention and data may "
+        "differ "
+        "from that run's, and with rotary positions sequence_length too. Step and optimizer state start from zero",
+        any);
   visit("train", "batch_size", c.train.batch_size, "sequences per step, over all micro-batches and ranks", at_least(1));
   visit("train", "micro_batch_size", c.train.micro_batch_size,
         "sequences that a rank computes at a time; times the number of ranks it must divide batch_size", at_least(1));

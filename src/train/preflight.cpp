@@ -47,14 +47,14 @@ bool harmless(const std::string& key) {
   for (const char* prefix :
        {"name", "runs", "device", "eval.", "checkpoint.", "log.", "data.directory", "data.prepare", "data.verify",
         "train.watchdog_seconds", "train.stop_seconds", "train.zero", "train.overlap", "train.bucket_mb",
-        "train.recompute", "train.graph", "train.check_replicas", "train.init_from"})
+        "train.recompute", "train.graph", "train.check_replicas"})
     if (key.starts_with(prefix)) return true;
   return false;
 }
 
-// Whether a key that differs means that the parameters do, or what they are for.
+// Whether a key whose values differ changes the shapes or the meaning of the parameters.
 bool changes_parameters(const std::string& key, const GptConfig& a, const GptConfig& b) {
-  if (key == "model.sequence_length") return !a.rotary() || !b.rotary();
+  if (key == "model.sequence_length") return !a.rotary() && !b.rotary();
   if (key == "model.n_kv_head") return a.kv_heads() != b.kv_heads();
   if (key == "model.vocab_padding") return a.padded_vocab() != b.padded_vocab();
   for (const char* other : {"model.n_layer", "model.n_head", "model.n_embd", "model.vocab_size", "model.bias",
@@ -238,9 +238,13 @@ void check_initial_parameters(const CheckpointState& state, const Config& config
   std::string text = concat("parameters: those of ", state.path);
   for (const Difference& d : differences(state.config, config)) {
     require(!changes_parameters(d.key, theirs, ours), "train.init_from: ", state.path, ": was trained with ", d.key,
-            " = ", d.a, ", not ", d.b, ours.rotary() ? "" : "; only with rotary positions may sequence_length differ");
-    if (d.key.starts_with("model.")) text += concat("; ", d.key, " was ", d.a, " and is now ", d.b);
+            " = ", d.a, ", not ", d.b,
+            d.key == "model.sequence_length" ? "; it may differ with model.positions rotary only" : "");
+    const bool of_directions = d.key == "seed" && BucketBiasTable(ours).length > 0;
+    if (d.key.starts_with("model.") || of_directions) text += concat("; ", d.key, " was ", d.a, " and is now ", d.b);
+    if (of_directions) text += ", so that buckets are others and their biases begin at 0";
   }
+  if (describe_schedule(theirs) != describe_schedule(ours)) text += "; attention was " + describe_schedule(theirs);
   console.line(text);
 }
 
@@ -249,8 +253,8 @@ void check_resumable(const CheckpointState& state, const Config& config, const T
   constexpr const char* kOther = ": the run will not be what it would have been without the stop";
   check_tokenizer(state, set);
   for (const Difference& d : differences(state.config, config)) {
-    require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), state.path, ": was trained with ", d.key,
-            " = ", d.a, ", not ", d.b);
+    require(!d.key.starts_with("model.") && !d.key.starts_with("attention") && d.key != "train.init_from", state.path,
+            ": was trained with ", d.key, " = ", d.a, ", not ", d.b);
     if (!harmless(d.key)) console.warning(concat(d.key, " was ", d.a, " and is now ", d.b, kOther));
   }
   if (state.data != data_fingerprint(set))

@@ -55,7 +55,7 @@ std::string data_fingerprint(const TokenSet& set);
 void check_tokenizer(const CheckpointState& state, const TokenSet& set);
 
 // Whether a run may begin with the parameters of a checkpoint (train.init_from). Throws Error if that is of a model
-// with other parameters, or of another tokenizer; says what else of the model differs.
+// with other parameters, or of another tokenizer; says what else of the model and its attention differs.
 void check_initial_parameters(const CheckpointState& state, const Config& config, const TokenSet& set,
                               Console& console);
 

@@ -2,12 +2,16 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include <filesystem>
+
 #include "core/signals.h"
 #include "train/machine.h"
 #include "train/preflight.h"
 #include "train/run_folder.h"
 
 namespace scfa {
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -21,6 +25,10 @@ CheckpointState find_initial_parameters(const RunInputs& inputs, Console& consol
     fail("train.init_from: ", error.what());
   }
   for (const std::string& line : found->skipped) console.warning(line);
+  std::error_code error;
+  const fs::path its_run = fs::weakly_canonical(found->path, error).parent_path();
+  require(!fs::equivalent(its_run, run_folder(inputs.config), error), "train.init_from: ", found->path,
+          ": is of the run that --overwrite replaces; give this one another --name");
   check_initial_parameters(*found, inputs.config, inputs.train_set, console);
   return *std::move(found);
 }
@@ -55,8 +63,9 @@ TrainingState load_start(RunControl& control, TrainingMemory& memory, const Star
   control.world.run_on_rank0("reading the checkpoint", [&] {
     if (checkpoint)
       read_checkpoint(checkpoint->path, memory.store.table(), host_state);
-    else
-      read_parameters(start.init_from->path, memory.store.table(), host_state);
+    else  // hashes of another seed have other directions
+      read_parameters(start.init_from->path, memory.store.table(), host_state,
+                      start.init_from->config.seed == config.seed);
   });
   memory.replicas->upload(host_state);
   if (checkpoint)

@@ -21,7 +21,8 @@ struct Start {
 // the config does not fit the checkpoint.
 Start choose_start(const TrainOptions& options, const RunInputs& inputs, RunControl& control);
 
-// Fills the memory of all ranks, from rank 0's checkpoint or with initial values. Rank 0 alone knows of a checkpoint.
+// Fills the memory of all ranks: from rank 0's checkpoint, with the parameters of another run or with random ones. Rank
+// 0 alone knows of a checkpoint; whether there is init_from all know by the config.
 TrainingState load_start(RunControl& control, TrainingMemory& memory, const Start& start, const Config& config);
 
 }  // namespace scfa

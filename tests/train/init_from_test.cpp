@@ -30,7 +30,7 @@ class InitFrom : public testing::TestWithParam<Device> {
     config = tiny.config("hash", name_of(GetParam()));
     config.model.positions = "rotary";
     config.model.attention[0][0].bias_rate = 0.1;
-    first = tiny.run(config);
+    tiny.run(config);
     source = tiny.path("");
     next = config;
     next.name = "next";
@@ -45,14 +45,12 @@ class InitFrom : public testing::TestWithParam<Device> {
 
   TinyRun tiny;
   Config config, next;
-  TrainResult first;
   std::string source;
 };
 
 TEST_P(InitFrom, BeginsWhereTheOtherEnded) {
   next.train.steps = 1;
-  next.model.attention[0][0].bias_rate = 0;  // the other's biases are left behind
-  config.model.attention[0][0].bias_rate = 0;
+  config.model.attention[0][0].bias_rate = next.model.attention[0][0].bias_rate = 0;  // which changes in the step
   tiny.run(config, {.overwrite = true});
   const double loss = find_checkpoint(source).validation_loss.value();
   EXPECT_EQ(tiny.run(next).validation_loss, loss);
@@ -69,7 +67,10 @@ TEST_P(InitFrom, TakesOverTheParametersAtAnotherLengthWithOtherAttention) {
   next.train.batch_size = next.train.micro_batch_size = 2;
   next.eval.windows = 2;
   tiny.run(next);
-  EXPECT_NE(tiny.out.find("; model.sequence_length was 64 and is now 128\n"), std::string::npos) << tiny.out;
+  EXPECT_NE(tiny.out.find("; model.sequence_length was 64 and is now 128; attention was hash with 4 buckets, balanced "
+                          "by a learned bias\n"),
+            std::string::npos)
+      << tiny.out;
   const SafetensorsFile before = last_model("tiny", "checkpoint-00000012"),
                         after = last_model("next", "checkpoint-00000002");
   size_t compared = 0;
@@ -91,7 +92,7 @@ TEST_P(InitFrom, BiasesOfTheSameBucketsAreTakenOverAndOthersAreZero) {
   ASSERT_EQ(store.bucket_bias_table().entries.size(), 4u);
   HostState state(store, false);
   for (int64_t i = 0; i < state.bucket_biases().numel(); ++i) state.bucket_biases().as<float>()[i] = 7;
-  read_parameters(source + "checkpoint-00000012", store.table(), state);
+  read_parameters(source + "checkpoint-00000012", store.table(), state, true);
   const SafetensorsFile before = last_model("tiny", "checkpoint-00000012");
   for (const BucketBiasEntry& entry : store.bucket_bias_table().entries) {
     const float* at = state.bucket_biases().as<float>() + entry.offset;
@@ -104,6 +105,34 @@ TEST_P(InitFrom, BiasesOfTheSameBucketsAreTakenOverAndOthersAreZero) {
   }
 }
 
+// Of another seed hashes have other directions, which biases are not for.
+TEST_P(InitFrom, BiasesOfAnotherSeedAreNotTakenOver) {
+  const auto first_loss = [&](const Config& run) {
+    tiny.run(run, {.overwrite = true});
+    const std::string text = test::read_text(tiny.folder / "runs/next/metrics.jsonl");
+    const size_t at = text.find("\"loss\":", text.find("\"type\":\"step\""));
+    return text.substr(at, text.find(',', at) - at);
+  };
+  next.train.steps = 1;
+  const std::string with_biases = first_loss(next);
+  EXPECT_EQ(tiny.out.find("seed was"), std::string::npos) << tiny.out;
+  // Without its biases the model is another one.
+  Config without = next;
+  without.model.attention[0][0].bias_rate = 0;
+  EXPECT_NE(first_loss(without), with_biases);
+  next.seed = 5;
+  first_loss(next);
+  EXPECT_NE(tiny.out.find("; seed was 1337 and is now 5, so that buckets are others and their biases begin at 0"),
+            std::string::npos)
+      << tiny.out;
+  Context ctx(GetParam());
+  ParameterStore store(ctx, find_checkpoint(source).config.model, {});
+  HostState state(store, false);
+  for (int64_t i = 0; i < state.bucket_biases().numel(); ++i) state.bucket_biases().as<float>()[i] = 7;
+  read_parameters(source + "checkpoint-00000012", store.table(), state, false);
+  for (int64_t i = 0; i < state.bucket_biases().numel(); ++i) EXPECT_EQ(state.bucket_biases().as<float>()[i], 0.0f);
+}
+
 TEST_P(InitFrom, ResumingNeedsTheOtherRunNoMore) {
   next.schedule.lr = 1e-2;
   next.train.steps = 6;
@@ -112,6 +141,8 @@ TEST_P(InitFrom, ResumingNeedsTheOtherRunNoMore) {
   fs::remove_all(source);
   EXPECT_EQ(tiny.run(next, {.resume = true}).validation_loss, whole.validation_loss);
   EXPECT_NE(tiny.out.find("resumed from"), std::string::npos);
+  next.train.init_from = tiny.path("elsewhere");
+  expect_error([&] { tiny.run(next, {.resume = true}); }, {"was trained with train.init_from = ", "elsewhere"});
 }
 
 INSTANTIATE_TEST_SUITE_P(Train, InitFrom, testing::Values(Device::kCpu, Device::kGpu),
@@ -136,12 +167,19 @@ TEST_F(InitFromErrors, NameTheKeyAndLeaveNothing) {
   expect_refused({"train.init_from: ", "checkpoint-00000012: was trained with model.n_embd = 16, not 32"});
   next.model.n_embd = 16;
   next.model.sequence_length = 32;
-  expect_refused({"model.sequence_length = 64, not 32; only with rotary positions"});
+  expect_refused({"model.sequence_length = 64, not 32; it may differ with model.positions rotary only"});
+  next.model.positions = "rotary";
+  expect_refused({"was trained with model.positions = \"learned\", not \"rotary\""});
+  next.model.positions = "learned";
   next.model.sequence_length = 64;
   next.model.n_kv_head = 2;  // all of them, as before
   tiny.run(next, {.dry_run = true});
   const std::string model = tiny.path("checkpoint-00000012/model.safetensors");
   test::flip_bit(model, fs::file_size(model) / 2);
+  Config same = config;
+  same.train.init_from = tiny.path("checkpoint-00000010/");
+  expect_error([&] { tiny.run(same, {.overwrite = true}); },
+               {"train.init_from: ", "is of the run that --overwrite replaces"});
   tiny.run(next);  // of an earlier one
   EXPECT_NE(tiny.out.find("checkpoint-00000010"), std::string::npos) << tiny.out;
   EXPECT_NE(tiny.err.find("passed over"), std::string::npos) << tiny.err;

@@ -24,8 +24,8 @@ void sort_segments(Stream stream, const SegmentLists& lists, std::span<const Vis
 inline constexpr size_t kWorkListBytes = 8192;
 void build_work_lists(Stream stream, const SegmentLists& lists, const WorkLists& work, void* workspace);
 
-// As std::partition_point: the first i in [0, count] such that is_before(i) does not hold, or count. is_before holds
-// for all i up to some place and for none from there on.
+// As std::partition_point: the first i in [0, count) for which is_before(i) is false, or count. is_before is true up to
+// some i and false from there on.
 template <class IsBefore>
 __device__ int partition_point(int count, const IsBefore& is_before) {
   int low = 0, high = count;

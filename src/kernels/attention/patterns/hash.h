@@ -47,7 +47,7 @@ struct BucketOutputs {
   }
 };
 
-// What CPU and GPU have in common of AssignSegments. Calls hash_rows(outputs, rows, whether they are keys, round,
+// The part of AssignSegments that CPU and GPU share. Calls hash_rows(outputs, rows, whether they are keys, round,
 // probes) for the queries, and for keys that are not the queries, of each round. probes: a std::integral_constant, how
 // many of the best buckets are written at most.
 template <class HashRows>
