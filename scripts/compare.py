@@ -96,7 +96,7 @@ def warn_of_settings(runs):
             value = run.settings
             for part in key.split("."):
                 value = value.get(part, "")
-            if key == "train.init_from":  # where parameters are from is the business of each run
+            if key == "train.init_from":  # from which run does not matter
                 value = "another run's parameters" if value else "random parameters"
             values.setdefault(str(value), run.config)
         if len(values) > 1:

@@ -106,8 +106,8 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("train", "steps", c.train.steps, "optimizer steps", between(1, 4e9));
   visit("train", "init_from", c.train.init_from,
         "a run, or a checkpoint, to take the initial parameters from, instead of random ones. Attention and data may "
-        "differ "
-        "from that run's, and with rotary positions sequence_length too. Step and optimizer state start from zero",
+        "differ from that run's, and with rotary positions sequence_length too. Step and optimizer state start from "
+        "zero",
         any);
   visit("train", "batch_size", c.train.batch_size, "sequences per step, over all micro-batches and ranks", at_least(1));
   visit("train", "micro_batch_size", c.train.micro_batch_size,
