@@ -23,7 +23,8 @@ c, steps = json.loads(pathlib.Path(o["config"]).read_text().split("\\n", 1)[1]),
 if "bad.key" in o:
     sys.exit("train: --bad.key: there is no such key")
 if "dry-run" in o:
-    sys.exit()
+    source = o.get("train.init_from", "")
+    sys.exit(f"train: {source}: does not exist" if source and not pathlib.Path(source).exists() else None)
 folder, T = pathlib.Path(o["runs"], o["name"]), int(o.get("model.sequence_length", 50))
 folder.mkdir(parents=True, exist_ok=True)
 events = pathlib.Path(o["runs"]).parent / "events.txt"

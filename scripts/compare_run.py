@@ -151,9 +151,9 @@ class Runner:
     def of_seed(key, value, seed):
         return str(value).replace("{seed}", str(seed)) if key == "train.init_from" else value
 
-    def check(self, config, seed):
+    def check(self, config, seed, has_checkpoint):
         """Lets ./train check the config before anything is trained."""
-        options = self.options(config, seed, [("data.verify", "false")])
+        options = self.options(config, seed, [("data.verify", "false"), *([("train.init_from", "")] if has_checkpoint else [])])
         name = f"{config}.check"  # of no run
         done = subprocess.run([*self.train, *options, "--runs", str(self.out / "runs"), "--name", name, "--dry-run"],
                               capture_output=True, text=True, check=False)
@@ -233,7 +233,8 @@ class Runner:
             settings = [*self.plan["set"], *self.plan["configs"][config]["overrides"]]
             of_seed = any(key == "train.init_from" and "{seed}" in value for key, value in settings)
             if not self.signal and (of_seed or seed == of_first[config]):
-                self.check(config, seed)
+                names = [name for _, *its, name in jobs if its == [config, seed]]
+                self.check(config, seed, all(saved_step(self.out / "runs" / name) for name in names))
         if self.signal:
             return []
         self.save_plan()

@@ -238,6 +238,20 @@ def check_gpus(fixture):
     check("without --gpus", {tuple(event[2:]) for event in fixture.events("one") if event[0] == "begin"}, {("5,7", "-")})
 
 
+def check_init_from(fixture):
+    """The run that another begins with is of its seed, and needed at the first start only."""
+    source = fixture.folder / "source-1"
+    source.touch()
+    fixture.config("later", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "dense"}, fail_after=7)
+    words, configs = ("--tokens", "2k"), (f"later=later.json,train.init_from={fixture.folder}/source-{{seed}}",)
+    check("fails later", fixture.run("init", *words, "--seeds", "1", configs=configs)[0], 1)
+    source.unlink()
+    code, stdout, stderr = fixture.run("init", *words, "--seeds", "1", configs=configs)
+    check("goes on", (code, stdout.count("going on from its checkpoint")), (0, 1))
+    code, stdout, stderr = fixture.run("init", *words, "--seeds", "1,2", configs=configs)
+    check("of its seed", (code, stderr), (1, f"compare.py: later: train: {fixture.folder}/source-2: does not exist\n"))
+
+
 def check_signal(fixture):
     """A signal comes to all runs; what waits does not begin; compare.py ends when all have saved."""
     words, configs = ("--tokens", "2k", "--seeds", "1", "--gpus", "2"), ("a=slow.json", "b=slow.json", "c=slow.json")
@@ -312,7 +326,7 @@ def run():
         check_queue()
         check_launchers()
         fixture = Fixture(folder)
-        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_lengths, check_corrections,
+        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_init_from, check_lengths, check_corrections,
                      check_errors):
             part(fixture)
     print("[compare] self-test passed")

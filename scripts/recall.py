@@ -87,27 +87,25 @@ def make_data(args, T, folder, results):
     sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
     wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary,
               **{name: getattr(args, name) for name in ("batch", "layers", "heads", "width", "lr")},
-              "init_from": args.init_from and args.init_from.replace(str(args.out), "OUT")}
-    stamp = results / "data.json"
+              "init_from": args.init_from and os.path.normpath(args.init_from).replace(os.path.normpath(args.out), "OUT")}
+    stamp, made = results / "data.json", {}
     if stamp.exists():
         try:
             made = {"init_from": None, **json.loads(stamp.read_text(encoding="utf-8"))}  # which older ones do not have
         except (OSError, TypeError, ValueError):
-            made = None
-        if made is None:
             fail(f"{stamp}: cannot be read; give another --out")
-        for name, value in reversed(wanted.items()):  # the number of sequences last: it follows from the batch too
-            if name in made and made[name] != value:
-                option = {"sequences": "tokens", "init_from": "init-from"}.get(name, name)
-                fail(f"{results}: was made with another --{option}; give another --out")
-    if not needed or (stamp.exists() and (folder / "manifest.json").exists()):
+    others = [name for name, value in wanted.items() if name in made and made[name] != value]
+    if others and (list(results.glob("runs/*")) or list(results.glob("evaluations/*"))):
+        option = {"sequences": "tokens", "init_from": "init-from"}.get(others[-1], others[-1])  # sequences follow from the batch too
+        fail(f"{results}: was made with another --{option}; give another --out")
+    if not needed or (made and not others and (folder / "manifest.json").exists()):
         return
     results.mkdir(parents=True, exist_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_json(stamp, wanted)
     command = [args.prepare, "synthetic", args.task, "--length", T, "--sequences", sequences, "--vocabulary", args.vocabulary,
                "--output", folder, "--overwrite"]
     run(command + (["--pairs", args.pairs] if args.pairs is not None else []), "making the sequences")
+    write_json(stamp, wanted)
 
 
 def all_runs(args):

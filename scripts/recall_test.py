@@ -71,6 +71,19 @@ class Recall(unittest.TestCase):
         self.assertIn("was made with another --init-from; give another --out", again.stderr)
         done = self.run_recall(*longer, "--seeds", "2", "--init-from", run)
         self.assertIn("runs/dense-s2: does not exist", done.stderr)
+        # A mistake that was made first is in nobody's way.
+        shutil.rmtree(self.out / "induction/64")
+        self.assertEqual(self.run_recall(*longer, "--init-from", "none").returncode, 1)
+        self.assertEqual(self.run_recall(*longer, "--pairs", "4").returncode, 1)
+        done = self.run_recall(*longer, "--init-from", run)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        # What has a checkpoint goes on without the run that it began with.
+        steps = sorted((self.out / "induction/64/runs").glob("*-s1/checkpoint-*"))
+        for folder in ("evaluations", "quality.csv"):
+            shutil.rmtree(self.out / "induction/64" / folder, ignore_errors=True)
+        shutil.rmtree(self.out / "induction/32/runs")
+        done = self.run_recall(*longer, "--init-from", run)
+        self.assertEqual((done.returncode, sorted((self.out / "induction/64/runs").glob("*-s1/checkpoint-*"))), (0, steps), done.stderr)
 
     def test_other_lengths_and_patterns_are_added(self):
         short = [*SMALL, "--tokens", "2k"]

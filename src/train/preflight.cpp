@@ -233,14 +233,19 @@ void check_tokenizer(const CheckpointState& state, const TokenSet& set) {
 
 void check_initial_parameters(const CheckpointState& state, const Config& config, const TokenSet& set,
                               Console& console) {
-  check_tokenizer(state, set);
+  try {
+    check_tokenizer(state, set);
+  } catch (const Error& error) {
+    fail("train.init_from: ", error.what());
+  }
   const GptConfig &theirs = state.config.model, &ours = config.model;
   std::string text = concat("parameters: those of ", state.path);
   for (const Difference& d : differences(state.config, config)) {
     require(!changes_parameters(d.key, theirs, ours), "train.init_from: ", state.path, ": was trained with ", d.key,
             " = ", d.a, ", not ", d.b,
             d.key == "model.sequence_length" ? "; it may differ with model.positions rotary only" : "");
-    const bool of_directions = d.key == "seed" && BucketBiasTable(ours).length > 0;
+    const bool of_directions =
+        d.key == "seed" && BucketBiasTable(theirs).length > 0 && BucketBiasTable(ours).length > 0;
     if (d.key.starts_with("model.") || of_directions) text += concat("; ", d.key, " was ", d.a, " and is now ", d.b);
     if (of_directions) text += ", so that buckets are others and their biases begin at 0";
   }
@@ -253,8 +258,12 @@ void check_resumable(const CheckpointState& state, const Config& config, const T
   constexpr const char* kOther = ": the run will not be what it would have been without the stop";
   check_tokenizer(state, set);
   for (const Difference& d : differences(state.config, config)) {
-    require(!d.key.starts_with("model.") && !d.key.starts_with("attention") && d.key != "train.init_from", state.path,
-            ": was trained with ", d.key, " = ", d.a, ", not ", d.b);
+    require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), state.path, ": was trained with ", d.key,
+            " = ", d.a, ", not ", d.b);
+    if (d.key == "train.init_from") {
+      console.warning(concat(d.key, " was ", d.a, " and is now ", d.b, ": of no effect, as the run has a checkpoint"));
+      continue;
+    }
     if (!harmless(d.key)) console.warning(concat(d.key, " was ", d.a, " and is now ", d.b, kOther));
   }
   if (state.data != data_fingerprint(set))
