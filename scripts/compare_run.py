@@ -151,6 +151,11 @@ class Runner:
     def of_seed(key, value, seed):
         return str(value).replace("{seed}", str(seed)) if key == "train.init_from" else value
 
+    def begins_by_seed(self, config):
+        """Whether train.init_from names another run for each seed."""
+        settings = [*self.plan["set"], *self.plan["configs"][config]["overrides"]]
+        return any(key == "train.init_from" and "{seed}" in value for key, value in settings)
+
     def check(self, config, seed, has_checkpoint):
         """Lets ./train check the config before anything is trained."""
         options = self.options(config, seed, [("data.verify", "false"), *([("train.init_from", "")] if has_checkpoint else [])])
@@ -228,13 +233,12 @@ class Runner:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda number, _: self.signals.append(number))
         jobs = [job for job in self.wanted if not self.is_finished(*job)]
-        of_first = dict(reversed([(config, seed) for _, config, seed, _ in jobs]))
-        for config, seed in dict.fromkeys((config, seed) for _, config, seed, _ in jobs):
-            settings = [*self.plan["set"], *self.plan["configs"][config]["overrides"]]
-            of_seed = any(key == "train.init_from" and "{seed}" in value for key, value in settings)
-            if not self.signal and (of_seed or seed == of_first[config]):
-                names = [name for _, *its, name in jobs if its == [config, seed]]
-                self.check(config, seed, all(saved_step(self.out / "runs" / name) for name in names))
+        checked = {}  # (seed, name) of the runs that one check is for
+        for _, config, seed, name in jobs:
+            checked.setdefault((config, seed if self.begins_by_seed(config) else None), []).append((seed, name))
+        for (config, _), runs in checked.items():
+            if not self.signal:
+                self.check(config, runs[0][0], all(saved_step(self.out / "runs" / name) for _, name in runs))
         if self.signal:
             return []
         self.save_plan()

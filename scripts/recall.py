@@ -57,13 +57,17 @@ def config_of(args, pattern, T):
     }
 
 
+def has_runs(results, pattern="*"):
+    return bool(list(results.glob(f"runs/{pattern}-s*")) or list(results.glob(f"evaluations/{pattern}-s*.csv")))
+
+
 def write_config(path, config, results, pattern):
     """Not over one that runs were made with."""
     try:
         same = json.loads(path.read_text(encoding="utf-8")) == config
     except (OSError, ValueError):
         same = not path.exists()
-    if not same and (list(results.glob(f"runs/{pattern}-s*")) or list(results.glob(f"evaluations/{pattern}-s*.csv"))):
+    if not same and has_runs(results, pattern):
         fail(f"{path}: there are runs with other settings; give another --out")
     write_json(path, config)
 
@@ -95,7 +99,7 @@ def make_data(args, T, folder, results):
         except (OSError, TypeError, ValueError):
             fail(f"{stamp}: cannot be read; give another --out")
     others = [name for name, value in wanted.items() if name in made and made[name] != value]
-    if others and (list(results.glob("runs/*")) or list(results.glob("evaluations/*"))):
+    if others and has_runs(results):
         option = {"sequences": "tokens", "init_from": "init-from"}.get(others[-1], others[-1])  # sequences follow from the batch too
         fail(f"{results}: was made with another --{option}; give another --out")
     if not needed or (made and not others and (folder / "manifest.json").exists()):

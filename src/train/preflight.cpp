@@ -233,17 +233,12 @@ void check_tokenizer(const CheckpointState& state, const TokenSet& set) {
 
 void check_initial_parameters(const CheckpointState& state, const Config& config, const TokenSet& set,
                               Console& console) {
-  try {
-    check_tokenizer(state, set);
-  } catch (const Error& error) {
-    fail("train.init_from: ", error.what());
-  }
+  check_tokenizer(state, set);
   const GptConfig &theirs = state.config.model, &ours = config.model;
   std::string text = concat("parameters: those of ", state.path);
   for (const Difference& d : differences(state.config, config)) {
-    require(!changes_parameters(d.key, theirs, ours), "train.init_from: ", state.path, ": was trained with ", d.key,
-            " = ", d.a, ", not ", d.b,
-            d.key == "model.sequence_length" ? "; it may differ with model.positions rotary only" : "");
+    require(!changes_parameters(d.key, theirs, ours), state.path, ": was trained with ", d.key, " = ", d.a, ", not ",
+            d.b, d.key == "model.sequence_length" ? "; it may differ with model.positions rotary only" : "");
     const bool of_directions =
         d.key == "seed" && BucketBiasTable(theirs).length > 0 && BucketBiasTable(ours).length > 0;
     if (d.key.starts_with("model.") || of_directions) text += concat("; ", d.key, " was ", d.a, " and is now ", d.b);

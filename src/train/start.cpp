@@ -15,22 +15,22 @@ namespace fs = std::filesystem;
 
 namespace {
 
+// Errors name the key.
 CheckpointState find_initial_parameters(const RunInputs& inputs, Console& console) {
-  std::optional<CheckpointState> found;
   try {
-    found = find_checkpoint(inputs.config.train.init_from);
+    CheckpointState found = find_checkpoint(inputs.config.train.init_from);
+    for (const std::string& line : found.skipped) console.warning(line);
+    std::error_code error;
+    const fs::path its_run = fs::weakly_canonical(found.path, error).parent_path();
+    require(!fs::equivalent(its_run, run_folder(inputs.config), error), found.path,
+            ": is of the run that --overwrite replaces; give this one another --name");
+    check_initial_parameters(found, inputs.config, inputs.train_set, console);
+    return found;
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& error) {
     fail("train.init_from: ", error.what());
   }
-  for (const std::string& line : found->skipped) console.warning(line);
-  std::error_code error;
-  const fs::path its_run = fs::weakly_canonical(found->path, error).parent_path();
-  require(!fs::equivalent(its_run, run_folder(inputs.config), error), "train.init_from: ", found->path,
-          ": is of the run that --overwrite replaces; give this one another --name");
-  check_initial_parameters(*found, inputs.config, inputs.train_set, console);
-  return *std::move(found);
 }
 
 }  // namespace

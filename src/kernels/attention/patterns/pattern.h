@@ -56,8 +56,7 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         between(1, static_cast<double>(kMaxRounds)));
   visit("probes", p.probes,
         "hash: in each round a query sees the keys of this many buckets, those with its highest scores (multi-probe "
-        "LSH); "
-        "a key is in its best bucket only. At most half of the buckets",
+        "LSH); a key is in its best bucket only. At most half of the buckets",
         between(1, static_cast<double>(kMaxProbes)));
   visit("balance", p.balance,
         "hash: how scores are standardised by those of earlier tokens of the same sequence and head, so that buckets "
