@@ -104,6 +104,7 @@ fi
 step "GPU code" check_gpu_code
 step "formatting" scripts/check_format.sh
 step "includes" scripts/check_includes.py --self-test
+step "links of the docs" scripts/check_links.py
 step "comparison of configs" scripts/compare.py --self-test
 step "preparing public data sets" scripts/prepare_dataset_test.py
 step "recall by distance" scripts/recall_test.py
