@@ -10,6 +10,7 @@
 #include "tools/bench_step.h"
 #include "train/checkpoint.h"
 #include "train/machine.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 namespace {

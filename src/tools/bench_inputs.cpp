@@ -9,6 +9,7 @@
 #include "train/feeder.h"
 #include "train/machine.h"
 #include "train/preflight.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 

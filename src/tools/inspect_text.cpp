@@ -130,6 +130,7 @@ std::string run_text(const Json& found) {
   std::string out;
   put(out, "started", text_of(found["started"]));
   if (found["resumed"].is_string()) put(out, "last resumed", text_of(found["resumed"]));
+  if (found["init_from"].is_string()) put(out, "began with", "the parameters of " + text_of(found["init_from"]));
   put(out, "steps", steps_of(found));
   put(out, "training loss", loss_of(found["loss"]));
   put(out, "validation loss",

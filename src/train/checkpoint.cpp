@@ -247,19 +247,6 @@ bool is_checkpoint_folder(const std::string& path) {
          (step_of_checkpoint(path).has_value() && checkpoint_steps(path).empty());
 }
 
-CheckpointState find_checkpoint(const std::string& path, Verify verify) {
-  std::error_code error;
-  if (fs::exists(path, error) && is_checkpoint_folder(path)) return read_checkpoint_state(path, verify);
-  std::vector<std::string> rejected;
-  std::optional<CheckpointState> found = newest_checkpoint(path, verify, &rejected);
-  if (!found && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());
-  require(found.has_value(), path,
-          fs::exists(path, error) ? ": is neither a checkpoint nor a run with one" : ": does not exist",
-          "; make one with ./train --config FILE");
-  found->skipped = std::move(rejected);
-  return *std::move(found);
-}
-
 std::vector<std::string> checkpoint_folders(const std::string& run) {
   std::vector<std::string> folders = unfinished_checkpoints(run);
   for (const int64_t step : checkpoint_steps(run)) folders.push_back(in_run(run, step));

@@ -54,10 +54,6 @@ CheckpointState read_checkpoint_state(const std::string& checkpoint, Verify veri
 std::optional<CheckpointState> newest_checkpoint(const std::string& run, Verify verify,
                                                  std::vector<std::string>* rejected);
 
-// The state of path itself if it is a checkpoint, else of the newest whole one of the run it names. Throws Error if
-// there is none.
-CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify::kModel);
-
 // Whether path is a checkpoint's folder, whole or not, and not a run's.
 bool is_checkpoint_folder(const std::string& path);
 

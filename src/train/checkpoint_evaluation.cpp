@@ -15,6 +15,7 @@
 #include "train/machine.h"
 #include "train/position_losses.h"
 #include "train/preflight.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 

@@ -5,6 +5,7 @@
 #include "data/manifest.h"
 #include "train/checkpoint.h"
 #include "train/machine.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 

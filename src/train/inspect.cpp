@@ -174,6 +174,7 @@ Json inspect_metrics(const std::string& run, const InspectOptions& options, Json
   const Json& latest = log.resume.is_null() ? log.header : log.resume;
   return {{"started", value_of(log.header, "time")},
           {"resumed", value_of(log.resume, "time")},
+          {"init_from", value_of(log.header, "init_from")},
           {"step", value_of(log.step, "step")},
           {"loss", value_of(log.step, "loss")},
           {"tokens", value_of(log.step, "tokens")},

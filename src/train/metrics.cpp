@@ -97,10 +97,12 @@ int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>*
   return file.size() - kept;
 }
 
-Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks)
+Metrics::Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks,
+                 const std::string& init_from)
     : path_(path) {
   Json first = header(resume_step > 0 ? "resume" : "header", config, model, ranks);
   if (resume_step > 0) first["step"] = resume_step;
+  if (!init_from.empty()) first["init_from"] = init_from;
   const std::string line = first.dump();
   std::vector<int64_t> broken;
   if (resume_step > 0) cut_metrics(path, resume_step, &broken);

@@ -32,8 +32,10 @@ int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>*
 
 class Metrics {
  public:
-  // Creates the file with its header; or cuts it back to what cut_metrics keeps and appends a resume record.
-  Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks);
+  // Creates the file with its header; or cuts it back to what cut_metrics keeps and appends a resume record. init_from:
+  // the checkpoint whose parameters the run begins with, if any; for the header.
+  Metrics(const std::string& path, const Config& config, Gpt& model, int64_t resume_step, int ranks,
+          const std::string& init_from = "");
 
   void step(const StepRecord& record);
   // Times of ops within a step, in seconds; those of one micro-batch stand for all. attention: of these, its ops.

@@ -31,12 +31,26 @@ bool holds_run(const std::string& folder) {
 fs::path plain_path(const std::string& path) {
   fs::path plain = fs::path(path).lexically_normal();
   if (!plain.has_filename()) plain = plain.parent_path();
-  if (plain.filename() == "." || plain.filename() == ".." || plain.empty()) plain = fs::canonical(path);
+  if (plain.filename() == "." || plain.filename() == ".." || plain.empty())
+    plain = fs::weakly_canonical(fs::absolute(path));
   return plain;
 }
 
 std::string parent_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path().string() : ".";
+}
+
+// For a run that is not there: "RUNS holds a, b; did you mean "a"?".
+std::string describe_runs_beside(const std::string& run) {
+  constexpr size_t kListed = 20;
+  const fs::path path = plain_path(run);
+  const std::string usual = fs::path(Config().runs) / path;
+  if (!path.has_parent_path() && exists(usual)) return concat("did you mean ", usual, "?");
+  const std::vector<std::string> runs = runs_in(parent_of(path));
+  std::string list;
+  for (size_t i = 0; i < std::min(runs.size(), kListed); ++i) list += (i > 0 ? ", " : "") + runs[i];
+  if (runs.size() > kListed) list += concat(" and ", runs.size() - kListed, " more");
+  return concat(parent_of(path), " holds ", runs.empty() ? "none" : list, did_you_mean(path.filename(), runs));
 }
 
 // Whether a folder is there and can be written, or can be made for `run`.
@@ -96,17 +110,18 @@ void require_writable(const std::string& run) {
 }
 
 void require_run(const std::string& run) {
-  if (exists(run)) return;
-  constexpr size_t kListed = 20;
-  const fs::path path = plain_path(run);
-  const std::vector<std::string> runs = runs_in(parent_of(path));
-  const std::string usual = (fs::path(Config().runs) / path).string();
-  require(path.has_parent_path() || !exists(usual), run, ": there is no such run to resume; did you mean ", usual, "?");
-  std::string list;
-  for (size_t i = 0; i < std::min(runs.size(), kListed); ++i) list += (i > 0 ? ", " : "") + runs[i];
-  if (runs.size() > kListed) list += concat(" and ", runs.size() - kListed, " more");
-  fail(run, ": there is no such run to resume; ", parent_of(path), " holds ", runs.empty() ? "none" : list,
-       did_you_mean(path.filename(), runs));
+  if (!exists(run)) fail(run, ": there is no such run to resume; ", describe_runs_beside(run));
+}
+
+CheckpointState find_checkpoint(const std::string& path, Verify verify) {
+  if (!exists(path)) fail(path, ": there is no such run or checkpoint; ", describe_runs_beside(path));
+  if (is_checkpoint_folder(path)) return read_checkpoint_state(path, verify);
+  std::vector<std::string> rejected;
+  std::optional<CheckpointState> found = newest_checkpoint(path, verify, &rejected);
+  if (!found && !rejected.empty()) fail(path, ": has no whole checkpoint; ", rejected.front());
+  require(found.has_value(), path, ": is neither a checkpoint nor a run with one; make one with ./train --config FILE");
+  found->skipped = std::move(rejected);
+  return *std::move(found);
 }
 
 void require_no_run(const std::string& run) {

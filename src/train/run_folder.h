@@ -16,6 +16,10 @@ std::string metrics_path(const std::string& run);
 // Names of the runs in a folder, sorted.
 std::vector<std::string> runs_in(const std::string& folder);
 
+// The state of path itself if it is a checkpoint, else of the newest whole one of the run it names. Throws Error if
+// there is none, listing the runs there are if the path does not exist.
+CheckpointState find_checkpoint(const std::string& path, Verify verify = Verify::kModel);
+
 // Throws Error unless the run's folder is there and can be written, or can be made. Makes nothing.
 void require_writable(const std::string& run);
 

@@ -15,22 +15,27 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Errors name the key.
-CheckpointState find_initial_parameters(const RunInputs& inputs, Console& console) {
+// Errors of what it calls name the key.
+template <class Function>
+auto with_key(Function&& function) {
   try {
-    CheckpointState found = find_checkpoint(inputs.config.train.init_from);
-    for (const std::string& line : found.skipped) console.warning(line);
-    std::error_code error;
-    const fs::path its_run = fs::weakly_canonical(found.path, error).parent_path();
-    require(!fs::equivalent(its_run, run_folder(inputs.config), error), found.path,
-            ": is of the run that --overwrite replaces; give this one another --name");
-    check_initial_parameters(found, inputs.config, inputs.train_set, console);
-    return found;
+    return function();
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& error) {
     fail("train.init_from: ", error.what());
   }
+}
+
+CheckpointState find_initial_parameters(const RunInputs& inputs, Console& console) {
+  CheckpointState found = find_checkpoint(inputs.config.train.init_from);
+  for (const std::string& line : found.skipped) console.warning(line);
+  std::error_code error;
+  const fs::path its_run = fs::weakly_canonical(found.path, error).parent_path();
+  require(!fs::equivalent(its_run, run_folder(inputs.config), error), found.path,
+          ": is of the run that --overwrite replaces; give this one another --name");
+  check_initial_parameters(found, inputs.config, inputs.train_set, console);
+  return found;
 }
 
 }  // namespace
@@ -46,7 +51,7 @@ Start choose_start(const TrainOptions& options, const RunInputs& inputs, RunCont
     check_resumable(*start.checkpoint, inputs.config, inputs.train_set, device_name(inputs.ctx.device()),
                     control.world.size(), control.console);
   else if (!inputs.config.train.init_from.empty())
-    start.init_from = find_initial_parameters(inputs, control.console);
+    start.init_from = with_key([&] { return find_initial_parameters(inputs, control.console); });
   return start;
 }
 
@@ -63,9 +68,11 @@ TrainingState load_start(RunControl& control, TrainingMemory& memory, const Star
   control.world.run_on_rank0("reading the checkpoint", [&] {
     if (checkpoint)
       read_checkpoint(checkpoint->path, memory.store.table(), host_state);
-    else  // hashes of another seed have other directions
-      read_parameters(start.init_from->path, memory.store.table(), host_state,
-                      start.init_from->config.seed == config.seed);
+    else  // a run that still trains may have removed it; hashes of another seed have other directions
+      with_key([&] {
+        read_parameters(start.init_from->path, memory.store.table(), host_state,
+                        start.init_from->config.seed == config.seed);
+      });
   });
   memory.replicas->upload(host_state);
   if (checkpoint)

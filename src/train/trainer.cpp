@@ -92,7 +92,7 @@ class Trainer {
     step_ = std::make_unique<TrainStep>(control_, config(), *memory_);
     world.run_on_all("starting", [] { check_stop("stopped before the first step; nothing was changed"); });
     std::unique_ptr<Metrics> metrics;
-    world.run_on_rank0("making the run's folder", [&] { metrics = make_folder(); });
+    world.run_on_rank0("making the run's folder", [&] { metrics = make_folder(begin); });
     reporter_ = std::make_unique<Reporter>(control_.console, std::move(metrics), inputs_.ctx, config(), state_.step,
                                            world.size());
     saver_.hold(state_.step, checkpoint ? checkpoint->path : "");
@@ -114,11 +114,12 @@ class Trainer {
     if (!done.line.empty()) control_.console.line(done.line);
   }
 
-  std::unique_ptr<Metrics> make_folder() {
+  std::unique_ptr<Metrics> make_folder(const Start& begin) {
     const std::string run = run_folder(config());
     if (options_.overwrite) remove_run_files(run, control_.console);
     std::filesystem::create_directories(run);
-    return std::make_unique<Metrics>(metrics_path(run), config(), memory_->model, state_.step, control_.world.size());
+    return std::make_unique<Metrics>(metrics_path(run), config(), memory_->model, state_.step, control_.world.size(),
+                                     begin.init_from ? begin.init_from->path : "");
   }
 
   // ---- the steps

@@ -14,6 +14,7 @@
 #include "support/tiny_run.h"
 #include "train/checkpoint.h"
 #include "train/optimizer.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 namespace {
@@ -245,7 +246,8 @@ TEST_F(Evaluate, ThePrintedTablesAndTheFile) {
 
 TEST_F(Evaluate, WhatDoesNotGoTogetherIsNamed) {
   expect_one_line(execute({"evaluate"}), "evaluate: ", "--checkpoint");
-  expect_one_line(execute({"evaluate", "--checkpoint", "nowhere"}), "evaluate: nowhere", "does not exist");
+  expect_one_line(execute({"evaluate", "--checkpoint", "nowhere"}), "evaluate: nowhere",
+                  "there is no such run or checkpoint; ");
   expect_one_line(program({"--data", "nowhere"}), "evaluate: nowhere", "no prepared set");
   expect_one_line(program({"--data="}), "evaluate: ", "--data=: names no folder");
   expect_one_line(program({"--csv="}), "evaluate: ", "--csv=: names no file");

@@ -18,6 +18,7 @@
 #include "train/checkpoint.h"
 #include "train/checkpoint_evaluation.h"
 #include "train/optimizer.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 namespace {

@@ -10,6 +10,8 @@
 #include "support/tiny_run.h"
 #include "train/checkpoint.h"
 #include "train/host_state.h"
+#include "train/inspect.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 namespace {
@@ -56,6 +58,8 @@ TEST_P(InitFrom, BeginsWhereTheOtherEnded) {
   EXPECT_EQ(tiny.run(next).validation_loss, loss);
   EXPECT_NE(tiny.out.find("parameters: those of " + source + "checkpoint-00000012\n"), std::string::npos) << tiny.out;
   EXPECT_EQ(tiny.out.find("resumed"), std::string::npos);
+  EXPECT_EQ(inspect(tiny.folder / "runs/next", {})["init_from"], source + "checkpoint-00000012");
+  EXPECT_TRUE(inspect(source, {})["init_from"].is_null());
   // A checkpoint that is not the last one, too.
   next.train.init_from = source + "checkpoint-00000005";
   EXPECT_NE(tiny.run(next, {.overwrite = true}).validation_loss, loss);
@@ -141,6 +145,7 @@ TEST_P(InitFrom, ResumingNeedsTheOtherRunNoMore) {
   fs::remove_all(source);
   EXPECT_EQ(tiny.run(next, {.resume = true}).validation_loss, whole.validation_loss);
   EXPECT_NE(tiny.out.find("resumed from"), std::string::npos);
+  EXPECT_EQ(inspect(tiny.folder / "runs/next", {})["init_from"], source + "checkpoint-00000012");
   next.train.init_from = tiny.path("elsewhere");
   EXPECT_EQ(tiny.run(next, {.resume = true}).validation_loss, whole.validation_loss);
   EXPECT_NE(tiny.err.find("elsewhere\": of no effect, as the run has a checkpoint"), std::string::npos) << tiny.err;
@@ -160,7 +165,7 @@ TEST_F(InitFromErrors, NameTheKeyAndLeaveNothing) {
     EXPECT_FALSE(fs::exists(tiny.folder / "runs/next"));
   };
   next.train.init_from = tiny.folder / "runs/none";
-  expect_refused({"train.init_from: ", "runs/none: does not exist"});
+  expect_refused({"train.init_from: ", "runs/none: there is no such run or checkpoint; ", "/runs holds tiny"});
   next.train.init_from = tiny.folder / "data";
   expect_refused({"train.init_from: ", "data: is neither a checkpoint nor a run with one"});
   next.train.init_from = tiny.path("");

@@ -12,6 +12,7 @@
 #include "support/rank_run.h"
 #include "support/safetensors_reader.h"
 #include "train/checkpoint.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 namespace {

@@ -8,6 +8,7 @@
 #include "support/gpu.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint.h"
+#include "train/run_folder.h"
 
 namespace scfa {
 namespace {

@@ -385,7 +385,7 @@ TEST_P(TrainOn, GenerateContinuesAPromptTheSameWayForTheSameSeed) {
   options.prompt = std::string(65, 'a');
   expect_error([&] { text(options); }, {"prompt", "65", "64"});
   options.checkpoint = tiny.folder / "none";
-  expect_error([&] { text(options); }, {"none", "does not exist"});
+  expect_error([&] { text(options); }, {"none", "there is no such run or checkpoint; "});
 }
 
 }  // namespace
