@@ -114,6 +114,7 @@ void require_run(const std::string& run) {
 }
 
 CheckpointState find_checkpoint(const std::string& path, Verify verify) {
+  require(!path.empty(), "the path of a run or checkpoint must not be empty");
   if (!exists(path)) fail(path, ": there is no such run or checkpoint; ", describe_runs_beside(path));
   if (is_checkpoint_folder(path)) return read_checkpoint_state(path, verify);
   std::vector<std::string> rejected;
