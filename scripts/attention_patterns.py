@@ -33,7 +33,7 @@ MEANINGS = {
     "endsN": "hashN, and dense attention in the last tenth of the steps",
     "layersN": "balancedN in every fourth layer, the last one included, a window in the others",
     "dropN": "N % of queries and of keys dropped at random in each layer, as in the paper",
-    "reformerN": "the same and the previous chunk of the tokens sorted by bucket; what a token sees depends on later tokens",
+    "reformerN": "its own and the previous chunk of the tokens sorted by bucket; what a token sees depends on later tokens",
     "blocks": "the 3 blocks of 512 tokens that suit a query best, its own among them",
     "mixture": "4 of 12 heads see a window of 256 tokens, the others hash into 16 buckets",
 }

@@ -76,7 +76,7 @@ def warn_of_differences(plan, sets):
     baselines = baselines_of(plan, sets)
     for length in sorted({run.length for _, runs in sets.values() for run in runs}):
         if not baselines[length]:
-            warn(f"no baseline for T = {length}: no config there has the name {plan['baseline']}, or one that begins so")
+            warn(f"no baseline for T = {length}: no config there has a name that starts with {plan['baseline']}")
     for budget, (_, runs) in sets.items():
         for run in runs if budget == "seconds" else []:
             if abs(run.last[2] / plan["seconds"] - 1) > 0.05:
@@ -125,8 +125,8 @@ def main():
     parser.add_argument("--gpus", metavar="N or N,N,...",
                         help="how many GPUs, or which: one run on each at a time; default: one run at a time")
     parser.add_argument("--baseline", metavar="NAME",
-                        help="what to compare with: of each sequence length the config of that name, or the first whose name "
-                        "begins so (dense: dense8k, dense16k); default: dense, or the first config")
+                        help="config to compare with at each sequence length: the one of that name, or the first whose name "
+                        "starts with it (dense: dense8k, dense16k); default: dense, or the first config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="override for all configs; can be given several times")
     parser.add_argument("--timing-steps", type=int, default=40, metavar="N",

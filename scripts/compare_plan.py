@@ -113,7 +113,7 @@ def make_plan(args):
             "set": [parse_setting(s, "--set") for s in args.set], "seeds": parse_seeds(args.seeds), "configs": {}}
     for name, entry in configs:
         if name in plan["configs"]:
-            fail(f"{name}: is there twice; give each config a name of its own")
+            fail(f"{name}: is given twice; give each config a name of its own")
         describe_config(name, entry, plan["set"])
         entry["sha256"] = hashlib.sha256(pathlib.Path(entry["file"]).read_bytes()).hexdigest()
         plan["configs"][name] = entry
@@ -127,12 +127,12 @@ def choose_baseline(plan, wanted):
     names = list(plan["configs"])
     baseline = wanted or ("dense" if any(name.startswith("dense") for name in names) else names[0])
     if not any(name.startswith(baseline) for name in names):
-        fail(f"--baseline: no config has the name {baseline}, or one that begins so: {', '.join(names)}")
+        fail(f"--baseline: no config has a name that starts with {baseline}: {', '.join(names)}")
     return baseline
 
 
 def baseline_of(names, baseline):
-    """Of the configs of one sequence length, the one with that name, or the first whose name begins so."""
+    """Of the configs of one sequence length, the one with that name, or the first whose name starts with it."""
     return baseline if baseline in names else next((name for name in names if name.startswith(baseline)), None)
 
 

@@ -305,7 +305,7 @@ def check_errors(fixture):
             (["--tokens", "1k", "--seeds", "1,1"], "--seeds: must be different whole numbers like 1,2, not 1,1"),
             (["--tokens", "1k", "--set", "train.steps=5"], "--set: train.steps is set by compare.py; leave it out"),
             (["--tokens", "1k", "--set", "bad.key=5"], "dense: train: --bad.key: there is no such key"),
-            (["--tokens", "1k", "--baseline", "drop"], "--baseline: no config has the name drop, or one that begins so: dense"),
+            (["--tokens", "1k", "--baseline", "drop"], "--baseline: no config has a name that starts with drop: dense"),
             (["--tokens", "1k", "x=nowhere.json"], "x: nowhere.json: No such file or directory"),
             (["--tokens", "1k", f"x={dense},model.sequence_length=no"],
              "x: model.sequence_length: must be a whole number of at least 1, not no"),

@@ -4,8 +4,8 @@
   scripts/plot_metrics.py runs/quickstart runs/other -o loss.png
   scripts/plot_metrics.py --segments runs/quickstart -o segments.png
 
---segments plots, of one run, how many segments of one size would leave as much attention to do as its buckets do
-("effective segments", 1 for dense), a line a layer, the band from its head with the fewest to that with the most.
+--segments plots the effective segments of one run: how many segments of equal size would cost as much attention as its
+buckets (1 for dense). One line per layer, with a band from its head with the fewest to the one with the most.
 """
 import argparse
 import json

@@ -8,8 +8,8 @@
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
 scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
-OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs. Another
-command with the same OUT adds to them what it has other lengths, patterns or seeds of.
+OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs. A command
+with the same OUT and other lengths, patterns or seeds adds to them.
 """
 import argparse
 import json

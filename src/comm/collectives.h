@@ -25,7 +25,7 @@ class Collectives {
   virtual void all_gather(const Tensor& t) = 0;      // every rank's part of t reaches all
   virtual void broadcast(const Tensor& t) = 0;       // t = rank 0's t
 
-  // Frees, from any thread, what waits in a collective; nothing else may be called afterwards.
+  // Unblocks, from any thread, a waiting collective; nothing else may be called afterwards.
   virtual void abort() noexcept {}
   // Throws Error if one has failed since the last call; costs nothing.
   virtual void check() {}

@@ -1,5 +1,5 @@
-// Ends this process without destructors, which what hangs would block too, and does so once: several threads may want
-// to, and the first one says why.
+// Ends this process without running destructors, which could hang too. Of several threads that want to end it, only the
+// first one says why and does so.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -9,10 +9,10 @@ namespace scfa {
 
 class ForcedEnd {
  public:
-  // Called, from any thread, before the process is ended: to free what waits in a collective. Waited for a few seconds.
+  // Called, from any thread, before the process ends, to unblock a collective. Gets five seconds.
   void set_abort(std::function<void()> abort);
 
-  // Whether the caller is to end the process. Where another thread does, returns only if that was called off.
+  // True if the caller must end the process. If another thread does, returns (false) only if that is called off.
   bool claim();
   void call_off() { called_off_ = true; }  // the process ends as it should
 

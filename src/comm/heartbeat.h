@@ -1,6 +1,6 @@
-// Notices within seconds that another rank of the run has died, failed or hangs, and ends this process too, so that no
-// rank waits for ever in a collective that another never enters. A thread exchanges heartbeats with rank 0, which say
-// where each rank is; rank 0 names the one at fault on standard error, or rank 1 where that is rank 0.
+// Notices within seconds that another rank of the run has died, failed or hung, and ends this process too, so that no
+// rank waits forever in a collective that another never enters. Heartbeats to and from rank 0 say where each rank is.
+// Rank 0 prints which rank is at fault; if that is rank 0, rank 1 does.
 #pragma once
 #include <chrono>
 #include <functional>
@@ -25,21 +25,21 @@ class Heartbeat {
   void set_place(const std::string& place);
   // Adds to it what a function finds out when a heartbeat is due, in the thread of the heartbeats; empty: nothing.
   void set_details(std::function<std::string()> details);
-  // A rank that is not heard from for so long ends all; 0: never. Until this is called the limit is that of joining,
-  // and a signal that asked to stop ends all too, because what waits then cannot save anything.
+  // A rank that is silent for `seconds` ends all ranks; 0: never. Before this call the limit is that of joining, and a
+  // signal to stop ends all ranks too, because a rank that waits cannot save anything.
   void started(double seconds);
   // The checkpoint that an end by force names.
   void set_checkpoint(const std::string& path);
-  // Called, from any thread, before the process is ended by force: to free what waits in a collective.
+  // Called, from any thread, before the process is ended by force, to unblock a collective.
   void set_abort(std::function<void()> abort);
 
-  // This rank ends as all others do: they are not to take it for dead. Rank 0 leaves once it has said all there is to
-  // say, and the others wait for that a few seconds: a launcher may end all ranks when the first one has ended.
+  // Tells the others that this rank ends normally and is not dead. Rank 0 leaves after its last output, and the others
+  // wait a few seconds for that: a launcher may kill all ranks when the first one has ended.
   void leave();
 
   // This rank cannot go on, because of `text`, and neither can the others: rank 0 prints it and ends all processes.
-  // Where rank 0 does not answer, rank 1 prints it. hangs: the text is that of a watchdog, to which rank 0 adds what it
-  // knows of the others. Returns only where another thread ends the process.
+  // If rank 0 does not answer, this rank prints it (of a hang, only rank 1). hangs: `text` is a watchdog's, and rank 0
+  // adds what it knows of the others. Returns only if another thread ends the process.
   void fail(const std::string& text, bool hangs);
 
   // Of ranks that have not been heard from for some seconds, or else of where ranks differ; empty if nothing is odd.
@@ -49,8 +49,8 @@ class Heartbeat {
   using Clock = std::chrono::steady_clock;
   void run();
   void beat(double seconds);
-  // Ends this process without destructors, which what hangs would block too; on rank 0 all others as well. Prints the
-  // text as a line first, unless it is empty. Returns only where another thread ends the process.
+  // Ends this process without running destructors, which could hang too; on rank 0 all others as well. Prints the text
+  // as a line first, unless it is empty. Returns only if another thread ends the process.
   void end(const std::string& text, int code = 1);
   void listen(std::chrono::milliseconds patience);
   void take(size_t rank, const BeatMessage& message);

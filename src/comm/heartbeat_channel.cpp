@@ -27,7 +27,7 @@ HeartbeatChannel::HeartbeatChannel(Connections* connections) : c_(*connections),
     ::fcntl(socket.fd(), F_SETFL, ::fcntl(socket.fd(), F_GETFL) | O_NONBLOCK);
   }
   const bool made = ::pipe2(wake_, O_CLOEXEC) == 0;
-  require(made, "heartbeats: the system gives no more descriptors");
+  require(made, "heartbeats: cannot create a pipe: too many open files");
 }
 
 HeartbeatChannel::~HeartbeatChannel() {

@@ -25,7 +25,7 @@ struct BeatMessage {
 
 class HeartbeatChannel {
  public:
-  // connections must outlive it. Throws Error if the system gives no more descriptors.
+  // connections must outlive it. Throws Error if no pipe can be created.
   explicit HeartbeatChannel(Connections* connections);
   ~HeartbeatChannel();
   HeartbeatChannel(const HeartbeatChannel&) = delete;
@@ -34,20 +34,20 @@ class HeartbeatChannel {
   bool connected(size_t rank) const { return c_.heartbeats[rank].fd() >= 0; }
 
   // ---- from any thread
-  // Texts of more than 64 KiB are cut. Whoever reads nothing is told nothing.
+  // Texts over 64 KiB are truncated. If the socket buffer is full, the message is dropped.
   void send(size_t rank, Beat kind, const std::string& text);
-  void send_to_all(Beat kind, const std::string& text);  // with whom this rank is connected
+  void send_to_all(Beat kind, const std::string& text);  // to all connected ranks
   void wake();                                           // ends wait(), now or when it is called next
 
   // ---- from one thread
-  // Until one of `ranks` has sent something, or for so long; those that have.
+  // Waits up to `patience` until one of `ranks` has sent something; returns those that have.
   std::vector<size_t> wait(const std::vector<size_t>& ranks, std::chrono::milliseconds patience) const;
-  // What a rank has sent whole, in order, is appended. False if nothing can come from it any more.
+  // Appends the complete messages of a rank, in order. False if its connection is closed or corrupt.
   bool receive(size_t rank, std::vector<BeatMessage>* messages);
 
  private:
   Connections& c_;
-  std::vector<std::string> received_;  // by rank; not taken apart yet
+  std::vector<std::string> received_;  // by rank; not parsed yet
   std::mutex sending_;
   int wake_[2] = {-1, -1};  // a pipe
 };

@@ -15,7 +15,7 @@ class HostTransport {
   virtual void all_to_all(const char* send, const std::vector<int64_t>& to, char* receive,
                           const std::vector<int64_t>& from) = 0;
 
-  // Every rank's part [parts[r], parts[r + 1]) of `data` is there on all; before, rank r had its own.
+  // Before, rank r has its part [parts[r], parts[r + 1]) of `data`; after, every rank has all parts.
   virtual void all_gather(char* data, const std::vector<int64_t>& parts) = 0;
 };
 

@@ -31,7 +31,7 @@ void wait(MPI_Request* request, const char* what) {
   }
 }
 
-// Counts are ints, and data comes in pieces of a few million elements (comm/host_collectives.h).
+// MPI counts in ints: data comes in pieces of a few million elements (comm/host_collectives.cpp).
 struct Layout {
   std::vector<int> counts, begins;
   explicit Layout(const std::vector<int64_t>& limits) {
@@ -39,7 +39,7 @@ struct Layout {
       begins.push_back(static_cast<int>(limits[r]));
       counts.push_back(static_cast<int>(limits[r + 1] - limits[r]));
     }
-    require(limits.back() <= INT32_MAX, "MPI: ", limits.back(), " bytes in one message, at most 2^31");
+    require(limits.back() <= INT32_MAX, "MPI: ", limits.back(), " bytes in one message, at most 2^31 - 1");
   }
 };
 

@@ -24,8 +24,8 @@ class PeerStates {
   double silent(size_t rank) const { return states_[rank].silent; }  // seconds
   bool has_left(size_t rank) const { return states_[rank].left; }
 
-  // So many seconds have passed, in which this process ran. Returns which rank has been silent for longer than the
-  // limit and a little more: a watchdog says more, so it comes first, and then rank 0. Empty if none has been.
+  // Adds `seconds`, in which this process ran, to every silence. Names a rank that is silent for the limit and 2 s more
+  // (7 s except on rank 0): watchdogs, which say more, and then rank 0 come first. Empty if there is none.
   std::string pass(double seconds);
 
   // Of ranks that have not been heard from for some seconds, or else of where ranks differ; empty if nothing is odd.

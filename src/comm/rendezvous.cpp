@@ -68,7 +68,7 @@ void wait_for_ranks(Connections& c, const Listener& listener, const std::string&
   while (!missing_ranks(c).empty()) {
     check_stop("stopped while waiting for ", missing_ranks(c));
     const std::chrono::duration<double> waited = Clock::now() - begin;
-    require(waited.count() < seconds, missing_ranks(c), " of ", c.size, " did not come within ", seconds,
+    require(waited.count() < seconds, missing_ranks(c), " of ", c.size, " did not connect within ", seconds,
             " s; was every process started with the same command?");
     if (std::optional<Socket> socket = listener.accept(0.1)) accept_rank(c, job, *std::move(socket));
   }

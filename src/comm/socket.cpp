@@ -116,7 +116,7 @@ Listener::Listener(int port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOE
                          ::getsockname(socket_.fd(), plain, &size) == 0;
   const int error = errno;  // arguments of require are evaluated in any order
   require(listening, "rank 0 cannot listen on port ", port, ": ", std::strerror(error),
-          error == EADDRINUSE ? "; another process has it, set MASTER_PORT to one that is free" : "");
+          error == EADDRINUSE ? "; another process uses it: set MASTER_PORT to a free port" : "");
   port_ = ntohs(address.sin_port);
 }
 

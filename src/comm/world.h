@@ -37,7 +37,7 @@ class World {
   int size() const { return c_.size; }
   bool is_rank0() const { return c_.rank == 0; }
   const std::string& host(int rank) const { return c_.peers.at(static_cast<size_t>(rank)).host; }
-  const std::string& machine() const { return c_.peers[static_cast<size_t>(c_.rank)].machine; }  // unlike any other
+  const std::string& machine() const { return c_.peers[static_cast<size_t>(c_.rank)].machine; }  // unique to it
   Launcher launcher() const { return launcher_; }
   int local_rank() const { return local_rank_; }  // among those of this machine, by rank
   int local_size() const { return local_size_; }
@@ -65,7 +65,7 @@ class World {
 
   // ---- being watched over: see comm/heartbeat.h. Nothing to do where there is one rank.
   void set_place(const std::string& place);  // "step 12"
-  // What this rank does there, for as long as it lives: "all-reduce of gradients". what must outlive it.
+  // While it lives, says what this rank is doing: "all-reduce of gradients". `what` must outlive it.
   class Doing {
    public:
     Doing(World& world, const char* what) : world_(world), before_(std::exchange(world.doing_, what)) { world.tell(); }
@@ -84,10 +84,10 @@ class World {
   void set_details(std::function<std::string()> details);
   void set_checkpoint(const std::string& path);
   void set_abort(std::function<void()> abort);
-  // Runs body. An error that this rank alone meets in it ends all ranks, before what body made goes away, and rank 0
-  // tells of it, with the rank, its host and its place. Other exceptions, and all of a world of one, pass through.
+  // Runs body. An error that only this rank meets ends all ranks, and rank 0 prints it, with the rank, its host and its
+  // place. CollectiveError and Interrupted, and every exception in a world of one rank, pass through.
   void guard(const std::function<void()>& body);
-  // What a watchdog found: prints it, with the ranks at fault, and ends all. Returns where there is only one rank.
+  // Prints what a watchdog found, with the ranks at fault, and ends all ranks. Returns if there is only one rank.
   void end_all(const std::string& text);
   // At the end of a run that went well, or badly on all ranks alike.
   void leave();

@@ -1,5 +1,5 @@
-// What programs with OpenMP loops and OpenBLAS check before these libraries are initialised, which would end them by
-// SIGSEGV or never: kernels/linear/linear.cpp registers it, so a program without GEMMs has none of it.
+// Checks limits before OpenMP and OpenBLAS are initialised, which would otherwise crash or hang.
+// kernels/linear/linear.cpp registers check_blas_startup(), so programs without GEMMs do not run it.
 #pragma once
 #include <cstddef>
 
@@ -8,11 +8,11 @@ namespace scfa {
 // Address space that OpenBLAS takes for each thread when it is loaded, and as much again at the first GEMM.
 inline constexpr size_t kBlasBuffer = size_t{128} << 20;
 
-// Threads that OMP_NUM_THREADS may ask for where there are not as many processors: OpenMP takes stack for all of them.
+// OMP_NUM_THREADS may exceed this only up to the number of processors: OpenMP allocates a stack for every thread.
 inline constexpr long kMaxOpenMpThreads = 1024;
 
-// Ends the program with one line and exit code 1 where OMP_NUM_THREADS asks for more threads than that, or where a
-// limit of the process does not leave OpenBLAS the address space that it takes at first. Makes system calls only.
+// Ends the program with one line and exit code 1 if OMP_NUM_THREADS is above that, or if a limit of the process leaves
+// OpenBLAS too little address space to start. Makes system calls only.
 void check_blas_startup(int count, char** arguments, char** environment);
 
 }  // namespace scfa

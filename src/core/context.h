@@ -22,7 +22,7 @@ inline constexpr bool kCudaBuild = false;
 
 class Context {
  public:
-  // Of a GPU's memory that every context holds for its ops: cuBLASLt's workspace, partial sums.
+  // GPU memory that every context holds for its ops: cuBLASLt's workspace, partial sums.
   static constexpr int64_t kWorkspaceBytes = 64 << 20;
 
   explicit Context(Device device = Device::kCpu);
@@ -47,7 +47,7 @@ class Context {
   // there the next one overwrites. Throws Error on another stream.
   void* workspace() const;
 
-  // What a library keeps with the context, made by the op that needs it and destroyed with the context.
+  // State of the GEMM library, made by the first op that needs it and destroyed with the context.
   std::shared_ptr<void>& blas() { return blas_; }
 
   // All elements zero; a copy of equal size and type from either device to this one or from this one to the host. A
@@ -88,7 +88,7 @@ class OnStream {
   Stream before_;
 };
 
-// What flows between ops, and weights in GEMMs: bf16 on the GPU, f32 on the CPU.
+// Type of activations, and of weights in GEMMs: bf16 on the GPU, f32 on the CPU.
 inline DType activation_type(Device device) {
   return device == Device::kGpu ? DType::kBF16 : DType::kF32;
 }

@@ -22,8 +22,8 @@ bool available();           // a usable GPU, found by asking the driver once
 int count();                // how many there are
 std::string description();  // name and memory of the GPU, or why there is none
 
-// The GPU of this process, 0 until then: to be called before any of the others. Threads beside the main one call
-// use_in_this_thread() before they call the runtime.
+// Selects the GPU of this process (default: 0). Call it before anything is allocated or launched. Threads other than
+// the main one call use_in_this_thread() before they call the runtime.
 void use(int index);
 void use_in_this_thread();
 

@@ -4,12 +4,12 @@
 
 namespace scfa {
 
-// Writes all of text to a descriptor, and waits for whoever reads slowly; once a signal asked to stop
-// (core/signals.h), no longer for who does not read. Returns 0, or errno of what failed; EINTR: it was given up then.
+// Writes all of text to a descriptor. Waits for a slow reader until a signal asks to stop (core/signals.h). Returns 0,
+// or the errno of the failure; EINTR: gave up because of a signal.
 int write_patiently(int fd, std::string_view text);
 
-// "train: TEXT" as a line on standard error, over a progress line that stands there: for a program that ends by force.
-// Takes no lock, which a thread that hangs may hold, and where nobody reads says nothing after a second.
+// Prints "train: TEXT" on standard error, over a progress line if there is one: for a program that ends by force.
+// Takes no lock, which a hung thread may hold, and gives up if nobody reads for a second.
 void say_at_the_end(std::string_view text);
 
 // From here on std::cout writes that way. What could not be written is an error of flush_output (core/program.h).

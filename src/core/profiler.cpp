@@ -16,7 +16,7 @@ std::string describe_last_op() {
   const char* name = last_op;
   if (name == nullptr) return "no op was started yet";
   if (!last_on_gpu) return concat("last op: ", name);
-  return concat("last op launched: ", name, ", with SCFA_SYNC=1 it is the one that does not end");
+  return concat("last op launched: ", name, "; with SCFA_SYNC=1 it is the op that hangs");
 }
 
 Profiler::~Profiler() {

@@ -67,7 +67,7 @@ std::string text_of(const std::exception& error) {
   if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
     return file->path1().string() + ": " + file->code().message();
   if (const auto* system = dynamic_cast<const std::system_error*>(&error))
-    return concat("the system refused what was asked of it: ", system->code().message());
+    return concat("system error: ", system->code().message());
   return error.what();
 }
 
@@ -85,11 +85,11 @@ void flush_output() {
   const bool flushed = std::fflush(stdout) == 0;
   if (std::cout.good() && flushed && std::ferror(stdout) == 0) return;
   const int reason = standard_output_error() != 0 ? standard_output_error() : errno;
-  if (reason == EINTR) throw Interrupted("standard output: nobody reads it; what is left was not written");
+  if (reason == EINTR) throw Interrupted("standard output: nobody reads it; the rest was not written");
   pollfd output{STDOUT_FILENO, POLLOUT, 0};
   if (reason == EPIPE || (::poll(&output, 1, 0) > 0 && (output.revents & POLLERR) != 0)) {
     request_stop(SIGPIPE);
-    throw Interrupted("standard output: nobody reads it any more");
+    throw Interrupted("standard output: closed by its reader");
   }
   fail("standard output: cannot be written", reason == 0 ? std::string() : concat(": ", std::strerror(reason)));
 }

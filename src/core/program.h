@@ -7,10 +7,10 @@
 
 namespace scfa {
 
-// First in main. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number
-// (reading from a closed standard input and writing to a closed standard output still fail). A closed pipe and a file
-// over the limit become errors of writing instead of signals, and a full pipe keeps no signal waiting. For programs
-// with OpenMP loops it may start the program once more with the right settings.
+// Call it first in main. Opens closed standard descriptors on /dev/null, so that no file of ours gets their numbers
+// (reading standard input and writing standard output then still fail). A closed pipe and a file over the size limit
+// become write errors instead of signals, and a full pipe does not delay signals. Runs the program once more with
+// OMP_WAIT_POLICY=passive, unless that or GOMP_SPINCOUNT is set.
 void start_program(char** argv);
 
 // Runs body and returns the program's exit code: body's, or 1 after an error, whose text is printed as one line

@@ -60,7 +60,7 @@ extern "C" void on_stop(int signal) {
   if (count == 1)
     say(signal, texts.on_stop, "");
   else if (count == 2)
-    say(signal, "still ", texts.on_stop), say(signal, "once more ends it at once, and what is not saved is lost", "");
+    say(signal, "still ", texts.on_stop), say(signal, "a third signal ends it at once; unsaved work is lost", "");
   else
     _exit(128 + signal);
   errno = error;

@@ -62,7 +62,7 @@ struct TensorView {
     for (int i = 0; i < ndim; ++i) count *= shape[static_cast<size_t>(i)];
     return count;
   }
-  // Elements up to the last dimension: the N of an (N, C) reading of the tensor.
+  // Product of all sizes but the last: N if the tensor is read as (N, C).
   int64_t rows() const { return ndim == 0 || size(-1) == 0 ? 0 : numel() / size(-1); }
   int64_t bytes() const { return numel() * static_cast<int64_t>(size_of(dtype)); }
 
@@ -125,7 +125,7 @@ struct TensorView {
     return view;
   }
 
-  // Entry i of a dimension, that dimension removed; what describes the view is as in one made with that shape.
+  // Entry i of a dimension, as a view without that dimension; unused entries of shape and stride are 0.
   TensorView select(int64_t i, int dimension = 0) const {
     const int64_t entries = size(dimension);
     const int removed = dimension < 0 ? dimension + ndim : dimension;
@@ -150,7 +150,7 @@ struct TensorView {
     return view;
   }
 
-  // A view without data, of an arena that only measures, stays without.
+  // Address of an element; null for a view without data (of an arena that only measures).
   Void* offset(int64_t elements) const {
     if (data == nullptr) return nullptr;
     using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;

@@ -194,7 +194,7 @@ std::unique_ptr<PeekSource> decompress(std::unique_ptr<ByteSource> source) {
   auto plain = std::make_unique<PeekSource>(std::move(source));
   for (const auto& [ending, is] : {std::pair{".zst", &is_zstd}, std::pair{".gz", &is_gzip}})
     require(!plain->name().ends_with(ending) || is(plain->peek(4)), plain->name(), ": not ", ending + 1,
-            " data, whatever its name says");
+            " data, despite its name");
   while (true) {
     if (is_zstd(plain->peek(4)))
       plain = std::make_unique<PeekSource>(std::make_unique<ZstdSource>(std::move(plain)));

@@ -19,7 +19,7 @@ ExportFormat parse_export_format(std::string_view name);
 // Throws Error if a shard is not as it was written, or a token does not fit into 16 bits.
 std::vector<std::string> write_export(const std::string& directory, ExportFormat format, const std::string& folder);
 
-// The same into a folder that must not exist or be empty, and appears once it is complete.
+// The same into a folder that must be missing or empty, and appears once it is complete.
 std::vector<std::string> export_set(const std::string& directory, ExportFormat format, const std::string& output);
 
 }  // namespace scfa

@@ -59,8 +59,8 @@ class InputReader {
   // Reads everything and gives the pieces, in order, to `sink`. `tokenizer` says where text can be cut.
   void read(ReadControl& control, const Tokenizer& tokenizer, const std::function<void(Piece)>& sink);
 
-  // Whether a file of a folder or archive is read: .txt .text .md .rst .jsonl .ndjson .json .bin .tar .tgz, the ones
-  // before .tar also with .gz or .zst behind.
+  // Whether a file of a folder or archive is read: .txt .text .md .rst .jsonl .ndjson .json .bin .tar .tgz, each
+  // also with .gz or .zst appended.
   static bool known_extension(const std::string& name);
 
  private:

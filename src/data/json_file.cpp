@@ -26,7 +26,7 @@ class Watcher : public nlohmann::json_sax<Json> {
   bool start_array(size_t) override { return open(); }
   bool end_array() override { return close(); }
   bool key(string_t& key) override {
-    require(keys_.back().insert(key).second, origin_, ": key \"", abbreviate(key), "\" is there twice");
+    require(keys_.back().insert(key).second, origin_, ": key \"", abbreviate(key), "\" is given twice");
     require(keys_.back().size() <= limits_.keys, origin_, ": more than ", limits_.keys, " keys in one object");
     return true;
   }

@@ -35,20 +35,19 @@ void write_file(const std::string& path, const std::string& text);
 using IsOurs = std::function<bool(const std::string& entry)>;
 IsOurs is_one_of(std::vector<std::string> entries);
 
-// The entries of a folder, at any depth, that are not ours: other names, and links, devices and pipes of any name. Of a
-// folder that is not ours only itself. Throws Error if it cannot be listed.
+// The entries of a folder, at any depth, that are not ours: other names, and links, devices and pipes of any name. A
+// folder that is not ours counts as one entry. Throws Error if listing fails.
 std::vector<std::string> foreign_entries(const std::string& folder, const IsOurs& is_ours);
 
 // Removes the files of a folder that are ours, then the folders that are empty and ours, and the folder itself if
 // nothing is left in it. Follows no links. Returns the paths of what stays; throws nothing.
 std::vector<std::string> remove_our_files(const std::string& folder, const IsOurs& is_ours);
 
-// Where a path leads, through links, one to a place where nothing is yet among them. Without slashes at the end.
+// The target of a path with its links followed, dangling ones too; without slashes at the end.
 std::string follow_links(const std::string& path);
 
-// A new folder NAME.partial-XXXXXX beside the target NAME, in which its new contents are collected. Unless they are put
-// in place the files of it that are ours go when the object does. A link at the target stays; what it points to is the
-// target.
+// A new folder NAME.partial-XXXXXX beside the target NAME, which collects its new contents. Unless it was put in place,
+// the destructor removes those of its files that are ours. A link at the target stays; what it points to is the target.
 class StagedFolder {
  public:
   // is_ours: what may come into the folder.
@@ -60,8 +59,8 @@ class StagedFolder {
   const std::string& path() const { return path_; }
   std::string file(const std::string& name) const { return path_ + "/" + name; }
 
-  // Both sync the folder and rename it to the target. If that cannot be, because something else is there, they throw
-  // Error and keep the contents, which are complete, under a name of their own that the error says.
+  // Both sync the folder and rename it to the target. If that fails, they throw Error and keep the complete contents
+  // under another name, which the error gives.
   void commit();  // nothing, or an empty folder, may be at the target
   // A folder at the target is exchanged for the new one if it holds only what is ours, and its files then removed.
   // Returns the paths of what was added to it in the last moment, which stays.

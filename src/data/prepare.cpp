@@ -23,7 +23,7 @@ constexpr const char* kInterrupted = "interrupted; nothing was written";
 constexpr int kMaxThreads = 64;  // more than one reading thread can feed
 
 int thread_count(int asked) {
-  require(asked >= 0 && asked <= kMaxAskedThreads, "--threads must lie between 0 (one a core) and ", kMaxAskedThreads,
+  require(asked >= 0 && asked <= kMaxAskedThreads, "--threads must be from 0 (one per core) to ", kMaxAskedThreads,
           ", not ", asked);
   return asked > 0 ? asked : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
 }

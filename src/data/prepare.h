@@ -18,7 +18,7 @@ struct PrepareOptions {
   InputOptions input;
   SetOptions set;
   std::string tokenizer = "gpt2";
-  int threads = 0;            // that encode; 0: one a core
+  int threads = 0;            // that encode; 0: one per core, at most 64
   std::string export_format;  // nanogpt or llmc: also written, into a folder of that name within the set; empty: no
 };
 

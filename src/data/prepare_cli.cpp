@@ -28,11 +28,11 @@ Usage: prepare_data --input PATH... --output DIR [options]    prepare a set
        prepare_data verify DIR                                check every shard of a set against its manifest
        prepare_data info DIR [--bigram]                       what a set holds
        prepare_data export DIR --format FORMAT --output DIR2  write a set as nanoGPT or llm.c read it
-       prepare_data synthetic TASK --output DIR [options]     sequences that ask for what stood earlier in them
+       prepare_data synthetic TASK --output DIR [options]     synthetic sequences that test recall
 
-Inputs: text files (a document each), JSON lines (.jsonl .ndjson .json, a document a line), token files of nanoGPT and
-llm.c (.bin), tar archives of these, folders of these, and - for standard input; text and JSON lines may be compressed
-by zstd or gzip, archives too.
+Inputs: text files (one document each), JSON lines (.jsonl .ndjson .json, one document per line), token files of nanoGPT
+and llm.c (.bin), tar archives of these, folders of these, and - for standard input. All but folders may be compressed
+by zstd or gzip.
 
   prepare_data --input book.txt notes/ --tokenizer gpt2 --output data/mine --val-fraction 0.1
   prepare_data --input openwebtext2.jsonl.zst.tar --output data/openwebtext2
@@ -53,22 +53,21 @@ CommandLine make_command_line() {
                   "the last tokens are held out (default: 0.1 of them, at most a million)",
                   "X");
   line.add_option("seed", "chooses which documents are held out; of synthetic sequences: draws them", "N", "0");
-  line.add_option("shard-tokens", "tokens a shard at most", "N", "100000000");
-  line.add_option("threads", "threads that encode; 0: one a core", "N", "0");
+  line.add_option("shard-tokens", "most tokens per shard", "N", "100000000");
+  line.add_option("threads", "threads that encode; 0: one per core, at most 64", "N", "0");
   line.add_flag("overwrite", "replace a prepared set that is there");
   line.add_option("export", "also write the set in this format, nanogpt or llmc, into a folder of that name in it",
                   "FORMAT");
-  line.add_option("format", "of the command export: nanogpt or llmc", "FORMAT");
+  line.add_option("format", "export: nanogpt or llmc", "FORMAT");
   line.add_option("length", "synthetic: tokens of a sequence, which is model.sequence_length", "N", "1024");
-  line.add_option("sequences", "synthetic: of the training split", "N", "20000");
-  line.add_option("val-sequences", "synthetic: of the validation split", "N", "512");
+  line.add_option("sequences", "synthetic: sequences of the training split", "N", "20000");
+  line.add_option("val-sequences", "synthetic: sequences of the validation split", "N", "512");
   line.add_option("pairs", "synthetic: keys of a sequence, each with a value (default: 8; of induction 1)", "N");
   line.add_option("value-length", "synthetic: tokens of a value (default: 1; of needle 4)", "N");
   line.add_option("vocabulary", "synthetic: entries; keys, values and filler have a third each", "N", "8192");
   line.add_option("distance", "synthetic: tokens from a key to where it is asked for (default: all there is room for)",
                   "MIN-MAX");
-  line.add_flag("bigram",
-                "of the command info: validation loss of a unigram and a bigram model of the training tokens");
+  line.add_flag("bigram", "info: validation loss of a unigram and a bigram model of the training tokens");
   line.allow_words();
   return line;
 }
@@ -201,7 +200,7 @@ void prepare_command(const PrepareOptions& options, std::ostream& out, int log, 
     out << counted(result.skipped_links, "link") << " not followed: hard and symbolic links within archives, links to "
         << "folders, broken links\n";
   for (const std::string& path : result.left_over)
-    out << "not of the set that was replaced, and kept: " << path << "\n";
+    out << "kept, as it is not part of the replaced set: " << path << "\n";
   const double bytes = static_cast<double>(result.manifest.train.bytes() + result.manifest.val.bytes());
   out << "wrote " << options.set.directory << " in " << std::fixed << std::setprecision(1) << meter.seconds() << " s, "
       << bytes / 1e6 / meter.seconds() << " MB/s\n";

@@ -56,7 +56,7 @@ std::optional<IsOurs> check_target(const SetOptions& options, const std::string&
   try {
     known = entries_of(read_manifest(target));
   } catch (const Error& error) {
-    fail(name, ": not replaced, because what files its set has cannot be told (", error.what(),
+    fail(name, ": not replaced, because its manifest cannot be read (", error.what(),
          "); choose another --output, or remove it yourself");
   }
   const std::vector<std::string> foreign = foreign_entries(target, known);

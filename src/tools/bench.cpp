@@ -36,7 +36,7 @@ CommandLine options() {
   line.add_option("length", "sequence lengths T; op: one (8192; on the CPU 1024); step: instead of the config's",
                   "N,N,...");
   line.add_option("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1; step: the config's)", "N");
-  line.add_option("heads", "heads a sequence (12; attention on the CPU 4)", "N");
+  line.add_option("heads", "heads (12; attention on the CPU 4)", "N");
   line.add_option("kv-heads", "attention: heads of keys and values, a divisor of --heads (as many)", "N");
   line.add_option("head-dim", "width of a head", "N", "64");
   line.add_option("width", "op: width of the model", "N", "768");
@@ -53,12 +53,11 @@ CommandLine options() {
   line.add_option("drop-rate", "share that drop leaves out (attention 0.5,0.7; op 0.5)", "X,X,...");
   line.add_option("repeats", "timed runs of each case", "N", "5");
   line.add_option("patterns", "attention: rows of the table, such as dense,hash,window (all)", "NAME,NAME,...");
-  line.add_option("checkpoint", "attention: on what the layers of this model compute on text, instead of random data",
+  line.add_option("checkpoint", "attention: take inputs from the layers of this model on text, instead of random data",
                   "DIR");
   line.add_option("data", "attention: the text for --checkpoint, a prepared set (that of its config)", "DIR");
-  line.add_option("recompute", "step: what backward computes again (the config's; of auto none)",
-                  "none|gelu|norms|block");
-  line.add_option("precision", "step: of the training passes (the config's)", "auto|fp8");
+  line.add_option("recompute", "step: what backward recomputes (the config's; for auto none)", "none|gelu|norms|block");
+  line.add_option("precision", "step: precision of the training passes (the config's)", "auto|fp8");
   line.add_flag("profile", "step: also the time of each op, of one more step");
   line.add_option("csv", "attention, step: also write the table here", "FILE");
   return line;

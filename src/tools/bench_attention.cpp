@@ -185,7 +185,7 @@ AttentionTimes time_attention(Context& ctx, const CacheFlush& flush, const Atten
   Marks marks(ctx, 4);
   const int layers = trained ? static_cast<int>(trained->layers.size()) : 1;
   for (int i = 0; i <= layers * repeats; ++i) {  // the first is for warming up
-    check_stop("stopped; what is printed is whole");
+    check_stop("stopped; printed rows are complete");
     const PatternDraw at{.step = static_cast<uint32_t>(i)};
     const Tensor& qkv = w.inputs.front();
     if (trained) {

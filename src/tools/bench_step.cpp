@@ -97,7 +97,7 @@ StepTime time_step(Context& ctx, const StepCase& settings, int repeats, bool pro
   // As in training, where with graphs the host launches the next step before it waits for this one.
   const int64_t ahead = launcher.uses_graphs() ? 1 : 0;
   for (int i = 0; i < kWarmUps + repeats; ++i) {
-    check_stop("stopped; what is printed is whole");
+    check_stop("stopped; printed rows are complete");
     launch(i);
     if (outputs.in_flight() > ahead) finish();
   }

@@ -77,7 +77,7 @@ double time_op(Context& ctx, const CacheFlush& flush, int repeats, const std::fu
   std::vector<double> times;
   Marks marks(ctx, 2);
   for (int i = 0; i < repeats; ++i) {
-    check_stop("stopped; what is printed is whole");
+    check_stop("stopped; printed rows are complete");
     flush();
     marks.set(0);
     op();

@@ -19,15 +19,15 @@ CommandLine options() {
   CommandLine line(
       "evaluate",
       "Loss of a checkpoint by position in the context, with the attention patterns it was trained with or\n"
-      "others: how much of dense attention's mass they leave, and what tokens far back are worth.\n\n"
+      "others: how much of dense attention's mass they keep, and how much tokens far back lower the loss.\n\n"
       "Usage: evaluate --checkpoint DIR [--data DIR] [--attention.KEY VALUE ...] [option ...]\n");
   line.add_option("checkpoint", "a checkpoint, or a run (its newest checkpoint)", "DIR");
   line.add_option("data", "a prepared set (by default that of the checkpoint's config)", "DIR");
   line.add_option("split", "which part of the set", "val|train", "val");
   line.add_option("windows", "windows to use, spread evenly; 0: all (by default eval.windows of the config)", "N");
   line.add_option("batch", "sequences at a time (by default train.micro_batch_size of the config)", "N");
-  line.add_flag("recall", "also the share of dense attention's mass that the patterns leave, by layer and head");
-  line.add_option("short-context", "also the loss of the same tokens at the end of windows of N, which is even", "N");
+  line.add_flag("recall", "also the share of dense attention's mass that the patterns keep, by layer and head");
+  line.add_option("short-context", "also the loss of the same tokens at the end of windows of N tokens (N even)", "N");
   line.add_option("csv", "also write the tables here", "FILE");
   line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
   add_config_options(line, "attention");

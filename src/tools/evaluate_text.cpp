@@ -56,7 +56,7 @@ HeadRecall sum_of(const std::vector<HeadRecall>& heads) {
 
 std::string recall_text(const CheckpointEvaluation& e) {
   std::string out = printed(
-      "\nrecall: the share of dense attention's mass on pairs that the pattern leaves; pairs: their share of all "
+      "\nrecall: the share of dense attention's mass on pairs that the pattern keeps; pairs: their share of all "
       "pairs\n"
       "with dense attention the loss is %.4f\n  %5s %5s %9s %9s %9s\n",
       mean_loss(*e.dense), "layer", "head", "recall", "pairs", "x pairs");

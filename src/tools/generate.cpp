@@ -17,15 +17,15 @@ CommandLine options() {
   CommandLine line("generate",
                    "Continues a prompt with a trained model.\n\nUsage: generate --checkpoint DIR [option ...]\n");
   line.add_option("checkpoint", "a checkpoint, or a run (its newest checkpoint)", "DIR");
-  line.add_option("prompt", "text to continue; without one a document begins", "TEXT");
+  line.add_option("prompt", "text to continue; default: the start of a document", "TEXT");
   line.add_option("prompt-file", "the same from a file; - is standard input", "FILE");
   line.add_option("tokens", "how many tokens to make at most", "N", "200");
   line.add_flag("slide", "where the context is full, go on with its last half");
   line.add_option("samples", "how many texts, each with the next seed", "N", "1");
-  line.add_option("seed", "of the draws", "N", "1");
+  line.add_option("seed", "random seed", "N", "1");
   line.add_option("temperature", "0 takes the likeliest token", "X", "0.8");
-  line.add_option("top-k", "draw from the k likeliest; 0: from all", "K", "0");
-  line.add_option("top-p", "draw from the fewest that reach p", "P", "1");
+  line.add_option("top-k", "draw from the K likeliest tokens; 0: all", "K", "0");
+  line.add_option("top-p", "draw from the smallest set whose probabilities reach P", "P", "1");
   line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
   return line;
 }

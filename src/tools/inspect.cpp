@@ -22,7 +22,7 @@ CommandLine options() {
   line.allow_words();
   line.add_flag("config", "also print the config, as JSON");
   line.add_flag("tensors", "checkpoint: also print name, shape and size of each tensor");
-  line.add_flag("fast", "set, run: compute no checksums of shards and checkpoints");
+  line.add_flag("fast", "set, run, runs: compute no checksums, read only the end of metrics.jsonl");
   line.add_flag("json", "print everything as one JSON object");
   return line;
 }

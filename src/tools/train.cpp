@@ -31,7 +31,7 @@ CommandLine make_command_line() {
                           "PATH");
   line.add_flag("overwrite", "replace what an earlier run of this name left");
   line.add_flag("dry-run", "check config, data and memory; allocate and write nothing");
-  line.add_option("ranks", "with --dry-run: as if there were so many ranks; needs no more than one GPU", "N");
+  line.add_option("ranks", "with --dry-run: plan for N ranks; one GPU is enough", "N");
   line.add_flag("share-gpu",
                 "let several ranks use one GPU: for testing runs of many ranks on few GPUs, which is slow");
   line.add_flag("print-config-docs", "print docs/configuration.md");
@@ -49,7 +49,7 @@ std::vector<std::pair<std::string, std::string>> overrides(const CommandLine& li
   return found;
 }
 
-// The config of --resume PATH, whose overrides are named: nobody sees a file that says what else holds.
+// The config of --resume PATH. Prints its overrides, because no config file shows them.
 Config resumed_config(const CommandLine& line, TrainOptions* options, Console& console) {
   const std::string path = line.text("resume");
   require(!line.given("config"), "--config and --resume ", path, " both say what to train: give --resume ", path,
@@ -67,14 +67,14 @@ Config resumed_config(const CommandLine& line, TrainOptions* options, Console& c
 }
 
 Config given_config(const CommandLine& line) {
-  require(line.list("config").size() <= 1, "--config: is there twice; give one file");
+  require(line.list("config").size() <= 1, "--config: is given twice; give one file");
   require(line.given("config"), "say what to train: ./train --config configs/quickstart.json (--help lists all)");
   Config config = read_config(line.text("config"));
   for (const auto& [key, value] : overrides(line)) override_config(config, key, value);
   return config;
 }
 
-// The acknowledgement of a signal is rank 0's to print, or of all ranks of a terminal each would print its own.
+// Only rank 0 acknowledges a signal: Ctrl-C reaches every rank of a terminal.
 void install_handlers(const Config& config, const World& world) {
   check_stop("stopped before anything was done");
   static std::string on_stop;
@@ -128,7 +128,7 @@ int run_as_rank(World& world, int argc, char** argv) {
   return go_on ? run(world, line) : 0;
 }
 
-// What all ranks have met in the same place is rank 0's to tell.
+// Only rank 0 reports an error that all ranks met in the same place.
 int run_in_world(World& world, int argc, char** argv) {
   try {
     int code = 0;

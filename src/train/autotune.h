@@ -19,8 +19,8 @@ struct AutotunedGemms {
 
 // Chooses the algorithm of each GEMM of a training step of the model: from `known`, the choices of a checkpoint, if
 // GPU, driver and library are the same; from the file; or by measuring what neither has. The file gets what it lacks.
-// Other processes that use it wait meanwhile, so that all of them choose the same. What cannot be kept is not measured,
-// because two runs could then differ. For this the model, which must have no observer, computes a micro-batch of random
+// Other processes that use it wait meanwhile, so that all of them choose the same. What cannot be kept is not used,
+// because two runs could then differ. To measure, the model, which must have no observer, runs a micro-batch of random
 // tokens; gradients and losses are zero afterwards. On a CPU nothing is done. Throws Interrupted if a signal asks to
 // stop while another process measures.
 AutotunedGemms autotune_gemms(Gpt& model, Feeder& feeder, const std::string& known = {});

@@ -1,5 +1,5 @@
-// What a checkpoint makes of a prepared set, with the patterns it was trained with or others in their place: loss by
-// position, what patterns leave of dense attention (model/recall.h), and what tokens far back are worth.
+// Evaluates a checkpoint on a prepared set, with the patterns it was trained with or others: loss by position, share of
+// dense attention that patterns keep (model/recall.h), and how much tokens far back lower the loss.
 #pragma once
 #include <functional>
 #include <optional>

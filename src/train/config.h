@@ -113,35 +113,35 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("train", "micro_batch_size", c.train.micro_batch_size,
         "sequences that a rank computes at a time; times the number of ranks it must divide batch_size", at_least(1));
   visit("train", "recompute", c.train.recompute,
-        "what the backward pass computes again instead of keeping it, which saves memory and changes no bit: none, the "
+        "what the backward pass recomputes instead of keeping it (less memory, the same bits): none, the "
         "outputs of GELU, those of layer norms too, all of a block but its attention, or the least of these with which "
         "the run fits",
         one_of({"none", "gelu", "norms", "block", "auto"}));
   visit("train", "precision", c.train.precision,
-        "of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward GEMMs and "
-        "the input gradients of the MLP in 8 bits, which needs compute capability 8.9 (a CPU emulates it)",
+        "precision of the training passes: auto is bf16 on a GPU and f32 on a CPU; fp8 computes most of the forward "
+        "GEMMs and the input gradients of the MLP in 8 bits, which needs compute capability 8.9 (a CPU emulates it)",
         one_of({"auto", "fp8"}));
   visit(
       "train", "autotune", c.train.autotune,
       "on a GPU: choose the algorithms of GEMMs by measuring them, once for each kind of GPU, driver and "
-      "library; choices are kept in ~/.cache/scfa and in checkpoints, whose choices come first; rank 0's hold for all "
-      "ranks. Without, cuBLASLt chooses",
+      "library; choices are kept in ~/.cache/scfa and in checkpoints (a checkpoint's come first); all ranks take rank "
+      "0's. false: cuBLASLt's heuristics choose",
       any);
   visit("train", "graph", c.train.graph,
         "on one GPU: steps are launched as CUDA graphs, each before the host has read the losses of the one before, so "
-        "that small models do not wait for the host; changes no bit. Several ranks launch kernel by kernel",
+        "that small models do not wait for the host; the bits are the same. Several ranks launch kernel by kernel",
         any);
   visit("train", "zero", c.train.zero,
         "1 shards master weights and moments over the ranks (ZeRO-1), which saves memory; 0 replicates them",
         between(0, 1));
   visit("train", "overlap", c.train.overlap,
-        "when gradients are added up over ranks: beside the backward pass, after it, or whichever a trial in the first "
+        "when gradients are reduced over ranks: beside the backward pass, after it, or whichever a trial in the first "
         "steps finds faster; on CPUs always after it",
         one_of({"auto", "beside", "after"}));
   visit("train", "reduce_dtype", c.train.reduce_dtype,
-        "what gradients are added up in over ranks; bf16 halves the bytes, on GPUs only", one_of({"f32", "bf16"}));
+        "type in which gradients are reduced over ranks; bf16 halves the bytes, on GPUs only", one_of({"f32", "bf16"}));
   visit("train", "bucket_mb", c.train.bucket_mb,
-        "gradients are added up over ranks in buckets of whole blocks and at least so many megabytes", between(0, 1e6));
+        "gradients are reduced over ranks in buckets of whole blocks, at least this many megabytes", between(0, 1e6));
   visit("train", "check_replicas", c.train.check_replicas,
         "steps between comparisons of the parameters of all ranks, by a hash; 0: never", at_least(0));
   visit("train", "watchdog_seconds", c.train.watchdog_seconds,
@@ -172,8 +172,8 @@ void visit_fields(ConfigT& c, Visit&& visit) {
   visit("eval", "windows", c.eval.windows, "validation windows of sequence_length tokens, always the same",
         at_least(1));
   visit("checkpoint", "every", c.checkpoint.every, "steps between checkpoints; 0 saves at the end only", at_least(0));
-  visit("checkpoint", "minutes", c.checkpoint.minutes,
-        "also save when so long has passed since the last save; 0: never", at_least(0));
+  visit("checkpoint", "minutes", c.checkpoint.minutes, "also save this many minutes after the last save; 0: never",
+        at_least(0));
   visit("checkpoint", "keep", c.checkpoint.keep, "newest checkpoints to keep; 0 keeps all", at_least(0));
   visit("checkpoint", "keep_best", c.checkpoint.keep_best,
         "keep the checkpoint of the lowest validation loss too, of those saved at an evaluated step", any);

@@ -91,7 +91,7 @@ constexpr const char* kMixture = "mixture";
 HeadPatterns read_heads(const Json& json, const std::string& where) {
   if (!json.is_object() || !json.contains(kMixture)) return {read_pattern(json, where)};
   const std::string at = concat(where, ".", kMixture);
-  require(json.size() == 1, at, ": must be alone in its object; other keys belong into its entries");
+  require(json.size() == 1, at, ": must be the only key of its object; other keys belong in its entries");
   const Json& entries = json[kMixture];
   require(entries.is_array() && !entries.empty() && entries.size() <= kMostHeads, at,
           ": must be a list with one object for each range of heads, not ", shown(entries));
@@ -114,8 +114,8 @@ Json json_of_heads(const HeadPatterns& patterns) {
 
 std::vector<HeadPatterns> read_layers(const Json& json, const std::string& where) {
   if (!json.is_array()) return {read_heads(json, where)};
-  require(!json.empty(), where, ": a list of patterns must have one entry a layer, not none");
-  require(json.size() <= kMostLayers, where, ": a list of patterns must have one entry a layer, not ", json.size());
+  require(!json.empty(), where, ": a list of patterns must have one entry per layer, not none");
+  require(json.size() <= kMostLayers, where, ": a list of patterns must have one entry per layer, not ", json.size());
   std::vector<HeadPatterns> layers;
   for (const Json& entry : json) layers.push_back(read_heads(entry, concat(where, "[", layers.size(), "]")));
   return layers;
@@ -146,7 +146,7 @@ void read_attention(Config& config, const Json& json, const std::string& where) 
     return;
   }
   const std::string at = concat(where, ".", kSchedule);
-  require(json.size() == 1, at, ": must be alone in its object; other keys belong into its entries");
+  require(json.size() == 1, at, ": must be the only key of its object; other keys belong in its entries");
   const Json& entries = json[kSchedule];
   require(entries.is_array() && !entries.empty() && entries.size() <= kMostStages, at,
           ": must be a list of {\"from\": share of the steps, \"attention\": ...}, not ", shown(entries));

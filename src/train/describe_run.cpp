@@ -56,8 +56,8 @@ void describe_ranks(Console& console, const World& world, Device device) {
     console.line("ranks: " + world.describe());
     if (world.launcher() == Launcher::kMpirun && std::getenv("OMPI_MCA_odls_base_sigkill_timeout") == nullptr)
       console.line(
-          "  Ctrl-C leaves mpirun's processes a second; mpirun --mca odls_base_sigkill_timeout 90 leaves them time to "
-          "save, and so does kill -USR2 of mpirun");
+          "  on Ctrl-C mpirun kills its processes after a second; to leave them time to save, start it with --mca "
+          "odls_base_sigkill_timeout 90, or stop it with kill -USR2");
     return;
   }
   if (device == Device::kGpu && !nccl::built())

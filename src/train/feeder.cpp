@@ -46,7 +46,7 @@ Batch Feeder::put(const std::vector<int32_t>& ids, const std::vector<int32_t>& t
                   const std::vector<uint32_t>& samples, uint32_t step, int64_t rows) {
   const auto tokens = static_cast<size_t>(batch_ * length_);
   require(ids.size() == tokens && targets.size() == tokens && samples.size() == static_cast<size_t>(batch_),
-          "feeder: a batch of ", ids.size(), " tokens where ", tokens, " are to be");
+          "feeder: a batch of ", ids.size(), " tokens, not ", tokens);
   Batch batch = ctx_.on_gpu()
                     ? copy_to_device(ids, targets, samples, step)
                     : batch_at(ids.data(), targets.data(), samples.data(), step, Device::kCpu, batch_, length_);

@@ -14,9 +14,9 @@ class Feeder {
 
   static int64_t memory(const Context& ctx, int64_t B, int64_t T);  // bytes on a GPU; none on the CPU
 
-  // A batch of a step with ids and targets, (B, T), and samples, (B), of which the first `rows` count (0: all). On a
-  // GPU every second one is at the same place. Work on the batch before must have been launched. Valid until the second
-  // next call; on the CPU as long as the vectors are.
+  // A batch of a step: ids and targets (B, T), and samples (B), of which the first `rows` count (0: all). On a GPU it
+  // lies in one of two buffers by turns, valid until the call after next; all work on the batch before must have been
+  // launched. On the CPU it is valid as long as the vectors are.
   Batch put(const std::vector<int32_t>& ids, const std::vector<int32_t>& targets, const std::vector<uint32_t>& samples,
             uint32_t step, int64_t rows = 0);
 

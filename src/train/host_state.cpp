@@ -27,26 +27,26 @@ HostState::HostState(ParameterStore& store, bool moments, bool here) : store_(st
   bucket_biases_ = Tensor(bucket_bias_copy_.data(), DType::kF32, Device::kCpu, {bucket_biases_.numel()});
 }
 
-void HostState::download(const WithTensor& complete) {
+void HostState::download(const WithTensor& all_gather) {
   for_each_state([&](State state) {
     const Tensor taken = store_.take(state);
-    if (complete && taken.data == store_.gradients().data) complete(taken);
+    if (all_gather && taken.data == store_.gradients().data) all_gather(taken);
     if (here_ && view(state).data != taken.data) store_.context().copy(view(state), taken);
   });
   const Tensor biases = store_.bucket_biases();
   if (here_ && bucket_biases_.data != biases.data) store_.context().copy(bucket_biases_, biases);
 }
 
-void HostState::upload(const WithTensor& spread) {
+void HostState::upload(const WithTensor& broadcast) {
   for_each_state([&](State state) {
     const Tensor staging = store_.staging(state);
     if (here_ && view(state).data != staging.data) store_.context().copy(staging, view(state));
-    if (spread) spread(staging);
+    if (broadcast) broadcast(staging);
     store_.put(state);
   });
   if (const Tensor biases = store_.bucket_biases(); biases) {
     if (here_ && bucket_biases_.data != biases.data) store_.context().copy(biases, bucket_biases_);
-    if (spread) spread(biases);
+    if (broadcast) broadcast(biases);
   }
   store_.context().synchronize();  // the host's copies go away
 }

@@ -10,7 +10,7 @@ namespace scfa {
 
 class HostState {
  public:
-  // moments: of the optimizer too. here: whether this rank reads and writes them; elsewhere there are no views.
+  // moments: also the optimizer's. here: whether this rank reads and writes them; other ranks have no views.
   HostState(ParameterStore& store, bool moments, bool here = true);
 
   Tensor view(State state) const { return views_[static_cast<size_t>(state)]; }  // empty if there is none
@@ -18,11 +18,11 @@ class HostState {
   const BucketBiasTable& bucket_bias_table() const { return store_.bucket_bias_table(); }
   Tensor bucket_biases() const { return bucket_biases_; }  // flat; empty if there are none
 
-  // From the store to the host; complete() is called with each tensor that holds only this rank's shards, to gather the
-  // others'. Back; spread() is called with each tensor before the store takes it over, to pass on rank 0's.
+  // download() copies the store's state to the host and calls all_gather with each tensor that holds only this rank's
+  // shards. upload() copies it back and calls broadcast with each tensor before the store takes it over.
   using WithTensor = std::function<void(const Tensor&)>;
-  void download(const WithTensor& complete = {});
-  void upload(const WithTensor& spread = {});
+  void download(const WithTensor& all_gather = {});
+  void upload(const WithTensor& broadcast = {});
 
  private:
   template <class Visit>

@@ -1,6 +1,6 @@
-// runs/NAME/metrics.jsonl: one JSON object a line. The first is a header (config, commit, machine); then a "step" a
-// step, a "profile" now and then (times by op) and an "eval" an evaluation; "resume" where a run was taken up again.
-// Each line has a checksum of its own (train/metrics_lines.h).
+// runs/NAME/metrics.jsonl: one JSON object per line. First a header (config, commit, machine); then a "step" for
+// each step, an "eval" for each evaluation, a "profile" (times by op) every log.every steps, and a "resume" for each
+// resumption. Each line has a checksum (train/metrics_lines.h).
 #pragma once
 #include <cstdint>
 #include <fstream>
@@ -27,7 +27,7 @@ struct StepRecord {
 
 // Reads the file from its start and truncates it after the last intact line that is the header or a record of a step up
 // to `step`. This drops a line that a full disk or a kill cut short, and steps that will be repeated. Numbers of
-// damaged lines before that are added to `broken`, if it is given. Returns the bytes removed.
+// damaged lines before the first record of a later step are added to `broken`, if given. Returns the bytes removed.
 int64_t cut_metrics(const std::string& path, int64_t step, std::vector<int64_t>* broken = nullptr);
 
 class Metrics {

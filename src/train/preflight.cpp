@@ -242,7 +242,7 @@ void check_initial_parameters(const CheckpointState& state, const Config& config
     const bool of_directions =
         d.key == "seed" && BucketBiasTable(theirs).length > 0 && BucketBiasTable(ours).length > 0;
     if (d.key.starts_with("model.") || of_directions) text += concat("; ", d.key, " was ", d.a, " and is now ", d.b);
-    if (of_directions) text += ", so that buckets are others and their biases begin at 0";
+    if (of_directions) text += ", so hash directions differ and bucket biases begin at 0";
   }
   if (describe_schedule(theirs) != describe_schedule(ours)) text += "; attention was " + describe_schedule(theirs);
   console.line(text);
@@ -250,7 +250,7 @@ void check_initial_parameters(const CheckpointState& state, const Config& config
 
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
                      int ranks, Console& console) {
-  constexpr const char* kOther = ": the run will not be what it would have been without the stop";
+  constexpr const char* kOther = ": the run will differ from an uninterrupted one";
   check_tokenizer(state, set);
   for (const Difference& d : differences(state.config, config)) {
     require(!d.key.starts_with("model.") && !d.key.starts_with("attention"), state.path, ": was trained with ", d.key,

@@ -60,7 +60,7 @@ void check_initial_parameters(const CheckpointState& state, const Config& config
                               Console& console);
 
 // Whether config may go on from a checkpoint. Throws Error if that is of another model or tokenizer; warns of whatever
-// else will make the run another one than it would have been without the stop.
+// else makes the run differ from an uninterrupted one.
 void check_resumable(const CheckpointState& state, const Config& config, const TokenSet& set, const std::string& device,
                      int ranks, Console& console);
 

@@ -1,7 +1,7 @@
-// Keeps the model the same on all ranks of a run. Gradients are added up over ranks while backward still runs: a bucket
-// of parameters at a time, as soon as its gradients are there, beside the rest of the work (on a GPU). With ZeRO-1
-// (arXiv:1910.02054) each rank gets the sums of its shards only, updates those, and passes on their compute_params,
-// which arrive ahead of the next forward pass. With one rank nothing happens and nothing is held.
+// Keeps the model the same on all ranks of a run. Gradients are reduced over ranks in buckets of parameters: on a GPU
+// beside the backward pass, each bucket once its gradients are complete, or else after it (train.overlap). With ZeRO-1
+// (arXiv:1910.02054) each rank gets the sums of its shards only, updates those, and all gather compute_params; the next
+// forward pass waits for a bucket before it uses it. With one rank nothing happens and nothing is held.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -53,7 +53,7 @@ class Replicas : public GptObserver {
   // Throws CollectiveError naming the ranks whose parameters are not those of the others.
   void compare(int64_t step);
 
-  std::string describe() const;  // "NCCL 2.28.9, gradients added up in f32, 13 buckets"
+  std::string describe() const;  // "collectives: NCCL 2.28.9; gradients reduced in f32, 13 buckets"
 
  private:
   struct Bucket {

@@ -20,8 +20,8 @@ struct RunLog {
 
 enum class Lines { kLast, kAll };
 
-// Reads the file from its end, up to the last "resume" record, or all of it if there is none; kAll: then all of it, to
-// check and count lines. Throws Error if it cannot be read, Interrupted once a signal asked to stop.
+// Reads the file from its end until it has the last "step", "eval" and "resume" records; kAll: then all of it, to check
+// and count lines. Throws Error if it cannot be read, Interrupted once a signal asked to stop.
 RunLog read_run_log(const std::string& path, Lines lines = Lines::kAll);
 
 }  // namespace scfa

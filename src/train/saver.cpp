@@ -9,7 +9,7 @@ namespace scfa {
 Saver::Saver(std::string run, const CheckpointConfig& config, RunControl& control)
     : run_(std::move(run)), config_(config), control_(control) {}
 
-void Saver::hold(int64_t step, const std::string& checkpoint) {
+void Saver::mark_saved(int64_t step, const std::string& checkpoint) {
   checkpoint_ = control_.world.all_gather("checkpoint", checkpoint).front();
   saved_step_ = step;
   saved_at_ = std::chrono::steady_clock::now();
@@ -38,7 +38,7 @@ void Saver::save(const CheckpointState& state, TrainingMemory& memory) {
   HostState host_state(memory.store, true, world.is_rank0());
   memory.replicas->download(host_state);
   world.run_on_rank0("saving", [&] { write(state, memory.store.table(), host_state); });
-  hold(state.step, checkpoint_);
+  mark_saved(state.step, checkpoint_);
 }
 
 void Saver::write(const CheckpointState& state, const ParameterTable& table, const HostState& host_state) {

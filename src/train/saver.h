@@ -14,15 +14,14 @@
 
 namespace scfa {
 
-// Every rank calls hold() and save() at the same time; rank 0 writes.
+// Every rank calls mark_saved() and save() at the same time; rank 0 writes.
 class Saver {
  public:
   // run: its folder. control must outlive it.
   Saver(std::string run, const CheckpointConfig& config, RunControl& control);
 
-  // The run is at `step`, which needs no saving: it is in `checkpoint` (known to rank 0), or, if that is empty, no step
-  // has been made yet.
-  void hold(int64_t step, const std::string& checkpoint);
+  // `step` needs no saving: it is in `checkpoint` (known to rank 0) or, if that is empty, no step has been made yet.
+  void mark_saved(int64_t step, const std::string& checkpoint);
 
   // Writes a checkpoint of the memory of all ranks. Throws CollectiveError if that fails; earlier ones are then as they
   // were.

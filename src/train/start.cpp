@@ -68,7 +68,7 @@ TrainingState load_start(RunControl& control, TrainingMemory& memory, const Star
   control.world.run_on_rank0("reading the checkpoint", [&] {
     if (checkpoint)
       read_checkpoint(checkpoint->path, memory.store.table(), host_state);
-    else  // a run that still trains may have removed it; hashes of another seed have other directions
+    else  // that run may have removed it since; bucket biases fit the hash directions of the same seed only
       with_key([&] {
         read_parameters(start.init_from->path, memory.store.table(), host_state,
                         start.init_from->config.seed == config.seed);

@@ -17,12 +17,12 @@ struct Start {
   std::optional<CheckpointState> init_from;   // begins with its parameters
 };
 
-// Rank 0's to find. Checks only: what is there stays as it is. Throws Error if the options do not fit what is there, or
-// the config does not fit the checkpoint.
+// Called on rank 0. Only checks, and changes nothing. Throws Error if the options do not fit the run's folder, or the
+// config does not fit the checkpoint.
 Start choose_start(const TrainOptions& options, const RunInputs& inputs, RunControl& control);
 
-// Fills the memory of all ranks: from rank 0's checkpoint, with the parameters of another run or with random ones. Rank
-// 0 alone knows of a checkpoint; whether there is init_from all know by the config.
+// Fills the memory of all ranks: from the run's checkpoint, another run's parameters, or random ones. Only rank 0 has
+// the checkpoint in `start`; all ranks know from the config whether there is an init_from.
 TrainingState load_start(RunControl& control, TrainingMemory& memory, const Start& start, const Config& config);
 
 }  // namespace scfa

@@ -12,13 +12,13 @@ namespace scfa {
 
 class StepLauncher {
  public:
-  // Both must outlive it. graphs: work on a micro-batch that lies where one lay before is launched as a graph, which is
-  // captured the second time: the same work and the same bits, launched in a hundredth of the time. The model's
-  // observer is told nothing then. On a CPU and while times of ops are collected there are no graphs.
+  // Both must outlive it. graphs: a micro-batch at the addresses of an earlier one is launched as a graph, captured the
+  // second time: the same work and the same bits, launched in a hundredth of the time. A graph's launch does not call
+  // the model's observer. On a CPU and while times of ops are collected there are no graphs.
   StepLauncher(Gpt& model, Optimizer& optimizer, bool graphs);
 
-  // first, last: of the step's micro-batches. Before the last one of a step comes Optimizer::begin_step(). Throws Error
-  // if a graph cannot be made.
+  // first, last: whether it is the step's first or last micro-batch. Call Optimizer::begin_step() before the last one.
+  // Throws Error if a graph cannot be made.
   void launch(const Batch& batch, bool first, bool last);
 
   bool uses_graphs() const { return graphs_; }

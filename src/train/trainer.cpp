@@ -95,7 +95,7 @@ class Trainer {
     world.run_on_rank0("making the run's folder", [&] { metrics = make_folder(begin); });
     reporter_ = std::make_unique<Reporter>(control_.console, std::move(metrics), inputs_.ctx, config(), state_.step,
                                            world.size());
-    saver_.hold(state_.step, checkpoint ? checkpoint->path : "");
+    saver_.mark_saved(state_.step, checkpoint ? checkpoint->path : "");
     world.started(config().train.watchdog_seconds);
     if (options_.resume && world.is_rank0()) saver_.prune();  // a kill may have left it undone
   }

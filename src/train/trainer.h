@@ -14,7 +14,7 @@ struct TrainOptions {
   std::string resume_from{};  // with resume: this checkpoint of the run, which must be its newest whole one
   bool overwrite = false;     // remove what an earlier run of this name left
   bool dry_run = false;       // check everything, print the memory plan, allocate and write nothing
-  int plan_ranks = 0;         // with dry_run: as if there were so many ranks; 0: as many as there are
+  int plan_ranks = 0;         // with dry_run: ranks to plan for; 0: as many as there are
   bool share_gpu = false;     // several ranks may use one GPU, for tests
 };
 

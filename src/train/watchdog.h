@@ -17,8 +17,8 @@ class Watchdog {
     double work_seconds = 0;  // of one piece of work, four times that for saving; 0: none
     double stop_seconds = 0;  // of a step or an evaluation batch after a signal; 0: none
   };
-  // tick is called about ten times a second, from a thread of the watchdog; on_end with what would be said before the
-  // program is ended by force: to end other ranks too, and itself if they say it.
+  // tick is called ten times a second, from the watchdog's thread. on_end gets the message before the program is ended
+  // by force, and may end all ranks; if it returns, the watchdog prints the message and ends this process.
   Watchdog(const Limits& limits, std::function<void()> tick, std::function<void(const std::string&)> on_end = {});
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;

@@ -83,7 +83,7 @@ TEST(World, RanksThatDoNotComeAreNamed) {
   const int port = Listener(0).port();
   expect_error(
       [&] { World({.launcher = Launcher::kTorchrun, .rank = 0, .size = 3, .address = "127.0.0.1", .port = port}); },
-      "ranks 1, 2 of 3 did not come within 0.3 s");
+      "ranks 1, 2 of 3 did not connect within 0.3 s");
   expect_error(
       [&] { World({.launcher = Launcher::kTorchrun, .rank = 1, .size = 3, .address = "127.0.0.1", .port = port}); },
       "rank 1 on ");

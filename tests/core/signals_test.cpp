@@ -106,7 +106,7 @@ TEST(Signals, TheThirdEndsTheProgramWhereItIs) {
   ASSERT_TRUE(child.wait_for("SIGTERM: ending after this step\n"));
   child.send(SIGINT);
   EXPECT_TRUE(child.wait_for("SIGINT: still ending after this step\n")) << child.rest();
-  EXPECT_TRUE(child.wait_for("once more ends it at once")) << child.rest();
+  EXPECT_TRUE(child.wait_for("a third signal ends it at once")) << child.rest();
   child.send(SIGINT);
   EXPECT_EQ(child.code(), 128 + SIGINT);
 }

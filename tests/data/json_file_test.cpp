@@ -66,9 +66,9 @@ TEST(ParseJson, RefusesMoreKeysThanAFileOfOursHas) {
 }
 
 TEST(ParseJson, RefusesAKeyThatStandsTwice) {
-  refused("{\"a\":1,\"a\":1}", {"x.json: key \"a\" is there twice"});
-  refused("{\"a\":1,\"\\u0061\":1}", {"key \"a\" is there twice"});
-  refused("{\"o\":[{\"x\":{\"b\":1,\"c\":2,\"b\":{}}}]}", {"key \"b\" is there twice"});
+  refused("{\"a\":1,\"a\":1}", {"x.json: key \"a\" is given twice"});
+  refused("{\"a\":1,\"\\u0061\":1}", {"key \"a\" is given twice"});
+  refused("{\"o\":[{\"x\":{\"b\":1,\"c\":2,\"b\":{}}}]}", {"key \"b\" is given twice"});
   EXPECT_NO_THROW(parse_json("{\"a\":{\"a\":{\"a\":1}},\"b\":[{\"a\":1},{\"a\":1}]}", "x.json"));
 }
 

@@ -90,8 +90,8 @@ TEST_F(PrepareErrorsTest, TruncatedAndCorruptStreams) {
   const std::string zst = zstd(text), gz = gzip(text);
   expect_error("a.txt.zst", zst.substr(0, zst.size() / 2), "a.txt.zst: truncated: ends in the middle of a zstd frame");
   expect_error("a.txt.gz", gz.substr(0, gz.size() / 2), "a.txt.gz: truncated: ends in the middle of gzip data");
-  expect_error("b.txt.zst", text, "b.txt.zst: not zst data, whatever its name says");
-  expect_error("b.txt.gz", zst, "b.txt.gz: not gz data, whatever its name says");
+  expect_error("b.txt.zst", text, "b.txt.zst: not zst data, despite its name");
+  expect_error("b.txt.gz", zst, "b.txt.gz: not gz data, despite its name");
   expect_error("a.txt.gz", gz + "junk", "a.txt.gz: corrupt gzip data");
   std::string bad = zst;
   for (size_t i = 100; i < 200; ++i) bad[i] = static_cast<char>(~bad[i]);

@@ -108,7 +108,7 @@ TEST_F(PrepareErrorsTest, ACountOfThreadsThatCannotBe) {
   PrepareOptions made = options(folder_.put("a.txt", "some text"));
   for (const int threads : {-1, 1025, 1'000'000}) {
     made.threads = threads;
-    expect_error(made, concat("--threads must lie between 0 (one a core) and 1024, not ", threads));
+    expect_error(made, concat("--threads must be from 0 (one per core) to 1024, not ", threads));
   }
 }
 

@@ -239,7 +239,7 @@ TEST_F(TokenSetTest, ManifestsOfVersionOne) {
   expect("\"tokens\": 40", "\"tokens\": 41", "'splits.train.tokens' is 100 but the shards add up to 101");
   expect("\"train-00001.bin\"", "\"../train-00001.bin\"", "must be the name of a file in the same folder");
   expect("\"xxh3\": \"", "\"xxh3\": \"z", "must be 16 hexadecimal digits");
-  expect("\"seed\": 0", "\"seed\": 0, \"seed\": 0", "key \"seed\" is there twice");
+  expect("\"seed\": 0", "\"seed\": 0, \"seed\": 0", "key \"seed\" is given twice");
   expect("\"seed\": 0", "\"seed\": " + std::string(200'000, '['), "nested more than");
   expect("{", "[", "not valid JSON");
 }

@@ -183,7 +183,7 @@ TEST(Config, ErrorsNameTheFileTheKeyAndWhatWouldBeRight) {
   expect_error([] { parse(R"({"seed": 1, "seed": 2})"); }, {"my.json", "seed", "twice"});
   expect_error([] { parse(R"({"train": {"steps": 1, "steps": 2}})"); }, {"steps", "twice"});
   expect_error([] { parse(R"({"attention": {"bucket": 4}})"); }, {"attention.bucket", "attention.buckets"});
-  expect_error([] { parse(R"({"attention": []})"); }, {"attention", "one entry a layer"});
+  expect_error([] { parse(R"({"attention": []})"); }, {"attention", "one entry per layer"});
   expect_error([] { parse(R"({"attention": 3})"); }, {"attention", "object"});
 }
 

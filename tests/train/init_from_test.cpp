@@ -126,7 +126,7 @@ TEST_P(InitFrom, BiasesOfAnotherSeedAreNotTakenOver) {
   EXPECT_NE(first_loss(without), with_biases);
   next.seed = 5;
   first_loss(next);
-  EXPECT_NE(tiny.out.find("; seed was 1337 and is now 5, so that buckets are others and their biases begin at 0"),
+  EXPECT_NE(tiny.out.find("; seed was 1337 and is now 5, so hash directions differ and bucket biases begin at 0"),
             std::string::npos)
       << tiny.out;
   Context ctx(GetParam());
