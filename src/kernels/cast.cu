@@ -1,4 +1,4 @@
-// Between element types; memory-bound, eight elements a thread.
+// Conversion between element types; memory-bound, eight elements per thread.
 #include "kernels/cast.h"
 #include "kernels/device_math.cuh"
 

@@ -86,7 +86,7 @@ __device__ inline float block_max(float x) {
   return block_reduce(x, -INFINITY, [](float a, float b) { return fmaxf(a, b); });
 }
 
-// Blocks for one thread an item.
+// The number of blocks for one thread per item.
 inline unsigned blocks_for(int64_t items, int threads) {
   return static_cast<unsigned>((items + threads - 1) / threads);
 }

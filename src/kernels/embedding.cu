@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(256) number_rows_kernel(int* rows, int N) {
   if (i < N) rows[i] = i;
 }
 
-// A block adds up the sorted rows [kRun * blockIdx.x, + kRun). A token whose rows all lie there is done with; the
-// others' sums go to partial: entry 2 k for one that began before chunk k, 2 k + 1 for one that goes on behind it.
+// A block adds up the sorted rows [kRun * blockIdx.x, + kRun). Sums of tokens whose rows all lie there go to dwte, the
+// others to partial: to entry 2 k if the token began before chunk k, else (it goes on after the chunk) to 2 k + 1.
 __global__ void __launch_bounds__(128) chunk_kernel(float* dwte, float* partial, const int* ids, const int* rows,
                                                     const __nv_bfloat16* dx, int N, int64_t V, int64_t C) {
   const int begin = blockIdx.x * kRun, end = min(N, begin + kRun);

@@ -36,7 +36,7 @@ inline float decode_fp8(uint8_t code, DType type) {
   return code & 0x80 ? -size : size;
 }
 
-// y.values = x by y.scale; x is f32.
+// y.values = x / y.scale; x is f32.
 inline void encode_fp8(const ScaledTensor& y, const ConstTensor& x) {
   const float inverse = 1.0f / *y.scale.as<float>();
   const auto* from = x.as<float>();

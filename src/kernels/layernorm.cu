@@ -14,7 +14,7 @@ namespace scfa::gpu {
 
 namespace {
 
-constexpr int kWarps = 4;                       // rows in flight a block; small blocks keep the tail short
+constexpr int kWarps = 4;                       // rows in flight per block; small blocks keep the tail short
 constexpr int kMaxPacks = 4096 / (32 * kPack);  // packs a lane holds for the widest row: 128 registers
 
 // What a later read of the stored element gives back: statistics are taken of the rounded sum.

@@ -10,7 +10,7 @@ namespace scfa {
 //   r           out (N, C)  the sum; may alias x; empty if skip is empty (then r is x)
 //   mean, rstd  out (N)     f32, kept for backward
 //   x, skip     in  (N, C)  dtype of y; skip may be empty       w, b  in (C), dtype of y; b may be empty
-//   y_fp8       out (N, C)  e4m3, y by y_fp8.scale, which is given (linear/fp8.h); or empty. On a GPU y must be bf16
+//   y_fp8       out (N, C)  e4m3, y / y_fp8.scale, which is given (linear/fp8.h); or empty. On a GPU y must be bf16
 // Asynchronous on ctx.stream(); deterministic. GPU: C % 8 == 0, C <= 4096; tuned for 256 <= C <= 2048.
 // Throws Error if shapes, dtypes or devices disagree, before anything is launched.
 void layernorm_forward(Context& ctx, Tensor y, Tensor r, Tensor mean, Tensor rstd, ConstTensor x, ConstTensor skip,

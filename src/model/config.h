@@ -101,8 +101,8 @@ std::string describe_patterns(const GptConfig& config);
 // Of all stages: "hash with 16 buckets; from 90 % of the steps on dense".
 std::string describe_schedule(const GptConfig& config);
 
-// GEMMs and attention of forward and backward, counting 2 a multiply-add and attention by the pairs that the
-// patterns leave on average. Documents are not taken into account: how much they leave is known with the text only.
+// GEMMs and attention of forward and backward, counting 2 per multiply-add, and in attention the pairs that patterns
+// leave on average. Documents are not taken into account: what they leave depends on the text.
 double model_flops_per_token(const GptConfig& config);
 
 }  // namespace scfa

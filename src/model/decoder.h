@@ -36,7 +36,7 @@ class Decoder {
   Buffer memory_;
   Activations acts_;
   Tensor ids_, samples_, logits_;
-  std::vector<KeyValueCache> cache_;  // a layer
+  std::vector<KeyValueCache> cache_;  // one per layer
   const bool causal_;
   std::vector<int32_t> text_;  // what was fed
   std::vector<float> host_logits_;

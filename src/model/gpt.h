@@ -19,7 +19,7 @@ struct Batch {
   ConstTensor samples;          // (B) i32: number of each sequence within its step
   RandomStep step;              // kEvaluationStep for evaluation: fixed projections and drops
   float gradient_scale = 1.0f;  // 1 / tokens of the whole step that count
-  // (L, B, H, T) u16, optional: instead of what the patterns would choose, unless they are fixed.
+  // (L, B, H, T) u16, optional: instead of what the patterns would choose. Ignored where LayerSegments::filled_before.
   ConstTensor q_segments, k_segments;
 };
 
@@ -67,8 +67,8 @@ class Gpt {
 
   const std::vector<Arena::Item>& memory() const { return memory_; }  // what was allocated
 
-  // From here on with the patterns of this stage of the config; the first one to begin with. Call it between steps,
-  // after losses were read; activations of the last forward pass are lost. Returns whether the stage is another one.
+  // Switches to the patterns of a stage of the config; a model starts with stage 0. Call it between steps, after losses
+  // were read; activations of the last forward pass are lost. Returns whether the stage changed.
   bool set_stage(int64_t stage);
 
   void set_observer(GptObserver* observer) { observer_ = observer; }  // null: none. Must outlive its use

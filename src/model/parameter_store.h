@@ -26,8 +26,8 @@ struct StoreOptions {
   int64_t bucket_elements = 0;  // buckets have at least so many: see make_buckets
 };
 
-// Groups of the table put together, for summing gradients: whole groups, of at least `least` elements where there are
-// so many, in the order in which backward finishes them. The embeddings, which come last, are one of their own.
+// Buckets of whole groups of the table, for summing gradients, in the order in which backward finishes them, of at
+// least `least` elements where possible. Embeddings are the last bucket, or join the only other one if it has fewer.
 std::vector<Range> make_buckets(const ParameterTable& table, int64_t least);
 
 class ParameterStore {

@@ -9,9 +9,9 @@
 
 namespace scfa {
 
-// A relation is one Segments: in it, query i sees the first end_key[i] keys of its segment, with a window from
-// begin_key[i] on. out = sum_r sum_j e^(scale * q . k_j) v_j / sum_r sum_j e^(scale * q . k_j) over the keys j seen in
-// each relation r, so a key that is seen in several counts as often. With one relation: out = softmax(scale * q . k) v.
+// A relation is one Segments: in it, query i sees keys [begin_key[i], end_key[i]) of its segment (begin_key is 0
+// without ranges). out = sum_r sum_j e^(scale * q . k_j) v_j / sum_r sum_j e^(scale * q . k_j) over the keys j seen in
+// each relation r, so a key counts once per such relation. With one relation: out = softmax(scale * q . k) v.
 //   out      out (B, T, H, D)  zero for a query that sees no key, dropped ones included
 //   lse      out (B, H, T) f32, in token order: log2 sum exp2(scale * log2(e) * q . k); +inf where no key is seen
 //   q        in  (B, T, H, D)  f32 on CPU, bf16 on GPU; D contiguous, other strides free: it may be a view of
@@ -50,8 +50,8 @@ bool uses_portable_attention();
 // Which kernels attention runs on here, and why, in words.
 std::string describe_attention(const Context& ctx);
 
-// One relation. dk and dv are (B, T, H, D), of every query head. Backward takes lse and out of all relations together:
-// the probabilities that follow from that lse are the relation's share, and the gradients its part of the sum.
+// One relation. dk and dv are (B, T, H, D), of every query head. Backward takes lse and out over all relations, so that
+// exp2(score - lse) is a relation's part of the whole softmax, and its gradients are one term of their sum.
 //   accumulate  forward: out and lse hold the results of other relations and become those of all (combine.h);
 //               backward: dq, dk and dv are added to, and inverse_norm must be empty
 using AttentionForward = void(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,

@@ -76,7 +76,7 @@ struct HeadRows {
 void gather(float* to, const HeadRows& from, const int32_t* index, int64_t n, int64_t D) {
   for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * D, from.row(index[i]), static_cast<size_t>(D) * sizeof(float));
 }
-// Adds to rows that are there, which are zeros at first.
+// Adds to rows, which are zeros at first or, with accumulate, hold the gradients of earlier relations.
 void scatter(const HeadRows& to, const float* from, const int32_t* index, int64_t n, int64_t D) {
   for (int64_t i = 0; i < n; ++i) {
     float* row = to.writable(index[i]);
@@ -84,7 +84,7 @@ void scatter(const HeadRows& to, const float* from, const int32_t* index, int64_
     for (int64_t d = 0; d < D; ++d) row[d] += from[i * D + d];
   }
 }
-// row becomes what it is over the keys of both: existing_lse is that of the row, lse that of `added` and then of both.
+// Combines `added` into row (combine.h). existing_lse: of row. lse: on entry of `added`, on return of both.
 void combine(float* row, const float* added, int64_t D, float existing_lse, float& lse) {
   const CombineWeights weights = combine_weights(existing_lse, lse);
 #pragma omp simd

@@ -18,23 +18,23 @@ struct AttentionParams {
                        // and delta = rowsum(out * dout) (dPsum), side by side
   const int *q_begin, *k_begin, *q_index, *k_index, *end_key, *begin_query;  // as in Segments
   const int *begin_key, *end_query;                                          // likewise; null without ranges
-  const void* work_items;   // the list that a kernel works off: QueryTile, KeyTile or SingleBlockSegment
+  const void* work_items;   // the kernel's work list, of QueryTile, KeyTile or SingleBlockSegment
   const int* num_items;     // how many it has
   int* tile_counter;        // the next item to take
   const int* untied_heads;  // WorkCounts::untied_heads
-  // Sums of dq in f32, in blocks of kQueryBlock queries. dq_ring: a ring of ring_blocks blocks that all thread blocks
-  // share. dq_accum: dq_accum_blocks blocks for each thread block alone, where these take whole segments.
+  // Sums of dq in f32, per m_block (kQueryBlock queries). dq_ring: a ring of ring_blocks m_blocks, shared by all thread
+  // blocks. dq_accum: dq_accum_blocks m_blocks private to each thread block, for segments that it takes whole.
   float *dq_accum, *dq_ring;
   unsigned* dq_semaphores;  // of dq_ring: see sm90/dq_semaphore.cuh
   int ring_blocks, dq_accum_blocks;
-  // (B, T, H) where keys are normalised queries, otherwise null. Where no head is untied, the gradient through the keys
-  // is added to dq.
+  // (B, T, H) where keys are normalised queries, otherwise null. If *untied_heads is 0, the sm_90 backward adds the
+  // gradient through the keys to dq.
   const float* inverse_norm;
   int H, T, S, D;
   float scale;       // of scores
   float scale_log2;  // the same for exponentials of base two: scale * log2(e)
-  // Forward: out and lse hold the results of other relations and become those of all. Backward: dq, dk and dv are added
-  // to what is there, and inverse_norm is null.
+  // Forward: combines with the out and lse of earlier relations (combine.h). Backward: adds to the dq, dk and dv of
+  // earlier relations; inverse_norm is null.
   bool accumulate;
 };
 

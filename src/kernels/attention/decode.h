@@ -22,7 +22,7 @@ KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_
 
 // Writes k, v and their segments to row `position` of the cache.
 //   k, v  in (1, 1, H_kv, D), D contiguous, other strides free, dtype of the cache
-//   relations  R of the cache, up to kMaxRelations; read are k_segment, (1, H, 1) u16 each
+//   relations  R of the cache, up to kMaxRelations; only k_segment, (1, H, 1) u16, is read
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   std::span<const Segments> relations);
 
@@ -35,11 +35,11 @@ struct KeyRange {
 // Those of all heads, in order.
 using HeadRanges = std::vector<KeyRange>;
 
-// A relation sees the keys of the query's segment among those of its ranges. out, lse: as attention_forward's over all
-// relations; out is zero where no key is seen.
+// In each relation, the query sees the keys of its segment that are in the relation's range. out, lse: as in
+// attention_forward over all relations; out is zero where no key is seen.
 //   out  out (1, 1, H, D)      q  in (1, 1, H, D), D contiguous, other strides free
 //   lse  out (1, H, 1) f32, log2; may be empty with one relation
-//   relations  R of the cache; read are q_segment, (1, H, 1) u16 each      ranges  of each relation, or one for all
+//   relations  R of the cache; only q_segment, (1, H, 1) u16, is read      ranges  of each relation, or one for all
 // f32 on the CPU; bf16 on the GPU, D a multiple of 8 up to 128, rows aligned to 16 bytes. Deterministic.
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
                       std::span<const Segments> relations, std::span<const HeadRanges> ranges, float scale);

@@ -1,4 +1,4 @@
-// What is in memory already where a warp writes its 16 rows of an accumulator: overwritten, or kept and added to.
+// How a warp stores its 16 rows of an accumulator: over the rows in memory, added to them, or combined with them.
 #pragma once
 #include "kernels/attention/combine.h"
 #include "kernels/fragment_math.cuh"

@@ -15,8 +15,8 @@ struct HeadView {
   int64_t row_stride;
 };
 
-// Those of all heads of a (B, T, H, D) tensor, D contiguous. Keys and values may have fewer heads than queries: each is
-// that of `group` query heads, one after the other.
+// The rows of all heads of a (B, T, H, D) tensor, D contiguous. Keys and values may have fewer heads than queries: each
+// head is read by `group` consecutive query heads.
 struct HeadRows {
   __nv_bfloat16* data;
   int64_t batch_stride, row_stride, head_stride;
@@ -28,7 +28,7 @@ struct HeadRows {
   __device__ HeadView head(int head, int H) const {
     return {data + head / H * batch_stride + head % H * head_stride, row_stride};
   }
-  // Of keys or values: what query head b * H + h reads, h / group. Exact for h * group below 2^31.
+  // The head of keys or values that query head h (below H) reads: h / group. Exact for h * group below 2^31.
   __device__ int head_of(int h) const { return static_cast<int>(static_cast<uint64_t>(h) * inverse_group >> 31); }
   __device__ HeadView kv_head(int head, int H) const {
     return {data + head / H * batch_stride + head_of(head % H) * head_stride, row_stride};

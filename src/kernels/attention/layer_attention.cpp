@@ -70,7 +70,7 @@ void LayerSegments::draw(Context& ctx, uint64_t seed, RandomStep step, uint32_t 
   for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
     if (!needs_projections(patterns[i])) return;
     const RandomStep drawn_at =
-        learns_bucket_bias(patterns[i]) ? kEvaluationStep : step;  // a bias is of its directions
+        learns_bucket_bias(patterns[i]) ? kEvaluationStep : step;  // a bias needs fixed directions
     draw_projections(ctx, projections[i], seed, drawn_at, layer, first_head);
   });
 }

@@ -20,11 +20,11 @@ struct LayerSegments {
   // Of each pattern that learns a bias per bucket, else empty; plan() leaves them empty, since they outlive a pass.
   std::vector<Tensor> bucket_biases, bucket_loads;  // (1 or 2, rounds, heads, buckets) f32 and f64: see bucket_bias.h
 
-  bool filled_before = false;  // by an earlier layer, whose tensors these are: assign and build have nothing to do
+  bool filled_before = false;  // an earlier layer owns and fills these tensors; assign and build do nothing
 
   // positions: the most tokens of a sequence that is given in several calls (generation); less than T means T.
-  // documents: build gets a document_start. More segments than the patterns have: where a caller fills q_segment and
-  // k_segment itself.
+  // documents: build gets a document_start. segments, relations: how many there are at least, for callers that fill
+  // q_segment and k_segment themselves.
   static LayerSegments plan(Arena& arena, const HeadPatterns& patterns, int64_t B, int64_t H, int64_t T, int64_t D,
                             int64_t positions = 0, bool documents = false, int64_t segments = 0, int64_t relations = 0);
 
@@ -33,8 +33,8 @@ struct LayerSegments {
 
   int64_t assign_scratch(const Context& ctx) const;  // of input.scratch, in f32 elements
 
-  // Each launches ops (draw: where there is something to draw) and returns nothing to the host. input: projections,
-  // first_head and heads are set for each pattern.
+  // Each launches ops (draw: where there is something to draw) without waiting for them. input: projections, state,
+  // bucket_bias, first_head and heads are set for each pattern.
   void draw(Context& ctx, uint64_t seed, RandomStep step, uint32_t layer) const;
   void assign(Context& ctx, const PatternInput& input) const;
   void assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm, const PatternInput& input) const;

@@ -1,8 +1,8 @@
-// Who may see whom. Every query and every key of a head belongs to one segment or to none; a query sees the keys of its
-// own segment that are not later than itself. Within a segment, queries and keys are listed in position order, so the
-// keys that a query sees are always a range of the segment's key list, whose ends are non-decreasing from query to
-// query: a prefix, or with a window or documents a range that begins later. Patterns only choose segments; everything
-// behind this header is shared by all of them.
+// Which keys a query sees. Every query and every key of a head belongs to one segment or to none; a query sees keys of
+// its own segment that are not later than itself, as Visibility and documents allow. Within a segment, queries and keys
+// are listed in position order, so the keys that a query sees are a range of the segment's key list (a prefix without
+// window and documents), and both ends are non-decreasing from query to query. Patterns only choose segments; the rest
+// is common to all patterns.
 #pragma once
 #include <algorithm>
 #include <span>
@@ -16,7 +16,7 @@ namespace scfa {
 
 inline constexpr uint16_t kNoSegment = 0xFFFF;  // a dropped row: a query that sees nothing, a key that nobody sees
 inline constexpr int64_t kMaxSegments = 4096;
-inline constexpr int64_t kMaxRelations = 8;  // of a layer: a Segments each
+inline constexpr int64_t kMaxRelations = 8;  // per layer; each is one Segments
 
 // B sequences, H heads, T positions, S segments. "Sorted" arrays list rows by segment, then position; segment s of
 // sequence b and head h owns entries [begin[b, h, s], begin[b, h, s + 1]); entries past begin[b, h, S] are undefined.
@@ -35,8 +35,8 @@ struct Segments {
   int64_t count() const { return q_begin.size(2) - 1; }
 };
 
-// D: the width of a head, for which single_block_max_rows is chosen. ranges: a query may not see the first keys of its
-// segment, by a window or by documents.
+// D: the head dim, which determines single_block_max_rows. ranges: with begin_key and end_query, which windows and
+// documents need.
 Segments plan_segments(Arena& arena, int64_t B, int64_t H, int64_t T, int64_t D, int64_t count, bool ranges = false);
 
 // Which keys of its segment a query sees, by position, in some consecutive heads.
@@ -86,19 +86,19 @@ struct SegmentBalance {
   double visible = 0;  // pairs of a query and a key that it sees, as a share of T (T + 1) / 2, summed over relations
   double largest = 0;  // share of the queries that are in the largest segment of any relation
   int64_t sequences = 0, counted = 0;  // counted: how many of them `visible` is summed over
-  // As many segments of one size would leave as much work; infinite where nobody is left.
+  // The number of segments of equal size that would cost as much; infinite where pairs is 0.
   double effective_segments() const { return static_cast<double>(sequences) / pairs; }
   double largest_share() const { return largest / static_cast<double>(sequences); }
   double visible_share() const { return visible / static_cast<double>(counted); }
 };
 
-// Adds the first `sequences` sequences of what build_segments made of a layer's relations to of_head (H), on either
-// device. Waits for it. counts_visible: also what `visible` is about, for which every row is copied to the host.
+// Adds the first `sequences` sequences of a layer's built relations, on either device, to of_head (H). Waits for the
+// device. counts_visible: also adds to `visible` and `counted`, for which every row is copied to the host.
 void add_balance(Context& ctx, std::vector<SegmentBalance>& of_head, std::span<const Segments> relations,
                  int64_t sequences, bool counts_visible = true);
 
-// Pairs of a query and a key that it sees, by head (H), of the first `sequences` sequences of what build_segments made
-// of a layer's relations, on either device; a pair counts once for every relation in which it is seen. Waits for it.
+// Counts visible (query, key) pairs by head (H) in the first `sequences` sequences of a layer's built relations, on
+// either device; a pair counts once for every relation in which it is seen. Waits for the device.
 std::vector<double> count_pairs(Context& ctx, std::span<const Segments> relations, int64_t sequences);
 
 namespace cpu {

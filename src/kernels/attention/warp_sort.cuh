@@ -7,7 +7,7 @@
 
 namespace scfa::gpu {
 
-// Of numbers below 2^bits, one per lane: which lanes have this lane's `mine`, and which have its `other`.
+// number: below 2^bits. of_mine, of_other: the lanes whose number equals this lane's `mine`, and its `other`.
 __device__ inline void lanes_equal_to(int number, int mine, int other, int bits, unsigned& of_mine,
                                       unsigned& of_other) {
   of_mine = of_other = kFullMask;

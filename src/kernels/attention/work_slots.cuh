@@ -1,5 +1,5 @@
-// What the work lists are made of: the items that each slot of a head stands for, and counters of items by list and
-// cost.
+// What the work lists are made of: the items that each slot of a head stands for (slots: see work_lists.cu), and
+// counters of items by list and cost.
 #pragma once
 #include "kernels/attention/block_scan.cuh"
 #include "kernels/attention/segments_gpu.cuh"

@@ -21,7 +21,7 @@ struct Operands {
   Bf16* out;
   const Bf16 *dy, *x, *bias;  // bias: or null
   float* partial;             // (parts, C), or null: no sums
-  uint2* out_fp8;             // out by *scale, or null
+  uint2* out_fp8;             // out / *scale, or null
   const float* scale;
   int64_t N, C;
 };

@@ -2,7 +2,7 @@
 // on the CPU and cuBLASLt on a GPU (gemm.h).
 //
 //   x   (N, K)  f32 on CPU; bf16 on GPU, row-major. Leading dimensions are free: (B, T, K) is read as (B*T, K)
-//   y   (N, M)  like x       w  (M, K), one row an output      bias  (M), like x, or empty
+//   y   (N, M)  like x       w  (M, K), one row per output     bias  (M), like x, or empty
 //
 // Instead of x or dy and w, GEMMs take both scaled to 8 bits (fp8.h): x and w in e4m3, dy in e5m2. Outputs have
 // the types they have without. On a GPU all sizes must be multiples of 16 then, sums have 14 bits of mantissa, and the

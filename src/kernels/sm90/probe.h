@@ -4,7 +4,7 @@
 
 namespace scfa::gpu::sm90 {
 
-// A small GEMM is computed on the device, once. Otherwise why not.
+// The result of a small GEMM, run on the device once. reason: why the kernels can or cannot be used.
 struct Probe {
   bool usable;
   std::string reason;

@@ -9,9 +9,9 @@
 namespace scfa::gpu {
 
 // ---- operands in shared memory --------------------------------------------------------------------------------------
-// Matrix descriptors, 64 bits: start address, distance of panels (of an MN-major operand wider than 64; ignored
-// otherwise), distance of groups of eight rows (1024 bytes), 128-byte swizzle; all in units of 16 bytes. The upper half
-// is the same for all, so operands are passed as the lower one: going on within a tile is adding to it.
+// Matrix descriptors, 64 bits: start address, leading dimension byte offset (between panels of an MN-major operand
+// wider than 64; else ignored), stride dimension byte offset (1024, between groups of eight rows), each in units of 16
+// bytes; 128-byte swizzle. The upper half is always the same, so only the lower one is passed, and offsets added to it.
 constexpr uint32_t kDescriptorHigh = 1024 >> 4 | 1u << 30;
 
 __device__ inline uint32_t tile_descriptor(uint32_t address, uint32_t panel_bytes) {
@@ -54,7 +54,7 @@ __device__ inline uint32_t mn_major_at(uint32_t operand, int k) {
 #define SCFA_NAMES32 SCFA_NAMES24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define SCFA_NAMES48 SCFA_NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define SCFA_NAMES64 SCFA_NAMES48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-// Of width n, with n / 2 accumulators, half: i0, i1 ... are the numbers from half on, which operands behind them have.
+// n: width. half: n / 2, the number of accumulators. i0, i1 ...: half, half + 1 ..., the asm operands that follow them.
 #define SCFA_WGMMA_SS(n, half, i0, i1, i2, i3, i4, i5)                                                     \
   template <bool kTransA, bool kTransB>                                                                    \
   __device__ static void ss(float(&d)[half], uint32_t a, uint32_t b, bool add) {                           \

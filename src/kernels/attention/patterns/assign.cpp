@@ -55,7 +55,7 @@ PatternInput checked(const char* op, const Context& ctx, std::span<const Segment
   return input;
 }
 
-// What is near is one segment, whose window says how near. Relations beyond those of the pattern have none.
+// The relation of `near` is one segment with a window. In relations beyond those of the pattern rows are in no segment.
 void fill_others(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                  const PatternInput& input) {
   const auto count = static_cast<size_t>(relation_count(pattern));

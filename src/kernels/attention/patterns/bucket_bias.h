@@ -2,8 +2,8 @@
 // each step it rises where the step's tokens were too few in the bucket and falls where they were too many. It
 // therefore needs fixed directions; a token's bucket depends on the token and on earlier steps, not on the other tokens
 // of its step.
-// The balancing of experts without a loss of Wang et al. 2024, arXiv:2408.15664, with steps in proportion to the
-// logarithm of the load, which are as large as theirs where loads are far off and small where they are not.
+// Loss-free balancing of experts (Wang et al. 2024, arXiv:2408.15664), but with steps in proportion to the logarithm of
+// the load: as large as theirs where a load is far from the mean, and smaller near it.
 //
 // Biases are part of a model, as its parameters are; loads are those of a step, over micro-batches and ranks.
 #pragma once

@@ -1,4 +1,4 @@
-// What a pattern is to the rest of the program, and the list of them.
+// The interface between a pattern and the rest of the program, and the list of patterns.
 #pragma once
 #include <span>
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace scfa {
 
-// Writes q_segment and k_segment of the first relation_count relations, in heads [first_head, first_head + heads).
+// Writes q_segment and k_segment of the pattern's own relations (not that of near), in the heads that `input` names.
 using AssignSegments = void(Context& ctx, std::span<const Segments> relations, const AttentionPattern& pattern,
                             const PatternInput& input);
 using AssignSegmentsAndNormaliseKeys = void(Context& ctx, const Segments& relation, Tensor keys, Tensor inverse_norm,

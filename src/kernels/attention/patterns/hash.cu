@@ -230,8 +230,8 @@ __global__ void __launch_bounds__(kHashRows)
   }
 }
 
-// All of it for rows that go on from a state: chunk by chunk, one block per head. For generation. keys, norms: as in
-// hash_rows_kernel, or norms is null. grid: (heads, 1, B)
+// Scores and buckets of rows that continue from a state (generation): chunk by chunk, one block per head. keys, norms:
+// as in hash_rows_kernel, or norms is null. grid: (heads, 1, B)
 template <int kD, int kProbes>
 __global__ void __launch_bounds__(kHashRows)
     hash_further_rows_kernel(const BucketOutputs out, HeadRows keys, float* norms, HeadRows x, const float* projections,
@@ -308,8 +308,8 @@ BalanceParams balance_params(const AttentionPattern& pattern, const PatternInput
   return params;
 }
 
-// The buckets of the rows of x, queries or keys that are not the queries, which has H heads or fewer, each that of
-// several consecutive ones.
+// The buckets of the rows of x: queries, or keys that are not the queries. If x has fewer than H heads, several
+// consecutive query heads read each of them.
 //   keys, inverse_norm  of the fused normalisation (kProbes = 1), or empty
 template <int kProbes>
 void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, bool of_keys, int64_t round,
@@ -336,9 +336,9 @@ void hash_rows(Context& ctx, const BucketOutputs& out, const ConstTensor& x, boo
     return check_launch("assign_segments", ctx.stream());
   }
   const auto launch = [&](auto width, auto with_keys, auto its_mode) {
-    constexpr int kIts = its_mode == HashMode::kScores ? 1 : kProbes;  // which choose no bucket
+    constexpr int kModeProbes = its_mode == HashMode::kScores ? 1 : kProbes;  // kScores chooses no bucket
     const auto bytes = static_cast<size_t>(kHashRows * width * 2 + half * width * 4);
-    hash_rows_kernel<width, with_keys, its_mode, kIts><<<grid, kHashRows, bytes, ctx.stream()>>>(
+    hash_rows_kernel<width, with_keys, its_mode, kModeProbes><<<grid, kHashRows, bytes, ctx.stream()>>>(
         out, key_rows, norms, rows, directions.as<float>(), half, first_head, H, T, D, balance);
   };
   const auto with_keys = [&](auto width, auto its_mode) {

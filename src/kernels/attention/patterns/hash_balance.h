@@ -6,10 +6,9 @@
 // A bias per bucket (bucket_bias.h) is added to the score before the argmax, where there is one. Then scores that are
 // not standardised are y sqrt(D), so that those of random unit vectors have deviation 1.
 //
-// The statistics of a row are of all rows before the chunk that it is in. Chunks begin at 0, 32, 64, 128 and every 128
-// rows from there on. Few rows are mixed with a prior, that of unit vectors of random direction. Scores are in fixed
-// point and sums are integers: they do not depend on the order, so that training, evaluation and generation have the
-// same statistics to the bit.
+// The statistics of a row cover all rows before its chunk, and a prior of kPriorRows unit vectors of random direction.
+// Chunks begin at 0, 32, 64, 128 and every 128 rows from there on. Scores are in fixed point and sums are integers:
+// they do not depend on the order, so that training, evaluation and generation have the same statistics to the bit.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -70,7 +69,7 @@ SCFA_HOST_DEVICE inline ScoreStatistics score_statistics(const ScoreSums& sums, 
   return {static_cast<float>(mean), static_cast<float>(1.0 / sqrt(variance > 1.0 ? variance : 1.0))};
 }
 
-// Not contracted with what is added to the product, so that every kernel has the same bits.
+// a * b, never contracted to an fma with a later addition, so that every kernel has the same bits.
 SCFA_HOST_DEVICE inline float rounded_product(float a, float b) {
 #ifdef __CUDA_ARCH__
   return __fmul_rn(a, b);

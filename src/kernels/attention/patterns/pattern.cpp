@@ -56,7 +56,7 @@ bool uses_parameter(const AttentionPattern& pattern, std::string_view name) {
 }
 
 double share_of_pairs(const AttentionPattern& pattern, int64_t T) {
-  // Of T (T + 1) / 2 pairs, those of tokens that have less than a window before them, and a window for each other.
+  // The share of the T (T + 1) / 2 causal pairs that are fewer than `tokens` positions apart.
   const auto within = [&](int64_t tokens) {
     const auto length = static_cast<double>(T), window = static_cast<double>(std::min(tokens, T));
     return window * (2 * length - window + 1) / (length * (length + 1));

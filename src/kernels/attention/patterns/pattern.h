@@ -99,8 +99,8 @@ int64_t relation_count(const AttentionPattern& pattern);
 std::string describe(const AttentionPattern& pattern);  // "dense", "hash with 16 buckets", "drop at rate 0.5"
 // Whether the pattern uses a parameter, by its name in configs.
 bool uses_parameter(const AttentionPattern& pattern, std::string_view name);
-// Expected, of the causal pairs of T tokens, each counted once per relation. Buckets are taken as balanced, and the
-// pattern's pairs as spread evenly, so that a window leaves the same share of them as of all.
+// The expected share of the causal pairs of T tokens that is visible, a pair counted once per relation. Assumes that
+// buckets are balanced and the pattern's pairs spread evenly, so that a window leaves the same share of them as of all.
 double share_of_pairs(const AttentionPattern& pattern, int64_t T);
 bool needs_projections(const AttentionPattern& pattern);
 bool learns_bucket_bias(const AttentionPattern& pattern);
@@ -116,7 +116,7 @@ using HeadPatterns = std::vector<AttentionPattern>;
 
 // `patterns` with `heads` filled in for each entry. Throws Error unless they add up to H.
 HeadPatterns for_heads(HeadPatterns patterns, int64_t H);
-// Maxima over the entries of segments and relations; mean over H heads of share_of_pairs.
+// segment_count and relation_count: maxima over the entries. share_of_pairs: the mean over H heads.
 int64_t segment_count(const HeadPatterns& patterns, int64_t T);
 int64_t relation_count(const HeadPatterns& patterns);
 bool is_causal(const HeadPatterns& patterns);  // whether all of them are

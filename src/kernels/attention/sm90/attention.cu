@@ -11,10 +11,10 @@ namespace scfa::gpu::sm90 {
 DqSums plan_dq_sums(const Segments& s, int64_t D) {
   const int64_t heads = s.q_segment.size(0) * s.q_segment.size(1), T = s.q_segment.size(2);
   const int64_t sms = properties().multiprocessors, blocks_per_head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
-  // From when a segment's last key tile is begun until its sums are complete, the segment goes by, and about twice as
-  // many rows as there are in the tiles of all thread blocks: 2 x 3 x 64 rows per SM.
+  // The ring must hold the queries of one segment, and about twice the rows in the tiles of all thread blocks, which
+  // are up to 3 x 64 per SM.
   const int64_t ring = std::min(blocks_per_head + 6 * sms, heads * blocks_per_head);
-  // A thread block takes a whole segment, so there should be enough of them to go round.
+  // Thread blocks take whole segments only if there are enough segments to keep all SMs busy.
   const bool whole = heads * s.count() >= 2 * sms;
   const int64_t accum = whole ? std::min(blocks_per_head, s.work.single_block_max_rows / kQueryBlock) : 0;
   return {ring, accum, 8 * ring, ring * kQueryBlock * columns, sms * accum * kQueryBlock * columns};

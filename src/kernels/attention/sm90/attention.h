@@ -15,8 +15,8 @@ namespace sm90 {
 void forward(Context& ctx, const AttentionParams& p, const Segments& segments);
 void backward(Context& ctx, const AttentionParams& p, const Segments& segments);
 
-// The two kernels of backward. By key tiles that blocks share (of multi-block segments only, or all); and by
-// single-block segments, each taken whole by one block.
+// The two kernels of backward: by key tiles, where several blocks share a segment (only_multi_block: only tiles of
+// multi-block segments), and by single-block segments, each taken whole by one block.
 void backward_key_tiles(Stream stream, const AttentionParams& p, const Segments& segments, bool only_multi_block);
 void backward_single_block_segments(Stream stream, const AttentionParams& p, const Segments& segments);
 

@@ -31,21 +31,21 @@
 // With merging, the tile that completes the sum does not signal: the second side sets both semaphores to the next
 // round.
 //
-// Why nobody waits forever. Blocks take tiles in the order of the list, which has the last key tile of a segment first,
-// and work them off in the order in which they took them. The producer never waits for a semaphore. A segment has at
+// Why this cannot deadlock. Blocks take tiles in the order of the list, which has the last key tile of a segment first,
+// and each processes its tiles in the same order. The producer never waits for a semaphore. A segment has at
 // most ring_blocks blocks of queries (plan_dq_sums), so it never waits for itself.
 //   - dq_semaphore: the wait is for a tile that stands before in the list: the next key tile of the same segment, or,
 //     for a position that is not free, tiles of an earlier segment. Whoever took these is running.
-//   - dq_dk_merge_semaphore, state + 1: the holder may be a tile with a larger number, but it needs nothing that is not
-//     finished. The key side, and the dq side with D = 64, only write. With D = 128 the dq side (tile c, which
-//     completes the sum) still multiplies columns 64 to 127, for which it needs the other three warps of its warpgroup.
+//   - dq_dk_merge_semaphore, state + 1: the holder may be a tile later in the list, but it can always finish.
+//     The key side, and the dq side with D = 64, only write. With D = 128 the dq side (tile c, which completes the
+//     sum) must still compute columns 64 to 127, for which it needs the other three warps of its warpgroup.
 //     These may wait for their own merges, whose holders are key sides, which only write; or for tile c + 1 to signal
 //     their words. Tile c + 1 has signalled the holder's word: by the producer, then all four at once; or by a warp.
 //     Between that warp's last wait for a semaphore and its signal it has completed such a GEMM of columns 64 to
 //     127, so the other three are past that wait too, and only mbarriers that it has passed are between them and their
 //     signals. (Where tile c is also the last tile that the queries see, the key side is the same warp, later: nobody
 //     waits for the holder.)
-// So the tile with the smallest unfinished number can always go on.
+// So the first unfinished tile of the list can always make progress.
 //
 // Why the loads that wait are relaxed where the PTX memory model asks for an acquire. On this hardware three things
 // suffice: what comes after depends on the value by a branch (of a merge, lane 0 alone swaps, and the other lanes

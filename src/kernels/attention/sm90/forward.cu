@@ -1,5 +1,5 @@
-// Attention forward on sm_90a, after FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608). Each consumer warpgroup
-// goes through its steps by itself: scores, exponentials, results. What overlaps is the work of different warpgroups.
+// Attention forward on sm_90a, after FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608) without IntraWGOverlap and
+// without warp scheduler barriers: softmax overlaps only with the GEMMs of other consumer warpgroups.
 #include "kernels/attention/sm80/mma.cuh"
 #include "kernels/attention/sm90/attention.h"
 #include "kernels/attention/sm90/epilogue.cuh"
@@ -47,7 +47,7 @@ class ForwardConsumer {
     int first_step = 0;  // of which the group sees keys
     if constexpr (Traits::kRanges)
       if (steps > 0) first_step = min((warp_uniform(info.window_bound(group_first)) - tile_begin()) / kBlockN, steps);
-    // Of the last step's keys the group may see no more than half, if steps are long.
+    // If the group sees only keys of the first half of the last step, only that half is computed.
     constexpr int kHalf = kBlockN > 64 ? kBlockN / 2 : kBlockN;
     const bool ends_in_half = kHalf < kBlockN && steps > first_step && visible - (steps - 1) * kBlockN <= kHalf;
     queries = storage.outer(tiles.stage, 0);
@@ -74,8 +74,8 @@ class ForwardConsumer {
     write(out);
   }
 
-  // The next kKeys keys of a step. operand: the probabilities, still read by the GEMM that runs when this returns
-  // (D = 64). With D = 128 there are no registers for the next scores beside them, so the GEMM is complete.
+  // The first kKeys keys of a step. operand: the probabilities. With D = 64 the GEMM that reads them still runs on
+  // return; with D = 128 it is complete, because there are no registers for the next scores beside them.
   template <int kKeys>
   __device__ void compute_step(float (&out)[kD / 2], uint32_t (&operand)[kKeys / 16][4], int step) {
     const uint32_t keys = storage.inner(stages.stage, 0), values = storage.inner(stages.stage, 1);

@@ -20,7 +20,7 @@ namespace scfa::gpu::sm90 {
 //   kStages              stages for steps
 //   kProducerRegs, kConsumerRegs  registers per thread of the producer warpgroup and of consumer warpgroups
 //   kHasDs               in backward: buffers of ds (kOuterRows x kInnerRows bf16), one per consumer warpgroup
-// kRanges: queries may not see the first keys of their segment (Segments::has_ranges); FlashAttention-3: Is_local.
+// kRanges: the first keys of a segment can be hidden from a query (Segments::has_ranges); FlashAttention-3: Is_local.
 // kAccumulate: AttentionParams::accumulate.
 template <class Config, bool kRanges_, bool kAccumulate_>
 struct KernelTraits : Config {

@@ -66,8 +66,8 @@
 
 namespace scfa::gpu::sm90 {
 
-// The 64 keys of a key tile that one consumer warpgroup computes. Constructed for each tile; what lives on from tile to
-// tile is handed in.
+// The 64 keys of a key tile that one consumer warpgroup computes. Constructed for each tile; state that outlives a tile
+// is passed in.
 template <class Storage, class Dq>
 class KeyTileConsumer {
   using Traits = typename Storage::Traits;
@@ -123,7 +123,7 @@ class KeyTileConsumer {
     if (num_m_blocks > 0) {
       stages.next();  // the last step did not advance
       // dq of the last two blocks, of which the warpgroup owns at most one. What has been added is signalled before
-      // this waits for another tile: with ranges tiles would wait for one another in a row.
+      // this waits for another tile: otherwise, with ranges, tiles would wait for one another in a chain.
       const int last = backwards ? m_block_min : m_block_max - 1, pending = owns_dq(last) ? last : last - m_block_step;
       const int added = last - kDqDelay * m_block_step;
       if (num_m_blocks > kDqDelay && owns_dq(added)) dq_sums.signal(added, m_block_max);
@@ -173,7 +173,7 @@ class KeyTileConsumer {
     const uint32_t empty = stages.barrier(storage.empty());
     const auto issue_next_scores = [&] {
       if (owns_dq_of_step_back(kDqDelay + 1)) dq_sums.signal(m_block - (kDqDelay + 1) * m_block_step, m_block_max);
-      // The next scores come out with this step's last GEMM. After the last step nobody reads them.
+      // One wait covers the next scores and this step's last GEMM. The scores issued in the last step are not used.
       if (step + 1 < num_m_blocks) {
         stages.next();
         mbarrier_wait(stages.barrier(storage.full()), stages.parity());
@@ -260,8 +260,8 @@ class KeyTileConsumer {
     warpgroup_commit();
   }
 
-  // From probabilities s and the GEMM for dout v, which runs. ds is stored before the GEMM for dv is issued with
-  // D = 64, and while it runs with D = 128: what is fastest.
+  // s: probabilities. ds: on entry dp, whose GEMM still runs. ds is stored before the GEMM for dv is issued (D = 64) or
+  // while that runs (D = 128), whichever is faster.
   __device__ __forceinline__ void compute_ds_and_dv(Fragments& gradients, const float (&s)[kBlockM / 2],
                                                     float (&ds)[kBlockM / 2], uint32_t dout, uint32_t delta,
                                                     int buffer) {

@@ -24,9 +24,9 @@ class Producer {
   using InnerRows = WarpRows<Traits::kInnerRows, Traits::kD>;
   using OuterRows = WarpRows<Traits::kOuterRows, Traits::kD>;
   static constexpr bool kOuterAreQueries = Tile::kOuterAreQueries, kWholeSegment = Tile::kWholeSegment;
-  // Thread 0 takes a number from the tile counter two items ahead and has the item copied one ahead, so that nobody
-  // waits for either. Where blocks share sums of dq, tiles must be begun nearly in the order of their numbers, or
-  // blocks wait for one another (docs/tuning.md): there the number is taken as late as the pipeline of stages allows.
+  // Thread 0 takes an index from the tile counter two items ahead and starts an item's copy one ahead, to hide both
+  // latencies. Where blocks share sums of dq, tiles must start nearly in the order of the list, or blocks wait for one
+  // another (docs/tuning.md): there the index is taken as late as the pipeline of stages allows.
   static constexpr bool kSharesDq = std::is_same_v<Item, KeyTile>;
 
  public:
@@ -34,13 +34,13 @@ class Producer {
       : p(params), storage(shared), from(sources), chunk(lane % (Traits::kD / 8)), inside(chunk * 8 < p.D) {}
 
   __device__ void run() {
-    take_number();
+    take_index();
     fetch_item(0);
-    if (!kSharesDq) take_number();
+    if (!kSharesDq) take_index();
     for (;; items.next()) {
       named_barrier_sync(kProducerBarrier);  // all are done with the item before, whose place is written next
       mbarrier_wait(items.barrier(storage.item_full()), items.parity());
-      if (!kSharesDq) fetch_item(items.stage ^ 1), take_number();
+      if (!kSharesDq) fetch_item(items.stage ^ 1), take_index();
       const Item item = load_item<Item>(storage.item(items.stage));
       if (item.head < 0) break;
       const int count = Tile::count(item);
@@ -61,7 +61,7 @@ class Producer {
   }
 
  private:
-  __device__ void take_number() {
+  __device__ void take_index() {
     if constexpr (kWholeSegment && Traits::kAccumulate)  // predicated: with a branch next_item would be spilled
       asm volatile(
           "{\n"
@@ -133,7 +133,7 @@ class Producer {
                      from1 = source<!kOuterAreQueries>(from.inner1, tile);
 #pragma unroll 1
     for (int i = 0; i < steps.count; ++i) load_step(tile, steps, i, is_last && i + 1 == steps.count, from0, from1);
-    if (kSharesDq && steps.count == 0) take_number(), fetch_item(items.stage ^ 1);  // else the last step did
+    if (kSharesDq && steps.count == 0) take_index(), fetch_item(items.stage ^ 1);  // else the last step did
     index = (index + steps.count) % kIndexStages;
   }
 
@@ -226,7 +226,7 @@ class Producer {
   // Step i of a tile. is_last: of the item.
   __device__ void load_step(const Tile& tile, const Steps& steps, int i, bool is_last, const LaneSource& from0,
                             const LaneSource& from1) {
-    if (kSharesDq && is_last) take_number();
+    if (kSharesDq && is_last) take_index();
     if (!kSharesDq && is_last) {
       PipelineState<2> next = items;
       next.next();
@@ -268,7 +268,7 @@ class Producer {
   PipelineState<2> items;
   PipelineState<Traits::kTileStages> tiles;
   PipelineState<Traits::kStages> stages;
-  int next_item = 0;  // of thread 0: its number
+  int next_item = 0;  // of thread 0: its index in the work list
   int index = 0;      // which part of the index list comes next
   const int lane = threadIdx.x % 32, chunk;
   const bool inside;  // the lane's 16 bytes are within the head dim

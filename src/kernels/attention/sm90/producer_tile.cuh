@@ -80,8 +80,8 @@ struct ProducerTile {
   __device__ Steps steps() const { return Steps(begin, end, Traits::kInnerRows, kWholeSegment && n_block % 2 != 0); }
 };
 
-// The first 32 bytes of a work item in shared memory: all but the last fields of a KeyTile, which are read where they
-// are needed.
+// Loads the first 32 bytes of a work item from shared memory. The last fields of a KeyTile are not set; they are read
+// from shared memory where they are needed.
 template <class Item>
 __device__ inline Item load_item(uint32_t address) {
   Item item;

@@ -1,8 +1,8 @@
 // What a block of the sm_90 kernels has in shared memory. A block works as in FlashAttention-3 (Shah et al. 2024,
 // arXiv:2407.08608): warpgroup 0 is the producer, which gathers rows from token order into a circular buffer of stages;
 // the other warpgroups are consumers, and each computes 64 rows of a tile. Copies for the next steps, and for the next
-// tile, run beside the GEMMs. Consumers need not keep step with each other; in backward they exchange ds, which lets
-// them drift apart by a step or so.
+// tile, overlap with the GEMMs. Consumers may be up to kStages - 1 steps apart. They synchronise with each other only
+// in backward, to exchange ds.
 //
 // mbarriers, n = kConsumerWarpgroups. "Copies" means mbarrier_arrive_on_copies: when all cp.async that the thread has
 // started are complete. Parity: that of the first wait (1 passes at once: nothing is in use yet).
@@ -109,7 +109,7 @@ class SharedStorage {
   using Item = Item_;
 
  private:
-  struct Layout {  // behind the first multiple of 1024 bytes, which wgmma and the swizzle ask for
+  struct Layout {  // aligned to 1024 bytes, as the 128-byte swizzle of wgmma requires
     unsigned char outer[Traits::kTileStages][Traits::kOuterOperands][Traits::OuterTile::kBytes];
     unsigned char inner[Traits::kStages][2][Traits::InnerTile::kBytes];
     unsigned char ds[Traits::kDsBuffers * Traits::DsTile::kBytes + 16];  // 16: C++ has no empty arrays

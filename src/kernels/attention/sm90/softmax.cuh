@@ -14,7 +14,7 @@ namespace scfa::gpu::sm90 {
 // relative to it, which is exact as long as nothing overflows. It is computed again only where the sums show that a
 // score is far above it.
 
-// A thread's sum in one step from which on scores are computed once more, far below what f32 holds (2^128).
+// If a thread's sum in one step reaches this, scores are computed again. f32 overflows far above it (2^128).
 [[maybe_unused]] constexpr float kSumLimit = 0x1p64f;
 
 // With ranges a row that has seen no key has max_scaled -kUnseen: exponentials of masked scores (-inf) stay 0, and its
@@ -27,7 +27,7 @@ struct OnlineSoftmax {
   float max_scaled[2], row_sum[2];
 };
 
-// Sets the scores of keys that a row does not see to -inf. end_key: the address of the thread's first row's;
+// Sets the scores of keys that a row does not see to -inf. end_key: address of the end_key of the thread's first row.
 // begin: the step's first key.
 template <int kBlockN>
 __device__ inline void apply_mask(float (&s)[kBlockN / 2], uint32_t end_key, int begin) {
@@ -56,8 +56,8 @@ __device__ inline void apply_range_mask(float (&s)[kBlockN / 2], uint32_t begin_
   }
 }
 
-// Raises max_scaled of each row to its highest score, if that is above it, and rescales row_sum. scores_scale: by what
-// the output is to be multiplied.
+// Raises max_scaled of each row to its highest score, if that is above it, and rescales row_sum. scores_scale: the
+// factor by which the caller must rescale the output.
 template <int kBlockN, bool kRanges>
 __device__ inline void max_get_scale(float (&scores_scale)[2], OnlineSoftmax& state, const float (&s)[kBlockN / 2],
                                      float scale_log2) {
@@ -99,7 +99,7 @@ __device__ inline void scale_apply_exp2(float (&s)[kBlockN / 2], float (&total)[
 }
 
 // Divides by the largest exponential of each row, where it is above one: a sum of one large term is then exact.
-// scores_scale: by what the output is to be multiplied.
+// scores_scale: the factor by which the caller must rescale the output.
 template <int kBlockN>
 __device__ inline void renormalise(float (&scores_scale)[2], float (&s)[kBlockN / 2], float (&total)[2],
                                    OnlineSoftmax& state) {
