@@ -27,6 +27,7 @@ from svg_plot import line_plot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 TASKS = ("mqar", "induction", "needle")
+ROTARY_THETA = 10_000.0  # that of ./train
 COLUMNS = ("task", "T", "pattern", "seed", "first", "last", "answers", "accuracy", "loss")
 
 
@@ -44,9 +45,10 @@ def run(command, what, quiet=False):
 
 def config_of(args, pattern, T):
     batch = max(1, args.batch // T)
+    theta = {} if args.rotary_theta == ROTARY_THETA else {"rotary_theta": args.rotary_theta}
     return {
         "model": {"n_layer": args.layers, "n_head": args.heads, "n_embd": args.width, "sequence_length": T, "bias": False,
-                  "positions": "rotary", "shared_qk": shares_keys(pattern)},
+                  "positions": "rotary", **theta, "shared_qk": shares_keys(pattern)},
         "attention": attention_of(pattern, args.heads, window=max(8, min(128, T // 8)), block=max(8, T // 16)),
         "train": {"batch_size": batch, "micro_batch_size": batch},
         "optimizer": {"clip": 1.0},
@@ -90,17 +92,17 @@ def make_data(args, T, folder, results):
     needed = not all((results / "evaluations" / f"{name}.csv").exists() for *_, name in all_runs(args))
     sequences = math.ceil(args.tokens_count / T) + max(1, args.batch // T) + 1
     wanted = {"task": args.task, "length": T, "sequences": sequences, "pairs": args.pairs, "vocabulary": args.vocabulary,
-              **{name: getattr(args, name) for name in ("batch", "layers", "heads", "width", "lr")},
+              **{name: getattr(args, name) for name in ("batch", "layers", "heads", "width", "lr", "rotary_theta")},
               "init_from": args.init_from and os.path.normpath(args.init_from).replace(os.path.normpath(args.out), "OUT")}
     stamp, made = results / "data.json", {}
     if stamp.exists():
         try:
-            made = {"init_from": None, **json.loads(stamp.read_text(encoding="utf-8"))}  # which older ones do not have
+            made = {"init_from": None, "rotary_theta": ROTARY_THETA, **json.loads(stamp.read_text(encoding="utf-8"))}  # which older ones do not have
         except (OSError, TypeError, ValueError):
             fail(f"{stamp}: cannot be read; give another --out")
     others = [name for name, value in wanted.items() if name in made and made[name] != value]
     if others and has_runs(results):
-        option = {"sequences": "tokens", "init_from": "init-from"}.get(others[-1], others[-1])  # sequences follow from the batch too
+        option = {"sequences": "tokens"}.get(others[-1], others[-1].replace("_", "-"))  # sequences follow from the batch too
         fail(f"{results}: was made with another --{option}; give another --out")
     if not needed or (made and not others and (folder / "manifest.json").exists()):
         return
@@ -195,6 +197,8 @@ def parse(words):
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--rotary-theta", type=float, default=ROTARY_THETA, metavar="X", help="base of the rotary frequencies "
+                        "(model.rotary_theta); default: %(default)s")
     parser.add_argument("--init-from", metavar="RUN", help="a run, or a checkpoint, whose parameters models begin with, instead of random ones "
                         "(train.init_from); {pattern} and {seed} in it are those of each model")
     parser.add_argument("--gpus", metavar="N or N,N,...", help="one run at a time on each; default: one run at a time")

@@ -43,7 +43,8 @@ class Recall(unittest.TestCase):
         done = self.run_recall(*SMALL)
         self.assertEqual((done.returncode, (self.out / "data/induction_32").exists()), (0, False), done.stderr)
         self.assertEqual((self.out / "induction.csv").read_text(encoding="utf-8"), table)
-        for words in (["--tokens", "300k"], ["--vocabulary", "16"], ["--pairs", "2", "--seeds", "1,2"], ["--batch", "2048"], ["--lr", "1e-3"]):
+        for words in (["--tokens", "300k"], ["--vocabulary", "16"], ["--pairs", "2", "--seeds", "1,2"], ["--batch", "2048"], ["--lr", "1e-3"],
+                      ["--rotary-theta", "1e6"]):
             again = self.run_recall(*SMALL, *words)
             self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
             self.assertIn(f"was made with another {words[0]}; give another --out", again.stderr)
@@ -70,7 +71,7 @@ class Recall(unittest.TestCase):
         self.assertEqual((again.returncode, again.stderr.count("\n")), (1, 1), again.stderr)
         self.assertIn("was made with another --init-from; give another --out", again.stderr)
         done = self.run_recall(*longer, "--seeds", "2", "--init-from", run)
-        self.assertIn("runs/dense-s2: does not exist", done.stderr)
+        self.assertIn("runs/dense-s2: there is no such run or checkpoint", done.stderr)
         # A mistake that was made first is in nobody's way.
         shutil.rmtree(self.out / "induction/64")
         self.assertEqual(self.run_recall(*longer, "--init-from", "none").returncode, 1)

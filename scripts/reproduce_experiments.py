@@ -29,8 +29,10 @@ RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,h
 # Dense attention at T = 1,024 answers 64 % after 100 M tokens with these, 47 % with 8 pairs, 33 % with 65,536 tokens per step and 32 pairs, and
 # 100 % after 300 M (one H200, 29 November 2026).
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
-# From random parameters, sequences of 16,384 tokens are not learned in 300 M tokens (docs/recall.md).
+# From random parameters, sequences of 16,384 tokens are not learned in 300 M tokens; so far back, rotary frequencies need a larger base than
+# that of 1,024 tokens (docs/recall.md).
 RECALL_LONG = ["--lengths", "16384,32768", "--patterns", "near_dense_separate,near_far_separate_probes2,near_far_separate,near_blocks,window",
+               "--rotary-theta", "1000000",
                "--init-from", "FOLDER/mqar/1024/runs/near_dense_separate-s{seed}"]
 RECALL_SMOKE = ["--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width", "32", "--vocabulary",
                 "32"]

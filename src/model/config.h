@@ -77,7 +77,8 @@ void visit_fields_of_model(Config& c, Visit&& visit) {
   visit("bias", c.bias, "biases in linear layers and layer norms", FieldRule{});
   visit("gelu", c.gelu, "GELU: exact (erf), or GPT-2's approximation (tanh)", one_of({"erf", "tanh"}));
   visit("positions", c.positions, "position encoding", one_of({"learned", "rotary"}));
-  visit("rotary_theta", c.rotary_theta, "base of the rotary frequencies", at_least(1));
+  visit("rotary_theta", c.rotary_theta, "base of the rotary frequencies; long sequences need a larger one, such as 1e6",
+        at_least(1));
   visit("tied_embedding", c.tied_embedding, "the output head is the token embedding", FieldRule{});
   visit("shared_qk", c.shared_qk, "keys are the queries, normalised per head", FieldRule{});
   visit("documents", c.documents,
