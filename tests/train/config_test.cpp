@@ -134,7 +134,7 @@ TEST(Config, ErrorsInSchedulesAreNamed) {
   expect_error(read(first + R"({"from": 0.5, "attention": [{}, {}, {}]}])"), {"n_layer = 2", "3"});
   expect_error(read(first + R"({"from": 0.5, "attention": {"pattern": "reformer"}}])"), {"reformer", "shared_qk"});
   expect_error([] { parse(R"({"attention": {"schedule": [{"from": 0, "attention": {}}], "window": 4}})"); },
-               {"attention.schedule", "alone"});
+               {"attention.schedule", "must be the only key"});
 }
 
 TEST(Config, KeysOfAttentionThatNoPatternUsesAreFound) {
@@ -158,7 +158,7 @@ TEST(Config, ErrorsInMixturesAreNamed) {
   const auto read = [](const char* attention) { return [=] { parse(concat(R"({"attention": )", attention, "}")); }; };
   expect_error(read(R"({"mixture": []})"), {"attention.mixture", "list"});
   expect_error(read(R"({"mixture": {"pattern": "hash"}})"), {"attention.mixture", "list"});
-  expect_error(read(R"({"mixture": [{}], "window": 5})"), {"attention.mixture", "alone"});
+  expect_error(read(R"({"mixture": [{}], "window": 5})"), {"attention.mixture", "must be the only key"});
   expect_error(read(R"({"mixture": [{}, 5]})"), {"attention.mixture[1]", "object"});
   expect_error(read(R"({"mixture": [{}, {"bucket": 5}]})"), {"attention.mixture[1].bucket", "attention.buckets"});
   expect_error(read(R"({"mixture": [{"rounds": 9}]})"), {"attention.mixture[0].rounds", "from 1 to 8", "9"});
