@@ -237,7 +237,7 @@ def main(words):
         (args.out / "configs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(f"--out: {args.out}: {error.strerror}")
-    rows = earlier_rows(args)
+    earlier_rows(args)  # a file that cannot be read is an error before anything is trained
     for number, T in enumerate(args.lengths, 1):
         folder, data = args.out / args.task / str(T), args.out / "data" / f"{args.task}_{T}"
         print(f"T = {T:,}, {number} of {len(args.lengths)} lengths", flush=True)
@@ -250,7 +250,8 @@ def main(words):
             configs.append(f"{pattern}={path}" + (f",train.init_from={init_from}" if init_from else ""))
         run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
              "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
-        rows = merged(rows, collect(args, T, folder))
+        new = collect(args, T, folder)
+        rows = merged(earlier_rows(args), new)  # read anew: another command may have added to it meanwhile
         write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
     print_table([row for row in rows if row["T"] in args.lengths], args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")
