@@ -10,8 +10,8 @@ usage() {
 Usage: scripts/check_gpu.sh [--build FOLDER] [--only PART,...] [--shards N] [--memcheck GLOB]
   --build FOLDER   a build folder; default: build/h100
   --only PART,...  of tests, nccl, smoke, memcheck; default: all of them, one after another
-  --shards N       the tests run in so many processes at once; default: three quarters of the cores
-  --memcheck GLOB  the tests that run under compute-sanitizer, as for --gtest_filter; default: the quickest of attention
+  --shards N       run the tests in N processes at once; default: three quarters of the cores
+  --memcheck GLOB  the tests that run under compute-sanitizer, as for --gtest_filter; default: some of attention's
 tests and nccl fail where a GPU is missing (SCFA_REQUIRE_GPU=1). Logs are in FOLDER/check_gpu.
 END
 }

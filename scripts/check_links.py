@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Checks that links from Markdown files to files of the repository, and to headings, lead somewhere: scripts/check_links.py [FILE...]"""
+import functools
 import pathlib
 import re
 import subprocess
@@ -8,14 +9,16 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def without_code(text):
-    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+def text_of(path):
+    """Without code blocks."""
+    return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
-def anchors(text):
+@functools.cache
+def anchors(path):
     """As GitHub makes them of headings."""
     found = set()
-    for heading in re.findall(r"^#{1,6} +(.*?) *$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE):
+    for heading in re.findall(r"^#{1,6} +(.*?) *$", text_of(path), re.MULTILINE):
         anchor = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
         number = 0
         while (name := f"{anchor}-{number}" if number else anchor) in found:
@@ -25,15 +28,14 @@ def anchors(text):
 
 
 def broken(path):
-    text = path.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text_of(path))):
         if re.match(r"[a-z]+:", target):
             continue
         file, _, anchor = target.partition("#")
         other = (path.parent / file).resolve() if file else path
         if not other.exists():
             yield target, "there is no such file"
-        elif anchor and other.suffix == ".md" and anchor not in anchors(other.read_text(encoding="utf-8")):
+        elif anchor and other.suffix == ".md" and anchor not in anchors(other):
             yield target, "there is no such heading"
 
 

@@ -45,6 +45,7 @@ def run(command, what, quiet=False):
 
 def config_of(args, pattern, T):
     batch = max(1, args.batch // T)
+    # Configs of results from before --rotary-theta do not have the key: they must stay the same.
     theta = {} if args.rotary_theta == ROTARY_THETA else {"rotary_theta": args.rotary_theta}
     return {
         "model": {"n_layer": args.layers, "n_head": args.heads, "n_embd": args.width, "sequence_length": T, "bias": False,
