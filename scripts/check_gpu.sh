@@ -62,6 +62,8 @@ report() {
   return 1
 }
 
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # a shell's & leaves them deaf to Ctrl-C
+
 check_tests() {
   local start=$SECONDS status=0 processes=() files=() i
   for ((i = 0; i < shards; ++i)); do

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "support/run_program.h"
+#include "support/signals.h"
 
 namespace scfa {
 namespace {
@@ -26,6 +27,7 @@ class Child {
       ::close(ends[0]);
       ::dup2(ends[1], STDERR_FILENO);
       ::alarm(20);
+      test::restore_default_signals();
       _exit(body());
     }
     ::close(ends[1]);

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "support/signals.h"
 #include "support/temp_dir.h"
 
 namespace scfa::test {
@@ -49,6 +50,7 @@ inline pid_t start_program_of_build(std::vector<std::string> words, const Stream
   arguments.push_back(nullptr);
   const pid_t pid = fork();
   if (pid != 0) return pid;
+  restore_default_signals();
   if (std::freopen(streams.in.c_str(), "r", stdin) == nullptr ||
       std::freopen(streams.out.c_str(), "w", stdout) == nullptr ||
       std::freopen(streams.err.c_str(), "w", stderr) == nullptr)
