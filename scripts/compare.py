@@ -123,7 +123,8 @@ def main():
     parser.add_argument("--train", default="./train", metavar="COMMAND",
                         help="the program, or a command like 'mpirun -n 8 ./train'; default: %(default)s")
     parser.add_argument("--gpus", metavar="N or N,N,...",
-                        help="how many GPUs, or which: one run on each at a time; default: one run at a time")
+                        help="how many GPUs, or which: one run on each at a time, or several on one that is named several times (0,0,0; "
+                        "not with --seconds); default: one run at a time")
     parser.add_argument("--baseline", metavar="NAME",
                         help="config to compare with at each sequence length: the one of that name, or the first whose name "
                         "starts with it (dense: dense8k, dense16k); default: dense, or the first config")
@@ -158,6 +159,9 @@ def main():
             fail(f"--train: {args.train}: there is no such program; scripts/setup.sh builds ./train")
         refuse_launcher(train, args.gpus)
         gpus = parse_gpus(args.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if args.gpus else [None]
+        shared = len(set(gpus)) < len(gpus) and any(gpus)
+        if shared and args.seconds is not None:
+            fail(f"--gpus: {args.gpus} has a GPU twice, and --seconds needs runs that have one for themselves")
         plan = make_plan(args)
         wanted = list(jobs_of(plan))
         if file.exists():
@@ -172,6 +176,8 @@ def main():
         runner = Runner(plan, wanted, args.out, train, gpus, earlier)
         failed = runner.run_all(args.timing_steps, lambda: report(plan, args.out, earlier, plots=False))
         stopped = runner.signal
+        if shared:
+            warn(f"seconds and tokens/s are those of runs that shared a GPU (--gpus {args.gpus})")
     warn_of_differences(plan, finished_runs(plan, args.out, earlier))
     table, lines = report(plan, args.out, earlier)
     print(table or "no run is finished yet")

@@ -211,12 +211,11 @@ def refuse_launcher(train, gpus):
 
 
 def parse_gpus(text, visible, present):
-    """--gpus as values of CUDA_VISIBLE_DEVICES. visible: its value, or None; present: number of GPUs, None if not known."""
+    """--gpus as values of CUDA_VISIBLE_DEVICES, one for each run at a time; a GPU that is named several times makes as many runs at once.
+    visible: the value of CUDA_VISIBLE_DEVICES, or None; present: number of GPUs, None if not known."""
     if not re.fullmatch(r"[1-9]\d{0,3}|\d{1,4}(,\d{1,4})+", text):
         fail(f"--gpus: must be how many, as in 4, or which, as in 0,2,3, not {text}")
     numbers = [int(number) for number in text.split(",")] if "," in text else list(range(int(text)))
-    if len(set(numbers)) < len(numbers):
-        fail(f"--gpus: {text} has a GPU twice")
     if visible in ("", "-1"):  # GPUs are hidden on purpose
         return [visible] * len(numbers)
     names = visible.split(",") if visible else [str(i) for i in range(present or max(numbers) + 1)]

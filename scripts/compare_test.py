@@ -176,10 +176,9 @@ def check_cut_off(fixture):
 
 def check_queue():
     check("GPUs", [plans.parse_gpus(*words) for words in (("3", None, None), ("0,2", None, 4), ("0,2", "4,GPU-a,GPU-b", 8),
-                                                          ("2", "", 8))],
-          [["0", "1", "2"], ["0", "2"], ["4", "GPU-b"], ["", ""]])
+                                                          ("2", "", 8), ("1,1,0", None, 2))],
+          [["0", "1", "2"], ["0", "2"], ["4", "GPU-b"], ["", ""], ["1", "1", "0"]])
     for words, message in ((("0", None, None), "must be how many, as in 4, or which, as in 0,2,3, not 0"),
-                           (("1,1", None, None), "1,1 has a GPU twice"),
                            (("4", None, 2), "there is no GPU 2, counted from 0: nvidia-smi -L lists 2"),
                            (("0,1", "3", 8), "there is no GPU 1, counted from 0: CUDA_VISIBLE_DEVICES is 3")):
         check("--gpus", failure_of(lambda words=words: plans.parse_gpus(*words)), f"compare.py: --gpus: {message}")
@@ -234,6 +233,11 @@ def check_gpus(fixture):
     check("timing runs", [f"in 8 steps on GPU {gpu}" in stdout for gpu in "57"], [True, True])
     check("one that fails", (code, stderr.count("weak: measuring its speed failed: train: no more memory")), (1, 1))
     check("the others are made", {row["config"] for row in fixture.rows("timed")}, {"dense", "hash"})
+    code, _, stderr = fixture.run("timed_on_one", "--seconds", "10", "--seeds", "1", "--gpus", "0,0")
+    check("seconds of runs on one GPU", (code, "--gpus: 0,0 has a GPU twice, and --seconds needs" in stderr), (1, True))
+    code, stdout, stderr = fixture.run("on_one", "--tokens", "1k", "--seeds", "1,2", "--gpus", "1,1", configs=("a=both.json",))
+    check("two runs on one GPU", (code, stdout.count("on GPU 7"), stderr.count("shared a GPU (--gpus 1,1)")), (0, 2, 1))
+    check("both begin before one ends", [event[0] for event in fixture.events("on_one")][:2], ["begin", "begin"])
     fixture.run("one", *words[:-2])
     check("without --gpus", {tuple(event[2:]) for event in fixture.events("one") if event[0] == "begin"}, {("5,7", "-")})
 

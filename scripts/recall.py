@@ -202,7 +202,8 @@ def parse(words):
                         "(model.rotary_theta); default: %(default)s")
     parser.add_argument("--init-from", metavar="RUN", help="a run, or a checkpoint, whose parameters models begin with, instead of random ones "
                         "(train.init_from); {pattern} and {seed} in it are those of each model")
-    parser.add_argument("--gpus", metavar="N or N,N,...", help="one run at a time on each; default: one run at a time")
+    parser.add_argument("--gpus", metavar="N or N,N,...", help="one run at a time on each, or several on one that is named "
+                        "several times (0,0,0); default: one run at a time")
     parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("."), metavar="DIR",
                         help="where train, evaluate and prepare_data are; default: %(default)s")
     args = parser.parse_args(words)

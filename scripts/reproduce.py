@@ -138,7 +138,7 @@ def parse(arguments):
     parser.add_argument("--bytes", default=TOP / "data/enwik8", metavar="DIR", help="a set of bytes, for bytes_8k (default: data/enwik8)")
     parser.add_argument("--out", metavar="DIR", help="default: results/reproduce_SCALE")
     parser.add_argument("--seeds", metavar="N,...", help="default: that of the scale, 1,2 (smoke: 1)")
-    parser.add_argument("--gpus", metavar="N or N,N,...", help="one training run at a time on each")
+    parser.add_argument("--gpus", metavar="N or N,N,...", help="one training run at a time on each; 0,0,0, for --only recall, makes three at once on one")
     parser.add_argument("--ranks", type=int, metavar="N", help="instead: each run of quality_*, mixtures_8k and bytes_8k on N GPUs, by mpirun")
     parser.add_argument("--programs", default=TOP, metavar="DIR", help="where train and the others are; default: the top of the repository")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is in OUT")
@@ -148,6 +148,9 @@ def parse(arguments):
         fail(f"--seeds: must be whole numbers like 1,2, not {args.seeds}")
     if args.gpus and not re.fullmatch(r"\d+(,\d+)*", args.gpus):
         fail(f"--gpus: must be how many, as in 4, or which, as in 0,2,3, not {args.gpus}")
+    numbers = (args.gpus or "").split(",")
+    if len(set(numbers)) < len(numbers) and args.only != "recall":
+        fail(f"--gpus: {args.gpus} has a GPU twice, which only --only recall may have: the others measure the time of their runs")
     if args.ranks is not None and (args.ranks < 1 or args.gpus):
         fail(f"--ranks: must be at least 1, not {args.ranks}" if args.ranks < 1 else "--ranks: goes without --gpus, which gives each run one GPU")
     args.programs = relative_to_top(args.programs)

@@ -168,6 +168,7 @@ class Reproduce(unittest.TestCase):
 
     def test_words_are_checked(self):
         for words, part in ((["--only", "dreams"], "there is no dreams"), (["--seeds", "x"], "--seeds: must be"), (["--gpus", "x"], "--gpus: must"),
+                            (["--gpus", "0,0"], "--gpus: 0,0 has a GPU twice"),
                             (["--report-only"], "has no reproduce.json"), (["--programs", "none"], "none/train: not there"),
                             (["--ranks", "0"], "--ranks: must be at least 1"), (["--ranks", "2", "--gpus", "2"], "goes without --gpus"),
                             (["--scale", "small"], "needs a GPU" if machine() == "no GPU" else "name a prepared set")):
