@@ -170,6 +170,25 @@ TEST(Train, ARunIsNeverReplacedUnasked) {
   EXPECT_EQ(test::read_text(tiny.path("metrics.jsonl")), saved);
 }
 
+TEST(Train, ARotaryBaseThatIsSmallForTheSequencesIsNamed) {
+  TinyRun tiny;
+  Config config = tiny.config();  // heads of 8: the slowest pair turns by 64 * theta^(-6/8)
+  const auto named = [&] {
+    tiny.run(config, {.dry_run = true});
+    return tiny.out.find("model.rotary_theta 250: small for 64 tokens") != std::string::npos;
+  };
+  config.model.rotary_theta = 250;  // 1.02 radians
+  EXPECT_FALSE(named());            // learned positions
+  config.model.positions = "rotary";
+  EXPECT_TRUE(named());
+  config.model.documents = true;  // which may be short
+  EXPECT_FALSE(named());
+  config.model.documents = false;
+  config.model.rotary_theta = 260;  // 0.99 radians
+  EXPECT_FALSE(named());
+  EXPECT_EQ(tiny.out.find("rotary_theta"), std::string::npos);
+}
+
 TEST(Train, AGpuThatIsNotThereIsNamed) {
   if (gpu::available()) GTEST_SKIP() << "there is one";
   TinyRun tiny;
