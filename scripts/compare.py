@@ -159,7 +159,7 @@ def main():
             fail(f"--train: {args.train}: there is no such program; scripts/setup.sh builds ./train")
         refuse_launcher(train, args.gpus)
         gpus = parse_gpus(args.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if args.gpus else [None]
-        shared = len(set(gpus)) < len(gpus) and any(gpus)
+        shared = len(set(gpus)) < len(gpus) and gpus[0] not in ("", "-1")  # no GPU to be seen: runs on the CPU
         if shared and args.seconds is not None:
             fail(f"--gpus: {args.gpus} has a GPU twice, and --seconds needs runs that have one for themselves")
         plan = make_plan(args)

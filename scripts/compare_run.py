@@ -1,4 +1,4 @@
-"""How compare.py makes its runs: a queue of ./train, one at a time or one per GPU."""
+"""How compare.py makes its runs: a queue of ./train, one at a time or as many at once as --gpus names."""
 import json
 import os
 import re
@@ -183,7 +183,7 @@ class Runner:
                 self.progress.line(f"stopping: {run} first; the same command goes on from there")
 
     def run_queue(self, waiting, ended=lambda: None):
-        """Makes children in their order, each on a GPU of its own, and waits for all. Calls `ended` after the end of one."""
+        """Makes children in their order, each on the next entry of gpus that is free, and waits for all. Calls `ended` after the end of one."""
         free, running, read = list(self.gpus), [], 0.0
         (self.out / "logs").mkdir(exist_ok=True)
         try:

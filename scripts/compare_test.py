@@ -176,8 +176,8 @@ def check_cut_off(fixture):
 
 def check_queue():
     check("GPUs", [plans.parse_gpus(*words) for words in (("3", None, None), ("0,2", None, 4), ("0,2", "4,GPU-a,GPU-b", 8),
-                                                          ("2", "", 8), ("1,1,0", None, 2))],
-          [["0", "1", "2"], ["0", "2"], ["4", "GPU-b"], ["", ""], ["1", "1", "0"]])
+                                                          ("2", "", 8), ("2", "-1", 8), ("1,1,0", None, 2))],
+          [["0", "1", "2"], ["0", "2"], ["4", "GPU-b"], ["", ""], ["-1", "-1"], ["1", "1", "0"]])
     for words, message in ((("0", None, None), "must be how many, as in 4, or which, as in 0,2,3, not 0"),
                            (("4", None, 2), "there is no GPU 2, counted from 0: nvidia-smi -L lists 2"),
                            (("0,1", "3", 8), "there is no GPU 1, counted from 0: CUDA_VISIBLE_DEVICES is 3")):

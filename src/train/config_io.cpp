@@ -1,6 +1,7 @@
 #include "train/config_io.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <iterator>
 #include <set>
@@ -194,6 +195,16 @@ std::vector<std::string> unused_attention_keys(const Config& config) {
   std::vector<std::string> unused;
   std::set_difference(set.begin(), set.end(), used.begin(), used.end(), std::back_inserter(unused));
   return unused;
+}
+
+double larger_rotary_theta(const Config& config) {
+  const GptConfig& model = config.model;
+  const auto dim = static_cast<double>(model.head_dim()), length = static_cast<double>(model.sequence_length);
+  bool far = false;
+  for_each_pattern(model, [&](const AttentionPattern& pattern) { far |= pattern.window == 0; });
+  if (!model.rotary() || model.documents || dim <= 2 || !far) return 0;
+  const double least = std::pow(length, dim / (dim - 2));  // at which the slowest pair turns by one radian
+  return model.rotary_theta < least ? std::max(1e6, std::pow(10, std::ceil(std::log10(least)) + 1)) : 0;
 }
 
 Config read_config(const std::string& path) {

@@ -23,6 +23,12 @@ Config config_from_json(const nlohmann::ordered_json& json, const std::string& o
 // Keys of attention ("drop_rate") that are set, but that no pattern of the config uses.
 std::vector<std::string> unused_attention_keys(const Config& config);
 
+// A base of the rotary frequencies to try, where with that of the config every pair of a head's dimensions turns by
+// more than a radian over a sequence, so that none keeps its phase well enough to match distant keys by content
+// (docs/recall.md). 0 where the base is large enough, positions are learned, all heads have a window, or documents,
+// which may be short, are kept apart.
+double larger_rotary_theta(const Config& config);
+
 // One row a key, for --help and docs/configuration.md.
 struct FieldDoc {
   std::string key, type, default_text, meaning;

@@ -2,7 +2,6 @@
 
 #include <spdlog/fmt/fmt.h>
 
-#include <cmath>
 #include <cstdlib>
 
 #include "comm/collectives.h"
@@ -15,16 +14,6 @@
 #include "train/preflight.h"
 
 namespace scfa {
-namespace {
-
-// The radians by which the slowest pair of a head's dimensions turns over a sequence. Above 1, where tokens are far
-// apart no pair is left by which a query could find a key by what it holds (docs/recall.md).
-double slowest_rotary_turn(const GptConfig& c) {
-  const auto dim = static_cast<double>(c.head_dim());
-  return std::pow(c.rotary_theta, -(dim - 2) / dim) * static_cast<double>(c.sequence_length);
-}
-
-}  // namespace
 
 void describe_run(Console& console, Context& ctx, const Config& config, const TokenSet& train_set,
                   const Evaluator& evaluator, int ranks) {
@@ -52,11 +41,11 @@ void describe_run(Console& console, Context& ctx, const Config& config, const To
                            config.model.n_embd, config.model.sequence_length, describe_schedule(config.model)));
   for (const std::string& key : unused_attention_keys(config))
     console.line(fmt::format("  attention.{} has no effect: none of these patterns uses it", key));
-  if (config.model.rotary() && !config.model.documents && slowest_rotary_turn(config.model) > 1)
+  if (const double theta = larger_rotary_theta(config); theta > 0)
     console.line(
-        fmt::format("  model.rotary_theta {:g}: small for {} tokens; with a larger one, such as 1e6, attention "
-                    "finds more of what is far",
-                    config.model.rotary_theta, config.model.sequence_length));
+        fmt::format("  model.rotary_theta {:g}: small for {} tokens; with a larger one, such as {:g}, attention may "
+                    "find more of what is far",
+                    config.model.rotary_theta, config.model.sequence_length, theta));
   console.line(fmt::format("data: {}, {} training tokens ({}), {} of {} validation windows", config.data.directory,
                            format_count(static_cast<double>(train_set.tokens())), train_set.manifest().tokenizer,
                            evaluator.windows(), evaluator.available()));

@@ -154,6 +154,32 @@ TEST(Config, KeysOfAttentionThatNoPatternUsesAreFound) {
             Keys{"drop_rate"});
 }
 
+TEST(Config, ARotaryBaseThatIsSmallForTheSequencesHasALargerOne) {
+  Config config;
+  config.model.n_head = 4, config.model.n_embd = 32;  // heads of 8: the slowest pair turns by 64 * theta^(-6/8)
+  config.model.sequence_length = 64, config.model.positions = "rotary";
+  const auto larger = [&](double theta) {
+    config.model.rotary_theta = theta;
+    return larger_rotary_theta(config);
+  };
+  EXPECT_EQ(larger(255), 1e6);  // 1.003 radians
+  EXPECT_EQ(larger(257), 0);    // 0.997
+  config.model.sequence_length = 65'536;
+  EXPECT_DOUBLE_EQ(larger(1e6), 1e8);  // one radian at 2.6e6
+  config.model.positions = "learned";
+  EXPECT_EQ(larger(1), 0);
+  config.model.positions = "rotary", config.model.documents = true;
+  EXPECT_EQ(larger(1), 0);
+  config.model.documents = false,
+  config.model.n_head = 16;  // one pair, which turns by a radian per token whatever the base
+  EXPECT_EQ(larger(1), 0);
+  config.model.n_head = 4;
+  override_config(config, "attention", R"({"mixture": [{"window": 8}, {"heads": 1, "pattern": "hash", "window": 9}]})");
+  EXPECT_EQ(larger(1), 0);
+  override_config(config, "attention", R"({"mixture": [{"window": 8}, {"heads": 1, "pattern": "hash"}]})");
+  EXPECT_GT(larger(1), 0);
+}
+
 TEST(Config, ErrorsInMixturesAreNamed) {
   const auto read = [](const char* attention) { return [=] { parse(concat(R"({"attention": )", attention, "}")); }; };
   expect_error(read(R"({"mixture": []})"), {"attention.mixture", "list"});
