@@ -62,7 +62,7 @@ report() {
   return 1
 }
 
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # a shell's & leaves them deaf to Ctrl-C
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # what & starts ignores Ctrl-C
 
 check_tests() {
   local start=$SECONDS status=0 processes=() files=() i

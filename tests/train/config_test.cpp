@@ -170,7 +170,7 @@ TEST(Config, ARotaryBaseThatIsSmallForTheSequencesHasALargerOne) {
   EXPECT_EQ(larger(1), 0);
   config.model.positions = "rotary", config.model.documents = true;
   EXPECT_EQ(larger(1), 0);
-  config.model.documents = false,
+  config.model.documents = false;
   config.model.n_head = 16;  // one pair, which turns by a radian per token whatever the base
   EXPECT_EQ(larger(1), 0);
   config.model.n_head = 4;
