@@ -51,7 +51,7 @@ def write(**record):
     file.write_text("\\n".join(lines) + "\\n")
 def evaluate(step):
     more = {"effective_segments": [[2, 4], [None, 3]]} if c["attention"]["pattern"] == "hash" else {}
-    write(type="eval", step=step, loss=10 - step * c["rate"], seconds=5, share_of_pairs=c["share"], **more)
+    write(type="eval", step=step, loss=10 - step * c["rate"], accuracy=step / 100, seconds=5, share_of_pairs=c["share"], **more)
 def save(step):
     (folder / f"checkpoint-{step:08d}").mkdir(exist_ok=True)
     (folder / f"checkpoint-{step:08d}" / "checkpoint.xxh3").touch()

@@ -10,7 +10,7 @@ from files import csv_text, write_whole
 from plot_metrics import read_run
 from plotting import NEEDS_MATPLOTLIB, find_pyplot
 
-COLUMNS = ("config,pattern,T,seed,step,tokens,seconds,loss,effective_buckets,share_of_pairs,tokens_per_s,attention_share,gpu,"
+COLUMNS = ("config,pattern,T,seed,step,tokens,seconds,loss,accuracy,effective_buckets,share_of_pairs,tokens_per_s,attention_share,gpu,"
            "commit").split(",")
 LAYER_COLUMNS = ("config", "seed", "step", "layer", "effective_buckets")
 TOKENS, SECONDS, LOSS = 1, 2, 3  # of a point (step, tokens, seconds, loss), as read_run gives them
@@ -99,7 +99,7 @@ def run_of_folder(folder, config, seed):
         rows.append({
             "config": config, "pattern": describe_pattern(header["config"]["attention"]),
             "T": header["config"]["model"]["sequence_length"], "seed": seed, "step": step, "tokens": round(tokens),
-            "seconds": f"{seconds:.3f}", "loss": f"{loss:.6f}",
+            "seconds": f"{seconds:.3f}", "loss": f"{loss:.6f}", "accuracy": f"{evals[step]['accuracy']:.6f}",
             "effective_buckets": "" if buckets is None else f"{buckets:.4f}",
             "share_of_pairs": "" if share is None else f"{share:.6f}",
             "tokens_per_s": round(tokens / seconds) if seconds else "", "attention_share": attention,

@@ -102,12 +102,13 @@ def check_tokens(fixture):
     check("columns", ",".join(rows[0]), ",".join(report.COLUMNS))
     check("rows", len(rows), 2 * 2 * 5)
     check("row", list(rows[-1].values()), ["hash", "hash 4 buckets", "50", "2", "20", "2000", "20.000", "7.000000",
-                                           "3.0000", "0.300000", "100", "0.2500", "GPU X", "abc"])
+                                           "0.200000", "3.0000", "0.300000", "100", "0.2500", "GPU X", "abc"])
     with open(fixture.folder / "tokens/segments.csv", encoding="utf-8") as file:
         layers = file.read().splitlines()
     check("segments by layer", (len(layers), layers[0], layers[-2:]),
           (1 + 2 * 5 * 2, "config,seed,step,layer,effective_buckets", ["hash,2,20,0,3.000", "hash,2,20,1,3.000"]))
     check("row of dense", (rows[0]["seconds"], rows[0]["effective_buckets"], rows[0]["tokens_per_s"]), ("0.000", "", ""))
+    check("accuracies of dense", [row["accuracy"] for row in rows[:2]], ["0.000000", "0.050000"])
     # Dense ends at 8.0 after 40 s; hash is there after 13 1/3 of its 20 s, when dense is at 9.0.
     check("table of dense", cells(stdout, "dense (baseline)")[2:],
           ["1 2", "2,000", "40.0 (0.0)", "8.0000 (0.0000)", "~ 9.0000 (0.0000)", "40.0 (0.0)", "1.000 (0.000)", "-",

@@ -57,20 +57,40 @@ std::string hex(const cudaUUID_t& uuid) {
   return text;
 }
 
+std::string version_text(int version) {
+  return concat(version / 1000, ".", version % 1000 / 10);
+}
+
+// What the driver says of this process's GPUs, asked once.
+struct Found {
+  int devices = 0;
+  int driver = 0;  // the newest CUDA version that the driver supports, 13000 for 13.0; 0: there is no driver
+  std::string error;
+};
+const Found& found() {
+  static const Found answer = [] {
+    Found its;
+    const cudaError_t status = cudaGetDeviceCount(&its.devices);
+    if (status != cudaSuccess) its = {.error = cudaGetErrorString(status)};
+    cudaDriverGetVersion(&its.driver);
+    cudaGetLastError();
+    return its;
+  }();
+  return answer;
+}
+
 }  // namespace
 
 int count() {
-  static const int found = [] {
-    int devices = 0;
-    const bool ok = cudaGetDeviceCount(&devices) == cudaSuccess;
-    cudaGetLastError();
-    return ok ? devices : 0;
-  }();
-  return found;
+  return found().devices;
 }
 
 bool available() {
   return count() > 0;
+}
+
+bool has_driver() {
+  return found().driver > 0;
 }
 
 void use(int index) {
@@ -90,11 +110,10 @@ const Properties& properties() {
   if (const auto found = by_number.find(number); found != by_number.end()) return found->second;
   cudaDeviceProp p;
   check(cudaGetDeviceProperties(&p, number), "reading the GPU's properties");
-  int driver = 0;
-  check(cudaDriverGetVersion(&driver), "reading the driver's version");
+
   return by_number[number] = {p.name,
                               concat(p.pciDomainID, ":", p.pciBusID, ":", p.pciDeviceID, " ", hex(p.uuid)),
-                              concat(driver / 1000, ".", driver % 1000 / 10),
+                              version_text(found().driver),
                               p.major * 10 + p.minor,
                               p.multiProcessorCount,
                               static_cast<int64_t>(p.totalGlobalMem),
@@ -102,8 +121,11 @@ const Properties& properties() {
 }
 
 std::string description() {
-  if (!available()) return "no GPU that the CUDA driver can use";
-  return concat(properties().name, ", ", properties().memory >> 20, " MiB");
+  if (available()) return concat(properties().name, ", ", properties().memory >> 20, " MiB");
+  if (!has_driver()) return "no CUDA driver";
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  return concat(found().error, "; program of CUDA ", version_text(CUDART_VERSION), ", driver for CUDA ",
+                version_text(found().driver), visible ? concat(", CUDA_VISIBLE_DEVICES is \"", visible, "\"") : "");
 }
 
 void* allocate(size_t bytes) {

@@ -18,9 +18,11 @@ using Event = CUevent_st*;
 
 namespace gpu {
 
-bool available();           // a usable GPU, found by asking the driver once
-int count();                // how many there are
-std::string description();  // name and memory of the GPU, or why there is none
+bool available();   // a usable GPU, found by asking the driver once
+int count();        // how many there are
+bool has_driver();  // whether a CUDA driver is installed
+
+std::string description();  // name and memory of the GPU, or why none is usable
 
 // Selects the GPU of this process (default: 0). Call it before anything is allocated or launched. Threads other than
 // the main one call use_in_this_thread() before they call the runtime.

@@ -15,6 +15,10 @@ bool available() {
 int count() {
   return 0;
 }
+bool has_driver() {
+  return false;
+}
+
 std::string description() {
   return "built without CUDA";
 }

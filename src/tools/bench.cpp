@@ -9,6 +9,7 @@
 #include "tools/bench_ops.h"
 #include "tools/bench_step.h"
 #include "train/checkpoint.h"
+#include "train/device_option.h"
 #include "train/machine.h"
 #include "train/run_folder.h"
 
@@ -32,7 +33,7 @@ CommandLine options() {
       "       bench op NAME ... [option ...]  single ops, \"all\" for each; without NAME: their list\n"
       "       bench step CONFIG ... [option ...]  training steps of configs, on random tokens\n");
   line.allow_words();
-  line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
+  add_device_option(line);
   line.add_option("length", "sequence lengths T; op: one (8192; on the CPU 1024); step: instead of the config's",
                   "N,N,...");
   line.add_option("batch", "sequences (attention on the GPU 16, on the CPU 1; op: 8 and 1; step: the config's)", "N");
@@ -150,9 +151,8 @@ int run(int argc, char** argv) {
   require(mode == "step" || !line.given("profile"), "--profile: only step has a profile of ops");
   require(mode == "step" || !line.given("recompute"), "--recompute: only step has a backward pass of whole blocks");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
-  const std::string device = line.text("device");
-  require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",
-          abbreviate(device), "\"");
+  const std::string device = device_option("bench", line);
+
   const auto repeats = static_cast<int>(line.integer("repeats", 1, 1'000'000));
   std::vector<int64_t> lengths = line.integers("length", 1, kMaxRows);
   if (mode == "op" && names.empty()) {

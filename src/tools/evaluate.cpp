@@ -11,6 +11,7 @@
 #include "data/table_file.h"
 #include "tools/evaluate_text.h"
 #include "train/config_io.h"
+#include "train/device_option.h"
 
 namespace scfa {
 namespace {
@@ -29,7 +30,7 @@ CommandLine options() {
   line.add_flag("recall", "also the share of dense attention's mass that the patterns keep, by layer and head");
   line.add_option("short-context", "also the loss of the same tokens at the end of windows of N tokens (N even)", "N");
   line.add_option("csv", "also write the tables here", "FILE");
-  line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
+  add_device_option(line);
   add_config_options(line, "attention");
   return line;
 }
@@ -43,9 +44,8 @@ CheckpointEvaluationOptions settings_of(const CommandLine& line) {
   for (const char* name : {"data", "csv"})
     require(!line.given(name) || !line.text(name).empty(), "--", name, "=: names ",
             std::string(name) == "csv" ? "no file" : "no folder");
-  const std::string device = line.text("device"), split = line.text("split");
-  require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",
-          abbreviate(device), "\"");
+  const std::string device = device_option("evaluate", line), split = line.text("split");
+
   require(split == "val" || split == "train", "--split: must be val or train, not \"", abbreviate(split), "\"");
   CheckpointEvaluationOptions settings{.checkpoint = line.text("checkpoint"),
                                        .data = line.text("data"),

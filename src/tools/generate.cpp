@@ -7,6 +7,7 @@
 #include "core/program.h"
 #include "core/signals.h"
 #include "data/input_file.h"
+#include "train/device_option.h"
 
 namespace scfa {
 namespace {
@@ -26,7 +27,7 @@ CommandLine options() {
   line.add_option("temperature", "0 takes the likeliest token", "X", "0.8");
   line.add_option("top-k", "draw from the K likeliest tokens; 0: all", "K", "0");
   line.add_option("top-p", "draw from the smallest set whose probabilities reach P", "P", "1");
-  line.add_option("device", "auto takes the GPU if there is one", "auto|cpu|gpu", "auto");
+  add_device_option(line);
   return line;
 }
 
@@ -39,9 +40,8 @@ std::string read_prompt(const CommandLine& line) {
 
 GenerateOptions settings_of(const CommandLine& line) {
   require(line.given("checkpoint"), "say which model: --checkpoint runs/NAME");
-  const std::string device = line.text("device");
-  require(device == "auto" || device == "cpu" || device == "gpu", "--device: must be auto, cpu or gpu, not \"",
-          abbreviate(device), "\"");
+  const std::string device = device_option("generate", line);
+
   const double top_p = line.number("top-p", 0, 1);
   require(top_p > 0, "--top-p: must be above 0 and at most 1, not \"", line.text("top-p"), "\"");
   GenerateOptions settings{

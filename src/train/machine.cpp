@@ -64,6 +64,11 @@ Device choose_device(const std::string& device) {
   return Device::kGpu;
 }
 
+std::string cpu_warning(const std::string& device) {
+  if (device != "auto" || gpu::available() || !gpu::has_driver()) return {};
+  return "computes on the CPU: " + gpu::description();
+}
+
 std::string device_name(Device device) {
   return device == Device::kGpu ? gpu::properties().name : "cpu";
 }

@@ -17,6 +17,8 @@ Machine this_machine();
 // Where a config's or a program's device setting says to compute: "cpu"; "gpu", which throws Error if there is none; or
 // "auto", the GPU if there is one.
 Device choose_device(const std::string& device);
+// What to warn of where "auto" is the CPU although a CUDA driver is installed; otherwise empty.
+std::string cpu_warning(const std::string& device);
 
 std::string device_name(Device device);  // of the GPU, or "cpu"
 
