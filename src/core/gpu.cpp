@@ -62,14 +62,14 @@ std::string version_text(int version) {
 }
 
 // What the driver says of this process's GPUs, asked once.
-struct Found {
+struct DeviceQuery {
   int devices = 0;
   int driver = 0;  // the newest CUDA version that the driver supports, 13000 for 13.0; 0: there is no driver
   std::string error;
 };
-const Found& found() {
-  static const Found answer = [] {
-    Found its;
+const DeviceQuery& device_query() {
+  static const DeviceQuery answer = [] {
+    DeviceQuery its;
     const cudaError_t status = cudaGetDeviceCount(&its.devices);
     if (status != cudaSuccess) its = {.error = cudaGetErrorString(status)};
     cudaDriverGetVersion(&its.driver);
@@ -82,7 +82,7 @@ const Found& found() {
 }  // namespace
 
 int count() {
-  return found().devices;
+  return device_query().devices;
 }
 
 bool available() {
@@ -90,7 +90,7 @@ bool available() {
 }
 
 bool has_driver() {
-  return found().driver > 0;
+  return device_query().driver > 0;
 }
 
 void use(int index) {
@@ -110,10 +110,9 @@ const Properties& properties() {
   if (const auto found = by_number.find(number); found != by_number.end()) return found->second;
   cudaDeviceProp p;
   check(cudaGetDeviceProperties(&p, number), "reading the GPU's properties");
-
   return by_number[number] = {p.name,
                               concat(p.pciDomainID, ":", p.pciBusID, ":", p.pciDeviceID, " ", hex(p.uuid)),
-                              version_text(found().driver),
+                              version_text(device_query().driver),
                               p.major * 10 + p.minor,
                               p.multiProcessorCount,
                               static_cast<int64_t>(p.totalGlobalMem),
@@ -124,8 +123,9 @@ std::string description() {
   if (available()) return concat(properties().name, ", ", properties().memory >> 20, " MiB");
   if (!has_driver()) return "no CUDA driver";
   const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
-  return concat(found().error, "; program of CUDA ", version_text(CUDART_VERSION), ", driver for CUDA ",
-                version_text(found().driver), visible ? concat(", CUDA_VISIBLE_DEVICES is \"", visible, "\"") : "");
+  return concat(device_query().error, "; program of CUDA ", version_text(CUDART_VERSION), ", driver for CUDA ",
+                version_text(device_query().driver),
+                visible ? concat(", CUDA_VISIBLE_DEVICES is \"", visible, "\"") : "");
 }
 
 void* allocate(size_t bytes) {

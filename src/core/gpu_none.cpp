@@ -18,7 +18,6 @@ int count() {
 bool has_driver() {
   return false;
 }
-
 std::string description() {
   return "built without CUDA";
 }

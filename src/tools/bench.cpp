@@ -152,7 +152,6 @@ int run(int argc, char** argv) {
   require(mode == "step" || !line.given("recompute"), "--recompute: only step has a backward pass of whole blocks");
   require(!line.given("csv") || !line.text("csv").empty(), "--csv=: names no file");
   const std::string device = device_option("bench", line);
-
   const auto repeats = static_cast<int>(line.integer("repeats", 1, 1'000'000));
   std::vector<int64_t> lengths = line.integers("length", 1, kMaxRows);
   if (mode == "op" && names.empty()) {

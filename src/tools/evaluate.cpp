@@ -45,7 +45,6 @@ CheckpointEvaluationOptions settings_of(const CommandLine& line) {
     require(!line.given(name) || !line.text(name).empty(), "--", name, "=: names ",
             std::string(name) == "csv" ? "no file" : "no folder");
   const std::string device = device_option("evaluate", line), split = line.text("split");
-
   require(split == "val" || split == "train", "--split: must be val or train, not \"", abbreviate(split), "\"");
   CheckpointEvaluationOptions settings{.checkpoint = line.text("checkpoint"),
                                        .data = line.text("data"),

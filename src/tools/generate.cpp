@@ -41,7 +41,6 @@ std::string read_prompt(const CommandLine& line) {
 GenerateOptions settings_of(const CommandLine& line) {
   require(line.given("checkpoint"), "say which model: --checkpoint runs/NAME");
   const std::string device = device_option("generate", line);
-
   const double top_p = line.number("top-p", 0, 1);
   require(top_p > 0, "--top-p: must be above 0 and at most 1, not \"", line.text("top-p"), "\"");
   GenerateOptions settings{

@@ -3,7 +3,6 @@
 #include <iostream>
 
 #include "core/error.h"
-
 #include "train/machine.h"
 
 namespace scfa {

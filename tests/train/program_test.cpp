@@ -28,25 +28,18 @@ TEST(Programs, BadCommandLinesAreOneLineAndExitCodeOne) {
 
 // A command that the user did not mean for the CPU may take hours there.
 TEST(Programs, SayWhyTheyComputeOnTheCpuOfAMachineWithACudaDriver) {
-  const test::Streams without_gpu{.environment = {{"CUDA_VISIBLE_DEVICES", "-1"}}};
-  const std::vector<std::string> words = {"bench", "attention", "--length", "64",         "--heads",
-                                          "4",     "--repeats", "1",        "--patterns", "dense"};
-  const Outcome chosen = execute(
-      words, [](pid_t) {}, without_gpu);
+  const auto timed_on = [](const char* device) {
+    return execute({"bench", "attention", "--length", "64", "--heads", "4", "--repeats", "1", "--patterns", "dense",
+                    "--device", device},
+                   [](pid_t) {}, {.environment = {{"CUDA_VISIBLE_DEVICES", "-1"}}});
+  };
+  const Outcome chosen = timed_on("auto");
   EXPECT_EQ(chosen.code, 0) << chosen.err;
   const bool warned = chosen.err.starts_with("bench: warning: computes on the CPU: ");
   EXPECT_EQ(warned, gpu::has_driver()) << chosen.err;
   EXPECT_EQ(chosen.err.find("CUDA_VISIBLE_DEVICES is \"-1\"") != std::string::npos, gpu::has_driver()) << chosen.err;
-  std::vector<std::string> asked = words;
-  asked.insert(asked.end(), {"--device", "cpu"});
-  EXPECT_EQ(execute(
-                asked, [](pid_t) {}, without_gpu)
-                .err,
-            "");
-  asked.back() = "gpu";
-  expect_one_line(execute(
-                      asked, [](pid_t) {}, without_gpu),
-                  "bench: ", "device: gpu");
+  EXPECT_EQ(timed_on("cpu").err, "");
+  expect_one_line(timed_on("gpu"), "bench: ", "device: gpu");
 }
 
 TEST(Programs, HelpComesFromTheDeclaration) {
