@@ -27,6 +27,9 @@ CommandLine options() {
   line.add_option("split", "which part of the set", "val|train", "val");
   line.add_option("windows", "windows to use, spread evenly; 0: all (by default eval.windows of the config)", "N");
   line.add_option("batch", "sequences at a time (by default train.micro_batch_size of the config)", "N");
+  line.add_option("model.sequence_length", "tokens of a window, where positions are rotary (by default as trained)",
+                  "N");
+  line.add_option("model.rotary_theta", "base of the rotary frequencies (by default as trained)", "X");
   line.add_flag("recall", "also the share of dense attention's mass that the patterns keep, by layer and head");
   line.add_option("short-context", "also the loss of the same tokens at the end of windows of N tokens (N even)", "N");
   line.add_option("csv", "also write the tables here", "FILE");
@@ -55,7 +58,8 @@ CheckpointEvaluationOptions settings_of(const CommandLine& line) {
                                        .short_context = optional_integer(line, "short-context", 2, 1 << 20).value_or(0),
                                        .device = device};
   for (const auto& [key, value] : line.values())
-    if (key == "attention" || key.starts_with("attention.")) settings.attention.emplace_back(key, value);
+    if (key == "attention" || key.starts_with("attention.") || key.starts_with("model."))
+      settings.overrides.emplace_back(key, value);
   return settings;
 }
 

@@ -15,6 +15,10 @@ double accuracy(const LossSums& sums) {
   return sums.correct / static_cast<double>(sums.tokens);
 }
 
+std::string number(double value) {
+  return printed("%.9g", value);
+}
+
 double recall_of(const HeadRecall& head) {
   return head.recall / static_cast<double>(head.queries);
 }
@@ -70,15 +74,19 @@ std::string recall_text(const CheckpointEvaluation& e) {
   return out + recall_row("all", "all", sum_of(layers));
 }
 
+// Empty where the model is evaluated as it was trained.
+std::string length_text(const CheckpointEvaluation& e) {
+  const GptConfig &before = e.trained.model, &now = e.config.model;
+  if (before.sequence_length == now.sequence_length && before.rotary_theta == now.rotary_theta) return {};
+  return concat("length      ", now.sequence_length, " tokens, rotary_theta ", number(now.rotary_theta),
+                "; trained with ", before.sequence_length, " tokens, ", number(before.rotary_theta), '\n');
+}
+
 // Columns of the CSV behind the name of the table.
 struct CsvRow {
   std::string layer{}, head{}, first{}, last{}, tokens{}, loss{}, perplexity{}, accuracy{}, short_loss{}, recall{},
       pairs{};
 };
-
-std::string number(double value) {
-  return printed("%.9g", value);
-}
 
 std::string csv_line(const char* table, const CsvRow& r) {
   return concat(table, ',', r.layer, ',', r.head, ',', r.first, ',', r.last, ',', r.tokens, ',', r.loss, ',',
@@ -97,10 +105,11 @@ CsvRow csv_losses(int64_t first, int64_t last, const LossSums& sums) {
 }  // namespace
 
 std::string describe_evaluation(const CheckpointEvaluation& e) {
-  std::string out = concat("checkpoint  ", e.checkpoint, ", step ", e.step, "\ntrained     ",
-                           describe_patterns(e.trained.model), "\nevaluated   ", describe_patterns(e.config.model),
-                           "\ntext        ", e.data, ", ", name_of(e.split), " split, ", e.windows, " of ", e.available,
-                           " windows of ", e.config.model.sequence_length, " tokens\ndevice      ", e.device, '\n');
+  std::string out =
+      concat("checkpoint  ", e.checkpoint, ", step ", e.step, "\ntrained     ", describe_patterns(e.trained.model),
+             "\nevaluated   ", describe_patterns(e.config.model), '\n', length_text(e), "text        ", e.data, ", ",
+             name_of(e.split), " split, ", e.windows, " of ", e.available, " windows of ",
+             e.config.model.sequence_length, " tokens\ndevice      ", e.device, '\n');
   if (!is_dense_everywhere(e.losses)) out += "segments    " + describe_balance(e.losses) + '\n';
   out += printed("\n  %-15s %12s %9s %11s %9s\n", "positions", "tokens", "loss", "perplexity", "accuracy");
   for (const PositionRange& range : e.positions) out += loss_row(range_of(range.first, range.last), range.sums);

@@ -64,7 +64,11 @@ class Run {
     result_.data = set_.directory();
     result_.split = options.split;
     result_.device = device_name(ctx_.device());
-    for (const auto& [key, value] : options.attention) override_config(result_.config, key, value);
+    for (const auto& [key, value] : options.overrides) {
+      require(!key.starts_with("model.") || model().rotary(), "--", key, ": ", state_.path, " has learned positions, ",
+              length(), " of them; only rotary ones can be evaluated at another length or base");
+      override_config(result_.config, key, value);
+    }
     require(model().schedule.empty(), "--attention: must be the patterns to evaluate with, not a schedule");
     validate(model());
     if (ctx_.on_gpu()) validate_for_gpu(model());
@@ -74,7 +78,8 @@ class Run {
     require(N == 0 || (N >= 2 && N <= length() && N % 2 == 0),
             "--short-context: must be an even number of tokens from 2 to the model's context of ", length(), ", not ",
             N);
-    batch_ = options.batch.value_or(state_.config.train.micro_batch_size);
+    const int64_t tokens = state_.config.train.micro_batch_size * state_.config.model.sequence_length;
+    batch_ = options.batch.value_or(std::max<int64_t>(1, tokens / length()));
     require(batch_ >= 1, "--batch: must be at least 1, not ", batch_);
     check_memory();
   }
@@ -109,7 +114,7 @@ class Run {
             " tokens is shorter than one window of the model, ", length() + 1, "; give a set with more text");
     require(set_.manifest().sequence_length == 0 || options_.short_context == 0, "--short-context: ", set_.directory(),
             " is of synthetic sequences, whose answers need all of them");
-    check_sequences(state_.config, set_);
+    check_sequences(result_.config, set_);
     require(given >= 0, "--windows: must be at least 1, or 0 for all, not ", given);
     windows_ = given == 0 ? available : given;
   }

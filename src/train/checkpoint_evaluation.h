@@ -1,5 +1,6 @@
-// Evaluates a checkpoint on a prepared set, with the patterns it was trained with or others: loss by position, share of
-// dense attention that patterns keep (model/recall.h), and how much tokens far back lower the loss.
+// Evaluates a checkpoint on a prepared set, with the patterns and the sequence length it was trained with or others:
+// loss by position, share of dense attention that patterns keep (model/recall.h), and how much tokens far back lower
+// the loss.
 #pragma once
 #include <functional>
 #include <optional>
@@ -19,10 +20,11 @@ struct CheckpointEvaluationOptions {
   std::string data{};        // a prepared set; empty: the one that the checkpoint's config names
   Split split = Split::kVal;
   std::optional<int64_t> windows{};  // of T tokens, spread evenly; 0: all; by default eval.windows of the config
-  std::optional<int64_t> batch{};    // sequences at a time; by default train.micro_batch_size of the config
-  // Keys "attention" and "attention.NAME" with their values, as of override_config. Keys that are not given stay as the
-  // checkpoint was trained.
-  std::vector<std::pair<std::string, std::string>> attention{};
+  // Sequences at a time; by default as many tokens as train.micro_batch_size of the config, at least one sequence.
+  std::optional<int64_t> batch{};
+  // Keys with their values, as of override_config: "attention", "attention.NAME" and, where positions are rotary,
+  // "model.sequence_length" and "model.rotary_theta". What is not given stays as the checkpoint was trained.
+  std::vector<std::pair<std::string, std::string>> overrides{};
   bool recall = false;
   int64_t short_context = 0;    // N, even, up to T; 0: without
   std::string device = "auto";  // as in a config
@@ -45,7 +47,7 @@ struct CheckpointEvaluation {
   std::string checkpoint;             // its path
   std::vector<std::string> warnings;  // of newer checkpoints of the run that are not whole
   int64_t step = 0;
-  Config trained, config;    // as it was trained; with the patterns of this evaluation
+  Config trained, config;    // as it was trained; as it is evaluated
   std::string data, device;  // the set's folder; the device's name
   Split split = Split::kVal;
   int64_t windows = 0, available = 0;
@@ -64,8 +66,8 @@ struct CheckpointEvaluation {
 };
 
 // Deterministic. Throws Error naming what does not go together: a checkpoint or a set that is not there or broken,
-// another tokenizer, patterns that the model cannot have, a split shorter than a window, too little memory; where the
-// loss is not finite; Interrupted once a signal asked to stop.
+// another tokenizer, patterns or a length that the model cannot have, a split shorter than a window, too little memory;
+// where the loss is not finite; Interrupted once a signal asked to stop.
 CheckpointEvaluation evaluate_checkpoint(const CheckpointEvaluationOptions& options);
 
 }  // namespace scfa

@@ -94,15 +94,50 @@ TEST_F(Evaluate, RangesOfPositionsDouble) {
 }
 
 TEST_F(Evaluate, APatternInPlaceOfTheTrainedOne) {
-  const CheckpointEvaluation trained = evaluate({}), dense = evaluate({.attention = {{"attention.pattern", "dense"}}});
+  const CheckpointEvaluation trained = evaluate({}), dense = evaluate({.overrides = {{"attention.pattern", "dense"}}});
   EXPECT_NE(dense.losses.sums.loss, trained.losses.sums.loss);
   EXPECT_FALSE(is_dense_everywhere(trained.losses));
   EXPECT_TRUE(is_dense_everywhere(dense.losses));
   EXPECT_EQ(dense.trained.model.attention[0][0].pattern, "hash");
-  EXPECT_EQ(evaluate({.attention = {{"attention", R"({"pattern": "hash", "buckets": 4})"}}}).losses.sums.loss,
+  EXPECT_EQ(evaluate({.overrides = {{"attention", R"({"pattern": "hash", "buckets": 4})"}}}).losses.sums.loss,
             trained.losses.sums.loss);
-  EXPECT_EQ(evaluate({.attention = {{"attention.pattern", "dense"}, {"attention.pattern", "hash"}}}).losses.sums.loss,
+  EXPECT_EQ(evaluate({.overrides = {{"attention.pattern", "dense"}, {"attention.pattern", "hash"}}}).losses.sums.loss,
             trained.losses.sums.loss);
+}
+
+// A run that goes on from the checkpoint with these settings begins with this loss.
+TEST_F(Evaluate, AnotherLengthAndBaseOfRotaryPositions) {
+  test::TinyRun tiny;
+  Config config = tiny.config();
+  config.model.positions = "rotary";
+  tiny.run(config);
+  Config next = config;
+  next.name = "next";
+  next.model.sequence_length = 128;
+  next.model.rotary_theta = 1e6;
+  next.train.init_from = tiny.path("");
+  next.train.steps = 1;
+  next.train.batch_size = next.train.micro_batch_size = 2;
+  next.schedule.lr = 0;
+  next.eval.windows = 3;
+  const std::string checkpoint = tiny.path("");
+  const CheckpointEvaluation found =
+      evaluate_checkpoint({.checkpoint = checkpoint,
+                           .windows = 3,
+                           .overrides = {{"model.sequence_length", "128"}, {"model.rotary_theta", "1e6"}},
+                           .device = "cpu"});
+  EXPECT_EQ(found.losses.sums.tokens, 3 * 128);
+  EXPECT_EQ(found.positions.back().last, 127);
+  EXPECT_EQ(found.losses.sums.loss / (3 * 128), tiny.run(next).validation_loss);
+  const auto text = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"evaluate", "--checkpoint", checkpoint, "--device=cpu"};
+    words.insert(words.end(), more.begin(), more.end());
+    return execute(words).out;
+  };
+  EXPECT_NE(text({"--model.sequence_length=128", "--model.rotary_theta=1e6"})
+                .find("\nlength      128 tokens, rotary_theta 1000000; trained with 64 tokens, 10000\n"),
+            std::string::npos);
+  EXPECT_EQ(text({}).find("\nlength "), std::string::npos);
 }
 
 // With the patterns of the last step before it, and the biases that its buckets had then.
@@ -116,7 +151,7 @@ TEST_F(Evaluate, ACheckpointHasThePatternsOfItsStep) {
   tiny.run(config);
   const auto of = [](const std::string& checkpoint, const std::string& attention = "") {
     CheckpointEvaluationOptions options{.checkpoint = checkpoint, .device = "cpu"};
-    if (!attention.empty()) options.attention.emplace_back("attention", attention);
+    if (!attention.empty()) options.overrides.emplace_back("attention", attention);
     return evaluate_checkpoint(options);
   };
   for (const int64_t step : {6, 9, 12}) {
@@ -137,8 +172,8 @@ TEST_F(Evaluate, ACheckpointHasThePatternsOfItsStep) {
 
 TEST_F(Evaluate, RecallOfDenseAttentionIsOneAndOfOthersLess) {
   const CheckpointEvaluation hash = evaluate({.recall = true}),
-                             dense = evaluate({.attention = {{"attention.pattern", "dense"}}, .recall = true}),
-                             without_self = evaluate({.attention = {{"attention.pattern", "dense"},  //
+                             dense = evaluate({.overrides = {{"attention.pattern", "dense"}}, .recall = true}),
+                             without_self = evaluate({.overrides = {{"attention.pattern", "dense"},  //
                                                                     {"attention.attend_self", "false"}},
                                                       .recall = true});
   ASSERT_EQ(hash.recall.size(), 2u);
@@ -259,6 +294,8 @@ TEST_F(Evaluate, WhatDoesNotGoTogetherIsNamed) {
   expect_one_line(program({"--attention", R"({"mixture": [{"heads": 3}]})"}), "evaluate: ", "model.n_head = 2");
   expect_one_line(program({"--attention", "[{}, {}, {}]"}), "evaluate: ", "model.n_layer = 2");
   expect_one_line(program({"--model.n_head", "4"}), "evaluate: ", "is not an option");
+  for (const char* option : {"--model.sequence_length=128", "--model.rotary_theta=1e6"})
+    expect_one_line(program({option}), "evaluate: ", "has learned positions, 64 of them; only rotary ones");
   for (const char* value : {"1", "7", "66", "x"})
     expect_one_line(program({"--short-context", value}), "evaluate: ", "--short-context: must be ");
   for (const char* option : {"--windows=-1", "--windows=x", "--batch=0", "--batch=1.5"})

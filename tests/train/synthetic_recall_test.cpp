@@ -52,7 +52,7 @@ class SyntheticRecall : public testing::Test {
   }
 
   CheckpointEvaluation evaluate(const std::vector<std::pair<std::string, std::string>>& attention = {}) {
-    return evaluate_checkpoint({.checkpoint = folder_ / "runs/recall", .attention = attention, .device = "cpu"});
+    return evaluate_checkpoint({.checkpoint = folder_ / "runs/recall", .overrides = attention, .device = "cpu"});
   }
 
   static double accuracy(const LossSums& sums) { return sums.correct / static_cast<double>(sums.tokens); }
