@@ -18,14 +18,12 @@ and loss-seconds.png with both) and compare.json (the plan and the speeds); OUT/
 is in quality.csv stays in the report when its folder is removed.
 """
 import argparse
-import os
 import pathlib
 import shlex
 import shutil
-import subprocess
 import sys
 
-from compare_plan import (baseline_of, choose_baseline, fail, jobs_of, join_plans, make_plan, parse_gpus, read_plan,
+from compare_plan import (baseline_of, choose_baseline, fail, gpus_of, jobs_of, join_plans, make_plan, read_plan,
                           refuse_launcher, steps_of, suffix_of)
 from compare_report import by_length, earlier_runs, run_of_folder, write_report
 from compare_run import Runner, has_all_steps, state_of
@@ -103,15 +101,6 @@ def warn_of_settings(runs):
             warn(f"{key} is " + ", ".join(f"{v} in {c}" for v, c in values.items()) + f": {meaning}")
 
 
-def gpus_present():
-    """None: not known, or none."""
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) or None
-
-
 def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("configs", nargs="*", metavar="NAME=CONFIG[,key=value,...]", help="what to train")
@@ -158,7 +147,7 @@ def main():
         if not train or not shutil.which(train[0]):
             fail(f"--train: {args.train}: there is no such program; scripts/setup.sh builds ./train")
         refuse_launcher(train, args.gpus)
-        gpus = parse_gpus(args.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if args.gpus else [None]
+        gpus = gpus_of(args.gpus)
         shared = len(set(gpus)) < len(gpus) and gpus[0] not in ("", "-1")  # no GPU to be seen: runs on the CPU
         if shared and args.seconds is not None:
             fail(f"--gpus: {args.gpus} has a GPU twice, and --seconds needs runs that have one for themselves")

@@ -1,8 +1,10 @@
 """What compare.py is to train: the words of its command line, and the plan in OUT/compare.json."""
 import hashlib
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 from compare_report import describe_pattern
@@ -224,3 +226,17 @@ def parse_gpus(text, visible, present):
             reason = f"CUDA_VISIBLE_DEVICES is {visible}" if visible else f"nvidia-smi -L lists {present}"
             fail(f"--gpus: there is no GPU {number}, counted from 0: {reason}")
     return [names[number] for number in numbers]
+
+
+def gpus_present():
+    """None: not known, or none."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) or None
+
+
+def gpus_of(text):
+    """--gpus as values of CUDA_VISIBLE_DEVICES, on this machine; [None], which leaves the environment as it is, where it is not given."""
+    return parse_gpus(text, os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_present()) if text else [None]

@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 import children
+from compare_plan import gpus_of
 from compare_report import earlier_runs, read_rows
 from files import csv_text, read_csv, write_whole
 
@@ -25,6 +26,7 @@ def main(words):
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="the --out of compare.py")
     parser.add_argument("--configs", metavar="NAME,...", help="only these; default: all")
     parser.add_argument("--seeds", metavar="N,...", help="only these; default: all")
+    parser.add_argument("--gpus", metavar="N or N,N,...", help="as for compare.py: one run at a time on each; default: one at a time")
     parser.add_argument("--evaluate", default="./evaluate", metavar="PROGRAM", help="default: %(default)s")
     args = parser.parse_args(words)
     if not shutil.which(args.evaluate):
@@ -34,6 +36,7 @@ def main(words):
     rows = [row for of_run in read_rows(file).values() for row in of_run
             if finished.get((row["config"], int(row["seed"]))) == int(row["step"])]
     known = {(row["config"], int(row["seed"])) for row in rows}
+    wanted = []  # (run, key)
     for run in sorted((args.out / "runs").glob("*-s*")):
         match = re.fullmatch(r"(.+)-s(\d+)(|-tokens|-seconds)", run.name)
         key = (match[1] + match[3], int(match[2])) if match else None
@@ -41,15 +44,19 @@ def main(words):
             continue
         if (args.seeds and match[2] not in args.seeds.split(",")) or (args.configs and match[1] not in args.configs.split(",")):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            table = pathlib.Path(folder) / "evaluation.csv"
-            code = children.run([args.evaluate, "--checkpoint", run, "--csv", table], quiet=True)
-            children.end_if_stopped(code)
-            if code != 0:
-                sys.exit(f"loss_by_position.py: evaluating {run} failed")
-            rows += [dict(zip(COLUMNS, (*key, finished[key], row["first"], row["last"], row["tokens"], row["loss"])))
-                     for row in read_csv(table) if row["table"] == "positions"]
-        write_whole(file, csv_text(COLUMNS, rows))
+        wanted.append((run, key))
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [pathlib.Path(folder) / f"{run.name}.csv" for run, _ in wanted]
+        def add(number):
+            key = wanted[number][1]
+            rows.extend(dict(zip(COLUMNS, (*key, finished[key], row["first"], row["last"], row["tokens"], row["loss"])))
+                        for row in read_csv(tables[number]) if row["table"] == "positions")
+            write_whole(file, csv_text(COLUMNS, rows))
+        code, failed = children.run_each([[args.evaluate, "--checkpoint", run, "--csv", table] for (run, _), table in zip(wanted, tables)],
+                                         gpus_of(args.gpus), quiet=True, ended=add)
+        children.end_if_stopped(code)
+        if code != 0:
+            sys.exit(f"loss_by_position.py: evaluating {wanted[failed][0]} failed")
     if not rows:
         sys.exit(f"loss_by_position.py: {args.out}: has no finished runs with checkpoints; --out is that of compare.py")
     print(f"wrote {file}")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How far back do attention patterns recall? Trains small models on synthetic sequences and tells accuracy by distance.
 
-  scripts/recall.py --out runs/recall --lengths 1024,4096 --patterns dense,near_dense,near_far,hash16 --seeds 1,2
+  scripts/recall.py --out runs/recall --lengths 1024 --patterns dense,near_dense,near_far,hash16 --seeds 1,2 --tokens 300M --batch 16384
   scripts/recall.py --out runs/needle --task needle --lengths 16384 --tokens 500M --gpus 2
-  scripts/recall.py --out runs/recall_16k --lengths 16384 --patterns near_dense,near_far \
+  scripts/recall.py --out runs/recall_16k --lengths 16384 --patterns near_dense,near_far --rotary-theta 1e6 --batch 16384 \
       --init-from 'runs/recall/mqar/1024/runs/near_dense-s{seed}'   # train on short sequences, go on with long ones
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
@@ -22,6 +22,7 @@ import sys
 
 import children
 from attention_patterns import MEANINGS, attention_of, shares_keys
+from compare_plan import gpus_of, parse_count, parse_seeds
 from files import csv_text, read_csv, write_json, write_whole
 from svg_plot import line_plot
 
@@ -35,9 +36,9 @@ def fail(message):
     sys.exit(f"recall.py: {message}")
 
 
-def run(command, what, quiet=False):
-    """Ends this program as the command ended, if that was not well; it has said why. quiet: what it prints is in a file too."""
-    code = children.run(command, quiet)
+def run(command, what):
+    """Ends this program as the command ended, if that was not well; it has said why."""
+    code = children.run(command)
     children.end_if_stopped(code)
     if code != 0:
         fail(f"{what} failed")
@@ -122,16 +123,28 @@ def all_runs(args):
 def evaluations(args, folder):
     """(pattern, seed, rows of the table by distance and of the total) of each finished run. One that was evaluated stays when its
     folder is removed."""
-    for pattern, seed, name in all_runs(args):
-        trained, table = folder / "runs" / name, folder / "evaluations" / f"{name}.csv"
+    missing = []
+    for _, _, name in all_runs(args):
+        trained, table = folder / "runs" / name, table_of(folder, name)
         checkpoints = sorted(trained.glob("checkpoint-*/checkpoint.xxh3"))
         if not checkpoints and (trained.exists() or not table.exists()):
             fail(f"{trained}: has no checkpoint")
         if checkpoints and (not table.exists() or table.stat().st_mtime < checkpoints[-1].stat().st_mtime):
-            table.parent.mkdir(exist_ok=True)
-            run([args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table], f"evaluating {trained}",
-                quiet=True)
-        yield pattern, seed, [row for row in read_csv(table) if row["table"] in ("distances", "total")]
+            missing.append((trained, table))
+    if missing:
+        print(f"evaluating {len(missing)} models", flush=True)
+        (folder / "evaluations").mkdir(exist_ok=True)
+    code, failed = children.run_each([[args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table] for trained, table in missing],
+                                     gpus_of(args.gpus), quiet=True)
+    children.end_if_stopped(code)
+    if code != 0:
+        fail(f"evaluating {missing[failed][0]} failed")
+    for pattern, seed, name in all_runs(args):
+        yield pattern, seed, [row for row in read_csv(table_of(folder, name)) if row["table"] in ("distances", "total")]
+
+
+def table_of(folder, name):
+    return folder / "evaluations" / f"{name}.csv"
 
 
 def collect(args, T, folder):
@@ -215,7 +228,6 @@ def parse(words):
     for pattern in args.patterns:
         if attention_of(pattern, args.heads) is None:
             fail(f"--patterns: there is no {pattern}; there are {', '.join(MEANINGS)}, with a number for N, a pattern for NAME")
-    from compare_plan import parse_count, parse_seeds  # they end the program with a line that names the option
     args.tokens_count = parse_count(args.tokens)
     parse_seeds(args.seeds)
     try:

@@ -367,7 +367,7 @@ class Quality(Experiment):
         train = [sys.executable, SCRIPTS / "compare.py", "--data", getattr(context, self.data), "--out", folder, "--tokens", tokens, "--seeds",
                  context.seeds, "--baseline", self.baseline(), "--train", context.train_command(), *context.gpus, *configs]
         positions = [sys.executable, SCRIPTS / "loss_by_position.py", "--out", folder, "--configs", ",".join(patterns), "--seeds",
-                     context.seeds, "--evaluate", context.program("evaluate")]
+                     context.seeds, "--evaluate", context.program("evaluate"), *context.gpus]
         seeds = [int(seed) for seed in context.seeds.split(",")]
         at_home = EXPERIMENTS[self.home].few if self.home in context.experiments else []  # their time is counted there
         counted = [name for name in patterns if name not in at_home]

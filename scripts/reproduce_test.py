@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Checks scripts/reproduce.sh at the scale smoke. Needs the programs at the top of the repository."""
+import contextlib
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -14,6 +16,7 @@ import time
 import unittest
 import xml.etree.ElementTree
 
+import children
 import svg_plot
 from compare_report import Run, seconds_to
 from prepare_dataset import TOP
@@ -192,6 +195,35 @@ class Reproduce(unittest.TestCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=60), 143)
         process.stdout.close()
+
+    def test_commands_run_one_at_a_time_on_each_gpu(self):
+        """They wait for each other, so that one after another they would never end."""
+        out = self.out
+        wait = f'echo $CUDA_VISIBLE_DEVICES > {out}/began$0; while [ "$(cat {out}/began* | wc -l)" -lt 2 ]; do sleep 0.01; done'
+        ended = []
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(children.run_each([["sh", "-c", wait, number] for number in "01"], ["5", "7"], ended=ended.append), (0, None))
+            self.assertEqual(sorted(ended), [0, 1])
+            self.assertEqual([(out / f"began{number}").read_text(encoding="utf-8") for number in "01"], ["5\n", "7\n"])
+            # None begins after one that failed, whose words are shown, and what began ends.
+            commands = [["sh", "-c", "echo no space >&2; exit 3"], ["sh", "-c", f"sleep 0.3; touch {out}/second"],
+                        ["touch", f"{out}/third"]]
+            self.assertEqual(children.run_each(commands, ["5", "7"]), (3, 0))
+        self.assertEqual(said.getvalue(), "no space\n")
+        self.assertEqual([(out / name).exists() for name in ("second", "third")], [True, False])
+
+    def test_a_signal_reaches_all_commands_once(self):
+        out = self.out
+        command = f"trap 'echo $0 >> {out}/signals; exit 0' TERM; touch {out}/up$0; while :; do sleep 0.05; done"
+        code = ("import children, sys; "
+                f"print(children.run_each([['sh', '-c', {command!r}, n] for n in 'abc'], ['5', '7']), flush=True)")
+        with subprocess.Popen([sys.executable, "-c", code], cwd=TOP / "scripts", stdout=subprocess.PIPE, text=True) as process:
+            while len(list(out.glob("up?"))) < 2:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.communicate(timeout=60)[0], "(143, None)\n")
+        self.assertEqual(sorted((out / "signals").read_text(encoding="utf-8").split()), ["a", "b"])
+        self.assertFalse((out / "upc").exists())
 
     def test_speed_ups(self):
         self.assertEqual(seconds_to([(0, 0, 0, 5.0), (1, 0, 10, 4.0), (2, 0, 20, 3.0)], 3.5), 15)
