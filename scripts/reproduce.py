@@ -3,7 +3,7 @@
 
   scripts/reproduce.sh --scale smoke                        minutes on a CPU: that everything runs; its figures mean nothing
   scripts/reproduce.sh --scale small --data data/mine       124 M parameters, 49 M tokens a run, two seeds: two hours on one H200
-  scripts/reproduce.sh --scale small --data data/mine --all  more patterns and lengths: seven hours
+  scripts/reproduce.sh --scale small --data data/mine --all  more patterns and lengths: eight hours
   scripts/reproduce.sh --scale paper --gpus 8               the paper's setting, 7.9 G tokens a run, on data/openwebtext2
   scripts/reproduce.sh --scale paper --only quality_8k --ranks 8    each run on 8 GPUs
   scripts/reproduce.sh --only quality_8k,recall --gpus 2    some of them; --list names them

@@ -31,9 +31,9 @@ RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,h
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
 # From random parameters, sequences of 16,384 tokens are not learned in 300 M tokens; so far back, rotary frequencies need a larger base than
 # that of 1,024 tokens (docs/recall.md).
-RECALL_LONG = ["--lengths", "16384,32768", "--patterns", "near_dense_separate,near_far_separate_probes2,near_far_separate,near_blocks,window",
-               "--rotary-theta", "1000000",
-               "--init-from", "FOLDER/mqar/1024/runs/near_dense_separate-s{seed}"]
+RECALL_LONG = ["--lengths", "16384,32768", "--patterns", "near_dense_separate,near_far_separate_probes2,near_far_separate,near_blocks,window,"
+               "dense,blocks,drop50,hash8_separate,hash16_separate,hash32_separate,balanced16_separate,reformer_separate",
+               "--rotary-theta", "1000000", "--init-from", "FOLDER/mqar/1024/runs/near_dense_separate-s{seed}"]
 RECALL_SMOKE = ["--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width", "32", "--vocabulary",
                 "32"]
 
@@ -619,9 +619,9 @@ class Steps(Experiment):
 EXPERIMENTS = {
     "runtime": Runtime(),
     "quality_8k": Quality("8k", ["dense", "near_far", "hash16", "balanced16", "drop50", "hash8", "hash32", "reformer16", "drop30", "drop70"],
-                          ["dense_separate", "near_far_separate"]),
+                          ["dense_separate", "near_far_separate", "balanced8", "balanced32"]),
     "quality_16k": Quality("16k", ["dense", "near_far", "hash16", "balanced16", "drop70", "hash8", "hash32"],
-                           ["dense_separate", "near_far_separate", "near_dense", "window"]),
+                           ["dense_separate", "near_far_separate", "near_dense", "window", "balanced8", "balanced32", "drop30", "drop50"]),
     "trained_buckets": TrainedBuckets(),
     "quality_32k": Quality("32k", ["dense", "near_far"], ["balanced16", "window", "near_dense"]),
     "quality_64k": Quality("64k", ["window", "near_far"], ["balanced16", "near_dense"]),
