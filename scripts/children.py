@@ -60,14 +60,18 @@ def run_each(commands, gpus=(None,), quiet=False, ended=lambda number: None):
 
 def start(command, gpu, at_once, quiet):
     """(the process, the file of its standard error or None)."""
-    environment = None
-    if gpu is not None:
-        threads = max(1, len(os.sched_getaffinity(0)) // at_once)
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
     log = tempfile.TemporaryFile() if at_once > 1 else None
-    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL if quiet else None, stderr=log, env=environment,
-                             start_new_session=True)
+    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL if quiet else None, stderr=log,
+                             env=environment_on(gpu, at_once), start_new_session=True)
     return child, log
+
+
+def environment_on(gpu, at_once):
+    """Of one of several programs that run at once, each with an equal share of the cores; None, that of this program, where gpu is None."""
+    if gpu is None:
+        return None
+    threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def text_of(log):

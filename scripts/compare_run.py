@@ -1,19 +1,18 @@
 """How compare.py makes its runs: a queue of ./train, one at a time or as many at once as --gpus names."""
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import time
 
+from children import SIGNALS, environment_on
 from compare_plan import fail, longest_first, steps_of, suffix_of
 from compare_progress import Follower, Progress, duration
 from compare_report import read_records
 from files import write_whole
 
 NO_CHECKPOINT = "none of its checkpoints can be used"  # as ./train --resume says it
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def saved_step(folder):
@@ -61,7 +60,7 @@ class Child:
             self.log_begin = output.tell()
             # A session of its own: a Ctrl-C comes once, from here, and so do other signals.
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                            start_new_session=True, env=self.runner.environment(gpu))
+                                            start_new_session=True, env=environment_on(gpu, len(self.runner.gpus)))
 
     def last_line(self):
         with open(self.log, encoding="utf-8", errors="replace") as output:
@@ -133,12 +132,6 @@ class Runner:
     @property
     def signal(self):
         return self.signals[0] if self.signals else 0
-
-    def environment(self, gpu):
-        if gpu is None:
-            return None
-        threads = max(1, len(os.sched_getaffinity(0)) // len(self.gpus))
-        return {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": gpu}
 
     def options(self, config, seed, extra):
         settings = [["checkpoint.keep", "1"], ["checkpoint.keep_best", "false"], *self.plan["set"],

@@ -134,11 +134,11 @@ def evaluations(args, folder):
     if missing:
         print(f"evaluating {len(missing)} models", flush=True)
         (folder / "evaluations").mkdir(exist_ok=True)
-    code, failed = children.run_each([[args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table] for trained, table in missing],
-                                     gpus_of(args.gpus), quiet=True)
-    children.end_if_stopped(code)
-    if code != 0:
-        fail(f"evaluating {missing[failed][0]} failed")
+        code, failed = children.run_each(
+            [[args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table] for trained, table in missing], gpus_of(args.gpus), quiet=True)
+        children.end_if_stopped(code)
+        if code != 0:
+            fail(f"evaluating {missing[failed][0]} failed")
     for pattern, seed, name in all_runs(args):
         yield pattern, seed, [row for row in read_csv(table_of(folder, name)) if row["table"] in ("distances", "total")]
 
