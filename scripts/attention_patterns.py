@@ -85,6 +85,8 @@ def attention_of(name, heads, window=128, block=512, layers=12):
     percents, buckets = range(1, 100), range(2, 65, 2)
     if found is None or (digits and number not in (percents if word == "drop" else buckets)) or not set(counts.values()) <= {2, 3, 4}:
         return None
+    if word == "reformer" and "_separate" in suffixes:  # it needs model.shared_qk
+        return None
     if "_noself" in suffixes:
         found = with_keys(found, {"attend_self": False})
     found = with_keys(found, counts, of="hash")

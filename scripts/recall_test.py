@@ -114,7 +114,8 @@ class Recall(unittest.TestCase):
         for words, part in ((["--patterns", "spiral"], "there is no spiral"), (["--patterns", "hash7"], "there is no hash7"),
                             (["--patterns", "near_far_warm0"], "there is no near_far_warm0"),
                             (["--patterns", "ends16_late20"], "there is no ends16_late20"),
-                            (["--patterns", "hash8_probes5"], "there is no hash8_probes5"), (["--lengths", "8"], "at least 16"),
+                            (["--patterns", "hash8_probes5"], "there is no hash8_probes5"),
+                            (["--patterns", "reformer_separate"], "there is no reformer_separate"), (["--lengths", "8"], "at least 16"),
                             (["--tokens", "1k"], "--tokens"), (["--lengths", "x"], "--lengths"), (["--seeds", "1,1"], "--seeds"),
                             (["--programs", "none"], "none/train: not there"),
                             (["--patterns", "dense,dense"], "twice"), (["--batch", "0"], "--batch: must be at least 1")):

@@ -17,7 +17,9 @@ import unittest
 import xml.etree.ElementTree
 
 import children
+import recall
 import svg_plot
+from attention_patterns import shares_keys
 from compare_report import Run, seconds_to
 from prepare_dataset import TOP
 from reproduce_experiments import EXPERIMENTS, SCALES, Context, SpeedUp, bound, speed_table, speed_ups
@@ -68,20 +70,36 @@ class Settings(unittest.TestCase):
             self.assertNotEqual(few["quality_16k", step], more["quality_16k", step])
         self.assertIn(f"{out}/recall/mqar/1024/runs/near_dense_separate-s{{seed}}", more["recall", "train_long"])
 
+    def configs(self, scale):
+        """(name, config) of every model that an experiment trains."""
+        for experiment in EXPERIMENTS.values():
+            for name in getattr(experiment, "patterns", ()):
+                yield name, experiment.config(scale, name)
+        for options, _ in scale.recall.values():
+            args = recall.parse([*options, "--out", "none", "--programs", str(TOP)])
+            begins_with = args.init_from and pathlib.Path(args.init_from).name.partition("-s{seed}")[0]
+            for name in args.patterns:
+                if begins_with:  # the parameters of a model whose attention has the same keys
+                    self.assertEqual(shares_keys(name), shares_keys(begins_with), name)
+                yield name, recall.config_of(args, name, args.lengths[-1])
+
     def test_every_config_is_one_that_train_accepts(self):
+        accepted = set()  # scales have many in common when they are made smaller
         with tempfile.TemporaryDirectory() as folder:
             for scale in SCALES.values():
-                for experiment in EXPERIMENTS.values():
-                    for name in getattr(experiment, "patterns", ()):
-                        config = experiment.config(scale, name)
-                        self.assertEqual(config["train"]["batch_size"] % config["train"]["micro_batch_size"], 0)
-                        config["model"].update(n_layer=len(config["attention"]) if isinstance(config["attention"], list) else 2, n_embd=48,
-                                               sequence_length=128, vocab_size=300)
-                        config["train"].update(batch_size=1, micro_batch_size=1)
-                        path = pathlib.Path(folder) / "config.json"
-                        path.write_text(json.dumps(config), encoding="utf-8")
-                        done = subprocess.run([TOP / "bench", "step", path, "--device", "cpu", "--repeats", "1"], capture_output=True, text=True)
-                        self.assertEqual(done.returncode, 0, f"{name}: {done.stderr}")
+                for name, config in self.configs(scale):
+                    self.assertEqual(config["train"]["batch_size"] % config["train"]["micro_batch_size"], 0)
+                    config["model"].update(n_layer=len(config["attention"]) if isinstance(config["attention"], list) else 2, n_embd=48,
+                                           sequence_length=128, vocab_size=300)
+                    config["train"].update(batch_size=1, micro_batch_size=1)
+                    text = json.dumps(config)
+                    if text in accepted:
+                        continue
+                    accepted.add(text)
+                    path = pathlib.Path(folder) / "config.json"
+                    path.write_text(text, encoding="utf-8")
+                    done = subprocess.run([TOP / "bench", "step", path, "--device", "cpu", "--repeats", "1"], capture_output=True, text=True)
+                    self.assertEqual(done.returncode, 0, f"{name}: {done.stderr}")
 
 
 class Reproduce(unittest.TestCase):
