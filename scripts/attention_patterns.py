@@ -17,6 +17,7 @@ MEANINGS = {
     "NAME_shared": "as NAME, with queries for keys where those of NAME are separate",
     "NAME_noself": "as NAME, but no token sees itself (attention.attend_self), whose key is nearest to its query where keys are the queries",
     "NAME_probesN": "as NAME, but a query that hashes sees its N best buckets (attention.probes)",
+    "NAME_fixed": "as NAME, but what hashes has directions that are drawn once (attention.fixed_directions), and no learned bias",
     "NAME_roundsN": "as NAME, but what hashes does so N times with other directions (attention.rounds)",
     "NAME_lateN": "dense attention in the first N % of the steps, then NAME",
     "NAME_warmN": "near_dense in the first N % of the steps, then NAME",
@@ -53,7 +54,7 @@ def with_keys(attention, keys, of=None):
 def attention_of(name, heads, window=128, block=512, layers=12):
     """The attention of a config, or None if there is no such name: a key of MEANINGS with a number for N (buckets: even, up to 64; rounds
     and probes: 2 to 4)."""
-    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_(?:probes|rounds|late|warm)\d+)*)", name).groups()
+    name, suffixes = re.fullmatch(r"(.*?)((?:_shared|_separate|_noself|_fixed|_(?:probes|rounds|late|warm)\d+)*)", name).groups()
     word, digits = re.fullmatch(r"(\D*)(\d*)", name).groups() if re.fullmatch(r"\D*\d*", name) else (name, "")
     number = int(digits or 0)
     near, hashed = {"pattern": "dense", "window": window}, {"pattern": "hash", "buckets": number}
@@ -89,7 +90,7 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         return None
     if "_noself" in suffixes:
         found = with_keys(found, {"attend_self": False})
-    found = with_keys(found, counts, of="hash")
+    found = with_keys(found, {**counts, **({"bias_rate": 0, "fixed_directions": True} if "_fixed" in suffixes else {})}, of="hash")
     if beginning:
         percent = int(beginning.group(2))
         if percent not in percents or "schedule" in found:

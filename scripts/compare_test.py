@@ -39,6 +39,7 @@ def check_words():
             ({"pattern": "dense", "buckets": 16, "window": 0}, "dense"), ({"pattern": "hash"}, "hash 16 buckets"),
             ({"pattern": "hash", "buckets": 8, "rounds": 2, "window": 64}, "hash 8 buckets 2 rounds window 64"),
             ({"pattern": "hash", "buckets": 8, "rounds": 1, "probes": 2, "bias_rate": 0.1}, "hash 8 buckets 2 probes bias"),
+            ({"pattern": "hash", "bias_rate": 0, "fixed_directions": True, "window": 9}, "hash 16 buckets fixed directions window 9"),
             ([{"pattern": "dense"}, {"pattern": "drop", "drop_rate": 0.5}, {"pattern": "dense"}], "dense | drop rate 0.5"),
             ({"mixture": [{"heads": 4, "pattern": "dense", "window": 256}, {"pattern": "blocks", "heads": 0}]},
              "4 heads dense window 256 + other heads blocks best 3 of 512 tokens"),

@@ -31,7 +31,7 @@ RECALL_PATTERNS = ("dense,dense_shared,dense_shared_noself,window,hash8,hash16,h
 RECALL_BUDGET = ["--batch", "16384", "--pairs", "128"]
 # From random parameters, sequences of 16,384 tokens are not learned in 300 M tokens; so far back, rotary frequencies need a larger base than
 # that of 1,024 tokens (docs/recall.md).
-RECALL_LONG = ["--lengths", "16384,32768", "--patterns", "near_dense_separate,near_far_separate_probes2,near_far_separate_probes4,"
+RECALL_LONG = ["--lengths", "16384,32768", "--patterns", "near_dense_separate,near_far_separate_probes2,near_far_separate_probes4_fixed,"
                "near_far_separate,near_blocks,window,dense,blocks,drop50,hash8_separate,hash16_separate,hash32_separate,balanced16_separate",
                "--rotary-theta", "1000000", "--init-from", "FOLDER/mqar/1024/runs/near_dense_separate-s{seed}"]
 RECALL_SMOKE = ["--task", "induction", "--tokens", "60k", "--batch", "1024", "--layers", "2", "--heads", "2", "--width", "32", "--vocabulary",

@@ -69,9 +69,8 @@ int64_t LayerSegments::assign_scratch(const Context& ctx) const {
 void LayerSegments::draw(Context& ctx, uint64_t seed, RandomStep step, uint32_t layer) const {
   for_each_pattern(patterns, [&](size_t i, int64_t first_head) {
     if (!needs_projections(patterns[i])) return;
-    const RandomStep drawn_at =
-        learns_bucket_bias(patterns[i]) ? kEvaluationStep : step;  // a bias needs fixed directions
-    draw_projections(ctx, projections[i], seed, drawn_at, layer, first_head);
+    draw_projections(ctx, projections[i], seed, has_fixed_directions(patterns[i]) ? kEvaluationStep : step, layer,
+                     first_head);
   });
 }
 

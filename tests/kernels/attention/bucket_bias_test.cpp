@@ -198,13 +198,21 @@ TEST_P(BucketBias, TheUpdateIsTheFormula) {
 
 // A bias is of its directions, so they are the same in every step.
 TEST_P(BucketBias, DirectionsStay) {
-  const BiasedLayer t(*ctx, {1, 64, 2, 64}, kSharedQk, {biased("none", 8)});
-  assign(t, 1);
-  const std::vector<double> first = t.read(t.layer.projections[0]);
-  assign(t, 2);
-  EXPECT_EQ(t.read(t.layer.projections[0]), first);
   AttentionPattern plain = biased("none", 8);
   plain.bias_rate = 0;
+  AttentionPattern fixed = plain, reformer = plain;
+  fixed.fixed_directions = reformer.fixed_directions = true;
+  reformer.pattern = "reformer";
+  for (const AttentionPattern& pattern : {biased("none", 8), fixed, reformer}) {
+    SCOPED_TRACE(describe(pattern));
+    const BiasedLayer t(*ctx, {1, 64, 2, 64}, kSharedQk, {pattern});
+    assign(t, kEvaluationStep);
+    const std::vector<double> evaluated = t.read(t.layer.projections[0]);
+    for (const uint32_t step : {1u, 2u}) {
+      assign(t, step);
+      EXPECT_EQ(t.read(t.layer.projections[0]), evaluated);
+    }
+  }
   const BiasedLayer drawn(*ctx, {1, 64, 2, 64}, kSharedQk, {plain});
   assign(drawn, 1);
   const std::vector<double> other = drawn.read(drawn.layer.projections[0]);

@@ -118,7 +118,10 @@ TEST(ProbesRules, AreNamed) {
   EXPECT_TRUE(fails_naming(check(16, 3, 3), {"attention.probes", "rounds", "8 or less", "not 9"}));
   EXPECT_NO_THROW(validate(hash_pattern(16, 2, 4)));
   EXPECT_NO_THROW(validate(hash_pattern(4, 1, 2)));
-  EXPECT_EQ(describe(hash_pattern(8, 1, 2)), "hash with 8 buckets and 2 probes");
+  AttentionPattern fixed = hash_pattern(8, 1, 2);
+  EXPECT_EQ(describe(fixed), "hash with 8 buckets and 2 probes");
+  fixed.fixed_directions = true;
+  EXPECT_EQ(describe(fixed), "hash with 8 buckets and 2 probes, fixed directions");
   EXPECT_EQ(describe(hash_pattern(8, 2, 3)), "hash with 8 buckets in 2 rounds and 3 probes");
   EXPECT_EQ(relation_count(hash_pattern(8, 2, 3)), 6);
   EXPECT_EQ(share_of_pairs(hash_pattern(8, 2, 2), 1024), 0.5);

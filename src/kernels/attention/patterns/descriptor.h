@@ -18,7 +18,7 @@ using AssignSegmentsAndNormaliseKeys = void(Context& ctx, const Segments& relati
 // Functions of a pattern's parameters; those that may be null have a default.
 struct PatternDescriptor {
   const char* name;
-  std::string_view parameters[5] = {};                            // those it uses besides window, near, attend_self
+  std::string_view parameters[6] = {};                            // those it uses besides window, near, attend_self
   bool attend_self;                                               // unless the config says otherwise
   bool causal;                                                    // the segments of a token depend on no later token
   bool fixed = false;                                             // segments depend on positions alone

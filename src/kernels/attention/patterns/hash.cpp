@@ -140,7 +140,8 @@ std::string describe_hash(const AttentionPattern& p) {
   return concat("hash with ", p.buckets, " buckets", p.rounds > 1 ? concat(" in ", p.rounds, " rounds") : "",
                 p.probes > 1 ? concat(" and ", p.probes, " probes") : "",
                 p.balance == "none" && p.bias_rate == 0 ? "" : ", balanced by ", p.balance == "none" ? "" : p.balance,
-                p.balance != "none" && p.bias_rate > 0 ? " and " : "", p.bias_rate > 0 ? "a learned bias" : "");
+                p.balance != "none" && p.bias_rate > 0 ? " and " : "", p.bias_rate > 0 ? "a learned bias" : "",
+                p.fixed_directions ? ", fixed directions" : "");
 }
 
 bool is_balanced(const AttentionPattern& p) {
@@ -158,7 +159,7 @@ HashBalance balance_of(const AttentionPattern& p) {
 
 constexpr PatternDescriptor kHashPattern{
     .name = "hash",
-    .parameters = {"buckets", "rounds", "probes", "balance", "bias_rate"},
+    .parameters = {"buckets", "rounds", "probes", "balance", "bias_rate", "fixed_directions"},
     .attend_self = false,  // as in the paper's code
     .causal = true,
     .segments = [](const AttentionPattern& p, int64_t) { return p.buckets; },

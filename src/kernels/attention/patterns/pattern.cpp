@@ -70,6 +70,10 @@ bool learns_bucket_bias(const AttentionPattern& pattern) {
   return descriptor.learns_bucket_bias != nullptr && descriptor.learns_bucket_bias(pattern);
 }
 
+bool has_fixed_directions(const AttentionPattern& pattern) {
+  return pattern.fixed_directions || learns_bucket_bias(pattern);  // a bias is of its directions
+}
+
 bool needs_projections(const AttentionPattern& pattern) {
   const PatternDescriptor& descriptor = descriptor_of(pattern);
   return descriptor.needs_projections != nullptr && descriptor.needs_projections(pattern);

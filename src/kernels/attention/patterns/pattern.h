@@ -30,6 +30,7 @@ struct AttentionPattern {
   int64_t probes = 1;
   std::string balance = "none";
   double bias_rate = 0;
+  bool fixed_directions = false;
   int64_t chunk = 0;
   int64_t block = 512;
   int64_t top_k = 3;
@@ -63,12 +64,13 @@ void visit_fields_of_pattern(Pattern& p, Visit&& visit) {
         "have about one size: none, as in the paper; mean: minus their mean; prefix: also divided by their standard "
         "deviation",
         one_of({"none", "mean", "prefix"}));
-  visit(
-      "bias_rate", p.bias_rate,
-      "hash: how fast a bias per bucket, added to its scores, learns to even out the sizes of buckets over all "
-      "sequences, from those of the steps so far; 0.1 is fast; 0: no bias. With it directions are drawn once, not anew "
-      "in every step",
-      between(0, 1));
+  visit("bias_rate", p.bias_rate,
+        "hash: how fast a bias per bucket, added to its scores, learns to even out the sizes of buckets over all "
+        "sequences, from those of the steps so far; 0.1 is fast; 0: no bias. With it directions are fixed",
+        between(0, 1));
+  visit("fixed_directions", p.fixed_directions,
+        "hash, reformer: random directions are drawn once (true), or anew in every step (false), as in the paper",
+        FieldRule{});
   visit("chunk", p.chunk, "reformer: tokens per chunk of the order by bucket; 0: sequence length / buckets",
         between(0, kMaxBlock));
   visit("block", p.block, "blocks: tokens per block", between(1, kMaxBlock));
@@ -104,6 +106,7 @@ bool uses_parameter(const AttentionPattern& pattern, std::string_view name);
 double share_of_pairs(const AttentionPattern& pattern, int64_t T);
 bool needs_projections(const AttentionPattern& pattern);
 bool learns_bucket_bias(const AttentionPattern& pattern);
+bool has_fixed_directions(const AttentionPattern& pattern);  // those of evaluation, in every step
 // Whether the segments of a token depend on it and on earlier tokens only.
 bool is_causal(const AttentionPattern& pattern);
 // Whether it is for models whose keys are their queries (shared_qk) only.

@@ -67,7 +67,7 @@ void validate_reformer(const AttentionPattern& p) {
 
 std::string describe_reformer(const AttentionPattern& p) {
   return concat("reformer with ", p.buckets, " buckets", p.chunk > 0 ? concat(" in chunks of ", p.chunk) : "",
-                p.rounds > 1 ? concat(", ", p.rounds, " rounds") : "",
+                p.rounds > 1 ? concat(", ", p.rounds, " rounds") : "", p.fixed_directions ? ", fixed directions" : "",
                 " (where chunks end depends on later tokens: for comparison only)");
 }
 
@@ -101,7 +101,7 @@ BucketPairs reformer_bucket_pairs(std::span<const int64_t> sizes, int64_t length
 
 constexpr PatternDescriptor kReformerPattern{
     .name = "reformer",
-    .parameters = {"buckets", "rounds", "chunk"},
+    .parameters = {"buckets", "rounds", "chunk", "fixed_directions"},
     .attend_self = false,
     .causal = false,
     // Buckets are segments until chunks are made of them.
