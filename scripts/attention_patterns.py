@@ -90,7 +90,10 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         return None
     if "_noself" in suffixes:
         found = with_keys(found, {"attend_self": False})
-    found = with_keys(found, {**counts, **({"bias_rate": 0, "fixed_directions": True} if "_fixed" in suffixes else {})}, of="hash")
+    found = with_keys(found, counts, of="hash")
+    if "_fixed" in suffixes:
+        found = with_keys(found, {"bias_rate": 0, "fixed_directions": True}, of="hash")
+        found = with_keys(found, {"fixed_directions": True}, of="reformer")
     if beginning:
         percent = int(beginning.group(2))
         if percent not in percents or "schedule" in found:

@@ -47,7 +47,7 @@ def describe_pattern(attention):
         if pattern == "hash":
             words += [attention["balance"]] if attention.get("balance", "none") != "none" else []
             words += ["bias"] if attention.get("bias_rate", 0) else []
-            words += ["fixed directions"] if attention.get("fixed_directions") else []
+        words += ["fixed directions"] if attention.get("fixed_directions") else []
     elif pattern == "drop":
         words.append(f"rate {attention.get('drop_rate', 0.5):g}")
     elif pattern == "blocks":

@@ -14,6 +14,7 @@ import compare_progress as progress
 import compare_report as report
 import compare_run as runs
 import plot_metrics
+from attention_patterns import attention_of
 from compare_fixture import SCRIPT, Fixture
 
 def check(what, got, expected):
@@ -40,6 +41,8 @@ def check_words():
             ({"pattern": "hash", "buckets": 8, "rounds": 2, "window": 64}, "hash 8 buckets 2 rounds window 64"),
             ({"pattern": "hash", "buckets": 8, "rounds": 1, "probes": 2, "bias_rate": 0.1}, "hash 8 buckets 2 probes bias"),
             ({"pattern": "hash", "bias_rate": 0, "fixed_directions": True, "window": 9}, "hash 16 buckets fixed directions window 9"),
+            (attention_of("reformer8_fixed", 4), "reformer 8 buckets fixed directions"),
+            (attention_of("near_far_probes2_fixed", 4), "3 heads dense window 128 + 1 heads hash 8 buckets 2 probes fixed directions"),
             ([{"pattern": "dense"}, {"pattern": "drop", "drop_rate": 0.5}, {"pattern": "dense"}], "dense | drop rate 0.5"),
             ({"mixture": [{"heads": 4, "pattern": "dense", "window": 256}, {"pattern": "blocks", "heads": 0}]},
              "4 heads dense window 256 + other heads blocks best 3 of 512 tokens"),

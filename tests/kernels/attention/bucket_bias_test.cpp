@@ -196,7 +196,8 @@ TEST_P(BucketBias, TheUpdateIsTheFormula) {
   for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-6) << i;
 }
 
-// A bias is of its directions, so they are the same in every step.
+// Directions are those of evaluation in every step, with a bias, which is of its directions, and where a config asks
+// for it.
 TEST_P(BucketBias, DirectionsStay) {
   AttentionPattern plain = biased("none", 8);
   plain.bias_rate = 0;
