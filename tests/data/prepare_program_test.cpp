@@ -64,7 +64,7 @@ TEST_F(PrepareProgramTest, EverySignalEndsABlockedReadWithItsCode) {
                              "--output out/set ", input, " 2>err.txt")),
                 code)
           << name << ": " << err();
-      EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 2);
+      EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 20);
       EXPECT_NE(err().find(concat("prepare_data: SIG", name, ": stopping; nothing will be written\n")),
                 std::string::npos)
           << err();

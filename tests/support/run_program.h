@@ -98,17 +98,17 @@ inline void expect_one_line(const Outcome& outcome, const std::string& start, co
   EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
 }
 
-// Waits until something is so, ten seconds at most.
+// Waits until something is so, a minute at most.
 template <class Condition>
 bool wait_until(const Condition& condition) {
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 12000; ++i) {
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return false;
 }
 
-// A program that has not ended after ten seconds is killed, which its exit code shows.
+// A program that has not ended after a minute is killed, which its exit code shows.
 inline void expect_end(pid_t pid) {
   const auto ended = [&] {
     siginfo_t info{};

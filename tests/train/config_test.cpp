@@ -319,7 +319,7 @@ TEST(Config, HugeAndDeepJsonIsRefusedAtOnceWithAShortLine) {
     });
     EXPECT_FALSE(error.empty()) << text.substr(0, 40);
     EXPECT_LT(error.size(), 500u) << error.substr(0, 1000);
-    EXPECT_LT(seconds, 3.0) << error;
+    EXPECT_LT(seconds, 20) << error;  // quadratic: minutes
   }
 }
 

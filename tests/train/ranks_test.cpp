@@ -283,7 +283,7 @@ TEST(Ranks, OneThatIsKilledIsNamedAndEndsAll) {
           begin = Clock::now();
           kill(pids[killed], SIGKILL);
         });
-    EXPECT_LT(seconds_since(begin), 10);
+    EXPECT_LT(seconds_since(begin), 20);
     EXPECT_EQ(outcomes[killed].code, -SIGKILL);
     RankRun::expect_one_voice(outcomes, concat("rank ", killed, " on "), killed == 0 ? 1 : 0);
     const std::string& said = outcomes[killed == 0 ? 1 : 0].err;
@@ -308,7 +308,7 @@ TEST(Ranks, OneThatIsStoppedIsNamedAndEndsAll) {
         siginfo_t info{};
         waitid(P_PID, static_cast<id_t>(pids[r]), &info, WEXITED | WNOWAIT);
       }
-      EXPECT_LT(seconds_since(begin), 4 + 8);
+      EXPECT_LT(seconds_since(begin), 4 + 20);
       kill(pids[stopped], SIGKILL);
     });
     EXPECT_EQ(outcomes[stopped].code, -SIGKILL);

@@ -68,7 +68,7 @@ TEST_F(Safetensors, HugeHeadersEndSoon) {
   expect_error([&] { read(std::string(200000, '[')); }, {"nested more than 8 deep"});
   expect_error([&] { read(with(std::string(200000, '['))); }, {"nested more than 8 deep"});
   expect_error([&] { read(with("\"" + std::string(1'000'000, 'x') + "\"")); }, {"must be F32", "1000002 bytes"});
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(), 6.0);
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(), 20);  // quadratic: minutes
 }
 
 TEST_F(Safetensors, ManyTensorsAreWrittenAndReadBack) {

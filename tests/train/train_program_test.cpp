@@ -171,7 +171,7 @@ TEST(TrainProgram, EverySignalSavesAndIsAcknowledgedAtOnce) {
 // A signal between two micro-batches drops the step; resuming does it again.
 TEST(TrainProgram, AStepThatIsLeftInItsMiddleIsDoneAgain) {
   const TinyRun whole, stopped;
-  const Words long_step{"--train.batch_size", "1200", "--train.micro_batch_size", "1", "--train.steps", "2"};
+  const Words long_step{"--train.batch_size", "400", "--train.micro_batch_size", "1", "--train.steps", "2"};
   ASSERT_EQ(execute(train_on(whole, long_step)).code, 0);
   const Outcome outcome = execute(train_on(stopped, long_step), [&](pid_t pid) {
     wait_for_steps(stopped, 1);
