@@ -90,10 +90,15 @@ def attention_of(name, heads, window=128, block=512, layers=12):
         return None
     if "_noself" in suffixes:
         found = with_keys(found, {"attend_self": False})
-    found = with_keys(found, counts, of="hash")
+    for key, value in counts.items():
+        before, found = found, with_keys(found, {key: value}, of="hash")
+        if found == before:  # it would be the same as without
+            return None
     if "_fixed" in suffixes:
-        found = with_keys(found, {"bias_rate": 0, "fixed_directions": True}, of="hash")
+        before, found = found, with_keys(found, {"bias_rate": 0, "fixed_directions": True}, of="hash")
         found = with_keys(found, {"fixed_directions": True}, of="reformer")
+        if found == before:
+            return None
     if beginning:
         percent = int(beginning.group(2))
         if percent not in percents or "schedule" in found:

@@ -14,8 +14,7 @@ order. --tokens: as many steps as that many tokens take. --seconds: equal second
 steps of a config follow from its speed in a short run first. With both, runs are NAME-sSEED-tokens and -seconds. Schedules
 end with the budget. The same command goes on where it was stopped: finished runs are kept, others go on from their
 checkpoint. OUT gets quality.csv (every evaluation), segments.csv (effective buckets by layer), table.md, loss.png (loss-tokens.png
-and loss-seconds.png with both) and compare.json (the plan and the speeds); OUT/logs has the output of ./train. A finished run that
-is in quality.csv stays in the report when its folder is removed.
+and loss-seconds.png with both) and compare.json (the plan and the speeds); OUT/logs has the output of ./train. A finished run that is in quality.csv stays in the report when its folder is removed. 
 """
 import argparse
 import pathlib
@@ -27,6 +26,7 @@ from compare_plan import (baseline_of, choose_baseline, fail, gpus_of, jobs_of, 
                           refuse_launcher, steps_of, suffix_of)
 from compare_report import by_length, earlier_runs, run_of_folder, write_report
 from compare_run import Runner, has_all_steps, state_of
+from files import lock_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,6 +119,8 @@ def main():
                         "starts with it (dense: dense8k, dense16k); default: dense, or the first config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="override for all configs; can be given several times")
+    parser.add_argument("--then", default="", metavar="COMMAND",
+                        help="a command after each run that ends well, on the same GPU; {run} in it is the run's folder, {name} its name")
     parser.add_argument("--timing-steps", type=int, default=40, metavar="N",
                         help="with --seconds: steps of the run that measures the speed; default: %(default)s")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report the finished runs of --out")
@@ -130,9 +132,8 @@ def main():
     if not args.out:
         fail("--out: say where runs and report go")
     file, failed, stopped = args.out / "compare.json", [], 0
-    earlier = earlier_runs(args.out)
     if args.report_only:
-        plan = read_plan(file)
+        plan, earlier = read_plan(file), earlier_runs(args.out)
         plan["baseline"] = choose_baseline(plan, args.baseline or plan["baseline"])
     else:
         if not args.configs or not args.data:
@@ -151,18 +152,25 @@ def main():
         shared = len(set(gpus)) < len(gpus) and gpus[0] not in ("", "-1")  # no GPU to be seen: runs on the CPU
         if shared and args.seconds is not None:
             fail(f"--gpus: {args.gpus} has a GPU twice, and --seconds needs runs that have one for themselves")
+        then = shlex.split(args.then)
+        if then and not shutil.which(then[0]):
+            fail(f"--then: {args.then}: there is no such program")
         plan = make_plan(args)
         wanted = list(jobs_of(plan))
+        try:
+            (args.out / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"--out: {args.out}: {error.strerror}")
+        lock = lock_folder(args.out)  # until the program ends
+        if lock is None:
+            fail(f"--out: {args.out}: another compare.py is at work there")
+        earlier = earlier_runs(args.out)
         if file.exists():
             plan = join_plans(plan, read_plan(file), file, earlier)
         elif earlier:
             fail(f"{args.out}/quality.csv: has runs, but there is no compare.json that says how they were made; use another --out or remove it")
         plan["baseline"] = choose_baseline(plan, args.baseline)
-        try:
-            (args.out / "runs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            fail(f"--out: {args.out}: {error.strerror}")
-        runner = Runner(plan, wanted, args.out, train, gpus, earlier)
+        runner = Runner(plan, wanted, args.out, train, gpus, earlier, then)
         failed = runner.run_all(args.timing_steps, lambda: report(plan, args.out, earlier, plots=False))
         stopped = runner.signal
         if shared:

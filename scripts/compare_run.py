@@ -1,6 +1,7 @@
-"""How compare.py makes its runs: a queue of ./train, one at a time or as many at once as --gpus names."""
+"""How compare.py makes its runs: a queue of ./train, and of --then after each, one at a time or as many at once as --gpus names."""
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def has_all_steps(earlier, steps):
 
 
 class Child:
-    """A ./train with its metrics in runs/NAME. `begin` gives its arguments, `end` says whether it is to run once more."""
+    """A program about a run, runs/NAME. `begin` gives its command, `end` the child that is to follow on the same GPU, or None."""
 
     def __init__(self, runner, name, config, steps, runs):
         self.runner, self.name, self.config, self.steps, self.runs = runner, name, config, steps, runs
@@ -55,7 +56,7 @@ class Child:
 
     def start(self, gpu):
         self.gpu, self.begun = gpu, time.monotonic()
-        words = [*self.runner.train, *self.begin(f" on GPU {gpu}" if gpu else ""), "--runs", self.runs, "--name", self.name]
+        words = self.begin(f" on GPU {gpu}" if gpu else "")
         with open(self.log, "a", encoding="utf-8") as output:
             self.log_begin = output.tell()
             # A session of its own: a Ctrl-C comes once, from here, and so do other signals.
@@ -68,21 +69,24 @@ class Child:
             lines = output.read().strip().splitlines()
         return lines[-1] if lines else f"no output; exit code {self.process.returncode}"
 
+    def train(self, seed, extra, flags):
+        return [*self.runner.train, *self.runner.options(self.config, seed, extra), *flags, "--runs", str(self.runs), "--name", self.name]
+
 
 class TimingRun(Child):
     """Measures seconds per step without evaluations, in steps like those of the runs. The first quarter warms up."""
 
     def begin(self, where):
         self.runner.progress.line(f"{self.config}: measuring its speed in {self.steps} steps{where}")
-        return [*self.runner.options(self.config, self.runner.wanted[0][2], [
-            ("train.steps", self.steps), ("eval.every", 0), ("eval.windows", 1), ("checkpoint.every", 0)]), "--overwrite"]
+        settings = [("train.steps", self.steps), ("eval.every", 0), ("eval.windows", 1), ("checkpoint.every", 0)]
+        return self.train(self.runner.wanted[0][2], settings, ["--overwrite"])
 
     def end(self):
         if self.runner.signal:
-            return False
+            return None
         if self.process.returncode:
             self.runner.fails(f"{self.config}: measuring its speed failed: {self.last_line()}; the log is {self.log}")
-            return False
+            return None
         records = read_records(self.runs / self.name / "metrics.jsonl")
         seconds = [r["seconds"] for r in records if r["type"] == "step"][self.steps // 4:]
         self.runner.plan["configs"][self.config]["timing"] = {
@@ -91,7 +95,7 @@ class TimingRun(Child):
         for checkpoint in (self.runs / self.name).glob("checkpoint-*"):  # large, and of no use
             shutil.rmtree(checkpoint)
         self.runner.save_plan()
-        return False
+        return None
 
 
 class TrainingRun(Child):
@@ -105,28 +109,44 @@ class TrainingRun(Child):
         how = {"resume": ", going on from its checkpoint", "overwrite": ", anew: it has no checkpoint"}.get(self.state, "")
         self.runner.progress.line(f"{self.name}: " + (f"anew: {NO_CHECKPOINT}" if anew else f"{self.steps} steps{where}{how}"))
         flags = {"resume": ["--resume"], "overwrite": ["--overwrite"]}.get(self.state, [])
-        return [*self.runner.options(self.config, self.seed, [("train.steps", self.steps)]), *flags]
+        return self.train(self.seed, [("train.steps", self.steps)], flags)
 
     def end(self):
         if self.runner.signal:
-            return False
+            return None
         if self.process.returncode and self.state == "resume" and NO_CHECKPOINT in self.last_line():
             self.state = "overwrite"
-            return True
+            return self
         number = self.runner.progress.finished(self.name)
         if self.process.returncode:
             self.runner.fails(f"{self.name}: {self.last_line()}; the log is {self.log}")
-        else:
-            self.runner.progress.line(f"{self.name}: done in {duration(time.monotonic() - self.begun)}, {number}")
-        return False
+            return None
+        self.runner.progress.line(f"{self.name}: done in {duration(time.monotonic() - self.begun)}, {number}")
+        return CommandAfter(self) if self.runner.then else None
+
+
+class CommandAfter(Child):
+    """The command of --then, after a run that has finished."""
+
+    def __init__(self, run):
+        super().__init__(run.runner, run.name, run.config, run.steps, run.runs)
+        self.follower = run.follower
+
+    def begin(self, _where):
+        return [word.replace("{run}", str(self.runs / self.name)).replace("{name}", self.name) for word in self.runner.then]
+
+    def end(self):
+        if self.process.returncode and not self.runner.signal:
+            self.runner.fails(f"{self.name}: --then {shlex.join(self.begin(''))}: {self.last_line()}; the log is {self.log}")
 
 
 class Runner:
     """wanted: the jobs of the plan that are to be made. gpus: values of CUDA_VISIBLE_DEVICES, each for one run at a time; [None] leaves
-    the environment as it is."""
+    the environment as it is. then: the command after each run, or []."""
 
-    def __init__(self, plan, wanted, out, train, gpus, earlier):
+    def __init__(self, plan, wanted, out, train, gpus, earlier, then=()):
         self.plan, self.wanted, self.out, self.train, self.gpus, self.earlier = plan, wanted, out, train, gpus, earlier
+        self.then = then
         self.progress, self.signals, self.passed_on, self.failed = Progress(plan, len(gpus)), [], 0, []
 
     @property
@@ -176,7 +196,8 @@ class Runner:
                 self.progress.line(f"stopping: {run} first; the same command goes on from there")
 
     def run_queue(self, waiting, ended=lambda: None):
-        """Makes children in their order, each on the next entry of gpus that is free, and waits for all. Calls `ended` after the end of one."""
+        """Makes children in their order, each on the next entry of gpus that is free, and waits for all. Calls `ended` after the last
+        one of a run."""
         free, running, read = list(self.gpus), [], 0.0
         (self.out / "logs").mkdir(exist_ok=True)
         try:
@@ -194,8 +215,9 @@ class Runner:
                 for child in at_end:
                     running.remove(child)
                     free.insert(0, child.gpu)
-                    if child.end():
-                        waiting.insert(0, child)
+                    following = child.end()
+                    if following:
+                        waiting.insert(0, following)
                     elif not self.signal:
                         ended()
                 self.progress.show([(child.name, child.follower.step, child.steps) for child in running])

@@ -247,6 +247,32 @@ def check_gpus(fixture):
     check("without --gpus", {tuple(event[2:]) for event in fixture.events("one") if event[0] == "begin"}, {("5,7", "-")})
 
 
+def check_then(fixture):
+    """A command after each run that ends well, on its GPU and before what waits; one that fails stops no other run."""
+    fixture.config("weak", rate=0.1, step_seconds=1.0, share=1, attention={"pattern": "drop"}, fail_after=7)
+    events = fixture.folder / "then/events.txt"
+    then = f"sh -c 'echo then {{name}} $CUDA_VISIBLE_DEVICES $(ls {{run}} | grep -c metrics) >> {events}; [ {{name}} != hash-s1 ] || ls gone'"
+    words = ("--tokens", "1k", "--seeds", "1", "--gpus", "1,1", "--then", then)
+    code, stdout, stderr = fixture.run("then", *words, configs=("weak", "hash", "dense"))
+    check("those that ended well", sorted(event[1:] for event in fixture.events("then") if event[0] == "then"),
+          [["dense-s1", "7", "1"], ["hash-s1", "7", "1"]])
+    check("what fails", (code, stderr.count("compare.py: hash-s1: --then sh -c "), stderr.count("No such file")), (1, 1, 1))
+    check("the runs are finished", {row["config"] for row in fixture.rows("then")}, {"dense", "hash"})
+    code, _, _ = fixture.run("then", *words, configs=("weak", "hash", "dense"))
+    check("once only", (code, [event[1] for event in fixture.events("then") if event[0] == "then"][2:]), (0, ["weak-s1"]))
+    # A signal comes to the command too.
+    words = ("--tokens", "500", "--seeds", "1", "--then", f"sh -c 'touch {fixture.folder}/begun; sleep 60; touch {fixture.folder}/ended'")
+    with fixture.start("then_stopped", *words) as process:
+        fixture.wait_for((fixture.folder / "begun").exists)
+        # Another command has the folder meanwhile.
+        code, _, stderr = fixture.run("then_stopped", *words)
+        check("locked", (code, stderr), (1, f"compare.py: --out: {fixture.folder}/then_stopped: another compare.py is at work there\n"))
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    check("stopped", (process.returncode, (fixture.folder / "ended").exists(), {row["config"] for row in fixture.rows("then_stopped")}),
+          (143, False, {"dense"}))
+
+
 def check_init_from(fixture):
     """The run that another begins with is of its seed, and needed at the first start only."""
     source = fixture.folder / "source-1"
@@ -319,6 +345,7 @@ def check_errors(fixture):
             (["--tokens", "1k", f"x={dense},model.sequence_length=no"],
              "x: model.sequence_length: must be a whole number of at least 1, not no"),
             (["--seconds", "0"], "--seconds: must be above 0, not 0"),
+            (["--tokens", "1k", "--then", "nowhere {run}"], "--then: nowhere {run}: there is no such program"),
             ([], "say how long to train: --tokens 50M, --seconds 300, or both")):
         code, _, stderr = fixture.run("errors", *words, configs=("dense",))
         check(f"error of {words}", (code, stderr), (1, f"compare.py: {message}\n"))
@@ -335,7 +362,7 @@ def run():
         check_queue()
         check_launchers()
         fixture = Fixture(folder)
-        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_init_from, check_lengths, check_corrections,
+        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_then, check_init_from, check_lengths, check_corrections,
                      check_errors):
             part(fixture)
     print("[compare] self-test passed")

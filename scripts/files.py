@@ -1,5 +1,6 @@
 """Files that scripts read and write: tables, and texts that appear only when all of them is written."""
 import csv
+import fcntl
 import io
 import json
 import os
@@ -10,6 +11,18 @@ def write_whole(path, text):
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def lock_folder(folder, wait=False):
+    """A lock on a folder that is there, until what is returned is closed or this program ends, also if it is killed; None if another
+    program has it. With wait it waits for that one."""
+    lock = open(folder / ".lock", "w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
 
 
 def write_json(path, content):

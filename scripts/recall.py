@@ -7,9 +7,10 @@
       --init-from 'runs/recall/mqar/1024/runs/near_dense-s{seed}'   # train on short sequences, go on with long ones
 
 For each length the sequences are made by ./prepare_data synthetic, models of each pattern and seed are trained by
-scripts/compare.py with equal tokens, and ./evaluate tells what each recalls. The same command goes on where it was stopped.
-OUT gets TASK.csv (accuracy by distance, and all distances together), TASK_T.svg, configs/, and for each length data and runs. A command
-with the same OUT and other lengths, patterns or seeds adds to them.
+scripts/compare.py with equal tokens, and ./evaluate tells what each recalls when it is trained. The same command goes on where it was
+stopped. OUT gets TASK.csv (accuracy by distance, and all distances together, of the models of each length when they are trained, or of those
+that are when the command is stopped), TASK_T.svg, configs/, and for each length data and runs. A command with the same OUT and other lengths,
+patterns or seeds adds to them.
 """
 import argparse
 import json
@@ -23,7 +24,7 @@ import sys
 import children
 from attention_patterns import MEANINGS, attention_of, shares_keys
 from compare_plan import gpus_of, parse_count, parse_seeds
-from files import csv_text, read_csv, write_json, write_whole
+from files import csv_text, lock_folder, read_csv, write_json, write_whole
 from svg_plot import line_plot
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
@@ -120,37 +121,52 @@ def all_runs(args):
     return [(pattern, seed, f"{pattern}-s{seed}") for pattern in args.patterns for seed in args.seeds.split(",")]
 
 
-def evaluations(args, folder):
-    """(pattern, seed, rows of the table by distance and of the total) of each finished run. One that was evaluated stays when its
-    folder is removed."""
-    missing = []
-    for _, _, name in all_runs(args):
-        trained, table = folder / "runs" / name, table_of(folder, name)
-        checkpoints = sorted(trained.glob("checkpoint-*/checkpoint.xxh3"))
-        if not checkpoints and (trained.exists() or not table.exists()):
-            fail(f"{trained}: has no checkpoint")
-        if checkpoints and (not table.exists() or table.stat().st_mtime < checkpoints[-1].stat().st_mtime):
-            missing.append((trained, table))
-    if missing:
-        print(f"evaluating {len(missing)} models", flush=True)
-        (folder / "evaluations").mkdir(exist_ok=True)
-        code, failed = children.run_each(
-            [[args.evaluate, "--checkpoint", trained, "--windows", 0, "--csv", table] for trained, table in missing], gpus_of(args.gpus), quiet=True)
-        children.end_if_stopped(code)
-        if code != 0:
-            fail(f"evaluating {missing[failed][0]} failed")
-    for pattern, seed, name in all_runs(args):
-        yield pattern, seed, [row for row in read_csv(table_of(folder, name)) if row["table"] in ("distances", "total")]
-
-
 def table_of(folder, name):
     return folder / "evaluations" / f"{name}.csv"
 
 
+def evaluation_of(args, run, table):
+    return [args.evaluate, "--checkpoint", run, "--windows", 0, "--csv", table]
+
+
+def is_evaluated(folder, name):
+    """Since it was last saved. A run that was evaluated stays so when its folder is removed."""
+    run, table = folder / "runs" / name, table_of(folder, name)
+    checkpoints = sorted(run.glob("checkpoint-*/checkpoint.xxh3"))
+    return table.exists() and (table.stat().st_mtime >= checkpoints[-1].stat().st_mtime if checkpoints else not run.exists())
+
+
+def train_and_evaluate(args, data, folder, configs):
+    """Returns compare.py's exit code."""
+    (folder / "evaluations").mkdir(parents=True, exist_ok=True)
+    then = shlex.join(map(str, evaluation_of(args, "{run}", table_of(folder, "{name}"))))
+    code = children.run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
+                         "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), "--then", then,
+                         *configs])
+    if code == 0:
+        evaluate_missing(args, folder)
+    return code
+
+
+def evaluate_missing(args, folder):
+    """Of runs that had been trained before this command, and were not evaluated since."""
+    missing = [name for *_, name in all_runs(args) if not is_evaluated(folder, name)]
+    if missing:
+        print(f"evaluating {', '.join(missing)}", flush=True)
+        code, failed = children.run_each([evaluation_of(args, folder / "runs" / name, table_of(folder, name)) for name in missing],
+                                         gpus_of(args.gpus), quiet=True)
+        children.end_if_stopped(code)
+        if code != 0:
+            fail(f"evaluating {folder / 'runs' / missing[failed]} failed")
+
+
 def collect(args, T, folder):
+    """Rows of TASK.csv of the runs that have been evaluated."""
     rows = []
-    for pattern, seed, table in evaluations(args, folder):
-        for row in table:
+    for pattern, seed, name in all_runs(args):
+        for row in read_csv(table_of(folder, name)) if is_evaluated(folder, name) else []:
+            if row["table"] not in ("distances", "total"):
+                continue
             whole = row["table"] == "total"
             rows.append({"task": args.task, "T": T, "pattern": pattern, "seed": seed, "first": 1 if whole else int(row["first"]),
                          "last": T - 1 if whole else int(row["last"]), "answers": int(row["tokens"]),
@@ -262,11 +278,14 @@ def main(words):
             write_config(path, config_of(args, pattern, T), folder, pattern)
             init_from = args.init_from and args.init_from.replace("{pattern}", pattern)
             configs.append(f"{pattern}={path}" + (f",train.init_from={init_from}" if init_from else ""))
-        run([sys.executable, SCRIPTS / "compare.py", "--data", data, "--out", folder, "--tokens", args.tokens, "--seeds", args.seeds,
-             "--train", shlex.quote(str(args.programs / "train")), *(["--gpus", args.gpus] if args.gpus else []), *configs], "training")
-        new = collect(args, T, folder)
-        rows = merged(earlier_rows(args), new)  # read anew: another command may have added to it meanwhile
-        write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
+        code = train_and_evaluate(args, data, folder, configs)
+        with lock_folder(args.out, wait=True):
+            rows = merged(earlier_rows(args), collect(args, T, folder))  # read anew: another command may have added to it meanwhile
+            if rows:
+                write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
+        children.end_if_stopped(code)
+        if code != 0:
+            fail("training failed")
     print_table([row for row in rows if row["T"] in args.lengths], args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")
     for T in args.lengths:

@@ -15,7 +15,6 @@ have been measured on them; results stay.
 """
 import argparse
 import datetime
-import fcntl
 import os
 import pathlib
 import re
@@ -27,7 +26,7 @@ import time
 import children
 import reproduce_experiments
 import reproduce_report
-from files import read_json, write_json
+from files import lock_folder, read_json, write_json
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 
@@ -209,10 +208,8 @@ def main(arguments):
     if not args.report_only:
         check(args)
     check_scale(args)
-    lock = open(args.out / ".lock", "w", encoding="utf-8")  # until the program ends
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    lock = lock_folder(args.out)  # until the program ends
+    if lock is None:
         fail(f"--out: {args.out}: another reproduce.sh is at work there")
     context = reproduce_experiments.Context(args.scale, args.out, args.programs, args.data, args.bytes, args.gpus, args.ranks, args.seeds, args.all,
                                             args.experiments)
