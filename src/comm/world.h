@@ -55,8 +55,9 @@ class World {
     return all_gather_values(what, is_rank0() ? of_rank0 : T{}).front();
   }
 
-  // Runs body on this rank and waits until the others have run theirs. If it throws on any rank, throws CollectiveError
-  // on all, with the text of the lowest rank where it did.
+  // Runs body on this rank and waits until the others have run theirs. If it throws on any rank, all ranks throw, with
+  // the text of the lowest such rank: Interrupted if that rank was interrupted by a signal, otherwise CollectiveError.
+  // In a world of one rank the exception passes through.
   void run_on_all(const char* what, const std::function<void()>& body);
   // run_on_all() for work that is rank 0's alone.
   void run_on_rank0(const char* what, const std::function<void()>& body);

@@ -50,8 +50,9 @@ class Context {
   // State of the GEMM library, made by the first op that needs it and destroyed with the context.
   std::shared_ptr<void>& blas() { return blas_; }
 
-  // All elements zero; a copy of equal size and type from either device to this one or from this one to the host. A
-  // tensor must be contiguous. Asynchronous on stream(), but for copies to the host, which wait.
+  // zero: sets all elements to zero. copy: from either device to this one, or from this one to the host; both tensors
+  // have the same number of elements and dtype. Tensors must be contiguous. Asynchronous on stream(), except that
+  // copies to the host wait.
   void zero(const Tensor& tensor) const;
   void copy(const Tensor& to, const ConstTensor& from) const;
 

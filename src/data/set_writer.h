@@ -23,7 +23,7 @@ class SplitWriter {
               int64_t shard_tokens);
   ~SplitWriter();
 
-  // Adds tokens behind which `bytes` of text stand; new shards are begun as they fill.
+  // Adds tokens that encode `bytes` bytes of text. Begins a new shard when one is full.
   void append(std::span<const uint32_t> tokens, int64_t bytes);
 
   int64_t tokens() const { return tokens_; }

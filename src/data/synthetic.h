@@ -1,5 +1,5 @@
-// Sets of made-up sequences that ask for what stood earlier in them: how far back does a model recall? Only the tokens
-// that answer count in the loss.
+// Synthetic recall tasks: sequences that ask for a value that appeared earlier in them, to measure from how far back a
+// model recalls it. Only the tokens of the answers count in the loss.
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -10,8 +10,9 @@ namespace scfa {
 //   sum  out (1) f64      g  in (n) f32
 void square_sum(Context& ctx, Tensor sum, ConstTensor g);
 
-// norm[0] = sqrt(sum of square_sums): those of the parts of the gradients, in their order. A norm that is not finite
-// stays as it is, so that steps launched before the host has read it change nothing either.
+// norm[0] = sqrt(sum of square_sums), added in order; square_sums has one entry per part of the gradients (square_sum).
+// A norm that is not finite is kept, so that steps that were launched before the host has read it change nothing
+// either.
 //   norm  in/out (1) f32      square_sums  in (n) f64
 void gradient_norm(Context& ctx, Tensor norm, ConstTensor square_sums);
 

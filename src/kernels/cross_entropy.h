@@ -10,9 +10,9 @@ namespace scfa {
 //   logits   in (N, P) f32 on CPU, bf16 on GPU, P >= vocabulary; columns from vocabulary on are padding and never enter
 //   targets  in (N) i32
 //   gradient_scale  0: logits are left alone. Otherwise logits become gradient_scale * (softmax - onehot), padding 0.
-// Where a target is kIgnoredTarget, loss, hit and gradient are 0.
-// Deterministic. Where it is neither that nor of the vocabulary, the CPU throws Error before anything
-// is written; the GPU, which cannot, reads nothing outside the row and makes its loss and gradient NaN and its hit 0.
+// Where a target is kIgnoredTarget, losses, correct and the gradient are 0. Where it is outside [0, vocabulary) and not
+// kIgnoredTarget, the CPU throws Error before anything is written; on the GPU, where a kernel cannot throw, the loss
+// and the gradient of the row are NaN and correct is 0. Deterministic.
 void cross_entropy(Context& ctx, Tensor losses, Tensor correct, Tensor logits, ConstTensor targets, int64_t vocabulary,
                    float gradient_scale);
 

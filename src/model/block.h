@@ -30,10 +30,11 @@ void block_forward(Context& ctx, const GptConfig& config, int64_t layer, const B
 void block_recompute(Context& ctx, const GptConfig& config, int64_t layer, const BlockParams& p, BlockActivations& a,
                      Activations& shared, const AttentionDraw& draw, const BlockFp8* fp8, Recompute recompute);
 
-// shared.dresidual: the gradient of the residual stream behind the block on entry, before it on return. The gradients
-// of biases that are added to the residual stream are sums over it, which layer norms have at hand: that of the block's
-// last GEMM is complete on entry; dskip_bias is that of the previous block, or empty. before_attention is called
-// when all before attention's backward pass has been launched.
+// shared.dresidual: on entry the gradient of the residual stream after the block, on return of the stream before it.
+// The gradient of a bias that is added to the stream is the sum of dresidual over all tokens, which layernorm_backward
+// computes. So d.mlp_proj_bias is complete on entry, and this block adds the gradient of the previous block's
+// mlp_proj_bias to dskip_bias (empty: there is none). before_attention is called right before the backward pass of
+// attention is launched.
 void block_backward(Context& ctx, const GptConfig& config, const BlockParams& p, const BlockParams& d,
                     Tensor dskip_bias, BlockActivations& a, Activations& shared, const BlockFp8* fp8,
                     const std::function<void()>& before_attention);

@@ -1,4 +1,4 @@
-// The shape of a GPT, in the field's names.
+// The architecture of a GPT. Fields are named as in GPT-2 and nanoGPT.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -36,7 +36,7 @@ struct GptConfig {
   double norm_eps = 1e-5;
   // The patterns of the heads, the same for all layers or an entry per layer; a key of its own in configs.
   std::vector<HeadPatterns> attention{HeadPatterns(1)};
-  // Where patterns change during a run: all its stages, of which `attention` is one. Empty: there is no other.
+  // All stages of a run whose patterns change; `attention` has the patterns of one of them. Empty: a single stage.
   std::vector<AttentionStage> schedule;
 
   int64_t head_dim() const { return n_embd / n_head; }
@@ -54,8 +54,8 @@ struct GptConfig {
   int64_t stages() const { return schedule.empty() ? 1 : static_cast<int64_t>(schedule.size()); }
   // With the patterns of a stage; the schedule stays.
   GptConfig at_stage(int64_t stage) const;
-  // In a run of `steps`: the first step of a stage; which stage a step belongs to, 0 <= step < steps; and which the
-  // last of `done` steps did.
+  // In a run of `steps` steps: the first step of a stage; the stage of a step, 0 <= step < steps; and the stage of the
+  // last of the first `done` steps, or 0 if there is none.
   int64_t first_step(int64_t stage, int64_t steps) const;
   int64_t stage_of(int64_t step, int64_t steps) const;
   int64_t stage_after(int64_t done, int64_t steps) const { return done > 0 ? stage_of(done - 1, steps) : 0; }

@@ -1,7 +1,8 @@
 // Token-by-token inference with a key/value cache. The segment of each key is cached beside it, so a query reads only
 // the keys of the segment it belongs to (for hash: its bucket). Logits equal those of Gpt::forward over the whole
-// sequence, sample 0, at the evaluation step. Where a pattern is not causal (reformer), what earlier tokens see changes
-// with every token, and nothing can be cached: then each token takes a forward pass over the text so far.
+// sequence, sample 0, at the evaluation step, up to the order of f32 sums and, on a GPU, rounding to bf16. Where a
+// pattern is not causal (reformer), what earlier tokens see changes with every token, and nothing can be cached: then
+// each token takes a forward pass over the text so far.
 #pragma once
 #include <vector>
 

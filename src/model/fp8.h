@@ -1,9 +1,9 @@
 // What training in fp8 keeps beside the activations: weights and the inputs of GEMMs in 8-bit floating point.
 //
-// In fp8 are the GEMMs whose input is written in 8 bits by the op before, at next to no cost: forward, those behind
-// a layer norm or GELU, and the head; backward, the gradients of the MLP's inputs. Gradients of weights, attention and
-// its projection, and all that is kept for the backward pass stay as they are. Only passes with gradients use it:
-// evaluation and generation compute as they would without.
+// A GEMM runs in fp8 where the op before it can write the input in 8 bits at almost no cost. Forward: the GEMMs after a
+// layer norm or GELU, and the output head. Backward: the input gradients of the MLP. Weight gradients, attention and
+// its output projection, and activations kept for backward stay in bf16 (f32 on a CPU). Only passes with gradients use
+// fp8; evaluation and generation do not.
 #pragma once
 #include <vector>
 

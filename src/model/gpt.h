@@ -18,7 +18,7 @@ struct Batch {
   int64_t rows = 0;             // only the first `rows` sequences count in the loss; 0: all
   ConstTensor samples;          // (B) i32: number of each sequence within its step
   RandomStep step;              // kEvaluationStep for evaluation: fixed projections and drops
-  float gradient_scale = 1.0f;  // 1 / tokens of the whole step that count
+  float gradient_scale = 1.0f;  // 1 / (tokens of the step * the set's share that counts)
   // (L, B, H, T) u16, optional: instead of what the patterns would choose. Ignored where LayerSegments::filled_before.
   ConstTensor q_segments, k_segments;
 };
@@ -30,8 +30,8 @@ struct LossSums {
   LossSums& operator+=(const LossSums& other);
 };
 
-// Told, while work is launched, of the groups of parameters (ParameterTable::groups) that it is about to use for the
-// first time in a forward pass, and of those whose gradients backward has finished.
+// Callbacks while a pass is launched: before a forward pass first uses a group of parameters (ParameterTable::groups),
+// and after backward has launched the last op that writes the gradients of a group.
 class GptObserver {
  public:
   virtual ~GptObserver() = default;
@@ -80,9 +80,8 @@ class Gpt {
   // a chunk at a time), and backward() must follow; gradients add to what is there. On a GPU both only launch work.
   void forward(const Batch& batch, bool gradients);
   void backward(const Batch& batch);
-  // Begins a step: also zeroes the loads of buckets, where biases are learned by them. In fp8 the next forward pass
-  // with gradients rounds the weights to 8 bits, and those after it take what it made: within a step weights stay as
-  // they are.
+  // Begins a step. Also zeroes the bucket loads, where biases are learned from them. In fp8, the next forward pass with
+  // gradients quantises the weights, and the later passes of the step reuse them: weights do not change within a step.
   void zero_gradients();
   void update_bucket_biases();  // by the loads of the step
 

@@ -19,8 +19,9 @@ class CommStream {
   CommStream(const CommStream&) = delete;
   CommStream& operator=(const CommStream&) = delete;
 
-  // In the first step every kernel is loaded, which can wait for a collective that waits for another rank's kernel. So
-  // until this is called the host waits in join(), and nothing is to run beside anything.
+  // In the first step CUDA loads each kernel at its first launch (lazy loading). Loading can wait for a running
+  // collective that waits for a kernel of another rank: the ranks could deadlock. So until allow_overlap() is called,
+  // join() blocks the host, and collectives do not overlap with compute.
   void allow_overlap() { overlaps_ = true; }
   bool overlaps() const { return overlaps_; }
 

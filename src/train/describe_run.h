@@ -13,7 +13,7 @@ namespace scfa {
 void describe_run(Console& console, Context& ctx, const Config& config, const TokenSet& train_set,
                   const Evaluator& evaluator, int ranks);
 
-// Who takes part; of a program that could not run on several ranks of this device, what is missing for it.
+// Prints the ranks of the run. With one rank: how to get NCCL (on a GPU) or MPI, if this build lacks it.
 void describe_ranks(Console& console, const World& world, Device device);
 
 }  // namespace scfa

@@ -24,7 +24,8 @@ double share_of_pairs(const Evaluation& evaluation);
 // Whether all rows of every head are in one segment.
 bool is_dense_everywhere(const Evaluation& evaluation);
 
-// "effective segments 3.1 (layers 1.2 to 9.8), largest 41.0% of the rows": means over heads, the first of 1 / pairs.
+// "effective segments 3.10 (layers 1.20 to 9.80), largest 41.0% of the rows". Effective segments: 1 / (mean of
+// SegmentBalance::pairs over heads and sequences); largest: the mean share.
 std::string describe_balance(const Evaluation& evaluation);
 
 // The evaluation that the ranks have made together. The losses do not depend on how many they are, to the bit.

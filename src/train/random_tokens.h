@@ -7,7 +7,7 @@
 
 namespace scfa {
 
-// Targets are other tokens than those that follow.
+// Targets are drawn independently of ids; they are not the ids shifted by one.
 struct RandomTokens {
   std::vector<int32_t> ids, targets;
   std::vector<uint32_t> samples;

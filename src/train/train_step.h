@@ -24,9 +24,8 @@ class TrainStep {
   // All must outlive it.
   TrainStep(RunControl& control, const Config& config, TrainingMemory& memory);
 
-  // Launches the step after `step`. profiled: times of its ops are taken, so no other may be in flight. False if a
-  // signal came between two micro-batches: their gradients are dropped, and the step has not been. The same on all
-  // ranks.
+  // Launches the step after `step`. profiled: its ops are timed, so no other step may be in flight. False if a signal
+  // came between two micro-batches: the gradients are dropped, and nothing is updated. The same on all ranks.
   bool launch(int64_t step, bool profiled);
 
   // Waits until the device has done the step that was launched first, and has not been finished.

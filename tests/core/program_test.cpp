@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/signals.h"
 #include "support/run_program.h"
+#include "support/sanitized.h"
 
 namespace scfa {
 namespace {
@@ -116,7 +117,7 @@ TEST(EveryProgram, RefusesMoreThreadsThanOpenMpCanStart) {
 }
 
 TEST(EveryProgram, ChecksTheAddressSpaceOfOpenBlasOnlyWhereItIsLinked) {
-  if (std::string(SCFA_BINARY_DIR).find("asan") != std::string::npos) GTEST_SKIP() << "sanitizers take all of it";
+  if (test::kSanitized) GTEST_SKIP() << "sanitizers take all of it";
   test::Streams streams;
   streams.address_space = size_t{120} << 20;
   EXPECT_EQ(execute({"prepare_data", "--version"}, streams).code, 0);

@@ -9,6 +9,7 @@
 #include "data/synthetic.h"
 #include "support/expect_error.h"
 #include "support/gpu.h"
+#include "support/sanitized.h"
 #include "support/temp_dir.h"
 #include "support/tiny_run.h"
 #include "train/checkpoint_evaluation.h"
@@ -83,6 +84,7 @@ TEST_F(SyntheticRecall, InductionIsLearned) {
 
 // Two keys: to know which values there are is half of it.
 TEST_F(SyntheticRecall, MqarIsLearned) {
+  if (test::kSanitized) GTEST_SKIP() << "takes minutes, of code that InductionIsLearned runs too";
   write(SyntheticTask::kMqar, 32, 2, 32);
   config_.train.steps = 700, config_.train.batch_size = config_.train.micro_batch_size = 64;
   EXPECT_LT(*train_quietly().validation_loss, 0.6);

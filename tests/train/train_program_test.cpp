@@ -9,6 +9,7 @@
 #include <random>
 
 #include "support/run_program.h"
+#include "support/sanitized.h"
 #include "support/tiny_run.h"
 #include "train/config_io.h"
 
@@ -236,7 +237,7 @@ TEST(TrainProgram, AFullDeviceForOutputIsAnErrorAndLosesNothing) {
 }
 
 TEST(TrainProgram, ALimitOfAddressSpaceIsAnError) {
-  if (std::string(SCFA_BINARY_DIR).find("asan") != std::string::npos) GTEST_SKIP() << "sanitizers take all of it";
+  if (test::kSanitized) GTEST_SKIP() << "sanitizers take all of it";
   const TinyRun tiny;
   for (const size_t megabytes : {150, 250, 350, 420, 500}) {
     test::Streams streams;

@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(256)
 
 // ---- statistics of queries ------------------------------------------------------------------------------------------
 
-// lse and delta = rowsum(out * dout) of every query in a segment. kLanes lanes share a row, each with 16 bytes of it;
-// they take kRowsPerGroup rows of a head's sorted list, whose loads are all under way at once.
+// For every query that is in a segment: its lse and delta = rowsum(out * dout). kLanes lanes process a row, 16 bytes
+// per lane. They process kRowsPerGroup rows of a head's sorted list, whose loads are all in flight at once.
 constexpr int kRowsPerGroup = 4, kStatisticsThreads = 256;
 template <int kLanes>
 __global__ void __launch_bounds__(kStatisticsThreads) statistics_kernel(const AttentionParams p, int blocks_per_head) {
@@ -108,15 +108,16 @@ void compute_statistics(Stream stream, const AttentionParams& p, int64_t rows) {
 
 // ---- scratch and parameters -----------------------------------------------------------------------------------------
 
-// The scratch, in f32 elements: tile counters, statistics, then what the sm_90 kernels sum dq up in.
+// Layout of the scratch, in f32 elements: tile counters, statistics, then semaphores and dq accumulators of the sm_90
+// kernels (sm90::DqSums).
 constexpr int64_t kCounterElements = 64;  // two are used, padded to 256 bytes
 
 constexpr int64_t statistics_elements(int64_t rows) {
   return (2 * rows + 3) / 4 * 4;  // what follows stays aligned to 16 bytes
 }
 
-// Everything but the outputs. Sets the tile counters to zero. Sums of dq are for sm_90 only; elsewhere there is no
-// scratch for them, and nothing uses them.
+// Sets all fields but the outputs, and the tile counters to zero. Only the sm_90 kernels use the dq accumulators; on
+// other GPUs these pointers point past the end of the scratch.
 AttentionParams make_params(Context& ctx, const ConstTensor& q, const ConstTensor& k, const ConstTensor& v,
                             const Segments& s, float scale, const ConstTensor& lse, const Tensor& scratch) {
   fill(scratch.data, 0, kCounterElements * sizeof(float), ctx.stream());
@@ -173,7 +174,7 @@ std::string describe_attention(const Context& /*ctx*/) {
          (uses_portable_attention() ? "SCFA_ATTENTION=portable" : sm90::probe().reason);
 }
 
-// By compute capability: memory is planned before anything runs, and probe() launches a kernel.
+// Decides by compute capability, not by probe(): memory is planned before any kernel runs, and probe() launches one.
 int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int64_t D) {
   return kCounterElements + statistics_elements(segments.q_segment.numel()) +
          (properties().compute == 90 ? sm90::plan_dq_sums(segments, D).elements() : 0);

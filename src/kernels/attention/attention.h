@@ -18,23 +18,24 @@ namespace scfa {
 //                              the output of the fused projection to queries, keys and values
 //   k, v     in  (B, T, H_kv, D)  likewise. H_kv divides H: query head h reads head h / (H / H_kv), as grouped-query
 //                              attention does (Ainslie et al. 2023, arXiv:2305.13245); segments are of query heads
-//   relations  one or more, of the same B, H and T
-//   scratch  f32 (attention_scratch(ctx, relations, D, H_kv)), contents undefined
-// GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes.
-// Deterministic. Time and memory traffic grow with the sum over segments of queries times keys seen, not with T^2.
-// Relations are computed one after the other; results so far are rounded to bf16 in between on the GPU.
+//   relations  one or more Segments, built (build_segments), of the same B, H and T
+//   scratch    f32, at least attention_scratch(ctx, relations, D, H_kv) elements, contents undefined
+// GPU: D a multiple of 8 up to 128, tuned for 64 and 128; rows aligned to 16 bytes; backward: T <= 8,388,480.
+// Throws Error naming the argument if shapes, dtypes, strides or devices do not fit. Deterministic.
+// Time and memory traffic grow with the number of visible (query, key) pairs, not with T^2. Relations are computed one
+// after another; on the GPU, out is rounded to bf16 after each.
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
                        std::span<const Segments> relations, float scale, Tensor scratch);
 
-// Gradients, overwritten: zero for rows in no segment and for keys that no query sees. Those of relations beyond the
-// first are added, rounded once per relation. Where H_kv < H, those of keys and values are first computed for every
-// query head, on the GPU in bf16, and then summed in f32.
+// Gradients; dq, dk and dv are overwritten. They are zero for rows in no segment and for keys that no query sees. Each
+// relation adds its part; on the GPU the sum is rounded to bf16 after each relation. Where H_kv < H, dk and dv are
+// first computed for every query head (on the GPU in bf16), and then summed over the heads of a group in f32.
 //   dq       out (B, T, H, D), strides free      dout, out, lse, q, k, v  in, as in forward
 //   dk, dv   out (B, T, H_kv, D), likewise
-//   inverse_norm  in (B, T, H) f32, or empty. Given where keys are the queries of the same tokens divided by their
-//   norms (normalise_keys): dq is then the whole derivative, (dk - k (k . dk)) * inverse_norm included, and what dk
-//   holds afterwards is undefined; k and dk must be contiguous, and H_kv = H. Any segments will do; on Hopper it is
-//   fastest where a row's query and key are in the same one.
+//   inverse_norm  in (B, T, H) f32, or empty. Given where the keys are the L2-normalised queries (normalise_keys). dq
+//                 then includes the gradient through the keys, (dk - k (k . dk)) * inverse_norm, and dk is undefined on
+//                 return. k and dk must be contiguous, and H_kv = H. Correct for any segments; fastest on Hopper where
+//                 every row has the same segment as query and as key.
 void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTensor dout, ConstTensor q, ConstTensor k,
                         ConstTensor v, ConstTensor out, ConstTensor lse, std::span<const Segments> relations,
                         float scale, Tensor scratch, ConstTensor inverse_norm = {});

@@ -20,7 +20,7 @@ struct AttentionParams {
   const int *begin_key, *end_query;                                          // likewise; null without ranges
   const void* work_items;   // the kernel's work list, of QueryTile, KeyTile or SingleBlockSegment
   const int* num_items;     // how many it has
-  int* tile_counter;        // the next item to take
+  int* tile_counter;        // work items taken so far; with sm_80, parts of items
   const int* untied_heads;  // WorkCounts::untied_heads
   // Sums of dq in f32, per m_block (kQueryBlock queries). dq_ring: a ring of ring_blocks m_blocks, shared by all thread
   // blocks. dq_accum: dq_accum_blocks m_blocks private to each thread block, for segments that it takes whole.

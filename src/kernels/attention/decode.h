@@ -9,8 +9,8 @@
 
 namespace scfa {
 
-// The cache of one sequence and one layer: H heads of queries, H_kv of keys and values, S positions. Rows behind the
-// last one appended are undefined.
+// Key/value cache of one sequence and one layer: H query heads, H_kv key/value heads, S positions; f32 on the CPU, bf16
+// on the GPU. Rows after the last one appended are undefined.
 struct KeyValueCache {
   Tensor keys, values;  // (H_kv, S, D)
   Tensor segments;      // (R, H, S) u16: in each relation the segment of each key for a query head, or kNoSegment
@@ -20,13 +20,13 @@ struct KeyValueCache {
 KeyValueCache plan_cache(Arena& arena, DType dtype, int64_t H, int64_t S, int64_t D, int64_t relations = 1,
                          int64_t kv_heads = 0);
 
-// Writes k, v and their segments to row `position` of the cache.
+// Writes k, v and their segments to row `position` of the cache. Throws Error unless 0 <= position < S.
 //   k, v  in (1, 1, H_kv, D), D contiguous, other strides free, dtype of the cache
 //   relations  R of the cache, up to kMaxRelations; only k_segment, (1, H, 1) u16, is read
 void cache_append(Context& ctx, const KeyValueCache& cache, int64_t position, ConstTensor k, ConstTensor v,
                   std::span<const Segments> relations);
 
-// Which keys of the cache a query may see, in some consecutive heads.
+// The cache positions [begin, end) whose keys the query may see, for `heads` consecutive query heads.
 struct KeyRange {
   int64_t begin, end;
   int64_t heads = 0;  // number of consecutive heads; 0: all that remain
@@ -44,7 +44,8 @@ using HeadRanges = std::vector<KeyRange>;
 void attention_decode(Context& ctx, Tensor out, Tensor lse, ConstTensor q, const KeyValueCache& cache,
                       std::span<const Segments> relations, std::span<const HeadRanges> ranges, float scale);
 
-// Calls work(first_head, end_head, range) for each. Throws Error unless they are H heads and ranges of the cache.
+// Calls work(first_head, end_head, range) for each range. Throws Error unless the ranges have H heads in all and lie
+// within the cache.
 template <class Work>
 void for_each_range(std::span<const KeyRange> by_head, const KeyValueCache& cache, const Work& work) {
   constexpr const char* kOp = "attention_decode";

@@ -35,8 +35,8 @@ __device__ inline void combine_with_existing(float& factor, float& row_lse, floa
   factor *= weights.added, existing_weight = weights.existing, row_lse = weights.lse;
 }
 
-// A warp stores its 16 rows: access i of a lane is 16 bytes of row i * kRowsAtOnce + lane / kChunks, if inside(row).
-// at(row): where they go; piece(row): what goes there or is added to what is there.
+// A warp stores its 16 rows. Access i of a lane is 16 bytes of row i * kRowsAtOnce + lane / kChunks, if inside(row).
+// at(row): the destination. piece(row): the new 16 bytes, which `existing` stores, adds or combines.
 template <int kChunks, class Existing, class Inside, class At, class Piece>
 __device__ inline void store_rows(const Existing& existing, const Inside& inside, const At& at, const Piece& piece) {
   constexpr int kRowsAtOnce = 32 / kChunks, kAccesses = 16 / kRowsAtOnce;

@@ -35,7 +35,7 @@ struct HeadRows {
   }
 };
 
-// The first D elements of a row, where the others are left as they are.
+// Loads the first D elements of a row; the other elements of `row` are unchanged.
 template <int kD>
 __device__ inline void load_row(float (&row)[kD], const __nv_bfloat16* from, int D) {
 #pragma unroll

@@ -33,8 +33,8 @@ struct LayerSegments {
 
   int64_t assign_scratch(const Context& ctx) const;  // of input.scratch, in f32 elements
 
-  // Each launches ops (draw: where there is something to draw) without waiting for them. input: projections, state,
-  // bucket_bias, first_head and heads are set for each pattern.
+  // All launch ops and return without waiting. The caller leaves projections, state, bucket_bias, first_head and heads
+  // of `input` empty: they are filled in for each pattern.
   void draw(Context& ctx, uint64_t seed, RandomStep step, uint32_t layer) const;
   void assign(Context& ctx, const PatternInput& input) const;
   void assign_and_normalise_keys(Context& ctx, Tensor keys, Tensor inverse_norm, const PatternInput& input) const;

@@ -1,6 +1,5 @@
-// Everything that one layer of attention works on and the calls in their order: which tensors there are, where q, k and
-// v lie in them, the segments and the scratch. For programs and tests that run attention alone; a model plans its
-// tensors together with its other activations.
+// The tensors of one attention layer (q, k, v, out, gradients, segments, scratch) and the ops on them, in order. For
+// the benchmark and the tests, which run attention alone; a model plans these tensors with its other activations.
 #pragma once
 #include <vector>
 
@@ -39,10 +38,9 @@ struct Heads {
 struct AttentionProblem {
   AttentionShape shape;
   AttentionLayout layout = AttentionLayout::kQkv;
-  HeadPatterns patterns = HeadPatterns(1);  // choose the segments and say what a token sees of its own
-  // How many segments and relations there are; 0: as many as the patterns have. Otherwise the caller fills q_segment
-  // and k_segment instead of calling assign. Relations beyond those of a pattern have no window and no gap in its
-  // heads.
+  HeadPatterns patterns = HeadPatterns(1);  // the patterns of the heads, with window, gap and attend_self
+  // The least number of segments and relations; 0: as many as the patterns have. Otherwise the caller fills q_segment
+  // and k_segment instead of calling assign. Relations beyond those of a head's pattern have no window and no gap.
   int64_t segments = 0, relations = 0;
   bool documents = false;    // the caller fills document_start
   bool strided_out = false;  // out and dout are part 1 of a (B, T, 3, H, D) each; not with kByHead
@@ -76,7 +74,7 @@ struct AttentionOperands {
   // arena: one that measures will do for planning. Its device is the context's.
   AttentionOperands(Arena& arena, const Context& ctx, const AttentionProblem& problem);
 
-  // Each launches one op (draw and assign: where there is something to do) and returns nothing to the host.
+  // All launch work and return without waiting: draw and assign up to one op per pattern, build one per relation.
   void draw(Context& ctx, const PatternDraw& at = {}) const;    // projections
   void assign(Context& ctx, const PatternDraw& at = {}) const;  // segments, and with kSharedQk the keys
   void build(Context& ctx) const;

@@ -1,4 +1,4 @@
-// What ops ask of rows of heads.
+// Argument checks of ops on (B, T, H, D) tensors.
 #pragma once
 #include "core/tensor.h"
 

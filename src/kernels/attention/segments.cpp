@@ -144,7 +144,7 @@ void count_rows(const uint16_t* segment, int64_t T, int64_t count, int32_t* begi
   for (int64_t s = 0; s < count; ++s) begin[s + 1] += begin[s];
 }
 
-// Which positions the tokens of one head see: those from first(t) on, which is non-decreasing.
+// The first position that the token at position t may see, given window and document. Non-decreasing in t.
 struct FirstVisible {
   int64_t window;
   const int32_t* document_start;  // of the sequence, or null
@@ -155,8 +155,8 @@ struct FirstVisible {
 };
 
 // Of one head: end_key and begin_query, if there is a gap of more than one; then begin_key and end_query, if ranges
-// were planned. Both lists of a segment ascend by position, so all ends only move forward. What nobody sees is an empty
-// range.
+// were planned. Both lists of a segment ascend by position, so all ends only move forward. A query that sees no key,
+// and a key that no query sees, have an empty range.
 void set_ranges(const Segments& segments, int64_t head, int64_t gap, const FirstVisible& first_visible) {
   const int64_t T = segments.q_segment.size(2), S = segments.count();
   const int32_t* q_begin = segments.q_begin.as<int32_t>() + head * (S + 1);

@@ -45,19 +45,21 @@ struct Visibility {
   int64_t window = 0;       // sees only keys fewer than `window` positions back, its own included; 0: no limit
   int64_t heads = 0;        // number of consecutive heads; 0: all that remain
   int64_t gap = 0;          // does not see keys fewer than `gap` positions back; 0: none hidden
-  // How many positions back the nearest key that may be seen is.
+  // The distance in positions from a query to the nearest key that it may see.
   int64_t nearest() const { return std::max<int64_t>(gap, attend_self ? 0 : 1); }
 };
 
-// Fills everything but q_segment and k_segment from those two by one stable counting sort. On the GPU also the work
-// lists. A query tile costs the number of keys that its rows see, or with L2 grouping (kL2GroupMaxRows) that of
-// its segment; a key tile costs the number of queries of its segment; a single-block segment costs the sum of both.
-// Costs are compared by powers of two; items of about the same cost may be in any order.
-//   by_head         for all heads in order
-//   document_start  in (B, T) i32, or empty: the position of the first token of each token's document; nobody sees
-//                   earlier ones. Non-decreasing
-// Throws Error if there is a window or a document_start where no ranges were planned. Deterministic. A segment id that
-// is neither below count() nor kNoSegment is an error on the CPU and means kNoSegment on the GPU, which cannot throw.
+// Computes all members but q_segment and k_segment from these two, by one stable counting sort per head; on the GPU
+// also the work lists. The cost of a query tile is the number of keys that any of its rows sees, or with L2 grouping
+// (kL2GroupMaxRows) the number of keys of its segment. The cost of a key tile is the number of queries of its segment,
+// and that of a single-block segment the sum of its queries and keys. Lists are ordered by the power of two of the
+// cost. Items of one power of two are in any order, which does not change the results of attention.
+//   by_head         one entry per range of heads, in order, H heads in all
+//   document_start  in (B, T) i32, or empty: for each token, the position of the first token of its document. The token
+//                   sees no key before it. Non-decreasing along T
+// Throws Error if there is a window or a document_start where no ranges were planned. Deterministic but for the order
+// within a power of two. A segment id that is neither below count() nor kNoSegment is an error on the CPU, and means
+// kNoSegment on the GPU, where a kernel cannot throw.
 void build_segments(Context& ctx, const Segments& segments, std::span<const Visibility> by_head,
                     ConstTensor document_start = {});
 inline void build_segments(Context& ctx, const Segments& segments, const Visibility& visibility,
@@ -78,8 +80,8 @@ void for_each_visibility(std::span<const Visibility> by_head, int64_t H, const W
   require(first == H, "build_segments: visibility is given for ", first, " of ", H, " heads");
 }
 
-// How the rows of a head spread over its segments, summed over sequences. Windows and documents count in `visible`
-// only.
+// How evenly the rows of a head are distributed over its segments, summed over sequences. `pairs` ignores causality,
+// windows, gaps and documents; `visible` does not.
 struct SegmentBalance {
   double pairs = 0;    // queries times keys of each segment, as a share of T^2, summed over relations: what is left of
                        // dense attention's work

@@ -61,9 +61,9 @@ __device__ int lower_bound(const int* positions, int count, int least) {
   return partition_point(count, [&](int i) { return positions[i] < least; });
 }
 
-// Fills end_key and begin_query, if there is a gap of more than one; then begin_key and end_query, if ranges were
-// planned. What nobody sees is an empty range. One thread takes the query and the key of one entry of a head's sorted
-// lists. document_start: (B, T), or null. grid: (heads, B, T / 256)
+// Computes end_key and begin_query, if there is a gap of more than one; then begin_key and end_query, if ranges were
+// planned. A query that sees no key, and a key that no query sees, have an empty range. One thread per entry of a
+// head's two sorted lists. document_start: (B, T), or null. grid: (heads, B, T / 256)
 __global__ void __launch_bounds__(256)
     ranges_kernel(SegmentLists lists, const __grid_constant__ HeadVisibilities visibilities,
                   const int* document_start) {

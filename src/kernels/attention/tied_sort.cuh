@@ -75,7 +75,7 @@ class TiedSort {
     }
   }
 
-  // Counters become the numbers of rows before; starts of segments are written. Eight counters at a time.
+  // An exclusive prefix sum over the counters, eight at a time. Also writes where each segment starts in the list.
   __device__ void scan_counters() {
     const int eights = layout_.threads * S_ / 8, per_thread = (eights + kSortThreads - 1) / kSortThreads;
     const int first = min(eights, thread() * per_thread), last = min(eights, first + per_thread);

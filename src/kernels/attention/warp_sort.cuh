@@ -25,8 +25,8 @@ struct SegmentIds {
   __device__ int at(int t) const { return t < T ? min(static_cast<int>(id[t]), S) : S; }
 };
 
-// Calls work(position, query's segment, key's) for each lane's position of a warp's part, 32 by 32; the loads of four
-// times as many are under way.
+// Calls work(position, segment of its query, segment of its key) for the positions [begin, end) of a warp, one per
+// lane. The loads of four such steps are in flight together.
 template <class Work>
 __device__ inline void for_each_position(const SegmentIds& q, const SegmentIds& k, int begin, int end,
                                          const Work& work) {

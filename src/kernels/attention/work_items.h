@@ -25,9 +25,10 @@ struct alignas(16) QueryTile {
   friend auto operator<=>(const QueryTile&, const QueryTile&) = default;
 };
 
-// Some keys of one segment, and the queries of the segment that see any of them. Every query is of at least one tile,
-// because a tile also takes those that see no key: the first one has begin_query 0, the last one ends with the last
-// query, and a tile begins where the one before ends, or earlier. The first tile may have no keys.
+// Some keys of one segment, and the queries of the segment that see any of them. The query ranges of a segment's tiles
+// cover all its queries, including those that see no key: the first tile has begin_query 0, the last one ends with the
+// last query, and a tile begins at or before the end of the previous one. A segment without keys has one tile, with
+// num_keys 0.
 struct alignas(16) KeyTile {
   int32_t head, segment;
   int32_t first_key, num_keys;

@@ -45,7 +45,8 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Sl
       const int tile = tile0 + i * step, offset = segment.outer_offset + tile * tile_rows;
       const bool is_first = tile == 0 || tile >= tiles, is_last = tile + 1 >= tiles;
       const auto end_before = [&](int key) { return kRanges ? lists.end_query[key - 1] : segment.inner_rows; };
-      // Queries that see no key may be neither before a tile's end nor behind the next one's begin: hence the minima.
+      // The minima let a tile begin at or before the end of the previous one, so that queries that see no key are in a
+      // tile too.
       previous_end[i] = is_first ? 0 : end_before(offset);
       begin[i] = is_first ? 0 : min(lists.begin_query[offset], previous_end[i]);
       end[i] = is_last ? segment.inner_rows : end_before(offset + tile_rows);
@@ -111,7 +112,7 @@ static_assert(offsetof(WorkCounts, single_block_segments) == 4 * kSingleBlockSeg
               offsetof(WorkCounts, multi_block_wide_key_tiles) ==
                   offsetof(WorkCounts, multi_block_query_tiles) + 4 * kWideKeyTiles);
 
-// A block asks for room in each bin once, for all that it places: one atomic per item would queue at a few addresses.
+// A block reserves space in each bin by one atomicAdd for all its items: one per item would contend for few addresses.
 template <bool kRanges>
 __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists, WorkListParams work, int slots) {
   extern __shared__ int shared_starts[];

@@ -74,7 +74,7 @@ void assign(Context& ctx, std::span<const Segments> relations, const AttentionPa
   fill_others(ctx, relations, pattern, input);
 }
 
-// normalise_keys without a time of its own.
+// normalise_keys without a ProfileRange of its own: its time counts as assign_segments.
 void normalise(Context& ctx, const Tensor& keys, const Tensor& inverse_norm, const ConstTensor& q) {
   if constexpr (kCudaBuild)
     if (ctx.on_gpu()) return gpu::normalise_keys(ctx, keys, inverse_norm, q);
@@ -124,7 +124,7 @@ void assign_segments_and_normalise_keys(Context& ctx, std::span<const Segments> 
 void fill_heads(Context& ctx, Tensor segment, int64_t first_head, int64_t heads, uint16_t id) {
   const int64_t B = segment.size(0), H = segment.size(1), T = segment.size(2);
   auto* first = segment.as<uint16_t>() + first_head * T;
-  if (ctx.on_gpu()) {  // both ids are one byte twice
+  if (ctx.on_gpu()) {  // of either id, both bytes are the same
     const auto row = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(uint16_t); };
     return gpu::fill_rows(first, id & 0xFF, row(heads * T), row(H * T), static_cast<size_t>(B), ctx.stream());
   }

@@ -17,13 +17,13 @@ struct PatternInput {
   ConstTensor q;            // (B, T, H, D)
   ConstTensor k;            // (B, T, H_kv, D)
   ConstTensor projections;  // (rounds, heads, buckets/2, D) from draw_projections, where needs_projections
-  ConstTensor samples;      // (B) i32: which sample of the step each row is
+  ConstTensor samples;      // (B) i32: the number of each sequence in its step
   uint64_t seed;
   RandomStep step;
   uint32_t layer;
   int64_t first_position = 0;
-  // (B, heads, elements) f32: what the pattern remembers of earlier positions of the same sequences, where it does. It
-  // need not be initialised at position 0, and is updated.
+  // in/out (B, heads, elements) f32: what a pattern with state (PatternDescriptor::state_elements) keeps of earlier
+  // positions of the same sequences; else empty. If first_position is 0 its contents on entry do not matter.
   Tensor state = {};
   // (1 or 2, rounds, heads, buckets) f32: of queries, and of keys that are not the queries (bucket_bias.h). Empty:
   // none, as if they were 0.

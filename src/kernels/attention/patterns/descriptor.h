@@ -30,7 +30,8 @@ struct PatternDescriptor {
   bool (*learns_bucket_bias)(const AttentionPattern&) = nullptr;  // null: no
   bool shares_keys = false;                                       // for models whose keys are their queries only
   bool reads_keys = false;  // with shared_qk, PatternInput::k holds the normalised keys and is not empty
-  // f32 that the pattern remembers per head, for so many positions: PatternInput::state. Null or 0: nothing.
+  // Elements (f32) of PatternInput::state per sequence and head, for sequences of up to `positions`. Null or 0: no
+  // state.
   int64_t (*state_elements)(const AttentionPattern&, int64_t positions, int64_t D) = nullptr;
   // f32 of scratch on the GPU. Null: none.
   int64_t (*scratch_elements)(const AttentionPattern&, int64_t B, int64_t heads, int64_t T) = nullptr;
@@ -41,7 +42,7 @@ struct PatternDescriptor {
   AssignSegmentsAndNormaliseKeys* assign_and_normalise_gpu = nullptr;
 };
 
-// Builds without CUDA have the declarations of GPU implementations only.
+// f, or null in a build without CUDA, where GPU implementations are declared but not defined.
 template <auto* f>
 constexpr auto gpu_implementation() -> decltype(f) {
   if constexpr (kCudaBuild)

@@ -59,8 +59,11 @@ void hash_rows(const BucketOutputs& out, const ConstTensor& x, const ConstTensor
       }
 }
 
-// The same of standardised scores. state: of one head of one sequence, for each direction. bias: of the head, or null.
-//   first  of the head's rows in the segments
+// As hash_rows, with standardised scores (hash_balance.h), for one head of one sequence.
+//   first  index of the head's first row in the (B, H, T) segments
+//   in     the head's rows, `stride` elements apart
+//   bias   (2 half), or null
+//   state  in/out (half)
 template <int kProbes>
 void hash_head_balanced(const BucketOutputs& out, int64_t first, const float* in, int64_t stride,
                         const float* directions, int64_t half, HashBalance balance, const float* bias,

@@ -170,8 +170,8 @@ __global__ void __launch_bounds__(kHashRows)
   }
 }
 
-// The buckets of each row of a chunk: the sums of the chunks before give the statistics. In the first chunk they are of
-// the warps before, as far as statistics_rows says. The last chunk leaves the state. grid: (heads, chunks, B)
+// The bucket of each row of a chunk, by statistics over the preceding chunks. In the first chunk they are over the
+// preceding warps that statistics_rows includes. The block of the last chunk writes the state. grid: (heads, chunks, B)
 template <int kProbes>
 __global__ void __launch_bounds__(kHashRows)
     choose_buckets_kernel(const BucketOutputs out, int first_head, int H, int T, const BalanceParams p) {

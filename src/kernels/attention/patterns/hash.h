@@ -20,9 +20,10 @@ inline const float* bucket_bias(const PatternInput& input, int64_t round, bool o
   return input.bucket_bias ? input.bucket_bias.select(of_keys).select(round).as<float>() : nullptr;
 }
 
-// The (B, H, T) segments that the buckets of rows are written to. Each round has a relation for each probe (multi-probe
-// LSH, Lv et al. 2007): a query is in its best bucket in the first, in its second best in the next, ...; a key is in
-// its best one in all of them, so that a query and a key meet once at most in a round.
+// The (B, H, T) u16 segments that the buckets of rows are written to. Each round has one relation per probe
+// (multi-probe LSH, Lv et al. 2007). In the first relation of a round a query is in its best bucket, in the second in
+// its second best, and so on; a key is in its best bucket in all of them. So a query and a key share a bucket in at
+// most one relation of a round.
 struct BucketOutputs {
   uint16_t* q_segment[kMaxProbes] = {};  // get the best bucket, the second best, ...; null: none
   uint16_t* k_segment[kMaxProbes] = {};  // get the best bucket; null: none
@@ -75,8 +76,8 @@ inline ScoreState* score_state(const PatternInput& input, int64_t b, int64_t i) 
   return reinterpret_cast<ScoreState*>(input.state.as<float>() + (b * input.heads + i) * input.state.size(2));
 }
 
-// The scratch on the GPU, per sequence and head: (directions, T) int16 scores in fixed point, then
-// (T / kScoreChunk, directions) sums of each chunk.
+// The scratch on the GPU: for all sequences and heads, (directions, stride) int16 scores in fixed point; after these,
+// for all sequences and heads, (chunks, directions) int2 sums of scores and of their squares.
 struct HashScratch {
   int64_t directions, stride, chunks;  // stride: of the scores of a direction
   HashScratch(int64_t half, int64_t T)

@@ -71,7 +71,7 @@ bool learns_bucket_bias(const AttentionPattern& pattern) {
 }
 
 bool has_fixed_directions(const AttentionPattern& pattern) {
-  return pattern.fixed_directions || learns_bucket_bias(pattern);  // a bias is of its directions
+  return pattern.fixed_directions || learns_bucket_bias(pattern);  // a bias is learned for fixed directions
 }
 
 bool needs_projections(const AttentionPattern& pattern) {

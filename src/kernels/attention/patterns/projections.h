@@ -5,8 +5,8 @@
 
 namespace scfa {
 
-// Drawn for (seed, step, layer), each round and each head, and normalised. Heads are numbered from first_head on, so
-// that a head's directions do not depend on what the heads before it do.
+// Unit vectors of random direction, a function of (seed, step, layer, round, head). Heads are numbered from first_head
+// on, so that the directions of a head do not depend on the patterns of other heads. Deterministic.
 //   projections  out (rounds, heads, buckets/2, D) f32, contiguous
 void draw_projections(Context& ctx, Tensor projections, uint64_t seed, RandomStep step, uint32_t layer,
                       int64_t first_head = 0);

@@ -71,7 +71,8 @@ std::string describe_reformer(const AttentionPattern& p) {
                 " (where chunks end depends on later tokens: for comparison only)");
 }
 
-// Of its own chunk a token sees half; of the one before, taken as unrelated, half too.
+// On average a token sees half of its own chunk, and half of the previous one, where positions are taken as independent
+// of the token's own.
 double share_of_reformer(const AttentionPattern& p, int64_t T) {
   const auto length = static_cast<double>(std::min(chunk_length(p, T), T));
   return std::min(1.0, 2 * length / static_cast<double>(T)) * static_cast<double>(p.rounds);

@@ -33,7 +33,7 @@ void assign_reformer(Context& ctx, std::span<const Segments> relations, const At
   for (int64_t round = 0; round < pattern.rounds; ++round) {
     const Segments &own = relations[static_cast<size_t>(2 * round)],
                    &previous = relations[static_cast<size_t>(2 * round + 1)];
-    SegmentLists lists = segment_lists(own);  // those of other heads are sorted in vain, and once more when built
+    SegmentLists lists = segment_lists(own);  // also sorts the other heads; build_segments sorts all again
     lists.begin_key = lists.end_query = nullptr;
     const Visibility any;
     sort_segments(ctx.stream(), lists, std::span(&any, 1), nullptr);

@@ -14,7 +14,7 @@ struct BucketPairs {
   double seen = 0, all = 0;
 };
 
-// Of one head, whose buckets have these sizes, in chunks of that length.
+// The pairs of one head. sizes: tokens in each bucket. chunk_length: tokens per chunk.
 BucketPairs reformer_bucket_pairs(std::span<const int64_t> sizes, int64_t chunk_length);
 
 // Writes each token's bucket of round r to both segments of relation 2 r.

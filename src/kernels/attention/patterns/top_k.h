@@ -6,8 +6,8 @@
 
 namespace scfa {
 
-// The highest scores offered so far and whose they are, best first. Ties go to what was offered first.
-//   kMost  held in registers; offer() may be told to keep fewer
+// The k highest scores offered so far and their ids, in descending order. Of equal scores, the one offered first wins.
+//   kMost  capacity, in registers; offer() may be given a smaller k
 template <int kMost>
 struct TopK {
   float score[kMost];

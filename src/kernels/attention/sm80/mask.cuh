@@ -1,4 +1,4 @@
-// Which of its inner rows a warp's 16 outer rows see.
+// Which inner rows the 16 outer rows of a warp see.
 #pragma once
 #include <climits>
 

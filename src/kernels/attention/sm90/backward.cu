@@ -68,7 +68,7 @@ void launch(Stream stream, const Tensor& items, const int32_t* num_items, const 
       stream, "attention_backward", attention_backward_sm90_kernel<Traits, Item>, items, num_items, p);
 }
 
-// items: of tiles as high as D wants them.
+// items: the work list; for KeyTile, the one whose tiles have kOuterRows keys (wide_key_tiles for D <= 64).
 template <class Item>
 void launch_for(Stream stream, const AttentionParams& p, const Segments& s, const Tensor& items,
                 const int32_t* num_items) {

@@ -82,8 +82,8 @@ struct WarpTile {
   }
 };
 
-// What an epilogue needs of a key tile besides its registers: addresses of its keys, of its values, whose tile is the
-// staging buffer of the epilogue, and of 1 / |q| of its rows.
+// What the epilogue of a key tile needs besides its registers. keys, values, inverse_norm: shared memory addresses. The
+// epilogue stages its results in the tile of the values.
 struct KeyTileEpilogue {
   uint32_t keys, values, inverse_norm;
   int head, num_rows, m_block_max;

@@ -16,7 +16,7 @@ __device__ inline void scatter(const float (&acc)[kD], const float (&factor)[2],
                                const HeadView& to, int D, const Token& token, const Existing& existing = {}) {
   const int lane = threadIdx.x % 32;
   const uint32_t corner = T::at(tile, first + lane % 16, lane / 16);
-  __syncwarp();  // whatever the warp scattered before has left
+  __syncwarp();  // the previous scatter of the warp has read its staged rows
 #pragma unroll
   for (int k = 0; k < kD / 8; ++k) {
     uint32_t packed[4];

@@ -109,7 +109,7 @@ class ForwardConsumer {
     stages.next();
   }
 
-  // Scores s become exponentials; sums and, where the maximum changes, `out` follow.
+  // Replaces scores s by exponentials and adds them to row_sum. Where the maximum changes, rescales `out` and row_sum.
   template <int kKeys>
   __device__ void update_softmax(float (&s)[kKeys / 2], float (&out)[kD / 2], uint32_t keys, int step) {
     const int begin = tile_begin() + step * kBlockN;

@@ -47,7 +47,7 @@
 // keys is seen by b's queries, it only computes dq of b - 2, if that is its turn, stores zeros as ds, and issues the
 // next scores.
 //
-// No wait within a block can be forever. The producer waits for its own copies and for consumers, which release stages
+// Why no wait in a block lasts forever. The producer waits for its own copies and for consumers, which release stages
 // and tiles at the end of each step or tile. Consumers hold the next stage before they release this one, so two stages
 // are the least. In step i the dq warpgroup of step i - 2 waits until all have stored ds of that step. Then all store
 // ds of step i to the buffer last used in step i - n, which is read in step i - n + 2 <= i; with n = 2 that is this

@@ -165,7 +165,7 @@ class Producer {
     }
   }
 
-  // WorkTileInfo, by copies and by thread 0; then the tile is full.
+  // Writes the tile's WorkTileInfo, arrays by cp.async and the other fields by thread 0, and arrives at tile_full.
   __device__ void publish(const Tile& tile, bool is_last, int first_seen) const {
     using Info = WorkTileInfo<Traits>;
     using Ranged = RangedWorkTileInfo<Traits>;
