@@ -58,14 +58,14 @@ __global__ void __launch_bounds__(256)
   });
 }
 
-// ---- statistics of queries ------------------------------------------------------------------------------------------
+// ---- lse and delta of queries ---------------------------------------------------------------------------------------
 
 // For every query that is in a segment: its lse and delta = rowsum(out * dout). kLanes lanes process a row, 16 bytes
 // per lane. They process kRowsPerGroup rows of a head's sorted list, whose loads are all in flight at once.
-constexpr int kRowsPerGroup = 4, kStatisticsThreads = 256;
+constexpr int kRowsPerGroup = 4, kLseDeltaThreads = 256;
 template <int kLanes>
-__global__ void __launch_bounds__(kStatisticsThreads) statistics_kernel(const AttentionParams p, int blocks_per_head) {
-  constexpr int kGroups = kStatisticsThreads / kLanes;
+__global__ void __launch_bounds__(kLseDeltaThreads) lse_delta_kernel(const AttentionParams p, int blocks_per_head) {
+  constexpr int kGroups = kLseDeltaThreads / kLanes;
   const int head = static_cast<int>(blockIdx.x) / blocks_per_head, chunk = threadIdx.x % kLanes;
   const int block_first = static_cast<int>(blockIdx.x) % blocks_per_head * kGroups * kRowsPerGroup;
   const int first = block_first + static_cast<int>(threadIdx.x) / kLanes;
@@ -92,27 +92,26 @@ __global__ void __launch_bounds__(kStatisticsThreads) statistics_kernel(const At
     for (int j = 0; j < 4; ++j) sum += low_half(x[j]) * low_half(y[j]) + high_half(x[j]) * high_half(y[j]);
 #pragma unroll
     for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, offset);
-    if (token[i] >= 0 && chunk == 0)
-      p.statistics[list + first + i * kGroups] = make_float2(p.lse[list + token[i]], sum);
+    if (token[i] >= 0 && chunk == 0) p.lse_delta[list + first + i * kGroups] = make_float2(p.lse[list + token[i]], sum);
   }
 }
 
 template <int kLanes>
-void compute_statistics(Stream stream, const AttentionParams& p, int64_t rows) {
-  constexpr int kRowsPerBlock = kStatisticsThreads / kLanes * kRowsPerGroup;
+void compute_lse_delta(Stream stream, const AttentionParams& p, int64_t rows) {
+  constexpr int kRowsPerBlock = kLseDeltaThreads / kLanes * kRowsPerGroup;
   const int blocks_per_head = (p.T + kRowsPerBlock - 1) / kRowsPerBlock;
-  statistics_kernel<kLanes>
-      <<<static_cast<unsigned>(rows / p.T * blocks_per_head), kStatisticsThreads, 0, stream>>>(p, blocks_per_head);
+  lse_delta_kernel<kLanes>
+      <<<static_cast<unsigned>(rows / p.T * blocks_per_head), kLseDeltaThreads, 0, stream>>>(p, blocks_per_head);
   check_launch("attention_backward", stream);
 }
 
 // ---- scratch and parameters -----------------------------------------------------------------------------------------
 
-// Layout of the scratch, in f32 elements: tile counters, statistics, then semaphores and dq accumulators of the sm_90
-// kernels (sm90::DqSums).
+// Layout of the scratch, in f32 elements: tile counters, lse and delta, then semaphores and dq accumulators of the
+// sm_90 kernels (sm90::DqAccum).
 constexpr int64_t kCounterElements = 64;  // two are used, padded to 256 bytes
 
-constexpr int64_t statistics_elements(int64_t rows) {
+constexpr int64_t lse_delta_elements(int64_t rows) {
   return (2 * rows + 3) / 4 * 4;  // what follows stays aligned to 16 bytes
 }
 
@@ -126,13 +125,13 @@ AttentionParams make_params(Context& ctx, const ConstTensor& q, const ConstTenso
   p.q = head_rows(q), p.k = head_rows(k, group), p.v = head_rows(v, group);
   p.lse = const_cast<float*>(lse.as<float>());
   p.tile_counter = static_cast<int*>(scratch.data);
-  p.statistics = reinterpret_cast<float2*>(scratch.as<float>() + kCounterElements);
-  float* rest = scratch.as<float>() + kCounterElements + statistics_elements(q.size(0) * q.size(1) * q.size(2));
-  const sm90::DqSums sums = sm90::plan_dq_sums(s, q.size(3));
+  p.lse_delta = reinterpret_cast<float2*>(scratch.as<float>() + kCounterElements);
+  float* rest = scratch.as<float>() + kCounterElements + lse_delta_elements(q.size(0) * q.size(1) * q.size(2));
+  const sm90::DqAccum dq = sm90::plan_dq_accum(s, q.size(3));
   p.dq_semaphores = reinterpret_cast<unsigned*>(rest);
-  p.ring_blocks = static_cast<int>(sums.ring_blocks), p.dq_accum_blocks = static_cast<int>(sums.accum_blocks);
-  p.dq_ring = rest + sums.semaphore_elements;
-  p.dq_accum = p.dq_ring + sums.ring_elements;
+  p.ring_blocks = static_cast<int>(dq.ring_blocks), p.dq_accum_blocks = static_cast<int>(dq.accum_blocks);
+  p.dq_ring = rest + dq.semaphore_elements;
+  p.dq_accum = p.dq_ring + dq.ring_elements;
   p.q_begin = s.q_begin.as<int32_t>(), p.k_begin = s.k_begin.as<int32_t>();
   p.q_index = s.q_index.as<int32_t>(), p.k_index = s.k_index.as<int32_t>();
   p.end_key = s.end_key.as<int32_t>(), p.begin_query = s.begin_query.as<int32_t>();
@@ -176,8 +175,8 @@ std::string describe_attention(const Context& /*ctx*/) {
 
 // Decides by compute capability, not by probe(): memory is planned before any kernel runs, and probe() launches one.
 int64_t attention_scratch(const Context& /*ctx*/, const Segments& segments, int64_t D) {
-  return kCounterElements + statistics_elements(segments.q_segment.numel()) +
-         (properties().compute == 90 ? sm90::plan_dq_sums(segments, D).elements() : 0);
+  return kCounterElements + lse_delta_elements(segments.q_segment.numel()) +
+         (properties().compute == 90 ? sm90::plan_dq_accum(segments, D).elements() : 0);
 }
 
 void attention_forward(Context& ctx, Tensor out, Tensor lse, ConstTensor q, ConstTensor k, ConstTensor v,
@@ -209,7 +208,7 @@ void attention_backward(Context& ctx, Tensor dq, Tensor dk, Tensor dv, ConstTens
         p, segments.q_segment.as<uint16_t>(), segments.k_segment.as<uint16_t>(), rows);
     check_launch("attention_backward", ctx.stream());
   }
-  p.D <= 64 ? compute_statistics<8>(ctx.stream(), p, rows) : compute_statistics<16>(ctx.stream(), p, rows);
+  p.D <= 64 ? compute_lse_delta<8>(ctx.stream(), p, rows) : compute_lse_delta<16>(ctx.stream(), p, rows);
   const Backend& chosen = backend();
   chosen.backward(ctx, p, segments);
   if (inverse_norm)

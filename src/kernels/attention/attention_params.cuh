@@ -13,9 +13,9 @@ namespace scfa::gpu {
 
 struct AttentionParams {
   HeadRows q, k, v, out, dout, dq, dk, dv;
-  float* lse;          // (B, H, T), in token order
-  float2* statistics;  // (B, H, T), sorted queries, for backward: lse in log2 units (FlashAttention-3: LSE_log2)
-                       // and delta = rowsum(out * dout) (dPsum), side by side
+  float* lse;         // (B, H, T), in token order
+  float2* lse_delta;  // (B, H, T), sorted queries, for backward: lse in log2 units (FlashAttention-3: LSE_log2)
+                      // and delta = rowsum(out * dout) (dPsum), side by side
   const int *q_begin, *k_begin, *q_index, *k_index, *end_key, *begin_query;  // as in Segments
   const int *begin_key, *end_query;                                          // likewise; null without ranges
   const void* work_items;   // the kernel's work list, of QueryTile, KeyTile or SingleBlockSegment

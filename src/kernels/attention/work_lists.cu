@@ -33,10 +33,10 @@ __global__ void __launch_bounds__(kThreads) count_work_kernel(SegmentLists lists
 // ---- placing --------------------------------------------------------------------------------------------------------
 
 // Writes every `step`th key tile of a segment from tile `from` on; the segment's last tile stands first in the list.
-template <bool kRanges>
+template <bool kIsLocal>
 __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const SlotItem& segment, int dq_block,
                                 int tile_rows, int from, int step) {
-  constexpr int kAtOnce = kRanges ? 2 : 4;  // whose loads are under way together; with ranges there are more
+  constexpr int kAtOnce = kIsLocal ? 2 : 4;  // whose loads are under way together; with ranges there are more
   const int tiles = tiles_of(segment.rows, tile_rows);
   for (int tile0 = from; tile0 < tiles; tile0 += kAtOnce * step) {
     int begin[kAtOnce], next_begin[kAtOnce], end[kAtOnce], previous_end[kAtOnce];
@@ -44,7 +44,7 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Sl
     for (int i = 0; i < kAtOnce; ++i) {
       const int tile = tile0 + i * step, offset = segment.outer_offset + tile * tile_rows;
       const bool is_first = tile == 0 || tile >= tiles, is_last = tile + 1 >= tiles;
-      const auto end_before = [&](int key) { return kRanges ? lists.end_query[key - 1] : segment.inner_rows; };
+      const auto end_before = [&](int key) { return kIsLocal ? lists.end_query[key - 1] : segment.inner_rows; };
       // The minima let a tile begin at or before the end of the previous one, so that queries that see no key are in a
       // tile too.
       previous_end[i] = is_first ? 0 : end_before(offset);
@@ -74,20 +74,20 @@ __device__ void place_key_tiles(const SegmentLists& lists, KeyTile* to, const Sl
 
 // The key tiles of all segments that the lanes of a warp have (is_placed). A lane writes few tiles alone, and the
 // whole warp writes many.
-template <bool kRanges>
+template <bool kIsLocal>
 __device__ void place_segments(const SegmentLists& lists, KeyTile* tiles, bool is_placed, const SlotItem& item,
                                Count at, int tile_rows) {
   constexpr int kFew = 8;
   const int count = is_placed ? tiles_of(item.rows, tile_rows) : 0;
   KeyTile* to = tiles + static_cast<unsigned>(at.value);
-  if (count > 0 && count <= kFew) place_key_tiles<kRanges>(lists, to, item, at.query_blocks(), tile_rows, 0, 1);
+  if (count > 0 && count <= kFew) place_key_tiles<kIsLocal>(lists, to, item, at.query_blocks(), tile_rows, 0, 1);
   for (unsigned many = __ballot_sync(kFullMask, count > kFew); many != 0; many &= many - 1) {
     const int lane = __ffs(static_cast<int>(many)) - 1;
     const auto from = [&](int x) { return __shfl_sync(kFullMask, x, lane); };
     const SlotItem theirs{from(item.head),         from(item.segment),   0, from(item.rows), from(item.outer_offset),
                           from(item.inner_offset), from(item.inner_rows)};
-    place_key_tiles<kRanges>(lists, tiles + from(at.items()), theirs, from(at.query_blocks()), tile_rows,
-                             static_cast<int>(threadIdx.x) % 32, 32);
+    place_key_tiles<kIsLocal>(lists, tiles + from(at.items()), theirs, from(at.query_blocks()), tile_rows,
+                              static_cast<int>(threadIdx.x) % 32, 32);
   }
 }
 
@@ -113,7 +113,7 @@ static_assert(offsetof(WorkCounts, single_block_segments) == 4 * kSingleBlockSeg
                   offsetof(WorkCounts, multi_block_query_tiles) + 4 * kWideKeyTiles);
 
 // A block reserves space in each bin by one atomicAdd for all its items: one per item would contend for few addresses.
-template <bool kRanges>
+template <bool kIsLocal>
 __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists, WorkListParams work, int slots) {
   extern __shared__ int shared_starts[];
   __shared__ Count starts[kBins], counts[kBins];
@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(kThreads) place_work_kernel(SegmentLists lists
     const Count at{is_placed ? starts[bin_of[list]].value + rank[list].value : 0};
     const SlotItem& item = found[list];
     if (is_of_keys(list))
-      place_segments<kRanges>(lists, list == kKeyTiles ? work.key_tiles : work.wide_key_tiles, is_placed, item, at,
-                              rows_of_tile(list));
+      place_segments<kIsLocal>(lists, list == kKeyTiles ? work.key_tiles : work.wide_key_tiles, is_placed, item, at,
+                               rows_of_tile(list));
     else if (is_placed && list == kSingleBlockSegments)
       work.single_block_segments[at.items()] = {item.head,         item.segment,      item.rows, item.inner_rows,
                                                 item.outer_offset, item.inner_offset, {}};

@@ -10,7 +10,7 @@ struct AttentionParams;
 namespace sm80 {
 
 // D is a multiple of 8 up to 128. forward uses the counter at p.tile_counter, backward that one and the next; both must
-// be zero. Rows in no segment are not written. backward reads p.statistics.
+// be zero. Rows in no segment are not written. backward reads p.lse_delta.
 void forward(Context& ctx, const AttentionParams& p, const Segments& segments);
 void backward(Context& ctx, const AttentionParams& p, const Segments& segments);
 

@@ -16,12 +16,12 @@ namespace {
 // A block owns a key tile of kBlockN rows, a warp 16 of them. Queries and dout come in steps of kBlockM rows, from the
 // first query on that sees the tile's first key. Scores are transposed (keys by queries), so that probabilities become
 // an A fragment without leaving their registers.
-template <class Traits, bool kRanges, bool kAccumulate>
+template <class Traits, bool kIsLocal, bool kAccumulate>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     attention_backward_dk_dv_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockM = Traits::kInnerRows, kBlockN = Traits::kOuterRows;
   extern __shared__ __align__(1024) unsigned char shared[];
-  __shared__ float2 statistics[2][kBlockM];  // lse and delta of the queries of a step, by stage
+  __shared__ float2 lse_delta[2][kBlockM];  // lse and delta of the queries of a step, by stage
   const uint32_t keys = shared_address(shared), values = keys + Traits::OuterTile::kBytes;
   const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16;
   for (TileScheduler<KeyTile, kBlockN> scheduler; scheduler.next(p);) {
@@ -37,35 +37,36 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
       key_rows.copy(values, p.v.kv_head(tile.head, p.H), p.D);
     }
     const HeadView q = p.q.head(tile.head, p.H), dout = p.dout.head(tile.head, p.H);
-    const float2* of_segment = p.statistics + tile.query_offset;
+    const float2* of_segment = p.lse_delta + tile.query_offset;
     const auto load = [&](int step) {
       inner.load(step, q, dout, p.D, [&](int) {
         if (threadIdx.x < kBlockM) {
           const int row = inner.row(step) + static_cast<int>(threadIdx.x);
           const bool valid = row < tile.end_query;
-          copy_async<8>(shared_address(&statistics[step % 2][threadIdx.x]), of_segment + (valid ? row : 0), valid);
+          copy_async<8>(shared_address(&lse_delta[step % 2][threadIdx.x]), of_segment + (valid ? row : 0), valid);
         }
       });
     };
     load(0);
     const RowBounds from(first_queries, first, tile.num_keys, INT_MAX);
-    const RowBounds until = kRanges ? RowBounds(p.end_query + tile.key_offset, first, tile.num_keys, 0) : RowBounds();
+    const RowBounds until = kIsLocal ? RowBounds(p.end_query + tile.key_offset, first, tile.num_keys, 0) : RowBounds();
     float dk[1][kD / 8][4] = {}, dv[1][kD / 8][4] = {};
     for_each_step(inner.steps(), load, [&](int step) {
       const int begin = inner.row(step);
-      if (begin + kBlockM <= from.least || (kRanges && begin >= until.most)) return;  // no query sees a key of the warp
+      // No query sees a key of the warp.
+      if (begin + kBlockM <= from.least || (kIsLocal && begin >= until.most)) return;
       float s[1][kBlockM / 8][4] = {}, ds[1][kBlockM / 8][4] = {};
       warp_gemm<1, kBlockM, kD, kBlockN>(s, keys, first, inner.first(step));
       warp_gemm<1, kBlockM, kD, kBlockN>(ds, values, first, inner.second(step));
-      const bool masked = begin < from.most || begin + kBlockM > (kRanges ? until.least : tile.end_query);
+      const bool masked = begin < from.most || begin + kBlockM > (kIsLocal ? until.least : tile.end_query);
 #pragma unroll
       for (int j = 0; j < kBlockM / 8; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int column = 8 * j + 2 * (lane % 4) + i % 2, query = begin + column;
-          const float2 of_query = statistics[step % 2][column];
+          const float2 of_query = lse_delta[step % 2][column];
           float probability = exp2_fast(s[0][j][i] * p.scale_log2 - of_query.x);
-          const int end = kRanges ? until.bound[i / 2] : tile.end_query;
+          const int end = kIsLocal ? until.bound[i / 2] : tile.end_query;
           if (masked && (query < from.bound[i / 2] || query >= end)) probability = 0.0f;
           s[0][j][i] = probability;
           ds[0][j][i] = probability * (ds[0][j][i] - of_query.y);

@@ -14,8 +14,8 @@ namespace {
 
 // A block owns a query tile of kBlockM rows, a warp 16 of them. Keys and values come in steps of kBlockN rows.
 // With ranges three blocks per SM would spill registers.
-template <class Traits, bool kRanges, bool kAccumulate>
-__global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlocksPerSm)
+template <class Traits, bool kIsLocal, bool kAccumulate>
+__global__ void __launch_bounds__(Traits::kThreads, kIsLocal ? 2 : Traits::kBlocksPerSm)
     attention_backward_dq_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows;
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -25,9 +25,9 @@ __global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlock
     const QueryTile tile = scheduler.tile();
     if (tile.num_queries <= 0) continue;
     const int* limits = p.end_key + tile.query_offset;
-    const int* firsts = kRanges ? p.begin_key + tile.query_offset : nullptr;
+    const int* firsts = kIsLocal ? p.begin_key + tile.query_offset : nullptr;
     InnerRows<Traits> inner(queries + Traits::kStageStart, p.k_index + tile.key_offset,
-                            kRanges ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);
+                            kIsLocal ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);
     {
       RowGather<kBlockM, kD, Traits::kThreads> query_rows;
       query_rows.look_up(p.q_index + tile.query_offset, 0, tile.num_queries);
@@ -38,30 +38,30 @@ __global__ void __launch_bounds__(Traits::kThreads, kRanges ? 2 : Traits::kBlock
     const auto load = [&](int step) { inner.load(step, k, v, p.D, [](int) {}); };
     load(0);
     const RowBounds visible(limits, first, tile.num_queries, 0);
-    const RowBounds hidden = kRanges ? RowBounds(firsts, first, tile.num_queries, 0) : RowBounds();
+    const RowBounds hidden = kIsLocal ? RowBounds(firsts, first, tile.num_queries, 0) : RowBounds();
     float lse[2], delta[2], dq[1][kD / 8][4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = first + 8 * half + lane / 4;
       const bool valid = row < tile.num_queries;
-      const float2 statistics = p.statistics[tile.query_offset + (valid ? row : 0)];
-      lse[half] = valid ? statistics.x : INFINITY;
-      delta[half] = valid ? statistics.y : 0.0f;
+      const float2 lse_delta = p.lse_delta[tile.query_offset + (valid ? row : 0)];
+      lse[half] = valid ? lse_delta.x : INFINITY;
+      delta[half] = valid ? lse_delta.y : 0.0f;
     }
     for_each_step(inner.steps(), load, [&](int step) {
       const int begin = inner.row(step);
-      if (begin >= visible.most || (kRanges && begin + kBlockN <= hidden.least)) return;
+      if (begin >= visible.most || (kIsLocal && begin + kBlockN <= hidden.least)) return;
       float s[1][kBlockN / 8][4] = {}, ds[1][kBlockN / 8][4] = {};
       warp_gemm<1, kBlockN, kD, kBlockM>(s, queries, first, inner.first(step));
       warp_gemm<1, kBlockN, kD, kBlockM>(ds, douts, first, inner.second(step));
-      const bool masked = begin + kBlockN > visible.least || (kRanges && begin < hidden.most);
+      const bool masked = begin + kBlockN > visible.least || (kIsLocal && begin < hidden.most);
 #pragma unroll
       for (int j = 0; j < kBlockN / 8; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float probability = exp2_fast(s[0][j][i] * p.scale_log2 - lse[i / 2]);
           const int key = begin + 8 * j + 2 * (lane % 4) + i % 2;
-          if (masked && (key >= visible.bound[i / 2] || (kRanges && key < hidden.bound[i / 2]))) probability = 0.0f;
+          if (masked && (key >= visible.bound[i / 2] || (kIsLocal && key < hidden.bound[i / 2]))) probability = 0.0f;
           ds[0][j][i] = probability * (ds[0][j][i] - delta[i / 2]);
         }
       warp_gemm_rs<1, kBlockN, kD>(dq, ds, inner.first(step));

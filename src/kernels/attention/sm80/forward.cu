@@ -15,7 +15,7 @@ namespace {
 
 // A block owns a query tile of kBlockM rows, a warp 16 of them. Keys and values come in steps of kBlockN rows. Tuned
 // for segments of 512 rows and more.
-template <class Traits, bool kRanges, bool kAccumulate>
+template <class Traits, bool kIsLocal, bool kAccumulate>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     attention_forward_sm80_kernel(const AttentionParams p) {
   constexpr int kD = Traits::kD, kBlockN = Traits::kInnerRows, kBlockM = Traits::kOuterRows;
@@ -29,23 +29,23 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
     RowGather<kBlockM, kD, Traits::kThreads> query_rows;
     query_rows.look_up(p.q_index + tile.query_offset, 0, tile.num_queries);
     // end_key is non-decreasing, so the last query sees what all see.
-    const int* firsts = kRanges ? p.begin_key + tile.query_offset : nullptr;
+    const int* firsts = kIsLocal ? p.begin_key + tile.query_offset : nullptr;
     InnerRows<Traits> inner(queries + Traits::kStageStart, p.k_index + tile.key_offset,
-                            kRanges ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);
+                            kIsLocal ? firsts[0] / kBlockN * kBlockN : 0, limits[tile.num_queries - 1]);
     query_rows.copy(queries, p.q.head(tile.head, p.H), p.D);
     const HeadView k = p.k.kv_head(tile.head, p.H), v = p.v.kv_head(tile.head, p.H);
     const auto load = [&](int step) { inner.load(step, k, v, p.D, [](int) {}); };
     load(0);
     const RowBounds visible(limits, first, tile.num_queries, 0);
-    const RowBounds hidden = kRanges ? RowBounds(firsts, first, tile.num_queries, 0) : RowBounds();
+    const RowBounds hidden = kIsLocal ? RowBounds(firsts, first, tile.num_queries, 0) : RowBounds();
     OnlineSoftmax softmax;
     float out[1][kD / 8][4] = {};
     for_each_step(inner.steps(), load, [&](int step) {
       const int begin = inner.row(step);
-      if (begin >= visible.most || (kRanges && begin + kBlockN <= hidden.least)) return;  // the warp sees no key of it
+      if (begin >= visible.most || (kIsLocal && begin + kBlockN <= hidden.least)) return;  // the warp sees no key of it
       float s[1][kBlockN / 8][4] = {};
       warp_gemm<1, kBlockN, kD, kBlockM>(s, queries, first, inner.first(step));
-      const bool masked = begin + kBlockN > visible.least || (kRanges && begin < hidden.most);
+      const bool masked = begin + kBlockN > visible.least || (kIsLocal && begin < hidden.most);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (masked) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSm)
 #pragma unroll
             for (int i = 0; i < 2; ++i)
               if (const int key = begin + 8 * j + 2 * (lane % 4) + i;
-                  key >= visible.bound[half] || (kRanges && key < hidden.bound[half]))
+                  key >= visible.bound[half] || (kIsLocal && key < hidden.bound[half]))
                 s[0][j][2 * half + i] = -INFINITY;
         }
         softmax.update<kBlockN, kD>(s, out, half, p.scale_log2);

@@ -8,7 +8,7 @@
 
 namespace scfa::gpu::sm90 {
 
-DqSums plan_dq_sums(const Segments& s, int64_t D) {
+DqAccum plan_dq_accum(const Segments& s, int64_t D) {
   const int64_t heads = s.q_segment.size(0) * s.q_segment.size(1), T = s.q_segment.size(2);
   const int64_t sms = properties().multiprocessors, blocks_per_head = T / kQueryBlock + 1, columns = D <= 64 ? 64 : 128;
   // The ring must hold the queries of one segment, and about twice the rows in the tiles of all thread blocks, which

@@ -10,7 +10,7 @@ struct AttentionParams;
 namespace sm90 {
 
 // D is a multiple of 8 up to 128. forward uses the counter at p.tile_counter, backward that one and the next; both must
-// be zero. Rows in no segment are not written. backward reads p.statistics. Where p.inverse_norm is given and no head
+// be zero. Rows in no segment are not written. backward reads p.lse_delta. Where p.inverse_norm is given and no head
 // is untied, it adds the gradient through the keys to dq and does not write dk.
 void forward(Context& ctx, const AttentionParams& p, const Segments& segments);
 void backward(Context& ctx, const AttentionParams& p, const Segments& segments);
@@ -24,13 +24,13 @@ void backward_single_block_segments(Stream stream, const AttentionParams& p, con
 inline constexpr int64_t kMaxKeyTiles = 65535;
 
 // What backward needs of the scratch: p.dq_semaphores, p.dq_ring and p.dq_accum, in this order. Sizes in f32 elements.
-struct DqSums {
+struct DqAccum {
   int64_t ring_blocks;   // blocks of queries in dq_ring
   int64_t accum_blocks;  // blocks of queries in a thread block's part of dq_accum; 0: no segment is taken whole
   int64_t semaphore_elements, ring_elements, accum_elements;
   int64_t elements() const { return semaphore_elements + ring_elements + accum_elements; }
 };
-DqSums plan_dq_sums(const Segments& segments, int64_t D);
+DqAccum plan_dq_accum(const Segments& segments, int64_t D);
 
 }  // namespace sm90
 }  // namespace scfa::gpu

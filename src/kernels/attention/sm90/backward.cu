@@ -12,7 +12,7 @@ namespace {
 template <class Storage, class Dq>
 __device__ inline void consume_key_tiles(const AttentionParams& p, const Storage& storage) {
   using Traits = typename Storage::Traits;
-  const WarpTile warp_tile;
+  const WarpCoord coord;
   uint32_t ds_phases = 0;
   PipelineState<Traits::kTileStages> tiles;
   PipelineState<Traits::kStages> stages;
@@ -20,10 +20,10 @@ __device__ inline void consume_key_tiles(const AttentionParams& p, const Storage
     mbarrier_wait(tiles.barrier(storage.tile_full()), tiles.parity());
     fence_proxy_async();
     if (warp_uniform(WorkTileInfoView<Traits>{storage.work_tile(tiles.stage)}.head()) < 0) break;
-    KeyTileConsumer<Storage, Dq> tile(p, storage, warp_tile, stages, ds_phases, tiles.stage);
+    KeyTileConsumer<Storage, Dq> tile(p, storage, coord, stages, ds_phases, tiles.stage);
     tile.compute();
     // No warp of the group reads its rows of the values any more. Other groups may still read keys.
-    named_barrier_sync(kConsumerBarrier0 + warp_tile.group);
+    named_barrier_sync(kConsumerBarrier0 + coord.warp_group);
     tile.write(storage.inverse_norm(tiles.stage));
     mbarrier_arrive_warp(tiles.barrier(storage.tile_empty()));
     tiles.next();

@@ -27,7 +27,7 @@ namespace scfa::gpu::sm90 {
 
 // store: nothing is there yet. kEvictLast: with L2::evict_last.
 template <bool kEvictLast>
-__device__ inline void add_to_sums(float4* to, const float (&dq)[32], bool store) {
+__device__ inline void add_to_accum(float4* to, const float (&dq)[32], bool store) {
   uint64_t policy = 0;
   if (kEvictLast) asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
 #pragma unroll
@@ -52,7 +52,7 @@ __device__ inline void add_to_sums(float4* to, const float (&dq)[32], bool store
   }
 }
 template <int kN>
-__device__ inline void load_sums(float (&dq)[kN], const float4* from) {
+__device__ inline void load_accum(float (&dq)[kN], const float4* from) {
 #pragma unroll
   for (int c = 0; c < kN / 4; ++c)
     asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -63,9 +63,9 @@ __device__ inline void load_sums(float (&dq)[kN], const float4* from) {
 
 // The same, or zeros where nothing has been added.
 template <int kN>
-__device__ inline void load_sums_if(float (&dq)[kN], bool any, const float4* from) {
+__device__ inline void load_accum_if(float (&dq)[kN], bool any, const float4* from) {
   if (any) {
-    load_sums(dq, from);
+    load_accum(dq, from);
   } else {
 #pragma unroll
     for (float& x : dq) x = 0.0f;
@@ -73,12 +73,13 @@ __device__ inline void load_sums_if(float (&dq)[kN], bool any, const float4* fro
 }
 
 // Where a consumer warp's rows of a key tile are.
-struct WarpTile {
-  int group, group_first, warp, warp_first, row;  // rows of the tile; row: the thread's first
-  __device__ WarpTile() {
-    group = warp_uniform(threadIdx.x / kWarpgroupSize) - 1;
+struct WarpCoord {
+  int warp_group, warp_group_first, warp, warp_first, row;  // rows of the tile; row: the thread's first
+  __device__ WarpCoord() {
+    warp_group = warp_uniform(threadIdx.x / kWarpgroupSize) - 1;
     warp = warp_uniform(threadIdx.x / 32) % 4;
-    group_first = 64 * group, warp_first = group_first + 16 * warp, row = warp_first + threadIdx.x % 32 / 4;
+    warp_group_first = 64 * warp_group, warp_first = warp_group_first + 16 * warp,
+    row = warp_first + threadIdx.x % 32 / 4;
   }
 };
 
@@ -99,9 +100,9 @@ struct DqPrivate {
   const AttentionParams& p;
   const Storage& storage;
   WorkTileInfoView<Traits> info;
-  WarpTile warp_tile;
+  WarpCoord coord;
 
-  __device__ float4* sums(int m_block, int column_half) const {
+  __device__ float4* accum(int m_block, int column_half) const {
     const int thread = opaque(threadIdx.x % kWarpgroupSize),
               accum_block = opaque(static_cast<int>(blockIdx.x)) * p.dq_accum_blocks + m_block;
     return reinterpret_cast<float4*>(p.dq_accum + accum_block * int64_t{64 * kD}) + column_half * 8 * kWarpgroupSize +
@@ -111,9 +112,9 @@ struct DqPrivate {
   __device__ unsigned poll(int) const { return 0; }
   __device__ void wait(int, unsigned) const {}
   __device__ void add(const float (&dq)[32], int m_block, int column_half, bool&) const {
-    const bool store = Traits::kRanges ? m_block * kQueryBlock >= warp_uniform(info.previous_end())
-                                       : warp_uniform(info.n_block()) == 0;
-    add_to_sums<true>(sums(m_block, column_half), dq, store);
+    const bool store = Traits::kIsLocal ? m_block * kQueryBlock >= warp_uniform(info.previous_end())
+                                        : warp_uniform(info.n_block()) == 0;
+    add_to_accum<true>(accum(m_block, column_half), dq, store);
   }
   __device__ void signal(int, int) const {}
 
@@ -122,17 +123,17 @@ struct DqPrivate {
   __device__ void merge(float (&dk)[kD / 2], const float (&dv)[kD / 2], const KeyTileEpilogue& e) const {
     using T = typename Traits::OuterTile;
     const float one[2] = {1.0f, 1.0f};
-    const int m_block = warp_uniform(info.n_block()) * Traits::kConsumerWarpgroups + warp_tile.group;
+    const int m_block = warp_uniform(info.n_block()) * Traits::kConsumerWarpgroups + coord.warp_group;
     const auto token = [&](int row) { return info.token(row); };
     float dq[kD / 2];
-    if (kD == 64) load_sums_if(dq, m_block < e.m_block_max, sums(m_block, 0));
-    scatter<T>(dv, one, e.values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
-    if (kD > 64) load_sums_if(dq, m_block < e.m_block_max, sums(m_block, 0));
-    const float inverse_norm[2] = {e.norm(warp_tile.row), e.norm(warp_tile.row + 8)};
-    l2_normalise_backward<T>(dk, e.keys, warp_tile.row, inverse_norm, p.scale);
+    if (kD == 64) load_accum_if(dq, m_block < e.m_block_max, accum(m_block, 0));
+    scatter<T>(dv, one, e.values, coord.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
+    if (kD > 64) load_accum_if(dq, m_block < e.m_block_max, accum(m_block, 0));
+    const float inverse_norm[2] = {e.norm(coord.row), e.norm(coord.row + 8)};
+    l2_normalise_backward<T>(dk, e.keys, coord.row, inverse_norm, p.scale);
 #pragma unroll
     for (int i = 0; i < kD / 2; ++i) dk[i] += dq[i] * p.scale;
-    scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
+    scatter<T>(dk, one, e.values, coord.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
   }
 
   __device__ void write_dq(const KeyTileEpilogue& e) const {
@@ -140,12 +141,12 @@ struct DqPrivate {
     const float scale[2] = {p.scale, p.scale};
     const int* index = p.q_index + warp_uniform(info.query_offset());
     const int first_seen = warp_uniform(info.first_seen()), end = warp_uniform(info.end());
-    for (int query = warp_tile.group * kQueryBlock; query < end; query += Traits::kConsumerWarpgroups * kQueryBlock) {
+    for (int query = coord.warp_group * kQueryBlock; query < end; query += Traits::kConsumerWarpgroups * kQueryBlock) {
       float dq[kD / 2];
-      load_sums_if(dq, query >= first_seen, sums(query / kQueryBlock, 0));
+      load_accum_if(dq, query >= first_seen, accum(query / kQueryBlock, 0));
       scatter<typename Traits::OuterTile>(
-          dq, scale, e.values, warp_tile.warp_first, warp_tile.group_first + end - query, p.dq.head(e.head, p.H), p.D,
-          [&](int row) { return index[query + row - warp_tile.group_first]; },
+          dq, scale, e.values, coord.warp_first, coord.warp_group_first + end - query, p.dq.head(e.head, p.H), p.D,
+          [&](int row) { return index[query + row - coord.warp_group_first]; },
           std::conditional_t<Traits::kAccumulate, Accumulate<>, Overwrite>());
     }
   }
@@ -160,7 +161,7 @@ struct DqShared {
   const AttentionParams& p;
   const Storage& storage;
   WorkTileInfoView<Traits> info;
-  WarpTile warp_tile;
+  WarpCoord coord;
 
   // When this key tile adds to a block of queries.
   struct DqTurn {
@@ -173,54 +174,54 @@ struct DqShared {
     const auto order = info.dq_order();
     return {RingBlock(p, order.ring_position, order.ring_round, m_block), order.n_block,
             m_block * kQueryBlock < order.next_begin,
-            Traits::kRanges ? m_block * kQueryBlock >= info.previous_end() : order.n_block == 0};
+            Traits::kIsLocal ? m_block * kQueryBlock >= info.previous_end() : order.n_block == 0};
   }
   __device__ bool backwards() const { return false; }
   __device__ unsigned poll(int m_block) const {
-    return load_relaxed(turn_of(m_block).block.dq_semaphore(p, warp_tile.warp));
+    return load_relaxed(turn_of(m_block).block.dq_semaphore(p, coord.warp));
   }
   // By relaxed loads: see dq_semaphore.cuh.
   __device__ void wait(int m_block, unsigned polled) const {
     const DqTurn turn = turn_of(m_block);
     for (const Spin spin(SpinSite::kDqSemaphore, static_cast<uint32_t>(turn.block.position));
          polled != turn.block.awaited_value(turn.n_block, turn.adds_first); spin.again())
-      polled = load_relaxed(turn.block.dq_semaphore(p, warp_tile.warp));
+      polled = load_relaxed(turn.block.dq_semaphore(p, coord.warp));
     __syncwarp();
   }
   __device__ void signal(int m_block, int m_block_max) const {
     if (m_block < m_block_max - Traits::kDqSignalLag) return;  // the producer signals
     const DqTurn turn = turn_of(m_block);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) turn.block.signal(p, turn.n_block, turn.completes, warp_tile.warp, storage.fuses_norm());
+    if (threadIdx.x % 32 == 0) turn.block.signal(p, turn.n_block, turn.completes, coord.warp, storage.fuses_norm());
   }
   __device__ void add(float (&dq)[32], int m_block, int column_half, bool& is_first_side) const {
     const DqTurn turn = turn_of(m_block);
-    float4* sums = turn.block.sums(p, kD) + column_half * 8 * kWarpgroupSize;
+    float4* accum = turn.block.accum(p, kD) + column_half * 8 * kWarpgroupSize;
     if (!turn.completes) {
-      add_to_sums<false>(sums, dq, turn.adds_first);
+      add_to_accum<false>(accum, dq, turn.adds_first);
       return;
     }
     const bool begins_merge = column_half == 0 && storage.fuses_norm();
-    const unsigned observed = begins_merge ? turn.block.try_acquire_merge(p, warp_tile.warp) : 0;
+    const unsigned observed = begins_merge ? turn.block.try_acquire_merge(p, coord.warp) : 0;
     if (!turn.adds_first) {
 #pragma unroll
       for (int batch = 0; batch < 2; ++batch) {
         float others[16];
-        load_sums(others, sums + batch * 4 * kWarpgroupSize);
+        load_accum(others, accum + batch * 4 * kWarpgroupSize);
 #pragma unroll
         for (int i = 0; i < 16; ++i) dq[16 * batch + i] += others[i];
       }
     }
-    if (column_half == 0) is_first_side = !begins_merge || turn.block.wait_for_merge_turn(p, warp_tile.warp, observed);
+    if (column_half == 0) is_first_side = !begins_merge || turn.block.wait_for_merge_turn(p, coord.warp, observed);
     write(dq, m_block, column_half, is_first_side);
-    if (column_half + 1 == kD / 64 && storage.fuses_norm()) turn.block.release_merge(p, warp_tile.warp, is_first_side);
+    if (column_half + 1 == kD / 64 && storage.fuses_norm()) turn.block.release_merge(p, coord.warp, is_first_side);
   }
   // Writes complete sums as dq, or adds them to what the key side of a merge or another relation has written.
   __device__ void write(const float (&dq)[32], int m_block, int column_half, bool is_first_side) const {
     uint4 piece[2][2];
     accumulator_to_chunks(piece, dq, p.scale);
-    const int lane = opaque(threadIdx.x % 32), first = 16 * warp_tile.warp + lane / 4;
-    const int last = (Traits::kRanges ? info.num_queries() : info.end()) - 1 - m_block * kQueryBlock;
+    const int lane = opaque(threadIdx.x % 32), first = 16 * coord.warp + lane / 4;
+    const int last = (Traits::kIsLocal ? info.num_queries() : info.end()) - 1 - m_block * kQueryBlock;
     const int* index = p.q_index + info.query_offset() + m_block * kQueryBlock;
     const int head = info.head();
     __nv_bfloat16* data = p.dq.head(head, p.H).data + 64 * column_half + lane % 4 * 8;
@@ -243,23 +244,22 @@ struct DqShared {
   __device__ void merge(float (&dk)[kD / 2], const float (&dv)[kD / 2], const KeyTileEpilogue& e) const {
     using T = typename Traits::OuterTile;
     const float one[2] = {1.0f, 1.0f};
-    const int m_block = warp_uniform(info.n_block()) * Traits::kConsumerWarpgroups + warp_tile.group;
+    const int m_block = warp_uniform(info.n_block()) * Traits::kConsumerWarpgroups + coord.warp_group;
     const auto token = [&](int row) { return info.token(row); };
     const RingBlock block = turn_of(m_block).block;
     unsigned observed = 0;
-    if (m_block < e.m_block_max) observed = block.try_acquire_merge(p, warp_tile.warp);
-    scatter<T>(dv, one, e.values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
+    if (m_block < e.m_block_max) observed = block.try_acquire_merge(p, coord.warp);
+    scatter<T>(dv, one, e.values, coord.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token);
     if (kD > 64) __syncwarp();  // keeps the compiler from loading keys earlier, when there are no registers for them
-    const float inverse_norm[2] = {e.norm(warp_tile.row), e.norm(warp_tile.row + 8)};
-    l2_normalise_backward<T>(dk, e.keys, warp_tile.row, inverse_norm, p.scale);
+    const float inverse_norm[2] = {e.norm(coord.row), e.norm(coord.row + 8)};
+    l2_normalise_backward<T>(dk, e.keys, coord.row, inverse_norm, p.scale);
     if (m_block >= e.m_block_max) return;
-    const bool is_first_side = block.wait_for_merge_turn(p, warp_tile.warp, observed);
+    const bool is_first_side = block.wait_for_merge_turn(p, coord.warp, observed);
     if (is_first_side)
-      scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
+      scatter<T>(dk, one, e.values, coord.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token);
     else
-      scatter<T>(dk, one, e.values, warp_tile.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token,
-                 Accumulate<1>());
-    block.release_merge(p, warp_tile.warp, is_first_side);
+      scatter<T>(dk, one, e.values, coord.warp_first, e.num_rows, p.dq.head(e.head, p.H), p.D, token, Accumulate<1>());
+    block.release_merge(p, coord.warp, is_first_side);
   }
   __device__ void write_dq(const KeyTileEpilogue&) const {}
 };

@@ -33,7 +33,7 @@
 //
 // Why this cannot deadlock. Blocks take tiles in the order of the list, which has the last key tile of a segment first,
 // and each processes its tiles in the same order. The producer never waits for a semaphore. A segment has at
-// most ring_blocks blocks of queries (plan_dq_sums), so it never waits for itself.
+// most ring_blocks blocks of queries (plan_dq_accum), so it never waits for itself.
 //   - dq_semaphore: the wait is for a tile that stands before in the list: the next key tile of the same segment, or,
 //     for a position that is not free, tiles of an earlier segment. Whoever took these is running.
 //   - dq_dk_merge_semaphore, state + 1: the holder may be a tile later in the list, but it can always finish.
@@ -72,8 +72,8 @@ struct RingBlock {
     if (position >= p.ring_blocks) position -= p.ring_blocks, ++round;
   }
 
-  // The sums; layout: top of dq_accumulation.cuh. columns: the padded head dim.
-  __device__ float4* sums(const AttentionParams& p, int columns) const {
+  // The accumulators; layout: top of dq_accumulation.cuh. columns: the padded head dim.
+  __device__ float4* accum(const AttentionParams& p, int columns) const {
     return reinterpret_cast<float4*>(p.dq_ring + int64_t{position} * kQueryBlock * columns) +
            threadIdx.x % kWarpgroupSize;
   }

@@ -19,9 +19,9 @@ class ForwardConsumer {
 
  public:
   __device__ ForwardConsumer(const AttentionParams& params, const Storage& shared) : p(params), storage(shared) {
-    group = warp_uniform(threadIdx.x / kWarpgroupSize) - 1;
-    group_first = 64 * group;
-    warp_first = group_first + 16 * (warp_uniform(threadIdx.x / 32) % 4);
+    warp_group = warp_uniform(threadIdx.x / kWarpgroupSize) - 1;
+    warp_group_first = 64 * warp_group;
+    warp_first = warp_group_first + 16 * (warp_uniform(threadIdx.x / 32) % 4);
     row = warp_first + lane / 4;
   }
 
@@ -40,13 +40,14 @@ class ForwardConsumer {
  private:
   __device__ void compute_tile() {
     const int num_rows = warp_uniform(info.num_rows());
-    const int visible = group_first < num_rows
-                            ? warp_uniform(info.causal_bound(min(group_first + 63, num_rows - 1))) - tile_begin()
+    const int visible = warp_group_first < num_rows
+                            ? warp_uniform(info.causal_bound(min(warp_group_first + 63, num_rows - 1))) - tile_begin()
                             : 0;
     const int steps = (visible + kBlockN - 1) / kBlockN;
     int first_step = 0;  // of which the group sees keys
-    if constexpr (Traits::kRanges)
-      if (steps > 0) first_step = min((warp_uniform(info.window_bound(group_first)) - tile_begin()) / kBlockN, steps);
+    if constexpr (Traits::kIsLocal)
+      if (steps > 0)
+        first_step = min((warp_uniform(info.window_bound(warp_group_first)) - tile_begin()) / kBlockN, steps);
     // If the group sees only keys of the first half of the last step, only that half is computed.
     constexpr int kHalf = kBlockN > 64 ? kBlockN / 2 : kBlockN;
     const bool ends_in_half = kHalf < kBlockN && steps > first_step && visible - (steps - 1) * kBlockN <= kHalf;
@@ -55,7 +56,7 @@ class ForwardConsumer {
     float out[kD / 2] = {};
     uint32_t probabilities[kBlockN / 16][4];
     last_empty = 0;
-    if constexpr (Traits::kRanges) drain_stages(0, first_step);
+    if constexpr (Traits::kIsLocal) drain_stages(0, first_step);
 #pragma unroll 1
     for (int step = first_step; step < steps - ends_in_half; ++step) compute_step<kBlockN>(out, probabilities, step);
     if (ends_in_half) {
@@ -68,9 +69,9 @@ class ForwardConsumer {
     warpgroup_wait<0>();
     warpgroup_fence_operand(out);
     warpgroup_fence_operand(probabilities);
-    if (Traits::kRanges ? last_empty != 0 : steps > 0) mbarrier_arrive_warp(last_empty);
+    if (Traits::kIsLocal ? last_empty != 0 : steps > 0) mbarrier_arrive_warp(last_empty);
     drain_stages(steps, (warp_uniform(info.end()) - tile_begin() + kBlockN - 1) / kBlockN);
-    named_barrier_sync(kConsumerBarrier0 + group);  // no warp of the group reads its queries any more
+    named_barrier_sync(kConsumerBarrier0 + warp_group);  // no warp of the group reads its queries any more
     write(out);
   }
 
@@ -84,13 +85,13 @@ class ForwardConsumer {
     float s[kKeys / 2];
     warpgroup_fence_operand(s);
     warpgroup_arrive();
-    gemm_ss<kKeys, kBlockM, kBlockN, kD>(s, queries, group_first, keys);
+    gemm_ss<kKeys, kBlockM, kBlockN, kD>(s, queries, warp_group_first, keys);
     warpgroup_commit();
     warpgroup_wait<0>();
     warpgroup_fence_operand(s);
     warpgroup_fence_operand(out);
     warpgroup_fence_operand(operand);
-    if (Traits::kRanges ? last_empty != 0 : step > 0)
+    if (Traits::kIsLocal ? last_empty != 0 : step > 0)
       mbarrier_arrive_warp(last_empty);  // the GEMM of the step before is complete too
     last_empty = stages.barrier(storage.empty());
     update_softmax<kKeys>(s, out, keys, step);
@@ -113,11 +114,11 @@ class ForwardConsumer {
   template <int kKeys>
   __device__ void update_softmax(float (&s)[kKeys / 2], float (&out)[kD / 2], uint32_t keys, int step) {
     const int begin = tile_begin() + step * kBlockN;
-    bool masked = begin + kBlockN > warp_uniform(info.causal_bound(group_first));
-    if constexpr (Traits::kRanges)
-      masked |= begin < warp_uniform(info.window_bound(min(group_first + 63, info.num_rows() - 1)));
+    bool masked = begin + kBlockN > warp_uniform(info.causal_bound(warp_group_first));
+    if constexpr (Traits::kIsLocal)
+      masked |= begin < warp_uniform(info.window_bound(min(warp_group_first + 63, info.num_rows() - 1)));
     if (masked) mask<kKeys>(s, begin);
-    bool recompute_max = Traits::kRanges ? softmax.max_scaled[0] == -INFINITY : step == 0;
+    bool recompute_max = Traits::kIsLocal ? softmax.max_scaled[0] == -INFINITY : step == 0;
     float total[2], scores_scale[2];
     const auto rescale_o = [&] {
 #pragma unroll
@@ -141,7 +142,7 @@ class ForwardConsumer {
       }
     }
     if (recompute_max) {
-      max_get_scale<kKeys, Traits::kRanges>(scores_scale, softmax, s, p.scale_log2);
+      max_get_scale<kKeys, Traits::kIsLocal>(scores_scale, softmax, s, p.scale_log2);
       rescale_o();
       scale_apply_exp2<kKeys>(s, total, softmax, p.scale_log2);
     }
@@ -150,7 +151,7 @@ class ForwardConsumer {
 
   template <int kKeys>
   __device__ void mask(float (&s)[kKeys / 2], int begin) const {
-    if constexpr (Traits::kRanges) {
+    if constexpr (Traits::kIsLocal) {
       const int at = opaque(row);
       apply_range_mask<kKeys>(s, info.window_bound_address(at), info.causal_bound_address(at), begin);
     } else {
@@ -158,7 +159,7 @@ class ForwardConsumer {
     }
   }
   __device__ int tile_begin() const {
-    return Traits::kRanges ? warp_uniform(info.begin()) : 0;
+    return Traits::kIsLocal ? warp_uniform(info.begin()) : 0;
   }
 
   // Waits for and releases the stages of steps [begin, end), which only other warpgroups read.
@@ -192,7 +193,7 @@ class ForwardConsumer {
 
   const AttentionParams& p;
   const Storage& storage;
-  int group, group_first, warp_first, row;  // rows of the tile; row: the thread's first
+  int warp_group, warp_group_first, warp_first, row;  // rows of the tile; row: the thread's first
   const int lane = threadIdx.x % 32;
   PipelineState<Traits::kTileStages> tiles;
   PipelineState<Traits::kStages> stages;

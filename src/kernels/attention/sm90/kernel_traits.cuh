@@ -20,11 +20,11 @@ namespace scfa::gpu::sm90 {
 //   kStages              stages for steps
 //   kProducerRegs, kConsumerRegs  registers per thread of the producer warpgroup and of consumer warpgroups
 //   kHasDs               in backward: buffers of ds (kOuterRows x kInnerRows bf16), one per consumer warpgroup
-// kRanges: the first keys of a segment can be hidden from a query (Segments::has_ranges); FlashAttention-3: Is_local.
+// kIsLocal: the first keys of a segment can be hidden from a query (Segments::has_ranges); FlashAttention-3: Is_local.
 // kAccumulate: AttentionParams::accumulate.
-template <class Config, bool kRanges_, bool kAccumulate_>
+template <class Config, bool kIsLocal_, bool kAccumulate_>
 struct KernelTraits : Config {
-  static constexpr bool kRanges = kRanges_, kAccumulate = kAccumulate_;
+  static constexpr bool kIsLocal = kIsLocal_, kAccumulate = kAccumulate_;
   using Config::kD, Config::kConsumerWarpgroups, Config::kTileStages, Config::kInnerRows, Config::kStages;
   static constexpr int kOuterRows = 64 * kConsumerWarpgroups;
   static constexpr int kThreads = kWarpgroupSize * (1 + kConsumerWarpgroups);

@@ -79,30 +79,32 @@ class KeyTileConsumer {
 
  public:
   // ds_phases: bit i is the number of stores to ds buffer i so far, modulo 2. stage: of the tile.
-  __device__ KeyTileConsumer(const AttentionParams& params, const Storage& shared, const WarpTile& rows,
+  __device__ KeyTileConsumer(const AttentionParams& params, const Storage& shared, const WarpCoord& rows,
                              PipelineState<Traits::kStages>& inner_stages, uint32_t& phases, int stage)
       : p(params),
         storage(shared),
-        warp_tile(rows),
+        coord(rows),
         stages(inner_stages),
         ds_phases(phases),
         info{shared.work_tile(stage)},
         keys(shared.outer(stage, 0)),
         values(shared.outer(stage, 1)),
-        dq_sums{params, shared, info, rows} {
+        dq_accum{params, shared, info, rows} {
     m_block_min = warp_uniform(info.begin()) / kBlockM;
     m_block_max = (warp_uniform(info.end()) + kBlockM - 1) / kBlockM;
     num_m_blocks = max(m_block_max - m_block_min, 0);
-    backwards = dq_sums.backwards();
+    backwards = dq_accum.backwards();
     m_block_step = backwards ? -1 : 1;
-    const int rows_of_group = warp_uniform(info.num_rows()) - warp_tile.group_first;
-    group_m_block_min = rows_of_group > 0 ? warp_uniform(info.causal_bound(warp_tile.group_first)) / kBlockM : INT_MAX;
-    group_m_block_masking_max =
-        rows_of_group >= 64 ? (warp_uniform(info.causal_bound(warp_tile.group_first + 63)) + kBlockM - 1) / kBlockM
-                            : INT_MAX;
-    if constexpr (Traits::kRanges) {
-      const int last = warp_tile.group_first + min(63, rows_of_group - 1);
-      group_m_block_max = rows_of_group > 0 ? (warp_uniform(info.window_bound(last)) + kBlockM - 1) / kBlockM : 0;
+    const int warp_group_rows = warp_uniform(info.num_rows()) - coord.warp_group_first;
+    warp_group_m_block_min =
+        warp_group_rows > 0 ? warp_uniform(info.causal_bound(coord.warp_group_first)) / kBlockM : INT_MAX;
+    warp_group_m_block_masking_max =
+        warp_group_rows >= 64 ? (warp_uniform(info.causal_bound(coord.warp_group_first + 63)) + kBlockM - 1) / kBlockM
+                              : INT_MAX;
+    if constexpr (Traits::kIsLocal) {
+      const int last = coord.warp_group_first + min(63, warp_group_rows - 1);
+      warp_group_m_block_max =
+          warp_group_rows > 0 ? (warp_uniform(info.window_bound(last)) + kBlockM - 1) / kBlockM : 0;
     }
   }
 
@@ -126,10 +128,10 @@ class KeyTileConsumer {
       // this waits for another tile: otherwise, with ranges, tiles would wait for one another in a chain.
       const int last = backwards ? m_block_min : m_block_max - 1, pending = owns_dq(last) ? last : last - m_block_step;
       const int added = last - kDqDelay * m_block_step;
-      if (num_m_blocks > kDqDelay && owns_dq(added)) dq_sums.signal(added, m_block_max);
+      if (num_m_blocks > kDqDelay && owns_dq(added)) dq_accum.signal(added, m_block_max);
       if (owns_dq(pending) && (pending == last || num_m_blocks > 1)) {
         compute_dq(pending, [](int) {});
-        dq_sums.signal(pending, m_block_max);
+        dq_accum.signal(pending, m_block_max);
       }
     }
   }
@@ -139,7 +141,7 @@ class KeyTileConsumer {
     const KeyTileEpilogue e{keys,       values, inverse_norm, warp_uniform(info.head()), warp_uniform(info.num_rows()),
                             m_block_max};
     if (storage.fuses_norm())
-      dq_sums.merge(dk, dv, e);
+      dq_accum.merge(dk, dv, e);
     else
       write_separately(e);
   }
@@ -150,19 +152,19 @@ class KeyTileConsumer {
     const float scale[2] = {p.scale, p.scale}, one[2] = {1.0f, 1.0f};
     using T = typename Traits::OuterTile;
     const std::conditional_t<Traits::kAccumulate, Accumulate<>, Overwrite> existing;
-    scatter<T>(dv, one, values, warp_tile.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token, existing);
-    scatter<T>(dk, scale, values, warp_tile.warp_first, e.num_rows, p.dk.head(e.head, p.H), p.D, token, existing);
-    dq_sums.write_dq(e);
+    scatter<T>(dv, one, values, coord.warp_first, e.num_rows, p.dv.head(e.head, p.H), p.D, token, existing);
+    scatter<T>(dk, scale, values, coord.warp_first, e.num_rows, p.dk.head(e.head, p.H), p.D, token, existing);
+    dq_accum.write_dq(e);
   }
 
   __device__ bool owns_dq(int m_block) const {
-    return m_block % kWarpgroups == warp_tile.group;
+    return m_block % kWarpgroups == coord.warp_group;
   }
 
   __device__ __forceinline__ void issue_scores(float (&s)[kBlockM / 2]) {
     warpgroup_fence_operand(s);
     warpgroup_arrive();
-    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(s, keys, warp_tile.group_first, storage.inner(stages.stage, 0));
+    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(s, keys, coord.warp_group_first, storage.inner(stages.stage, 0));
     warpgroup_commit();
   }
 
@@ -172,7 +174,7 @@ class KeyTileConsumer {
     const bool has_pending_dq = owns_dq_of_step_back(kDqDelay);
     const uint32_t empty = stages.barrier(storage.empty());
     const auto issue_next_scores = [&] {
-      if (owns_dq_of_step_back(kDqDelay + 1)) dq_sums.signal(m_block - (kDqDelay + 1) * m_block_step, m_block_max);
+      if (owns_dq_of_step_back(kDqDelay + 1)) dq_accum.signal(m_block - (kDqDelay + 1) * m_block_step, m_block_max);
       // One wait covers the next scores and this step's last GEMM. The scores issued in the last step are not used.
       if (step + 1 < num_m_blocks) {
         stages.next();
@@ -183,7 +185,7 @@ class KeyTileConsumer {
       warpgroup_wait<0>();
       warpgroup_fence_operand(s);
     };
-    if (m_block >= group_m_block_min && (!Traits::kRanges || m_block < group_m_block_max)) {
+    if (m_block >= warp_group_m_block_min && (!Traits::kIsLocal || m_block < warp_group_m_block_max)) {
       Fragments gradients;
       const uint32_t queries = storage.inner(stages.stage, 0);
       compute_gradients(gradients, s, m_block, buffer, has_pending_dq);
@@ -232,15 +234,15 @@ class KeyTileConsumer {
     }
   }
 
-  // In columns from kFirst to kEnd. Queries past the end are zeros and have statistics of zero: they add nothing.
+  // In columns from kFirst to kEnd. Queries past the end are zeros and have lse and delta of zero: they add nothing.
   template <int kFirst, int kEnd>
   __device__ __forceinline__ void compute_probabilities(float (&s)[kBlockM / 2], uint32_t lse, int m_block) {
-    bool masked = m_block < group_m_block_masking_max;
-    if constexpr (Traits::kRanges)
-      masked |= (m_block + 1) * kBlockM > warp_uniform(info.window_bound(warp_tile.group_first));
+    bool masked = m_block < warp_group_m_block_masking_max;
+    if constexpr (Traits::kIsLocal)
+      masked |= (m_block + 1) * kBlockM > warp_uniform(info.window_bound(coord.warp_group_first));
     if (masked) {
-      const int row = opaque(warp_tile.row);
-      if constexpr (Traits::kRanges) {
+      const int row = opaque(coord.row);
+      if constexpr (Traits::kIsLocal) {
         apply_range_mask_transposed<kFirst, kEnd>(s, info.causal_bound_address(row), info.window_bound_address(row),
                                                   m_block * kBlockM);
       } else {
@@ -256,7 +258,7 @@ class KeyTileConsumer {
   __device__ __forceinline__ void issue_dp(float (&ds)[kBlockM / 2], uint32_t dout) {
     warpgroup_fence_operand(ds);
     warpgroup_arrive();
-    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(ds, values, warp_tile.group_first, dout);
+    gemm_ss<kBlockM, kBlockN, kBlockM, kD>(ds, values, coord.warp_group_first, dout);
     warpgroup_commit();
   }
 
@@ -287,7 +289,7 @@ class KeyTileConsumer {
     using DsTile = typename Traits::DsTile;
     mbarrier_wait(storage.ds_empty(buffer), (ds_phases >> buffer & 1) ^ 1);
     const int lane = opaque(threadIdx.x % 32);
-    const uint32_t corner = DsTile::at(storage.ds(buffer), warp_tile.warp_first + lane % 16, lane / 16);
+    const uint32_t corner = DsTile::at(storage.ds(buffer), coord.warp_first + lane % 16, lane / 16);
 #pragma unroll
     for (int k = 0; k < kBlockM / 16; ++k) stmatrix(DsTile::step(corner, 0, 2 * k), gradients[k]);
     fence_proxy_async();
@@ -299,41 +301,41 @@ class KeyTileConsumer {
   // for 64 columns is issued.
   template <class Meanwhile>
   __device__ __forceinline__ void compute_dq(int m_block, const Meanwhile& meanwhile) {
-    mbarrier_wait(storage.ds_full(warp_tile.group), (ds_phases >> warp_tile.group & 1) ^ 1);
-    const unsigned polled = dq_sums.poll(m_block);
+    mbarrier_wait(storage.ds_full(coord.warp_group), (ds_phases >> coord.warp_group & 1) ^ 1);
+    const unsigned polled = dq_accum.poll(m_block);
     bool is_first_side = false;
 #pragma unroll
     for (int column_half = 0; column_half < kD / 64; ++column_half) {
       float dq[32];
       warpgroup_fence_operand(dq);
       warpgroup_arrive();
-      gemm_ss_tn<kBlockN, 64>(dq, storage.ds(warp_tile.group), keys + column_half * kBlockN * 128);
+      gemm_ss_tn<kBlockN, 64>(dq, storage.ds(coord.warp_group), keys + column_half * kBlockN * 128);
       warpgroup_commit();
       meanwhile(column_half);
-      if (column_half == 0) dq_sums.wait(m_block, polled);
+      if (column_half == 0) dq_accum.wait(m_block, polled);
       warpgroup_wait<0>();
       warpgroup_fence_operand(dq);
-      if (column_half + 1 == kD / 64) mbarrier_arrive_warp(storage.ds_empty(warp_tile.group));
-      dq_sums.add(dq, m_block, column_half, is_first_side);
+      if (column_half + 1 == kD / 64) mbarrier_arrive_warp(storage.ds_empty(coord.warp_group));
+      dq_accum.add(dq, m_block, column_half, is_first_side);
     }
   }
 
   float dk[kD / 2] = {}, dv[kD / 2] = {};
   const AttentionParams& p;
   const Storage& storage;
-  const WarpTile warp_tile;
+  const WarpCoord coord;
   PipelineState<Traits::kStages>& stages;
   uint32_t& ds_phases;
   const WorkTileInfoView<Traits> info;
   const uint32_t keys, values;  // addresses
-  Dq dq_sums;
+  Dq dq_accum;
   int m_block_min, m_block_max, num_m_blocks;  // the blocks of queries that the tile meets, one step each
   bool backwards;
-  int m_block_step;               // 1, or -1 if backwards
-  int group_m_block_min;          // the first m_block whose queries see any of the group's keys
-  int group_m_block_masking_max;  // the first m_block whose queries all see all of them
-  int group_m_block_max;  // with ranges: the first m_block behind group_m_block_min whose queries see none of the
-                          // group's keys
+  int m_block_step;                    // 1, or -1 if backwards
+  int warp_group_m_block_min;          // the first m_block whose queries see any of the group's keys
+  int warp_group_m_block_masking_max;  // the first m_block whose queries all see all of them
+  int warp_group_m_block_max;  // with ranges: the first m_block behind warp_group_m_block_min whose queries see none of
+                               // the group's keys
 };
 
 }  // namespace scfa::gpu::sm90

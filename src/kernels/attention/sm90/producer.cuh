@@ -102,13 +102,13 @@ class Producer {
       if (row < num_keys) prefetch(p.k_index + keys + row), prefetch(p.begin_query + keys + row);
       if (row < num_queries) {
         prefetch(p.q_index + queries + row);
-        prefetch(p.statistics + queries + row);
+        prefetch(p.lse_delta + queries + row);
         // With ranges it would spill registers.
-        if (!Traits::kRanges) prefetch(p.statistics + queries + min(row + 16, num_queries - 1));
+        if (!Traits::kIsLocal) prefetch(p.lse_delta + queries + min(row + 16, num_queries - 1));
       }
     } else if constexpr (kOuterAreQueries) {
       const int num_queries = load_int(item + offsetof(Item, num_queries)),
-                begin_key = Traits::kRanges ? load_int(item + offsetof(Item, begin_key)) : 0,
+                begin_key = Traits::kIsLocal ? load_int(item + offsetof(Item, begin_key)) : 0,
                 end_key = load_int(item + offsetof(Item, end_key));
       if (row < num_queries) prefetch(p.q_index + queries + row), prefetch(p.end_key + queries + row);
       if (begin_key + row < end_key) prefetch(p.k_index + keys + begin_key + row);
@@ -179,7 +179,7 @@ class Producer {
       const bool valid = row < tile.num_rows;
       copy_async<4>(info + offsetof(Info, tokens) + 4 * row, tokens + (valid ? row : 0), valid);
       copy_async<4>(info + offsetof(Info, causal_bounds) + 4 * row, causal_bounds + (valid ? row : 0), valid);
-      if constexpr (Traits::kRanges) {
+      if constexpr (Traits::kIsLocal) {
         const int* window_bounds = (kOuterAreQueries ? p.begin_key : p.end_query) + tile.outer_offset;
         copy_async<4>(info + offsetof(Ranged, window_bounds) + 4 * row, window_bounds + (valid ? row : 0), valid);
       }
@@ -197,7 +197,7 @@ class Producer {
       store_int4(info + offsetof(Info, next_begin), next_begin / Traits::kInnerRows * Traits::kInnerRows,
                  dq_block % p.ring_blocks, dq_block / p.ring_blocks, tile.n_block);
     }
-    if constexpr (Traits::kRanges && !kOuterAreQueries)
+    if constexpr (Traits::kIsLocal && !kOuterAreQueries)
       store_int4(info + offsetof(Ranged, previous_end), previous_end(tile), num_queries(), 0, 0);
     mbarrier_arrive(tile_full);
   }
@@ -242,9 +242,9 @@ class Producer {
                                 inside, [&](int r) { return r < left ? load_int(list + 4 * r) : -1; });
     if (!kOuterAreQueries && threadIdx.x < Traits::kInnerRows) {
       const int query = at + static_cast<int>(threadIdx.x);
-      const float2* statistics = p.statistics + tile.inner_offset + min(query, tile.end - 1);
-      copy_async<4>(storage.lse(stages.stage) + threadIdx.x * 4, &statistics->x, query < tile.end);
-      copy_async<4>(storage.delta(stages.stage) + threadIdx.x * 4, &statistics->y, query < tile.end);
+      const float2* lse_delta = p.lse_delta + tile.inner_offset + min(query, tile.end - 1);
+      copy_async<4>(storage.lse(stages.stage) + threadIdx.x * 4, &lse_delta->x, query < tile.end);
+      copy_async<4>(storage.delta(stages.stage) + threadIdx.x * 4, &lse_delta->y, query < tile.end);
     }
     mbarrier_arrive_on_copies(stages.barrier(storage.full()));
     if (kSharesDq && is_last) fetch_item(items.stage ^ 1);
@@ -253,7 +253,7 @@ class Producer {
       if (i >= Traits::kDqSignalLag && static_cast<int>(threadIdx.x) % kWarpgroupSize == i % 4 * 32) {
         const int dq_block = load_int(storage.item(items.stage) + offsetof(Item, dq_block));
         const int m_block = tile.begin / Traits::kInnerRows + i - Traits::kDqSignalLag;
-        const bool completes = Traits::kRanges ? m_block * kQueryBlock >= previous_end(tile) : tile.n_block == 0;
+        const bool completes = Traits::kIsLocal ? m_block * kQueryBlock >= previous_end(tile) : tile.n_block == 0;
         RingBlock(p, dq_block % p.ring_blocks, dq_block / p.ring_blocks, m_block)
             .signal(p, tile.n_block, completes, storage.fuses_norm());
       }

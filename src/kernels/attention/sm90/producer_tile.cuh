@@ -62,7 +62,7 @@ struct ProducerTile {
     constexpr int kStep = Traits::kInnerRows;
     if constexpr (kOuterAreQueries)
       begin = item.begin_key;
-    else if constexpr (kWholeSegment && Traits::kRanges)
+    else if constexpr (kWholeSegment && Traits::kIsLocal)
       set_range(p, item);
     else if constexpr (kWholeSegment)  // a segment without keys has no steps, and none of its queries sees any
       begin = (num_rows > 0 ? p.begin_query[outer_offset] : end + kStep - 1) / kStep * kStep;

@@ -67,7 +67,7 @@ struct RangedWorkTileInfo {
   alignas(16) int window_bounds[Traits::kOuterRows];  // begin_key or end_query of the rows; zero past them
 };
 template <class Traits>
-using StoredWorkTileInfo = std::conditional_t<Traits::kRanges, RangedWorkTileInfo<Traits>, WorkTileInfo<Traits>>;
+using StoredWorkTileInfo = std::conditional_t<Traits::kIsLocal, RangedWorkTileInfo<Traits>, WorkTileInfo<Traits>>;
 
 template <class Traits>
 struct WorkTileInfoView {
@@ -115,7 +115,7 @@ class SharedStorage {
     unsigned char ds[Traits::kDsBuffers * Traits::DsTile::kBytes + 16];  // 16: C++ has no empty arrays
     StoredWorkTileInfo<Traits> work_tile[Traits::kTileStages];
     float inverse_norm[Traits::kTileStages][Traits::kOuterRows];  // of keys that are normalised queries
-    float statistics[Traits::kStages][2][Traits::kInnerRows];     // lse, then delta, of the queries of a step
+    float lse_delta[Traits::kStages][2][Traits::kInnerRows];      // lse, then delta, of the queries of a step
     int index[kIndexStages][Traits::kInnerRows];
     Item item[2];
     uint64_t item_full[2], tile_full[2], tile_empty[2], full[Traits::kStages], empty[Traits::kStages];
@@ -146,7 +146,7 @@ class SharedStorage {
     return base_ + offsetof(Layout, inverse_norm) + stage * Traits::kOuterRows * 4;
   }
   __device__ uint32_t lse(int stage) const {
-    return base_ + offsetof(Layout, statistics) + stage * Traits::kInnerRows * 8;
+    return base_ + offsetof(Layout, lse_delta) + stage * Traits::kInnerRows * 8;
   }
   __device__ uint32_t delta(int stage) const { return lse(stage) + Traits::kInnerRows * 4; }
   __device__ uint32_t index(int stage) const {

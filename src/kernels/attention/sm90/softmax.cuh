@@ -58,7 +58,7 @@ __device__ inline void apply_range_mask(float (&s)[kBlockN / 2], uint32_t begin_
 
 // Raises max_scaled of each row to its highest score, if that is above it, and rescales row_sum. scores_scale: the
 // factor by which the caller must rescale the output.
-template <int kBlockN, bool kRanges>
+template <int kBlockN, bool kIsLocal>
 __device__ inline void max_get_scale(float (&scores_scale)[2], OnlineSoftmax& state, const float (&s)[kBlockN / 2],
                                      float scale_log2) {
 #pragma unroll
@@ -76,7 +76,7 @@ __device__ inline void max_get_scale(float (&scores_scale)[2], OnlineSoftmax& st
     scores_scale[half] = raised == -INFINITY ? 0.0f : exp2_fast(state.max_scaled[half] - raised);
     // A row that has seen nothing yet. With ranges it may see something later: then its exponentials overflow, and the
     // maximum is computed again.
-    state.max_scaled[half] = raised == -INFINITY ? (kRanges ? -kUnseen : 0.0f) : raised;
+    state.max_scaled[half] = raised == -INFINITY ? (kIsLocal ? -kUnseen : 0.0f) : raised;
     state.row_sum[half] *= scores_scale[half];
   }
 }
