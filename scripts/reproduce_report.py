@@ -13,7 +13,8 @@ td,th{border:1px solid #ccc;padding:2px 8px;text-align:left}pre{overflow-x:auto;
 
 
 def table(rows, header):
-    cells = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    """Cells may have several lines."""
+    cells = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell)).replace(chr(10), '<br>')}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>{cells}</table>"
 
 
@@ -84,7 +85,7 @@ def write_report(out, scale, data, experiments):
     if scale == "smoke":
         parts.append("<p><b>Scale smoke: models and texts are so small that the figures mean nothing.</b></p>")
     if claims:
-        parts.append("<h2>The paper's claims</h2>" + table(claims, ["the paper", "here", "compared with"]))
+        parts.append("<h2>The paper's claims</h2>" + table(claims, ["claim of the paper", "measured here", "today"]))
     parts.append("<details><summary>what the names of attention mean</summary>" + table(MEANINGS.items(), ["name", "a token sees"]) + "</details>")
     parts += [section(experiment, name, folders[name]) for name, experiment in done.items()]
     page = f"<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>reproduce {scale}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks scripts/reproduce.sh at the scale smoke. Needs the programs at the top of the repository."""
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -22,7 +23,7 @@ import svg_plot
 from attention_patterns import shares_keys
 from compare_report import Run, seconds_to
 from prepare_dataset import TOP
-from reproduce_experiments import EXPERIMENTS, SCALES, Context, SpeedUp, bound, speed_table, speed_ups
+from reproduce_experiments import EXPERIMENTS, SCALES, Context, SpeedUp, bound, speed_table, speed_ups, verdict
 from reproduce_report import machine
 
 
@@ -121,8 +122,9 @@ class Reproduce(unittest.TestCase):
         self.assertEqual(len(pictures), 41)
         for picture in pictures:
             self.assertGreaterEqual(len(xml.etree.ElementTree.fromstring(picture).findall(".//{*}polyline")), 1)
-        for part in ("Loss against time, 16k", "3.3 x as fast at 16,384", "256 tokens: hash8: ", "drop70: ", "what the names of attention mean", "reformer16", "balanced16.json", "commit", "bits per byte",
-                     "miss pairs of one bucket", "speed-up, attention only", "rounds32"):
+        for part in ("Loss against time, 16k", "3.3 x as fast at 16,384", "dense attention at 256 tokens:<br>hash8: ", "drop70: ",
+                     "what the names of attention mean", "reformer16", "balanced16.json", "commit", "bits per byte",
+                     "miss query-key pairs that share a bucket", "; dense attention of today leaves at most ", "speed-up, attention only", "rounds32"):
             self.assertIn(part, report)
         for figure, count in (("loss.svg", 2), ("runtime.svg", 1)):
             self.assertEqual((self.out / figure).read_text(encoding="utf-8").count("role="), count)
@@ -242,6 +244,18 @@ class Reproduce(unittest.TestCase):
             self.assertEqual(process.communicate(timeout=60)[0], "(143, None)\n")
         self.assertEqual(sorted((out / "signals").read_text(encoding="utf-8").split()), ["a", "b"])
         self.assertFalse((out / "upc").exists())
+
+    def test_verdicts(self):
+        dense = SpeedUp(loss=5.0, difference=0.0, to_loss=1.0, tokens_per_s=100.0, attention=0.5, seeds=2)
+        def of(speed, difference):
+            return dataclasses.replace(dense, tokens_per_s=100.0 * speed, difference=difference)
+        for found, claimed, spread, begins in (([of(2.1, 0.02)], 2.0, 0.03, "holds (seeds of dense attention differ by 0.030); "),
+                                               ([of(1.9, 0.02), of(2.1, 0.04)], 2.0, 0.03, "holds in part: the loss is no higher, but training is at most 1.90 x"),
+                                               ([of(1.9, 0.02)], 2.0, None, "does not hold at this budget: the loss is higher, and training is 1.90 x"),
+                                               ([of(1.2, -0.1)], 1.0, None, "holds")):
+            text = verdict(found, dense, claimed, spread)
+            self.assertEqual(text[:len(begins)], begins)
+            self.assertEqual(text.endswith("; dense attention of today leaves at most 2.00 x, if attention takes no time"), claimed > 1)
 
     def test_speed_ups(self):
         self.assertEqual(seconds_to([(0, 0, 0, 5.0), (1, 0, 10, 4.0), (2, 0, 20, 3.0)], 3.5), 15)
