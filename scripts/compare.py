@@ -14,7 +14,8 @@ order. --tokens: as many steps as that many tokens take. --seconds: equal second
 steps of a config follow from its speed in a short run first. With both, runs are NAME-sSEED-tokens and -seconds. Schedules
 end with the budget. The same command goes on where it was stopped: finished runs are kept, others go on from their
 checkpoint. OUT gets quality.csv (every evaluation), segments.csv (effective buckets by layer), table.md, loss.png (loss-tokens.png
-and loss-seconds.png with both) and compare.json (the plan and the speeds); OUT/logs has the output of ./train. A finished run that is in quality.csv stays in the report when its folder is removed. 
+and loss-seconds.png with both) and compare.json (the plan and the speeds); OUT/logs has the output of ./train. A finished run that
+is in quality.csv stays in the report when its folder is removed.
 """
 import argparse
 import pathlib

@@ -362,8 +362,8 @@ def run():
         check_queue()
         check_launchers()
         fixture = Fixture(folder)
-        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_then, check_init_from, check_lengths, check_corrections,
-                     check_errors):
+        for part in (check_tokens, check_seconds, check_cut_off, check_gpus, check_signal, check_then, check_init_from, check_lengths,
+                     check_corrections, check_errors):
             part(fixture)
     print("[compare] self-test passed")
     return 0

@@ -285,7 +285,7 @@ def main(words):
                 write_whole(args.out / f"{args.task}.csv", csv_text(COLUMNS, rows))
         children.end_if_stopped(code)
         if code != 0:
-            fail("training failed")
+            fail("training, or evaluating what was trained, failed")
     print_table([row for row in rows if row["T"] in args.lengths], args.patterns)
     print(f"\nwrote {args.out / args.task}.csv")
     for T in args.lengths:

@@ -30,7 +30,6 @@ class Recall(unittest.TestCase):
     def test_a_window_does_not_see_what_dense_attention_recalls(self):
         done = self.run_recall(*SMALL, "--gpus", "0,0")  # two at once, whatever this machine has
         self.assertEqual(done.returncode, 0, done.stderr)
-        
         self.assertIn("T = 32: accuracy in % by distance", done.stdout)
         self.assertGreater(self.accuracy("dense", 31), 0.9)  # from 16 tokens on
         self.assertGreater(self.accuracy("window", 3), 0.9)
